@@ -1,0 +1,1 @@
+"""Judgement: sampling, similarity, decoding. Everything here works on arrays over a `Host`."""

@@ -1,0 +1,137 @@
+"""`leakscan CACHE…`: what the objects of a cache are, how many are alike, and what to do next."""
+
+from __future__ import annotations
+
+import numpy as np
+from rapidfuzz import process
+
+from ..hosts.base import HostError
+from ..kernel.caches import Caches, SlabCache
+from ..kernel.slabs import MAP_BUDGET, Progress
+from ..kernel.usage import Usage
+from ..kernel.view import KernelView
+from .decode import Decoder
+from .estimate import Estimate
+from .groups import Settings, describe, residue
+from .results import CacheReport, Group, LeakReport, Skipped
+from .similarity import group
+from .survey import kernel_of, make_classifier, map_gaps, slabs_wanted, survey
+
+_REPORTED_GROUPS = 8
+
+
+def scan_caches(
+    view: KernelView,
+    names: list[str],
+    settings: Settings,
+    progress: Progress,
+    budget: int = MAP_BUDGET,
+) -> LeakReport:
+    """Examine the caches called `names`. Raises `HostError` when one does not exist.
+
+    Interrupted by Ctrl-C, it returns what it has.
+    """
+    chosen = [(name, find_cache(view.caches, name)) for name in names]
+    wanted = {view.caches.index(c): slabs_wanted(settings, c) for _, c in chosen}
+    reports: list[CacheReport] = []
+    skipped: list[Skipped] = []
+    interrupted = False
+    try:
+        index = view.scan(wanted, settings.seed, progress, budget)
+        skipped += map_gaps(index, view.caches)
+        for asked, cache in chosen:
+            report, gaps = examine_cache(view, cache, asked, settings, progress)
+            reports.append(report)
+            skipped += gaps
+    except KeyboardInterrupt:
+        interrupted = True
+    return LeakReport(
+        kernel_of(view),
+        settings.seed,
+        settings.threshold,
+        settings.metric,
+        tuple(reports),
+        tuple(skipped),
+        interrupted,
+    )
+
+
+def find_cache(caches: Caches, name: str) -> SlabCache:
+    """The cache of that name or alias; raises `HostError` with the names that are close."""
+    cache = caches.find(name)
+    if cache is not None:
+        return cache
+    close = process.extract(name, caches.names(), limit=3, score_cutoff=60)
+    hint = ", ".join(n for n, _, _ in close)
+    raise HostError(
+        f"no slab cache is called {name}"
+        + (f": did you mean {hint}?" if hint else f" among the {len(caches.all)} of this kernel")
+    )
+
+
+def examine_cache(
+    view: KernelView, cache: SlabCache, asked: str, settings: Settings, progress: Progress
+) -> tuple[CacheReport, tuple[Skipped, ...]]:
+    """Sample, group, decode one cache; `view.scan` was called."""
+    classifier = make_classifier(view)
+    seen = survey(view, classifier, cache, settings, progress)
+    words, sample, population = seen.words, seen.sample, seen.population
+    grouping = group(words, settings.threshold, settings.metric, seen.rng)
+    decoder = Decoder(view, classifier)
+    reported = grouping.clusters[:_REPORTED_GROUPS]
+    groups = []
+    for number, cluster in enumerate(reported):
+        progress(f"{cache.name}: groups", number, len(reported))
+        like_free = residue(words, seen.free, cluster.exemplar, cache.freelist_offset, settings)
+        groups.append(
+            describe(
+                decoder,
+                words,
+                sample.address,
+                cache.object_size,
+                cluster,
+                population.share(cluster.members),
+                population.allocated,
+                like_free,
+                settings,
+            )
+        )
+    remaining = [c.members for c in grouping.clusters[_REPORTED_GROUPS:]]
+    rest = np.concatenate([grouping.alone, *remaining])
+    report = CacheReport(
+        name=cache.name,
+        asked=asked,
+        aliases=cache.aliases,
+        address=cache.address,
+        object_size=cache.object_size,
+        slot_size=cache.slot_size,
+        flags=tuple(sorted(cache.flags)),
+        has_constructor=cache.has_constructor,
+        slabs_total=_total(seen.used.slabs, seen.used, cache),
+        slabs_examined=sample.slabs_examined,
+        objects_total=_total(seen.used.slots, seen.used, cache),
+        allocated=population.allocated,
+        sampled=len(sample.address),
+        free_sampled=sample.free_slots,
+        groups=tuple(groups),
+        rest=population.share(rest).of(population.allocated),
+        next_steps=_next_steps(cache, groups),
+    )
+    return report, seen.gaps
+
+
+def _total(count: int, used: Usage, cache: SlabCache) -> Estimate:
+    if used.complete or cache.counters is not None:
+        return Estimate.known(count)
+    return Estimate(count, len(used.inuse), 1 << 62)
+
+
+def _next_steps(cache: SlabCache, groups: list[Group]) -> tuple[str, ...]:
+    if not groups:
+        return ()
+    first = f"{groups[0].exemplar:#x}"
+    steps = [f"objsim {first} --list: every {cache.name} object of group 1"]
+    if len(groups) > 1:
+        steps.append(f"objsim {first} {groups[1].exemplar:#x}: what sets groups 1 and 2 apart")
+    steps.append(f"crash> search {first}: does anything still point at the exemplar?")
+    return tuple(steps)

@@ -1,0 +1,169 @@
+"""What an analysis found: plain data, the only thing that passes to the reports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .estimate import Estimate, Share
+
+
+@dataclass(frozen=True)
+class Kernel:
+    release: str
+    arch: str
+    live: bool
+    source: str
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """Something that could not be read or decided, and how that limits the answer."""
+
+    what: str
+    count: int
+    effect: str
+
+
+@dataclass(frozen=True)
+class Hop:
+    """One step towards a name: what an object that is pointed to is, and the word that told."""
+
+    address: int
+    what: str
+
+
+@dataclass(frozen=True)
+class Word:
+    """One word of a group's exemplar, and how the rest of the group agrees with it."""
+
+    offset: int
+    value: int
+    size: int
+    """Bytes of the object in this word; under 8 only at an odd-sized object's end."""
+    kind: str
+    meaning: str
+    agreement: float
+    """Share of the group whose word is of the same kind, into the same cache, or the same."""
+    constant: float
+    """Share of the group with this very value."""
+    varies: str
+    """How it varies over the group; "" where it is constant."""
+    hops: tuple[Hop, ...] = ()
+
+
+@dataclass(frozen=True)
+class Group:
+    """Alike objects of one cache."""
+
+    exemplar: int
+    sampled: int
+    objects: Estimate
+    share: Share
+    similarity: float
+    """Mean score of sampled members against the exemplar, 0 to 1."""
+    shapes: int
+    distinct: int
+    """Different contents among the sampled members."""
+    shape: str
+    """The exemplar's shape, one label a word."""
+    residue: float | None
+    """Share of the cache's free slots that look like this group too; None: none are known."""
+    words: tuple[Word, ...]
+    notes: tuple[str, ...]
+    lowest: int
+    highest: int
+    """Lowest and highest address among the sampled members."""
+
+
+@dataclass(frozen=True)
+class CacheReport:
+    name: str
+    asked: str
+    """The name the user typed, which may be an alias."""
+    aliases: tuple[str, ...]
+    address: int
+    object_size: int
+    slot_size: int
+    flags: tuple[str, ...]
+    has_constructor: bool
+    slabs_total: Estimate
+    slabs_examined: int
+    objects_total: Estimate
+    allocated: Estimate
+    sampled: int
+    free_sampled: int
+    groups: tuple[Group, ...]
+    """The largest groups, largest first."""
+    rest: Estimate
+    """Objects in smaller groups, or like no other."""
+    next_steps: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LeakReport:
+    """The answer to `leakscan CACHE…`."""
+
+    kernel: Kernel
+    seed: int
+    threshold: float
+    metric: str
+    caches: tuple[CacheReport, ...]
+    skipped: tuple[Skipped, ...]
+    interrupted: bool = False
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One object that `objsim` was asked about."""
+
+    asked: int
+    address: int
+    cache: str | None
+    size: int
+    state: str
+    """allocated, free, unknown; "" where it is no slab object."""
+    note: str
+    words: tuple[Word, ...]
+
+
+@dataclass(frozen=True)
+class Pair:
+    first: int
+    second: int
+    similarity: float
+    differing: tuple[int, ...]
+    """Offsets of words that are not alike."""
+
+
+@dataclass(frozen=True)
+class Kin:
+    """Objects of one cache that are like one object."""
+
+    like: int
+    cache: str
+    objects: Estimate
+    share: Share
+    allocated: Estimate
+    similarity: float
+    residue: float | None
+    listed: NDArray[np.uint64] | None
+    """Addresses, when a list was asked for (then every slab of the index was read)."""
+
+
+@dataclass(frozen=True)
+class SimilarityReport:
+    """The answer to `objsim`."""
+
+    kernel: Kernel | None
+    seed: int
+    threshold: float
+    metric: str
+    subjects: tuple[Subject, ...]
+    pairs: tuple[Pair, ...]
+    kin: Kin | None
+    groups: tuple[Group, ...]
+    skipped: tuple[Skipped, ...]
+    interrupted: bool = False

@@ -1,0 +1,317 @@
+"""The commands `leakscan` and `objsim`: arguments in, report out. Wiring only."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from rich.console import Console
+from rich.progress import Progress as Bar
+
+from . import __version__
+from .analysis.excerpt import MAX_TEXT, compare_text
+from .analysis.groups import Settings
+from .analysis.leakscan import scan_caches
+from .analysis.objsim import compare
+from .analysis.similarity import DEFAULT_THRESHOLD, METRICS
+from .hosts.base import Host, HostError, ReadFault
+from .hosts.recorded import RecordedHost, RecordingHost
+from .kernel.access import UnknownLayout
+from .kernel.slabs import Progress
+from .kernel.view import KernelView, silent
+from .report.as_json import leak_document, similarity_document
+from .report.safe import safe
+from .report.text import print_leak_report, print_similarity_report
+
+BAD_INPUT = 2
+_DEFAULT_SAMPLES = 250_000
+_PIPED_WIDTH = 120
+
+
+def leakscan(arguments: Sequence[str] | None = None) -> int:
+    """Console script `leakscan`. Returns the exit status: 0 answered, 2 bad input."""
+    parser = _Parser(
+        prog="leakscan",
+        description="Find out what the objects of a slab cache are and how many are alike.",
+        epilog="Example: leakscan -c vmcore -s vmlinux kmalloc-32",
+    )
+    parser.add_argument("caches", metavar="CACHE", nargs="+", help="slab cache, by name or alias")
+    _source_options(parser)
+    _comparison_options(parser)
+    return _run(parser, arguments, _leakscan)
+
+
+def objsim(arguments: Sequence[str] | None = None) -> int:
+    """Console script `objsim`. Returns the exit status: 0 answered, 2 bad input."""
+    parser = _Parser(
+        prog="objsim",
+        description="Say how alike objects are; with one address, find every object like it.",
+        epilog="Example: objsim -c vmcore -s vmlinux ffff888003a4b1c0",
+    )
+    parser.add_argument(
+        "addresses", metavar="ADDR", nargs="*", help="address of an object: hex, or a symbol"
+    )
+    parser.add_argument(
+        "--list", action="store_true", help="list the address of every object like ADDR"
+    )
+    parser.add_argument(
+        "--text", metavar="FILE", help="compare the objects in pasted rd or x output (- for stdin)"
+    )
+    parser.add_argument("--size", type=_number(1), help="object size in bytes, for --text")
+    _source_options(parser)
+    _comparison_options(parser)
+    return _run(parser, arguments, _objsim)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Bad arguments get one line, not the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_INPUT, f"{self.prog}: {message} ({self.prog} -h helps)\n")
+
+
+def _source_options(parser: argparse.ArgumentParser) -> None:
+    source = parser.add_argument_group("where memory comes from")
+    one = source.add_mutually_exclusive_group()
+    one.add_argument("-c", "--core", metavar="CORE", type=Path, help="vmcore")
+    one.add_argument("-k", "--kernel", action="store_true", help="the running kernel (root)")
+    one.add_argument("-r", "--replay", metavar="SESSION", type=Path, help="a recorded session")
+    source.add_argument(
+        "-s",
+        "--symbols",
+        metavar="VMLINUX",
+        type=Path,
+        action="append",
+        default=[],
+        help="debug file: vmlinux, or a module's; may be repeated (default: by build ID)",
+    )
+    source.add_argument(
+        "--record", metavar="FILE", type=Path, help="also record this run as a session"
+    )
+    parser.add_argument("--version", action="version", version=f"crashext {__version__}")
+
+
+def _comparison_options(parser: argparse.ArgumentParser) -> None:
+    how = parser.add_argument_group("how objects are compared")
+    how.add_argument(
+        "--samples",
+        type=_number(1),
+        default=_DEFAULT_SAMPLES,
+        metavar="N",
+        help="objects to look at in each cache (default %(default)s; at most 24 MiB of them)",
+    )
+    how.add_argument(
+        "--seed", type=_number(0), default=0, metavar="N", help="of the random choice (default 0)"
+    )
+    how.add_argument(
+        "--threshold",
+        type=_fraction,
+        default=DEFAULT_THRESHOLD,
+        metavar="S",
+        help="score from which objects count as alike, 0 to 1 (default %(default)s)",
+    )
+    how.add_argument(
+        "--metric",
+        choices=sorted(METRICS),
+        default="hamming",
+        help="how bytes are compared (default %(default)s; the others find shifted content)",
+    )
+    how.add_argument(
+        "--hops",
+        type=_number(0),
+        default=1,
+        metavar="N",
+        help="objects to follow a pointer through until one has a name (default %(default)s)",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("-v", "--verbose", action="store_true", help="all groups, all words")
+
+
+def _number(least: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        try:
+            value = int(text, 0)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+        if not least <= value < 1 << 63:
+            raise argparse.ArgumentTypeError(f"{text} is not a number from {least} up")
+        return value
+
+    return parse
+
+
+def _fraction(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0 and up to 1")
+    return value
+
+
+@dataclass(frozen=True)
+class _Output:
+    """What a command prints, both ways."""
+
+    text: Callable[[Console], None]
+    json: Callable[[], str]
+
+
+def _run(
+    parser: argparse.ArgumentParser,
+    arguments: Sequence[str] | None,
+    command: Callable[[argparse.Namespace, Progress], _Output],
+) -> int:
+    options = parser.parse_args(arguments)
+    try:
+        with _progress() as progress:
+            output = command(options, progress)
+        _print(options, output)
+    except (HostError, UnknownLayout, ReadFault) as error:
+        print(f"{parser.prog}: {safe(str(error))}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted before anything was known", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader (head, a pager) has seen enough; nothing is wrong. Keep the interpreter
+        # from complaining when it flushes on exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _print(options: argparse.Namespace, output: _Output) -> None:
+    if options.json:
+        print(output.json())
+    else:
+        console = _console()
+        if console.is_terminal:
+            output.text(console)
+        else:
+            with console.capture() as page:
+                output.text(console)
+            print("\n".join(line.rstrip() for line in page.get().splitlines()))
+    sys.stdout.flush()
+
+
+def _console() -> Console:
+    """Colours and the window's width on a terminal; neither when piped, unless COLUMNS is set."""
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _PIPED_WIDTH
+    return Console(highlight=False, markup=False, emoji=False, width=width)
+
+
+def _leakscan(options: argparse.Namespace, progress: Progress) -> _Output:
+    with _view(options, "leakscan") as view:
+        report = scan_caches(view, options.caches, _settings(options), progress)
+    return _Output(
+        text=lambda console: print_leak_report(report, console, options.verbose),
+        json=lambda: leak_document(report),
+    )
+
+
+def _objsim(options: argparse.Namespace, progress: Progress) -> _Output:
+    if options.text is not None:
+        if options.addresses or options.list:
+            raise HostError("--text compares what the text shows: give no addresses and no --list")
+        if options.size is None:
+            raise HostError("--text needs --size BYTES: the object size of the cache")
+        report = compare_text(_read_text(options.text), options.size, _settings(options))
+    else:
+        if not options.addresses:
+            raise HostError("give the address of an object, or --text FILE")
+        if options.list and len(options.addresses) > 1:
+            raise HostError("--list finds what is like one object: give one address")
+        with _view(options, "objsim") as view:
+            addresses = [_address(view, text) for text in options.addresses]
+            report = compare(view, addresses, _settings(options), options.list, progress)
+    return _Output(
+        text=lambda console: print_similarity_report(report, console, options.verbose),
+        json=lambda: similarity_document(report),
+    )
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    return Settings(options.samples, options.seed, options.threshold, options.metric, options.hops)
+
+
+def _address(view: KernelView, text: str) -> int:
+    try:
+        value = int(text.removeprefix("0x"), 16)
+    except ValueError:
+        value = -1
+    if not text.startswith("0x"):
+        symbol = view.host.address_of(text)
+        if symbol is not None:
+            return symbol
+    if not 0 <= value < 1 << 64:
+        raise HostError(f"{text} is neither a hexadecimal address nor a symbol of this kernel")
+    return value
+
+
+def _read_text(name: str) -> str:
+    try:
+        if name == "-":
+            data = sys.stdin.buffer.read(MAX_TEXT + 1)
+        else:
+            with Path(name).open("rb") as file:
+                data = file.read(MAX_TEXT + 1)
+    except OSError as error:
+        raise HostError(f"cannot read {name}: {error.strerror}") from error
+    if len(data) > MAX_TEXT:
+        raise HostError(
+            f"{name} is larger than {MAX_TEXT >> 20} MiB: cut out the objects of one cache"
+        )
+    return data.decode("utf-8", "backslashreplace")
+
+
+@contextmanager
+def _view(options: argparse.Namespace, program: str) -> Iterator[KernelView]:
+    host = _open(options)
+    if options.record is None:
+        yield KernelView(host)
+        return
+    recorder = RecordingHost(host)
+    yield KernelView(recorder)
+    recorder.save(options.record, shlex.join([program, *_question(options)]))
+
+
+def _question(options: argparse.Namespace) -> list[str]:
+    """What was asked, without where: the replay's command line."""
+    words = [*getattr(options, "caches", []), *getattr(options, "addresses", [])]
+    return [*words, "--seed", str(options.seed), "--samples", str(options.samples)]
+
+
+def _open(options: argparse.Namespace) -> Host:
+    if options.replay is not None:
+        return RecordedHost(options.replay)
+    if options.core is None and not options.kernel:
+        raise HostError("say where memory is: -c VMCORE, -k (this machine) or -r SESSION")
+    # drgn takes a third of a second to import, and a replay does without it.
+    from .hosts.drgn import open_core, open_live
+
+    return (
+        open_live(options.symbols) if options.kernel else open_core(options.core, options.symbols)
+    )
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """A bar on stderr while something long goes on, when stderr is a terminal."""
+    if not sys.stderr.isatty():
+        yield silent
+        return
+    with Bar(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("")
+
+        def show(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what, completed=done, total=max(total, 1))
+
+        yield show

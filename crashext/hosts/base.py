@@ -1,0 +1,149 @@
+"""What the engine may ask of a source of kernel memory, and the words of the answers.
+
+A host answers primitive questions only, so that every host is thin and every answer can be
+recorded. It knows nothing of slabs, pages or leaks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Addresses = NDArray[np.uint64]
+Bytes = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+
+
+class HostError(Exception):
+    """The source cannot be used: one line for the user, what is wrong and what to do."""
+
+
+class ReadFault(Exception):
+    """Memory at `address` is not in the dump, not mapped, or not readable."""
+
+    def __init__(self, address: int, why: str = "not in this dump") -> None:
+        super().__init__(f"cannot read memory at {address:#x}: {why}")
+        self.address = address
+
+
+@dataclass(frozen=True)
+class Info:
+    """Facts about the source that do not change while it is open."""
+
+    release: str
+    arch: str
+    page_size: int
+    live: bool
+    source: str
+    """What was opened, as the user knows it: the dump's file name, or ``/proc/kcore``."""
+    vmcoreinfo: Mapping[str, str]
+    """The VMCOREINFO note's ``KEY=VALUE`` lines; empty where the source has none."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One member of a structure. Offsets and sizes are in bytes, `bit_*` in bits."""
+
+    offset: int
+    size: int
+    type_name: str = ""
+    bit_offset: int = 0
+    bit_size: int = 0
+    """0 for a member that is not a bit field."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A structure's layout, members of anonymous structs and unions included."""
+
+    name: str
+    size: int
+    members: Mapping[str, Member] = field(default_factory=dict)
+
+    def __contains__(self, member: str) -> bool:
+        return member in self.members
+
+    def __getitem__(self, member: str) -> Member:
+        return self.members[member]
+
+    def first_of(self, *names: str) -> Member | None:
+        """The first of `names` that this kernel has: members get renamed between versions."""
+        return next((self.members[n] for n in names if n in self.members), None)
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """A named range of the kernel image or of a module (`module` is "" for the image)."""
+
+    name: str
+    address: int
+    size: int
+    module: str = ""
+
+
+@dataclass(frozen=True)
+class Module:
+    """A loaded module's code and data; newer kernels scatter them over several areas."""
+
+    name: str
+    ranges: tuple[tuple[int, int], ...]
+    """(start, end) of each area."""
+
+
+class Host(Protocol):
+    """A source of kernel memory. Every method may be slow; the batch forms are the cheap ones."""
+
+    def info(self) -> Info: ...
+
+    def read(self, address: int, size: int) -> bytes:
+        """Read virtual memory; raises `ReadFault` when any byte of it is missing."""
+        ...
+
+    def read_many(self, addresses: Addresses, size: int) -> tuple[Bytes, Mask]:
+        """Read `size` bytes at each address: ``(uint8[n, size], ok[n])``, zeros where not ok."""
+        ...
+
+    def present(self) -> list[tuple[int, int]] | None:
+        """Physical ranges (start, end) that the dump holds, sorted; None where it cannot say."""
+        ...
+
+    def symbol_at(self, address: int) -> Symbol | None:
+        """The symbol whose range holds `address`."""
+        ...
+
+    def address_of(self, name: str) -> int | None:
+        """Address of a kernel symbol, or None: this kernel has no such thing."""
+        ...
+
+    def modules(self) -> Sequence[Module]: ...
+
+    def layout(self, type_name: str) -> Layout | None:
+        """Layout of e.g. ``struct page``; None means this kernel has no such type."""
+        ...
+
+    def enumerator(self, name: str) -> int | None:
+        """Value of an enumerator, or None where this kernel has none of that name."""
+        ...
+
+
+def coalesce(addresses: Addresses, size: int, limit: int) -> list[tuple[int, int]]:
+    """Cut sorted, unique `addresses` into runs [i, j) that follow each other without a gap.
+
+    A run is at most `limit` bytes long, so one fault costs one run's retry and a read never
+    needs more memory than that.
+    """
+    if not len(addresses):
+        return []
+    per_run = max(1, limit // size)
+    breaks = np.flatnonzero(np.diff(addresses) != np.uint64(size)) + 1
+    edges = [0, *breaks.tolist(), len(addresses)]
+    return [
+        (start, min(start + per_run, edge))
+        for begin, edge in pairwise(edges)
+        for start in range(begin, edge, per_run)
+    ]

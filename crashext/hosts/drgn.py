@@ -1,0 +1,241 @@
+"""A vmcore, or the running kernel, through drgn. Any dump format that drgn opens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache, lru_cache
+from pathlib import Path
+
+import drgn
+import numpy as np
+from drgn.helpers.linux.kallsyms import load_module_kallsyms
+
+from .base import (
+    Addresses,
+    Bytes,
+    HostError,
+    Info,
+    Layout,
+    Mask,
+    Member,
+    Module,
+    ReadFault,
+    Symbol,
+    coalesce,
+)
+from .dumpfile import build_id, examine
+
+_READ_LIMIT = 1 << 20  # bigger pieces gain nothing (measured 2.7 GB/s at 1 MiB on an ELF dump)
+_KCORE = Path("/proc/kcore")
+
+
+class DrgnHost:
+    """`Host` over a `drgn.Program` whose debug info is loaded."""
+
+    def __init__(self, program: drgn.Program, source: str) -> None:
+        self._program = program
+        self._source = source
+        self._module_symbols_loaded = False
+        self._present: tuple[tuple[int, int], ...] | None = None
+        if program.core_dump_path is not None:
+            self._present = examine(Path(str(program.core_dump_path))).present
+        vmcoreinfo = program["VMCOREINFO"].string_().decode("ascii", "replace")
+        fields = dict(line.split("=", 1) for line in vmcoreinfo.splitlines() if "=" in line)
+        platform = program.platform
+        assert platform is not None  # a Linux kernel program always has one
+        self._info = Info(
+            release=fields.get("OSRELEASE", ""),
+            arch=platform.arch.name.lower(),
+            page_size=int(fields.get("PAGESIZE", "4096")),
+            live=bool(program.flags & drgn.ProgramFlags.IS_LIVE),
+            source=source,
+            vmcoreinfo=fields,
+        )
+        self._require_matching_debug_info()
+
+    def _require_matching_debug_info(self) -> None:
+        """The kernel's own release string, read through the debug info, must be the dump's."""
+        try:
+            name = self._program["init_uts_ns"].name.release.string_().decode("ascii", "replace")
+        except (drgn.FaultError, LookupError, AttributeError) as error:
+            raise HostError(
+                f"the debug info does not fit {self._source}: init_uts_ns cannot be read; "
+                f"give the vmlinux of kernel {self._info.release or '?'} with -s"
+            ) from error
+        if self._info.release and name != self._info.release:
+            raise HostError(
+                f"the debug info does not fit {self._source}: it is kernel {self._info.release}, "
+                "give its vmlinux with -s"
+            )
+
+    def info(self) -> Info:
+        return self._info
+
+    def read(self, address: int, size: int) -> bytes:
+        try:
+            return bytes(self._program.read(address, size))
+        except (drgn.FaultError, ValueError, OverflowError) as error:
+            raise ReadFault(address) from error
+
+    def read_many(self, addresses: Addresses, size: int) -> tuple[Bytes, Mask]:
+        unique, inverse = np.unique(addresses, return_inverse=True)
+        data = np.zeros((len(unique), size), np.uint8)
+        ok = np.zeros(len(unique), np.bool_)
+        todo = coalesce(unique, size, _READ_LIMIT)[::-1]
+        while todo:
+            start, end = todo.pop()
+            try:
+                piece = self._program.read(int(unique[start]), (end - start) * size)
+            except (drgn.FaultError, ValueError, OverflowError):
+                if end - start > 1:
+                    middle = (start + end) // 2
+                    todo += [(middle, end), (start, middle)]
+                continue
+            data[start:end] = np.frombuffer(piece, np.uint8).reshape(-1, size)
+            ok[start:end] = True
+        return data[inverse], ok[inverse]
+
+    def present(self) -> list[tuple[int, int]] | None:
+        return None if self._present is None else list(self._present)
+
+    def symbol_at(self, address: int) -> Symbol | None:
+        module = next(
+            (m.name for m in self.modules() if any(a <= address < b for a, b in m.ranges)), ""
+        )
+        if module and not self._module_symbols_loaded:
+            self._load_module_symbols()
+        try:
+            found = self._program.symbols(address)
+        except (LookupError, ValueError, OverflowError, drgn.FaultError):
+            return None
+        if not found:
+            return None
+        # Aliases share an address: the widest is the object itself, the name breaks the tie.
+        best = min(found, key=lambda s: (-s.size, s.name))
+        return Symbol(best.name, best.address, best.size, module)
+
+    def _load_module_symbols(self) -> None:
+        """Name module addresses without the modules' debug files, from the dump's own kallsyms."""
+        self._module_symbols_loaded = True
+        try:
+            index = load_module_kallsyms(self._program)
+            self._program.register_symbol_finder("module_kallsyms", index, enable_index=-1)
+        except (LookupError, AttributeError, ValueError, drgn.FaultError):
+            return  # a kernel without CONFIG_KALLSYMS: modules keep their names, symbols do not
+
+    def address_of(self, name: str) -> int | None:
+        try:
+            return int(self._program.symbol(name).address)
+        except LookupError:
+            return None
+
+    @lru_cache(maxsize=1)  # noqa: B019  (one host a process)
+    def modules(self) -> Sequence[Module]:
+        return tuple(
+            Module(m.name, tuple((int(a), int(b)) for a, b in m.address_ranges))
+            for m in self._program.modules()
+            if isinstance(m, drgn.RelocatableModule) and m.address_ranges
+        )
+
+    @cache  # noqa: B019
+    def layout(self, type_name: str) -> Layout | None:
+        try:
+            found = self._program.type(type_name)
+            while found.kind == drgn.TypeKind.TYPEDEF:
+                found = found.type
+            size = found.size
+        except (LookupError, SyntaxError):
+            return None
+        if size is None or not hasattr(found, "members") or found.members is None:
+            return None
+        members: dict[str, Member] = {}
+        _flatten(found, 0, members)
+        return Layout(type_name, int(size), members)
+
+    def enumerator(self, name: str) -> int | None:
+        try:
+            return int(self._program.constant(name).value_())
+        except LookupError:
+            return None
+
+
+def _flatten(kind: drgn.Type, base: int, members: dict[str, Member]) -> None:
+    """Collect members with offsets from the outermost struct, through anonymous ones."""
+    for member in kind.members or ():
+        offset = base + member.bit_offset // 8
+        if member.name is None:
+            _flatten(member.type, offset, members)
+            continue
+        try:
+            size = drgn.sizeof(member.type)
+        except TypeError:  # a flexible array
+            size = 0
+        members.setdefault(
+            member.name,
+            Member(
+                offset=offset,
+                size=int(size),
+                type_name=member.type.type_name(),
+                bit_offset=member.bit_offset % 8,
+                bit_size=int(member.bit_field_size or 0),
+            ),
+        )
+
+
+def open_core(core: Path, debug: Sequence[Path]) -> DrgnHost:
+    """Open a dump with its debug files (the first is usually vmlinux; none: by build ID)."""
+    examine(core)
+    program = drgn.Program()
+    try:
+        program.set_core_dump(str(core))
+    except Exception as error:  # libkdumpfile's errors arrive as bare Exception
+        raise HostError(f"cannot open dump {core}: {_one_line(error)}") from error
+    if not program.flags & drgn.ProgramFlags.IS_LINUX_KERNEL:
+        raise HostError(f"{core} is a core dump, but not of a Linux kernel (no VMCOREINFO note)")
+    _load_debug_info(program, debug)
+    return DrgnHost(program, core.name)
+
+
+def open_live(debug: Sequence[Path]) -> DrgnHost:
+    """The running kernel, through /proc/kcore; needs root."""
+    program = drgn.Program()
+    try:
+        program.set_kernel()
+    except PermissionError as error:
+        raise HostError(f"cannot read {_KCORE}: run as root to look at this kernel") from error
+    except Exception as error:  # drgn raises bare Exception for what it has no class for
+        raise HostError(f"cannot look at the running kernel: {_one_line(error)}") from error
+    _load_debug_info(program, debug)
+    return DrgnHost(program, str(_KCORE))
+
+
+def _load_debug_info(program: drgn.Program, debug: Sequence[Path]) -> None:
+    ours = _vmcoreinfo_build_id(program)
+    identities = {path: build_id(path) for path in debug}
+    try:
+        program.load_debug_info([str(path) for path in debug], main=True)
+    except drgn.MissingDebugInfoError as error:
+        release = program["UTS_RELEASE"].string_().decode("ascii", "replace")
+        if not debug:
+            raise HostError(
+                f"no debug info found for kernel {release} (build ID {ours or 'unknown'}): "
+                "give its vmlinux with -s"
+            ) from error
+        given = ", ".join(f"{p} (build ID {i or 'none'})" for p, i in identities.items())
+        raise HostError(
+            f"{given} does not belong to this dump: it needs the vmlinux of kernel {release}"
+            + (f" (build ID {ours})" if ours else "")
+        ) from error
+    except Exception as error:  # drgn raises bare Exception for what it has no class for
+        raise HostError(f"cannot load debug info: {_one_line(error)}") from error
+
+
+def _vmcoreinfo_build_id(program: drgn.Program) -> str | None:
+    for line in program["VMCOREINFO"].string_().decode("ascii", "replace").splitlines():
+        if line.startswith("BUILD-ID="):
+            return str(line.partition("=")[2])
+    return None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,155 @@
+"""What a dump file says about itself before anything opens it: format, completeness, pages held.
+
+Two formats are read here: ELF cores (/proc/vmcore, QEMU, makedumpfile -E) and makedumpfile's
+compressed kdump. Others are left to the host that opens them.
+
+Sources: include/uapi/linux/elf.h; makedumpfile 1.7.2 diskdump_mod.h and IMPLEMENTATION.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from elftools.common.exceptions import ELFError
+from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import NoteSection
+
+from .base import HostError
+
+_KDUMP_SIGNATURE = b"KDUMP   "
+_FLATTENED_SIGNATURE = b"makedumpfile\0\0\0\0"
+_OTHER_SIGNATURES = (b"DISKDUMP",)  # diskdump, which netdump-era kernels wrote
+_NO_PHYSICAL_ADDRESS = (1 << 64) - 1  # /proc/kcore, for areas that are not RAM
+_MAX_BITMAP = 1 << 30  # 32 TiB of 4 KiB pages; more is a damaged header
+
+
+@dataclass(frozen=True)
+class DumpFile:
+    """Format and coverage of one dump file."""
+
+    format: str
+    present: tuple[tuple[int, int], ...] | None
+    """Physical ranges (start, end) that the file holds; None: the format was not read."""
+
+
+def examine(path: Path) -> DumpFile:
+    """Look at the headers of `path`.
+
+    Raises `HostError` with one line for the user when the file is missing, unreadable, no dump,
+    or shorter than its own headers say.
+    """
+    try:
+        with path.open("rb") as file:
+            signature = file.read(16)
+            if signature.startswith(b"\x7fELF"):
+                return _elf(path, file)
+            if signature.startswith(_KDUMP_SIGNATURE):
+                return _kdump(path, file)
+    except OSError as error:
+        raise HostError(f"cannot open dump {path}: {error.strerror}") from error
+    if signature.startswith(_FLATTENED_SIGNATURE):
+        raise HostError(
+            f"{path} is a flattened dump: rearrange it first with: makedumpfile -R NEW < {path}"
+        )
+    if signature.startswith(_OTHER_SIGNATURES):
+        return DumpFile("other", None)
+    raise HostError(f"{path} is not a kernel dump (neither ELF core nor compressed kdump)")
+
+
+def build_id(path: Path) -> str | None:
+    """GNU build ID of an ELF file in hex; None if it has none. Raises `HostError` if no ELF."""
+    try:
+        with path.open("rb") as file:
+            for section in ELFFile(file).iter_sections():
+                if isinstance(section, NoteSection):
+                    for note in section.iter_notes():
+                        if note["n_type"] == "NT_GNU_BUILD_ID":
+                            return str(note["n_desc"])
+    except OSError as error:
+        raise HostError(f"cannot open debug file {path}: {error.strerror}") from error
+    except (ELFError, ValueError, KeyError, AssertionError, UnicodeDecodeError) as error:
+        raise HostError(f"{path} is not an ELF debug file") from error
+    return None
+
+
+def _elf(path: Path, file: BinaryIO) -> DumpFile:
+    length = file.seek(0, 2)
+    ranges, end = [], 0
+    try:
+        elf = ELFFile(file)
+        if elf["e_type"] != "ET_CORE":
+            raise HostError(f"{path} is an ELF file but no core dump; -s is for vmlinux, -c a dump")
+        for segment in elf.iter_segments():
+            end = max(end, segment["p_offset"] + segment["p_filesz"])
+            start, size = segment["p_paddr"], segment["p_filesz"]
+            if segment["p_type"] == "PT_LOAD" and size and start != _NO_PHYSICAL_ADDRESS:
+                ranges.append((start, start + size))
+    except (ELFError, ValueError, KeyError, AssertionError) as error:
+        raise HostError(f"{path} is a damaged ELF file: its headers do not parse") from error
+    if path.is_file():  # /proc/kcore is as long as the address space
+        _require_length(path, length, end)
+    return DumpFile("ELF", tuple(_merge(ranges)))
+
+
+def _kdump(path: Path, file: BinaryIO) -> DumpFile:
+    """disk_dump_header, kdump_sub_header, two bitmaps, then one page_desc per dumped page."""
+    length = file.seek(0, 2)
+    file.seek(0)
+    header = file.read(464)
+    if len(header) < 464:
+        _require_length(path, length, 464)
+    block, sub_blocks, bitmap_blocks, max_mapnr = struct.unpack_from("<iiII", header, 428)
+    if not (512 <= block <= 1 << 20 and 0 < sub_blocks < 1 << 16 and max_mapnr):
+        raise HostError(f"{path} is a damaged kdump file: its header makes no sense")
+    if (version := struct.unpack_from("<i", header, 8)[0]) >= 6:  # max_mapnr_64, for > 16 TiB
+        file.seek(block + 96)
+        wide = file.read(8)
+        max_mapnr = max(max_mapnr, struct.unpack("<Q", wide)[0]) if len(wide) == 8 else max_mapnr
+    bitmap_at, bitmap_size = (1 + sub_blocks) * block, bitmap_blocks * block
+    if bitmap_size > _MAX_BITMAP:
+        raise HostError(f"{path} is a damaged kdump file: its page bitmap would be too large")
+    _require_length(path, length, bitmap_at + bitmap_size)
+    # The first bitmap says which pages exist, the second which were written.
+    both = bitmap_size * 8 >= max_mapnr * 2
+    half = bitmap_size // 2 if both else bitmap_size
+    file.seek(bitmap_at + (half if both else 0))
+    bits = np.unpackbits(np.frombuffer(file.read(half), np.uint8), bitorder="little")[:max_mapnr]
+    pages = int(bits.sum())
+    table_at = bitmap_at + bitmap_size
+    _require_length(path, length, table_at + 24 * pages)
+    file.seek(table_at)
+    step = 1 << 20
+    last = 0
+    for begin in range(0, pages, step):
+        table = np.fromfile(
+            file,
+            np.dtype([("offset", "<u8"), ("size", "<u4"), ("flags", "<u4"), ("page", "<u8")]),
+            min(step, pages - begin),
+        )
+        last = max(last, int((table["offset"] + table["size"]).max(initial=0)))
+    _require_length(path, length, last)
+    edges = np.flatnonzero(np.diff(bits.view(np.int8), prepend=0, append=0))
+    ranges = [(int(a) * block, int(b) * block) for a, b in edges.reshape(-1, 2)]
+    return DumpFile(f"kdump {version}", tuple(ranges))
+
+
+def _require_length(path: Path, length: int, needed: int) -> None:
+    if length < needed:
+        raise HostError(
+            f"{path} is truncated: its headers describe {needed:,} bytes, it has {length:,}; "
+            "copy it again or free space where it is written"
+        )
+
+
+def _merge(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    merged: list[tuple[int, int]] = []
+    for start, end in sorted(ranges):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((start, end))
+    return merged

@@ -1,0 +1,143 @@
+"""The memory map: where each page frame's struct page is, read in big blocks.
+
+Sources: include/linux/mmzone.h (mem_section, SECTION_*), kernel/crash_core.c (VMCOREINFO), 4.19
+to 6.12. Without VMCOREINFO's sections the map is taken as one vmemmap array up to max_pfn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..hosts.base import Addresses, Bytes, Host, Mask, ReadFault
+from .access import Words, require, words_at
+from .addresses import PAGE_SHIFT, PAGE_SIZE, AddressSpace
+
+BLOCK_PAGES = 4096  # page frames a block: 256 KiB of map, 16 MiB of memory
+_SECTION_FLAGS = 0x3F  # low bits of section_mem_map (SECTION_MAP_LAST_BIT <= 6)
+_MAX_SECTIONS = 1 << 20
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some page frames in a row and their struct pages."""
+
+    first_pfn: int
+    rows: Bytes
+    """uint8[pages, sizeof(struct page)]"""
+    ok: Mask
+
+
+@dataclass(frozen=True)
+class MemoryMap:
+    """Where struct pages are, in blocks of `BLOCK_PAGES` page frames, the last maybe fewer."""
+
+    host: Host = field(repr=False)
+    page_size: int
+    """sizeof(struct page)"""
+    block_pfns: Words
+    block_maps: Addresses
+    """Address of the first struct page of each block."""
+    block_pages: Words
+    space: AddressSpace
+
+    @property
+    def pages(self) -> int:
+        """Page frames that have a struct page."""
+        return int(self.block_pages.sum())
+
+    def read(self, which: np.ndarray[tuple[int], np.dtype[np.intp]]) -> Iterator[Block]:
+        """Read the blocks `which` in that order; missing parts come back with `ok` False."""
+        for i in which:
+            pfn, at, count = (
+                int(self.block_pfns[i]),
+                int(self.block_maps[i]),
+                int(self.block_pages[i]),
+            )
+            try:
+                data = self.host.read(at, count * self.page_size)
+                rows = np.frombuffer(data, np.uint8).reshape(count, self.page_size)
+                yield Block(pfn, rows, np.ones(count, np.bool_))
+            except ReadFault:
+                starts = np.uint64(at) + np.arange(count, dtype=np.uint64) * np.uint64(
+                    self.page_size
+                )
+                yield Block(pfn, *self.host.read_many(starts, self.page_size))
+
+    def pfns_of(self, maps: Addresses) -> tuple[Words, Mask]:
+        """Page frames whose struct pages are at `maps`: ``(uint64[n], ok[n])``."""
+        if not len(self.block_maps):
+            return np.zeros(len(maps), np.uint64), np.zeros(len(maps), np.bool_)
+        by_map = np.argsort(self.block_maps)
+        block = np.searchsorted(self.block_maps[by_map], maps, side="right").astype(np.int64) - 1
+        chosen = by_map[np.maximum(block, 0)]
+        offset = (maps - self.block_maps[chosen]) // np.uint64(self.page_size)
+        return self.block_pfns[chosen] + offset, (block >= 0) & (offset < self.block_pages[chosen])
+
+    def rows(self, pfns: Words) -> tuple[Bytes, Mask]:
+        """struct pages of any page frames: ``(uint8[n, sizeof], ok[n])``."""
+        block = np.searchsorted(self.block_pfns, pfns, side="right").astype(np.int64) - 1
+        inside = np.maximum(block, 0)
+        offset = pfns - self.block_pfns[inside]
+        valid = (block >= 0) & (offset < self.block_pages[inside])
+        data = np.zeros((len(pfns), self.page_size), np.uint8)
+        ok = np.zeros(len(pfns), np.bool_)
+        where = self.block_maps[inside] + offset * np.uint64(self.page_size)
+        data[valid], ok[valid] = self.host.read_many(where[valid], self.page_size)
+        return data, ok
+
+
+def memory_map(host: Host, space: AddressSpace) -> MemoryMap:
+    """Find the sections that have a memory map. Raises `UnknownLayout`."""
+    page_size = require(host, "struct page", "flags").size
+    sections = _sections(host, page_size) or _flat(host, space)
+    pfns, maps, counts = [], [], []
+    for pfn, address, pages in sections:
+        for start in range(0, pages, BLOCK_PAGES):
+            pfns.append(pfn + start)
+            maps.append(address + start * page_size)
+            counts.append(min(BLOCK_PAGES, pages - start))
+    return MemoryMap(
+        host,
+        page_size,
+        np.array(pfns, np.uint64),
+        np.array(maps, np.uint64),
+        np.array(counts, np.uint64),
+        space,
+    )
+
+
+def _sections(host: Host, page_size: int) -> list[tuple[int, int, int]]:
+    """(first pfn, address of its struct page, pages) of each present section, sorted."""
+    fields = host.info().vmcoreinfo
+    # 83e3c48729d9 (4.15) made mem_section a pointer; VMCOREINFO gives the array either way.
+    root_address = fields.get("SYMBOL(mem_section)")
+    length, size = fields.get("LENGTH(mem_section)"), fields.get("SIZE(mem_section)")
+    bits = fields.get("NUMBER(SECTION_SIZE_BITS)")
+    if root_address is None or length is None or size is None or bits is None:
+        return []
+    per_root = PAGE_SIZE // int(size)
+    roots = np.uint64(int(root_address, 16)) + np.arange(
+        min(int(length), _MAX_SECTIONS), dtype=np.uint64
+    ) * np.uint64(8)
+    tables, ok = words_at(host, roots)
+    pages = 1 << (int(bits) - PAGE_SHIFT)
+    map_at = int(fields.get("OFFSET(mem_section.section_mem_map)", "0"))
+    found = []
+    for root in np.flatnonzero(ok & (tables != 0)).tolist():
+        entries = tables[root] + np.arange(per_root, dtype=np.uint64) * np.uint64(int(size))
+        maps, readable = words_at(host, entries + np.uint64(map_at))
+        for i in np.flatnonzero(readable & (maps != 0)).tolist():
+            coded = int(maps[i]) & ~_SECTION_FLAGS
+            if not coded:
+                continue
+            pfn = (root * per_root + i) * pages
+            found.append((pfn, (coded + pfn * page_size) & ((1 << 64) - 1), pages))
+    return found
+
+
+def _flat(host: Host, space: AddressSpace) -> list[tuple[int, int, int]]:
+    pages = (space.direct.end - space.direct.start) >> PAGE_SHIFT
+    return [(0, space.vmemmap.start, pages)]

@@ -1,0 +1,1 @@
+"""Turning a finished report into text or JSON. No analysis here."""

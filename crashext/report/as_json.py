@@ -1,0 +1,170 @@
+"""Reports as one versioned JSON document; `schema.json` beside this file describes it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ..analysis.estimate import Estimate, Share
+from ..analysis.results import (
+    CacheReport,
+    Group,
+    Kernel,
+    LeakReport,
+    SimilarityReport,
+    Skipped,
+    Subject,
+    Word,
+)
+
+SCHEMA_VERSION = 1
+
+
+def leak_document(report: LeakReport) -> str:
+    """The answer to `leakscan CACHE…`."""
+    return _dump(
+        {
+            "schema": f"crashext/leakscan/{SCHEMA_VERSION}",
+            "kernel": _kernel(report.kernel),
+            "seed": report.seed,
+            "threshold": report.threshold,
+            "metric": report.metric,
+            "caches": [_cache(c) for c in report.caches],
+            "skipped": _skipped(report.skipped),
+            "interrupted": report.interrupted,
+        }
+    )
+
+
+def similarity_document(report: SimilarityReport) -> str:
+    """The answer to `objsim`."""
+    kin = report.kin
+    return _dump(
+        {
+            "schema": f"crashext/objsim/{SCHEMA_VERSION}",
+            "kernel": None if report.kernel is None else _kernel(report.kernel),
+            "seed": report.seed,
+            "threshold": report.threshold,
+            "metric": report.metric,
+            "subjects": [_subject(s) for s in report.subjects],
+            "pairs": [
+                {
+                    "first": hex(p.first),
+                    "second": hex(p.second),
+                    "similarity": _round(p.similarity),
+                    "differing": list(p.differing),
+                }
+                for p in report.pairs
+            ],
+            "alike": None
+            if kin is None
+            else {
+                "like": hex(kin.like),
+                "cache": kin.cache,
+                "objects": _estimate(kin.objects),
+                "share": _share(kin.share),
+                "allocated": _estimate(kin.allocated),
+                "similarity": _round(kin.similarity),
+                "residue": None if kin.residue is None else _round(kin.residue),
+                "addresses": None if kin.listed is None else [hex(a) for a in kin.listed.tolist()],
+            },
+            "groups": [_group(g) for g in report.groups],
+            "skipped": _skipped(report.skipped),
+            "interrupted": report.interrupted,
+        }
+    )
+
+
+def _dump(document: dict[str, Any]) -> str:
+    return json.dumps(document, indent=1)
+
+
+def _kernel(kernel: Kernel) -> dict[str, Any]:
+    return {
+        "release": kernel.release,
+        "arch": kernel.arch,
+        "live": kernel.live,
+        "source": kernel.source,
+    }
+
+
+def _cache(cache: CacheReport) -> dict[str, Any]:
+    return {
+        "name": cache.name,
+        "asked": cache.asked,
+        "aliases": list(cache.aliases),
+        "address": hex(cache.address),
+        "object_size": cache.object_size,
+        "slot_size": cache.slot_size,
+        "flags": list(cache.flags),
+        "constructor": cache.has_constructor,
+        "slabs": {"total": _estimate(cache.slabs_total), "examined": cache.slabs_examined},
+        "objects": {
+            "allocated": _estimate(cache.allocated),
+            "total": _estimate(cache.objects_total),
+            "sampled": cache.sampled,
+            "free_sampled": cache.free_sampled,
+        },
+        "groups": [_group(g) for g in cache.groups],
+        "rest": _estimate(cache.rest),
+        "next": list(cache.next_steps),
+    }
+
+
+def _group(group: Group) -> dict[str, Any]:
+    return {
+        "exemplar": hex(group.exemplar),
+        "objects": _estimate(group.objects),
+        "share": _share(group.share),
+        "sampled": group.sampled,
+        "similarity": _round(group.similarity),
+        "shape": group.shape,
+        "shapes": group.shapes,
+        "distinct": group.distinct,
+        "residue": None if group.residue is None else _round(group.residue),
+        "words": [_word(w) for w in group.words],
+        "notes": list(group.notes),
+        "lowest": hex(group.lowest),
+        "highest": hex(group.highest),
+    }
+
+
+def _word(word: Word) -> dict[str, Any]:
+    return {
+        "offset": word.offset,
+        "value": f"{word.value:#0{2 + 2 * word.size}x}",
+        "meaning": word.meaning,
+        "kind": word.kind,
+        "agreement": _round(word.agreement),
+        "constant": _round(word.constant),
+        "varies": word.varies,
+        "hops": [{"address": hex(h.address), "what": h.what} for h in word.hops],
+    }
+
+
+def _subject(subject: Subject) -> dict[str, Any]:
+    return {
+        "asked": hex(subject.asked),
+        "address": hex(subject.address),
+        "cache": subject.cache,
+        "size": subject.size,
+        "state": subject.state,
+        "note": subject.note,
+        "words": [_word(w) for w in subject.words],
+    }
+
+
+def _skipped(skipped: tuple[Skipped, ...]) -> list[dict[str, Any]]:
+    return [{"what": s.what, "count": s.count, "effect": s.effect} for s in skipped]
+
+
+def _estimate(count: Estimate) -> dict[str, int]:
+    return {"estimate": count.estimate, "low": count.low, "high": count.high}
+
+
+def _share(share: Share) -> dict[str, float]:
+    return {"value": _round(share.value), "low": _round(share.low), "high": _round(share.high)}
+
+
+def _round(number: float) -> float:
+    return round(number, 6)

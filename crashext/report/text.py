@@ -1,0 +1,281 @@
+"""Reports as text: rich on a terminal, plain when piped. The first line is the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from ..analysis.estimate import Estimate, Share
+from ..analysis.results import (
+    CacheReport,
+    Group,
+    Kernel,
+    Kin,
+    LeakReport,
+    Pair,
+    SimilarityReport,
+    Skipped,
+    Subject,
+    Word,
+)
+from .safe import safe
+
+_FEW_GROUPS = 3
+_FEW_WORDS = 32
+_DIM, _BOLD, _HEAD, _WARN, _MARK = "dim", "bold", "bold cyan", "yellow", "bold red"
+
+_POINTING = ("slab-pointer", "text-symbol", "data-symbol", "module-symbol")
+_POISONS = ("list-poison", "poison")
+
+
+def print_leak_report(report: LeakReport, console: Console, verbose: bool) -> None:
+    """The answer to `leakscan CACHE…`."""
+    for cache in report.caches:
+        _headline(console, cache)
+        _cache(console, cache, verbose)
+    _footer(console, report.kernel, report.skipped, report.interrupted, report.seed)
+
+
+def print_similarity_report(report: SimilarityReport, console: Console, verbose: bool) -> None:
+    """The answer to `objsim`."""
+    if report.kin is not None:
+        _kin(console, report.kin, report.threshold)
+    for pair in report.pairs:
+        _pair(console, pair)
+    if report.groups:
+        total = sum(g.sampled for g in report.groups)
+        _line(console, f"{total:,} objects in {_plural(len(report.groups), 'group')}", _BOLD)
+    marked = {offset for pair in report.pairs for offset in pair.differing}
+    for subject in report.subjects:
+        _subject(console, subject, marked, verbose)
+    for number, group in enumerate(report.groups, 1):
+        _group(console, number, group, 0, verbose)
+    _footer(console, report.kernel, report.skipped, report.interrupted, report.seed)
+    if report.kin is not None and report.kin.listed is not None:
+        for address in report.kin.listed.tolist():
+            console.print(Text(f"{address:x}"), soft_wrap=True)
+
+
+def _headline(console: Console, cache: CacheReport) -> None:
+    asked = f" (asked for as {safe(cache.asked)})" if cache.asked != cache.name else ""
+    if not cache.groups:
+        what = "no two objects are alike" if cache.sampled else "no allocated objects"
+        _line(console, f"{safe(cache.name)}{asked}: {what}", _BOLD)
+        return
+    first = cache.groups[0]
+    size = first.objects.estimate * cache.slot_size
+    note = f": {first.notes[0]}" if first.notes else ""
+    _line(
+        console,
+        f"{safe(cache.name)}{asked}: {_count(first.objects)} of {_count(cache.allocated)} objects "
+        f"({_share(first.share)}) are alike, {_bytes(size)}{safe(note)}",
+        _BOLD,
+    )
+
+
+def _cache(console: Console, cache: CacheReport, verbose: bool) -> None:
+    examined = (
+        "all examined"
+        if cache.slabs_examined == cache.slabs_total.estimate
+        else f"{cache.slabs_examined:,} drawn at random and examined"
+    )
+    _line(
+        console,
+        f"  {_count(cache.allocated)} allocated of {_count(cache.objects_total)} slots, "
+        f"{cache.object_size:,} bytes each ({cache.slot_size:,} with metadata); "
+        f"{_count(cache.slabs_total)} slabs, {examined}",
+    )
+    if cache.aliases:
+        _line(console, f"  also called {safe(', '.join(cache.aliases))}")
+    traits = [f.lower().replace("_", " ") for f in cache.flags]
+    traits += ["constructor"] * cache.has_constructor
+    if traits:
+        _line(console, f"  {', '.join(traits)}")
+    shown = cache.groups if verbose else cache.groups[:_FEW_GROUPS]
+    for number, group in enumerate(shown, 1):
+        _group(console, number, group, cache.slot_size, verbose)
+    hidden = cache.groups[len(shown) :]
+    if hidden:
+        counts = ", ".join(_count(g.objects) for g in hidden)
+        _line(console, f"  {_plural(len(hidden), 'smaller group')} (-v shows): {counts} objects")
+    if cache.rest.estimate or cache.rest.high:
+        _line(console, f"  like few others or none: {_count(cache.rest)} objects")
+    if cache.next_steps:
+        _line(
+            console, "  What likeness cannot say is whether these objects are still in use. Next:"
+        )
+        for step in cache.next_steps:
+            command, _, why = step.partition(": ")
+            _line(console, f"    {safe(command)}    # {safe(why)}")
+
+
+def _group(console: Console, number: int, group: Group, slot_size: int, verbose: bool) -> None:
+    size = f", {_bytes(group.objects.estimate * slot_size)}" if slot_size else ""
+    _line(
+        console,
+        f"  group {number}: {_count(group.objects)} objects ({_share(group.share)}){size}; "
+        f"likeness {group.similarity:.2f}, {_plural(group.shapes, 'shape')}, "
+        f"{group.distinct:,} contents in {group.sampled:,} seen",
+        _HEAD,
+    )
+    for note in group.notes:
+        _line(console, f"    - {safe(note)}")
+    _line(console, f"    exemplar {group.exemplar:x}:")
+    _words(console, group.words, group.exemplar, set(), verbose, in_group=True)
+
+
+def _words(
+    console: Console,
+    words: tuple[Word, ...],
+    address: int,
+    marked: set[int],
+    verbose: bool,
+    in_group: bool,
+) -> None:
+    table = Table.grid(padding=(0, 2))
+    for column in ("offset", "value", "mark", "meaning"):
+        table.add_column(column, no_wrap=column != "meaning", overflow="fold")
+    shown = 0
+    for word, run in _zero_runs(words):
+        if shown >= _FEW_WORDS and not verbose:
+            table.add_row("...", "", "", f"{len(words)} words in all (-v shows them)")
+            break
+        shown += 1
+        if run > 1:
+            table.add_row(f"+{word.offset:#05x}", "0", "", f"{run} words of zeros")
+            continue
+        mark = Text("*", style=_MARK) if word.offset in marked else Text(" ")
+        table.add_row(
+            f"+{word.offset:#05x}",
+            Text(f"{word.value:0{2 * word.size}x}", style=_style(word)),
+            mark,
+            Text(safe(_meaning(word, in_group))),
+        )
+        for hop in word.hops:
+            table.add_row("", "", "", Text(f"-> {hop.address:x}, {safe(hop.what)}", style=_DIM))
+    console.print(Padding(table, (0, 0, 0, 6)))
+
+
+def _meaning(word: Word, in_group: bool) -> str:
+    parts = [word.meaning] if word.meaning else []
+    if in_group:
+        if not word.varies:
+            parts.append("same in all")
+        elif word.agreement < 0.995:
+            parts.append(f"{word.varies}; {100 * word.agreement:.3g} % are alike here")
+        else:
+            parts.append(word.varies)
+    return " | ".join(parts)
+
+
+def _zero_runs(words: tuple[Word, ...]) -> Iterable[tuple[Word, int]]:
+    """(word, 1) for each, or (first word, n) for n > 2 constant zeros in a row."""
+    i = 0
+    while i < len(words):
+        n = i
+        while n < len(words) and words[n].kind == "zero" and not words[n].varies:
+            n += 1
+        run = n - i if n - i > 2 else 1
+        yield words[i], run
+        i += run
+
+
+def _style(word: Word) -> str:
+    if word.kind in _POISONS:
+        return "red"
+    if word.kind in _POINTING:
+        return "green"
+    return _DIM if word.kind == "zero" else ""
+
+
+def _kin(console: Console, kin: Kin, threshold: float) -> None:
+    _line(
+        console,
+        f"{_count(kin.objects)} of {_count(kin.allocated)} {safe(kin.cache)} objects "
+        f"({_share(kin.share)}) are like {kin.like:x} (score {threshold:g} or more, "
+        f"mean {kin.similarity:.2f})",
+        _BOLD,
+    )
+    if kin.residue:
+        _line(console, f"  so are {100 * kin.residue:.3g} % of the cache's free slots")
+    if kin.listed is not None:
+        _line(console, f"  {len(kin.listed):,} addresses are listed below")
+
+
+def _pair(console: Console, pair: Pair) -> None:
+    where = ", ".join(f"+{o:#x}" for o in pair.differing[:16])
+    more = f" and {len(pair.differing) - 16} more" if len(pair.differing) > 16 else ""
+    differing = f"differing at {where}{more}" if pair.differing else "no word differs"
+    _line(
+        console,
+        f"{pair.first:x} and {pair.second:x}: {100 * pair.similarity:.1f} % alike, {differing}",
+        _BOLD,
+    )
+
+
+def _subject(console: Console, subject: Subject, marked: set[int], verbose: bool) -> None:
+    what = (
+        f"{safe(subject.cache)} object, {subject.state}" if subject.state and subject.cache else ""
+    )
+    what = what or (f"{subject.size} bytes" if subject.size else "")
+    note = safe(subject.note)
+    _line(console, f"{subject.address:x}: " + "; ".join(t for t in (what, note) if t), _HEAD)
+    if subject.words:
+        _words(console, subject.words, subject.address, marked, verbose, in_group=False)
+
+
+def _footer(
+    console: Console,
+    kernel: Kernel | None,
+    skipped: tuple[Skipped, ...],
+    interrupted: bool,
+    seed: int,
+) -> None:
+    for item in skipped:
+        _line(console, f"skipped: {item.count:,} {safe(item.what)}; {safe(item.effect)}", _WARN)
+    if interrupted:
+        _line(console, "interrupted: this is what was known so far", _WARN)
+    if kernel is not None:
+        state = "running kernel" if kernel.live else "dump"
+        _line(
+            console,
+            f"{state} {safe(kernel.source)}, Linux {safe(kernel.release)} {safe(kernel.arch)}; "
+            f"intervals are 95 %; seed {seed}",
+            _DIM,
+        )
+
+
+def _line(console: Console, text: str, style: str = "") -> None:
+    console.print(Text(text, style=style))
+
+
+def _plural(n: int, noun: str) -> str:
+    return f"{n:,} {noun}" + ("s" if n != 1 else "")
+
+
+def _count(count: Estimate) -> str:
+    """``200,000``, or ``~199,900 (199,500 to 200,200)`` where it is an estimate."""
+    if count.exact:
+        return f"{count.estimate:,}"
+    if count.high >= 1 << 62:
+        return f"~{count.estimate:,} (at least {count.low:,})"
+    return f"~{count.estimate:,} ({count.low:,} to {count.high:,})"
+
+
+def _share(share: Share) -> str:
+    if share.value == 1.0 and share.low == share.high:
+        return "100 %"
+    return f"{100 * share.value:.1f} %"
+
+
+def _bytes(n: int) -> str:
+    value = float(n)
+    for unit in ("bytes", "KiB", "MiB", "GiB", "TiB"):
+        if value < 1024 or unit == "TiB":
+            break
+        value /= 1024
+    return f"{n:,} bytes" if unit == "bytes" else f"{value:.1f} {unit}"
