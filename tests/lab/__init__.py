@@ -1,0 +1,29 @@
+"""Real vmcores of real leaks: boots a guest in QEMU, leaks in it on purpose, dumps it.
+
+    python -m tests.lab default twin
+
+See README.md in this folder. From Python::
+
+    from tests.lab import build, scenario
+    dump = build(scenario("default"))
+    dump.vmcore, dump.truth()["parts"]["nodes"]["count"]
+"""
+
+from .build import Dump, build, cache_folder
+from .errors import LabError, MissingToolsError
+from .packages import APT_PACKAGES
+from .scenarios import SCENARIOS, Scenario, scenario
+from .truth import read_addresses
+
+__all__ = [
+    "APT_PACKAGES",
+    "SCENARIOS",
+    "Dump",
+    "LabError",
+    "MissingToolsError",
+    "Scenario",
+    "build",
+    "cache_folder",
+    "read_addresses",
+    "scenario",
+]

@@ -1,0 +1,236 @@
+"""From a scenario to a complete dump folder in the cache."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
+from time import monotonic
+from typing import IO, Any
+
+from . import dumps, truth
+from .errors import LabError
+from .initramfs import GUEST_MODULES, INIT, write_initramfs
+from .module_build import build_module, source_hash
+from .packages import Kernel, fetch, newest_kernel, require_tools
+from .qemu import COMMAND_LINE, Guest, Machine
+from .run import run
+from .scenarios import Scenario
+
+BOOT_TIMEOUT = 600.0
+LOCK_TIMEOUT = 3600.0
+DISK_BYTES = 1 << 30
+"""Of each disk that the guest writes to; they are sparse, so only what is used counts."""
+
+READY = "lab: ready"
+
+
+@dataclass(frozen=True)
+class Dump:
+    """A finished dump and all that is known about it."""
+
+    folder: Path
+
+    @property
+    def vmcore(self) -> Path:
+        """ELF core of the whole guest memory."""
+        return self.folder / "vmcore"
+
+    @property
+    def kdump(self) -> Path:
+        """Compressed kdump of the whole memory; absent when it was not asked for."""
+        return self.folder / "vmcore.kdump"
+
+    @property
+    def d31(self) -> Path:
+        """Compressed kdump filtered with dump level 31; absent when it was not asked for."""
+        return self.folder / "vmcore.d31"
+
+    @property
+    def vmlinux(self) -> Path:
+        """The kernel's debug information."""
+        return self.folder / "vmlinux"
+
+    @property
+    def module(self) -> Path:
+        """``leaklab.ko`` with debug information; absent where it was not loaded."""
+        return self.folder / "leaklab.ko"
+
+    @property
+    def truth_file(self) -> Path:
+        """The ground truth, ``truth.json``."""
+        return self.folder / "truth.json"
+
+    @property
+    def console(self) -> Path:
+        """What the guest printed."""
+        return self.folder / "console.log"
+
+    @property
+    def proc(self) -> Path:
+        """Files of the guest's /proc, read just before the dump."""
+        return self.folder / "proc"
+
+    def truth(self) -> dict[str, Any]:
+        """The ground truth, parsed."""
+        parsed: dict[str, Any] = json.loads(self.truth_file.read_text())
+        return parsed
+
+    def addresses(self, part: str) -> Path:
+        """All addresses of one part: little-endian 64-bit numbers, in order of allocation."""
+        return self.folder / "addresses" / f"{part}.bin"
+
+
+def cache_folder() -> Path:
+    """``$CRASHEXT_LAB``, else a folder in the user's cache."""
+    chosen = os.environ.get("CRASHEXT_LAB")
+    return Path(chosen).resolve() if chosen else Path.home() / ".cache" / "crashext-lab"
+
+
+def build(
+    scenario: Scenario,
+    *,
+    kdump: bool = True,
+    d31: bool = True,
+    force: bool = False,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Dump:
+    """Return the dump of `scenario`, building whatever of it is not in the cache yet.
+
+    `tell` is called with a line for each step. A dump is only ever seen complete: it is made
+    under another name and renamed.
+    """
+    cache = cache_folder()
+    kernel = newest_kernel(cache)
+    dump = Dump(cache / "dumps" / f"{scenario.name}-{kernel.release}-{_key(scenario, kernel)}")
+    formats = {31: dump.d31} if d31 else {}
+    if kdump:
+        formats[0] = dump.kdump
+    if dump.folder.is_dir() and not force and all(path.is_file() for path in formats.values()):
+        return dump
+    require_tools()
+    with _lock(cache, tell), _step(tell, f"{scenario.name}: all"):
+        if force or not dump.folder.is_dir():
+            with _step(tell, f"{scenario.name}: kernel packages"):
+                fetch(kernel)
+            _build_folder(scenario, kernel, cache, dump.folder, tell)
+        for level, path in formats.items():
+            if not path.is_file():
+                with _step(tell, f"{scenario.name}: makedumpfile -d {level}"):
+                    dumps.compress(dump.vmcore, path, level)
+    return dump
+
+
+def _key(scenario: Scenario, kernel: Kernel) -> str:
+    """A digest of all that decides what is in the dump."""
+    inputs = [
+        sorted(scenario.parameters.items()),
+        *(scenario.memory, scenario.append, kernel.version, source_hash(), INIT.read_text()),
+        *(COMMAND_LINE, GUEST_MODULES),
+    ]
+    return sha256(json.dumps(inputs).encode()).hexdigest()[:10]
+
+
+def _build_folder(
+    scenario: Scenario,
+    kernel: Kernel,
+    cache: Path,
+    folder: Path,
+    tell: Callable[[str], None],
+) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _remove_stale(folder.parent)
+    building = Path(mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    building.chmod(0o755)
+    module = None
+    if scenario.module_parameters:
+        with _step(tell, f"{scenario.name}: leak module"):
+            module = build_module(cache, kernel)
+            shutil.copyfile(module, building / "leaklab.ko")
+    # A failed guest leaves this folder behind: its console is what the error points to.
+    _boot_and_dump(scenario, kernel, module, building, tell)
+    (building / "vmlinux").symlink_to(os.path.relpath(kernel.vmlinux, folder))
+    if folder.is_dir():
+        shutil.rmtree(folder)
+    building.rename(folder)
+
+
+def _remove_stale(folder: Path) -> None:
+    """Remove what failed runs left in `folder`. Under the lock, so nobody is at work there."""
+    for stale in folder.glob(".*"):
+        shutil.rmtree(stale)
+
+
+def _boot_and_dump(
+    scenario: Scenario,
+    kernel: Kernel,
+    module: Path | None,
+    building: Path,
+    tell: Callable[[str], None],
+) -> None:
+    with TemporaryDirectory(prefix=".work-", dir=building) as work_name:
+        work = Path(work_name)
+        disks = (work / "addresses.img", work / "out.img")
+        for disk in disks:
+            disk.touch()
+            os.truncate(disk, DISK_BYTES)
+        write_initramfs(work / "initramfs", kernel, scenario, module)
+        machine = Machine(
+            image=kernel.image,
+            initramfs=work / "initramfs",
+            memory=scenario.memory,
+            append=scenario.append,
+            disks=disks,
+            console=building / "console.log",
+        )
+        with Guest(machine) as guest:
+            with _step(tell, f"{scenario.name}: boot and leak"):
+                guest.wait_for(READY, BOOT_TIMEOUT)
+            with _step(tell, f"{scenario.name}: dump"):
+                guest.dump(building / "vmcore")
+        with _step(tell, f"{scenario.name}: mend and check"):
+            dumps.mend_program_headers(building / "vmcore")
+            dumps.punch_holes(building / "vmcore")
+            truth.unpack_disk(disks[0], building)
+            truth.unmask(building / "addresses")
+            truth.unpack_disk(disks[1], work / "out")
+            known = truth.collect(scenario, work / "out", building / "addresses")
+            (work / "out" / "proc").rename(building / "proc")
+            truth.write(building / "truth.json", known)
+
+
+@contextmanager
+def _lock(cache: Path, tell: Callable[[str], None]) -> Iterator[None]:
+    """Keep other builders of the same cache out."""
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            tell(f"waiting for another lab build, which holds {file.name}")
+            _wait_for_lock(file)
+        yield
+
+
+def _wait_for_lock(file: IO[str]) -> None:
+    # The program, because fcntl.flock() cannot wait for a bounded time. The lock belongs to the
+    # open file, which is ours as well.
+    command = ["flock", "--timeout", str(int(LOCK_TIMEOUT)), str(file.fileno())]
+    try:
+        run(command, LOCK_TIMEOUT + 10, keep_fds=(file.fileno(),))
+    except LabError:
+        raise LabError(f"another lab build still holds {file.name}") from None
+
+
+@contextmanager
+def _step(tell: Callable[[str], None], name: str) -> Iterator[None]:
+    start = monotonic()
+    yield
+    tell(f"{name}: {monotonic() - start:.1f} s")

@@ -1,0 +1,110 @@
+"""The guest's root file system: busybox, a few modules and ``guest/init``, as a cpio archive."""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+import re
+import shlex
+import shutil
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+from .errors import LabError, MissingToolsError
+from .packages import Kernel
+from .scenarios import Scenario
+
+INIT = Path(__file__).parent / "guest" / "init"
+
+GUEST_MODULES = ("virtio_pci", "virtio_blk", "qemu_fw_cfg")
+"""Disks to hand files out; qemu_fw_cfg gives QEMU the VMCOREINFO note for the dump."""
+
+_DEPENDS = re.compile(rb"(?:^|\0)depends=([\w,-]*)\0")
+
+
+def write_initramfs(path: Path, kernel: Kernel, scenario: Scenario, module: Path | None) -> None:
+    """Write to `path` what boots `scenario`; `module` is the leak module, where one is loaded."""
+    busybox = shutil.which("busybox")
+    if busybox is None:
+        raise MissingToolsError("missing Debian packages: apt-get install busybox-static")
+    archive = Archive()
+    for folder in ("bin", "lab", "lab/modules"):
+        archive.folder(folder)
+    archive.file("bin/busybox", Path(busybox).read_bytes(), executable=True)
+    archive.file("init", INIT.read_bytes(), executable=True)
+    names = []
+    for driver in _with_dependencies(kernel, GUEST_MODULES):
+        names.append(driver.name.removesuffix(".xz"))
+        archive.file(f"lab/modules/{names[-1]}", _content(driver))
+    archive.file("lab/modules/order", "".join(f"{name}\n" for name in names).encode())
+    leaks = ""
+    if module is not None:
+        archive.file("lab/leaklab.ko", module.read_bytes())
+        leaks = " ".join(f"{k}={v}" for k, v in scenario.module_parameters.items())
+    files = scenario.parameters.get("files", 0)
+    archive.file("lab/settings", f"FILES={files}\nLEAKLAB={shlex.quote(leaks)}\n".encode())
+    path.write_bytes(gzip.compress(archive.finish(), compresslevel=1))
+
+
+class Archive:
+    """A cpio archive in the "newc" format that the kernel unpacks."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+        self._inodes = 0
+
+    def folder(self, name: str) -> None:
+        """Add an empty folder."""
+        self._entry(name, stat.S_IFDIR | 0o755, b"")
+
+    def file(self, name: str, content: bytes, executable: bool = False) -> None:
+        """Add a regular file."""
+        self._entry(name, stat.S_IFREG | (0o755 if executable else 0o644), content)
+
+    def finish(self) -> bytes:
+        """The whole archive; nothing may be added afterwards."""
+        self._entry("TRAILER!!!", 0, b"")
+        return bytes(self._data)
+
+    def _entry(self, name: str, mode: int, content: bytes) -> None:
+        self._inodes += 1
+        # ino mode uid gid nlink mtime filesize devmajor devminor rdevmajor rdevminor namesize check
+        header = (self._inodes, mode, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(name) + 1, 0)
+        self._data += b"070701" + b"".join(b"%08X" % number for number in header)
+        self._padded(name.encode() + b"\0")
+        self._padded(content)
+
+    def _padded(self, content: bytes) -> None:
+        self._data += content
+        self._data += bytes(-len(self._data) % 4)
+
+
+def _with_dependencies(kernel: Kernel, wanted: Iterable[str]) -> list[Path]:
+    """Files of the `wanted` modules, each after those it needs; built-in ones are left out."""
+    files = {
+        path.name.split(".ko")[0].replace("-", "_"): path
+        for path in (kernel.modules / "kernel").rglob("*.ko*")
+    }
+    builtin = (kernel.modules / "modules.builtin").read_text().replace("-", "_")
+    order: dict[str, Path] = {}
+
+    def visit(name: str) -> None:
+        if name in order or f"/{name}.ko\n" in builtin:
+            return
+        if name not in files:
+            raise LabError(f"kernel {kernel.release} has no module {name}")
+        found = _DEPENDS.search(_content(files[name]))
+        for needed in (found[1].decode() if found else "").split(","):
+            if needed:
+                visit(needed.replace("-", "_"))
+        order[name] = files[name]
+
+    for name in wanted:
+        visit(name)
+    return list(order.values())
+
+
+def _content(module: Path) -> bytes:
+    data = module.read_bytes()
+    return lzma.decompress(data) if module.suffix == ".xz" else data

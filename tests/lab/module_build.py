@@ -1,0 +1,39 @@
+"""Building ``leaklab.ko``: against the private headers, outside the source tree."""
+
+from __future__ import annotations
+
+import shutil
+from hashlib import sha256
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from .packages import Kernel
+from .run import run
+
+SOURCE = Path(__file__).parent / "module"
+BUILD_TIMEOUT = 300.0
+
+
+def source_hash() -> str:
+    """A digest of everything that makes the module what it is."""
+    digest = sha256()
+    for path in sorted(SOURCE.iterdir()):
+        if path.suffix in (".c", ".h") or path.name == "Kbuild":
+            digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def build_module(cache: Path, kernel: Kernel) -> Path:
+    """Return ``leaklab.ko`` for `kernel`, with DWARF and BTF, from the cache when it is there."""
+    built = cache / "modules" / f"leaklab-{kernel.release}_{kernel.version}-{source_hash()}.ko"
+    if built.is_file():
+        return built
+    built.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".building-", dir=built.parent) as folder:
+        work = Path(folder) / "module"
+        shutil.copytree(SOURCE, work)
+        run(["make", "-C", kernel.headers, f"M={work}", "modules"], BUILD_TIMEOUT)
+        # kbuild does this only with the kernel's whole build tree at hand.
+        run(["pahole", "-J", "--btf_base", kernel.vmlinux, work / "leaklab.ko"], BUILD_TIMEOUT)
+        (work / "leaklab.ko").rename(built)
+    return built

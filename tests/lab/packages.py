@@ -1,0 +1,168 @@
+"""The kernel under test: which Debian packages it is made of, and a private copy of them.
+
+Nothing is installed. The image, its ``vmlinux`` with debug information and the headers are
+fetched with ``apt-get download`` and unpacked below the cache folder, so the lab leaves the
+machine's own kernel packages alone. Names and versions are asked of apt at run time.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tarfile
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from tempfile import mkdtemp
+
+from .errors import LabError, MissingToolsError
+from .run import run
+
+APT_PACKAGES = {
+    "qemu-system-x86_64": "qemu-system-x86",
+    "makedumpfile": "makedumpfile",
+    "busybox": "busybox-static",
+    "gcc": "gcc",
+    "make": "make",
+    "pahole": "pahole",
+    "dpkg-deb": "dpkg",
+    "fallocate": "util-linux",
+    "flock": "util-linux",
+    "setpriv": "util-linux",
+}
+"""Program looked for on PATH -> Debian package that brings it."""
+
+DOWNLOAD_TIMEOUT = 600.0
+UNPACK_TIMEOUT = 300.0
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A Debian kernel unpacked in the cache."""
+
+    release: str
+    """What ``uname -r`` says in the guest, ``6.1.0-56-amd64``."""
+    version: str
+    """The Debian package version, ``6.1.192-2``: a release is rebuilt under the same name."""
+    root: Path
+
+    @property
+    def image(self) -> Path:
+        """The bootable kernel."""
+        return self.root / "boot" / f"vmlinuz-{self.release}"
+
+    @property
+    def vmlinux(self) -> Path:
+        """The unstripped kernel with DWARF and BTF."""
+        return self.root / "vmlinux"
+
+    @property
+    def modules(self) -> Path:
+        """The modules that come with the image."""
+        return self.root / "lib" / "modules" / self.release
+
+    @property
+    def headers(self) -> Path:
+        """The tree to build modules against (kbuild's ``-C``)."""
+        return self.root / "usr" / "src" / f"linux-headers-{self.release}"
+
+
+def require_tools() -> None:
+    """Raise `MissingToolsError` unless every program the lab runs is on PATH."""
+    missing = sorted({pkg for tool, pkg in APT_PACKAGES.items() if shutil.which(tool) is None})
+    if missing:
+        raise MissingToolsError("missing Debian packages: apt-get install " + " ".join(missing))
+
+
+@lru_cache
+def newest_kernel(cache: Path) -> Kernel:
+    """Name the kernel that apt offers now; nothing is fetched."""
+    package = _dependency("linux-image-amd64", "linux-image-")
+    release = package.removeprefix("linux-image-")
+    version = _version(package)
+    return Kernel(release, version, cache / "kernels" / f"{release}_{version}")
+
+
+def fetch(kernel: Kernel) -> None:
+    """Unpack `kernel` into the cache, unless it is there already.
+
+    The whole is made in a neighbouring folder and renamed, so what stands under its final name
+    is complete, however the run before ended.
+    """
+    if kernel.root.is_dir():
+        return
+    kernel.root.parent.mkdir(parents=True, exist_ok=True)
+    # Left by a run that was killed. The caller holds the lock, so nobody is at work in it.
+    for stale in kernel.root.parent.glob(".*"):
+        shutil.rmtree(stale)
+    building = Path(mkdtemp(prefix=f".{kernel.root.name}-", dir=kernel.root.parent))
+    try:
+        _unpack_kernel(kernel, building)
+        building.chmod(0o755)
+        building.rename(kernel.root)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _unpack_kernel(kernel: Kernel, into: Path) -> None:
+    image = f"linux-image-{kernel.release}"
+    headers = f"linux-headers-{kernel.release}"
+    kbuild = _dependency(headers, "linux-kbuild-")
+    common = _dependency(headers, "linux-headers-")
+    for package in (image, headers, common, kbuild):
+        deb = _download(package, kernel.version, into)
+        run(["dpkg-deb", "-x", deb, into], UNPACK_TIMEOUT)
+        deb.unlink()
+    deb = _download(f"{image}-dbg", kernel.version, into)
+    _extract_vmlinux(deb, kernel.release, into / "vmlinux")
+    deb.unlink()
+    # The one absolute path in Debian's headers; their symlinks are relative already.
+    common_tree = kernel.root / "usr" / "src" / common
+    makefile = into / "usr" / "src" / headers / "Makefile"
+    makefile.write_text(f"include {common_tree}/Makefile\n")
+
+
+def _extract_vmlinux(deb: Path, release: str, target: Path) -> None:
+    """Take the one file out of the debug package and stop: unpacked whole it is 5.6 GB."""
+    wanted = f"./usr/lib/debug/boot/vmlinux-{release}"
+    with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(deb)], stdout=subprocess.PIPE) as dpkg:
+        try:
+            with tarfile.open(fileobj=dpkg.stdout, mode="r|") as archive:
+                for member in archive:
+                    source = archive.extractfile(member) if member.name == wanted else None
+                    if source is not None:
+                        with target.open("wb") as out:
+                            shutil.copyfileobj(source, out, 1 << 20)
+                        return
+        finally:
+            dpkg.kill()
+    raise LabError(f"{deb.name} has no {wanted}")
+
+
+def _download(package: str, version: str, into: Path) -> Path:
+    # As root apt would drop to _apt, which cannot write into a private folder.
+    run(
+        ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", f"{package}={version}"],
+        DOWNLOAD_TIMEOUT,
+        cwd=into,
+    )
+    debs = list(into.glob(f"{package}_*.deb"))
+    if len(debs) != 1:
+        raise LabError(f"apt-get download {package}={version} left {len(debs)} files")
+    return debs[0]
+
+
+def _dependency(package: str, prefix: str) -> str:
+    """The first dependency of `package` whose name starts with `prefix`."""
+    for line in run(["apt-cache", "depends", package]).splitlines():
+        name = line.strip().removeprefix("Depends: ")
+        if line.lstrip().startswith("Depends: ") and name.startswith(prefix):
+            return name
+    raise LabError(f"apt knows no {prefix}* that {package} depends on: run apt-get update")
+
+
+def _version(package: str) -> str:
+    for line in run(["apt-cache", "show", "--no-all-versions", package]).splitlines():
+        if line.startswith("Version: "):
+            return line.removeprefix("Version: ").strip()
+    raise LabError(f"apt knows no version of {package}: run apt-get update")

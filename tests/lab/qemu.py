@@ -1,0 +1,141 @@
+"""One guest in QEMU: boot it, wait for what it says on its console, dump it, end it."""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import shlex
+import socket
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from types import TracebackType
+from typing import IO, Any
+
+from .errors import LabError
+
+MONITOR_TIMEOUT = 600.0
+EXIT_TIMEOUT = 20.0
+COMMAND_LINE = "console=ttyS0 panic=-1 loglevel=7"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What to boot."""
+
+    image: Path
+    initramfs: Path
+    memory: str
+    append: str
+    disks: tuple[Path, ...]
+    """Raw disk images; the guest sees /dev/vda, /dev/vdb and so on."""
+    console: Path
+    """Where all that the guest prints is written, after the command that started it."""
+
+    @property
+    def command(self) -> list[str]:
+        """The QEMU command, less its monitor."""
+        drives = []
+        for number, disk in enumerate(self.disks):
+            drives += ["-drive", f"file={disk},if=none,format=raw,cache=unsafe,id=disk{number}"]
+            drives += ["-device", f"virtio-blk-pci,drive=disk{number}"]
+        return [
+            # The guest does not outlive this process, not even when it is killed.
+            *("setpriv", "--pdeathsig", "KILL"),
+            *("qemu-system-x86_64", "-accel", "tcg,thread=multi"),
+            *("-cpu", "qemu64,+rdrand,+rdseed", "-smp", "2", "-m", self.memory),
+            *("-nodefaults", "-display", "none", "-no-reboot", "-device", "vmcoreinfo"),
+            *("-kernel", str(self.image), "-initrd", str(self.initramfs)),
+            *("-append", f"{COMMAND_LINE} {self.append}".strip()),
+            *("-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"),
+            *drives,
+        ]
+
+
+class Guest:
+    """A running guest; leaving the ``with`` block ends it, whatever happened."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._log: IO[bytes] = machine.console.open("wb")
+        self._log.write(f"# {shlex.join(machine.command)}\n".encode())
+        self._monitor, theirs = socket.socketpair()
+        self._monitor.settimeout(MONITOR_TIMEOUT)
+        self._replies = self._monitor.makefile("rb")
+        fd = theirs.fileno()
+        monitor = ["-chardev", f"socket,id=monitor,fd={fd}", "-mon", "monitor,mode=control"]
+        with theirs:
+            self._qemu = subprocess.Popen(
+                machine.command + monitor,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                pass_fds=(fd,),
+            )
+
+    def __enter__(self) -> Guest:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._qemu.kill()
+        self._qemu.wait(EXIT_TIMEOUT)
+        assert self._qemu.stdout is not None
+        self._qemu.stdout.close()
+        self._replies.close()
+        self._monitor.close()
+        self._log.close()
+
+    def wait_for(self, text: str, timeout: float) -> None:
+        """Return once the guest has printed `text`."""
+        assert self._qemu.stdout is not None
+        console = self._qemu.stdout
+        deadline = monotonic() + timeout
+        tail = b""
+        with selectors.DefaultSelector() as selector:
+            selector.register(console, selectors.EVENT_READ)
+            while text.encode() not in tail:
+                if not selector.select(deadline - monotonic()):
+                    raise self._failure(f"did not say {text!r} within {timeout:.0f} s")
+                chunk = os.read(console.fileno(), 65536)
+                if not chunk:
+                    raise self._failure(f"ended before it said {text!r}")
+                self._log.write(chunk)
+                self._log.flush()
+                tail = tail[-len(text) :] + chunk
+
+    def dump(self, path: Path) -> None:
+        """Stop the guest for good and write its memory to `path`, an ELF core."""
+        self._reply()  # the greeting
+        self._command("qmp_capabilities")
+        self._command("stop")
+        self._command("dump-guest-memory", paging=False, protocol=f"file:{path}")
+
+    def _command(self, name: str, **arguments: object) -> None:
+        request = {"execute": name, "arguments": arguments}
+        self._monitor.sendall(json.dumps(request).encode() + b"\n")
+        while True:
+            reply = self._reply()
+            if "error" in reply:
+                raise self._failure(f"monitor command {name}: {reply['error']['desc']}")
+            if "return" in reply:
+                return
+
+    def _reply(self) -> dict[str, Any]:
+        try:
+            line = self._replies.readline()
+        except TimeoutError:
+            raise self._failure(f"monitor silent for {MONITOR_TIMEOUT:.0f} s") from None
+        if not line:
+            raise self._failure("monitor closed")
+        reply: dict[str, Any] = json.loads(line)
+        return reply
+
+    def _failure(self, what: str) -> LabError:
+        return LabError(f"guest {what}; see {self._machine.console}")

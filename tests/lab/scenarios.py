@@ -1,0 +1,136 @@
+"""What each dump contains: parameters of the leak module and of the guest, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from .errors import LabError
+
+MODULE_PARAMETERS = (
+    "nodes",
+    "private",
+    "tasks",
+    "messages",
+    "chains",
+    "chain_length",
+    "vmallocs",
+    "vmalloc_size",
+    "pages",
+    "sessions",
+    "requests",
+    "living",
+    "hashed",
+    "freed",
+)
+"""Parameters of ``module/main.c``, which explains them."""
+
+GUEST_PARAMETERS = ("files",)
+"""Parameters of ``guest/init``: ``files`` is how many files, and as many missing names."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One guest to boot and dump."""
+
+    name: str
+    summary: str
+    parameters: Mapping[str, int] = field(default_factory=dict)
+    """Counts and sizes, of MODULE_PARAMETERS and GUEST_PARAMETERS; none of the module's: the
+    module is not even loaded."""
+    memory: str = "256M"
+    """Guest memory in QEMU's notation."""
+    append: str = ""
+    """More words for the kernel command line."""
+
+    @property
+    def module_parameters(self) -> dict[str, int]:
+        """The part of the parameters that goes to the leak module."""
+        return {k: v for k, v in self.parameters.items() if k in MODULE_PARAMETERS}
+
+    def changed(
+        self, parameters: Mapping[str, int], memory: str | None = None, append: str = ""
+    ) -> Scenario:
+        """This scenario with some values replaced, and words added to the command line."""
+        unknown = sorted(set(parameters) - {*MODULE_PARAMETERS, *GUEST_PARAMETERS})
+        if unknown:
+            known = ", ".join((*MODULE_PARAMETERS, *GUEST_PARAMETERS))
+            raise LabError(f"no such parameter: {', '.join(unknown)} (known: {known})")
+        return replace(
+            self,
+            parameters={**self.parameters, **parameters},
+            memory=memory or self.memory,
+            append=f"{self.append} {append}".strip(),
+        )
+
+
+_EVERYTHING = {
+    "nodes": 200_000,
+    "private": 20_000,
+    "tasks": 200,
+    "messages": 2_000,
+    "chains": 100,
+    "chain_length": 200,
+    "vmallocs": 64,
+    "vmalloc_size": 65_536,
+    "pages": 64,
+    "living": 5_000,
+}
+
+SCENARIOS = {
+    scenario.name: scenario
+    for scenario in (
+        Scenario("default", "every leak at once, 200,000 nodes above all", _EVERYTHING),
+        Scenario("nodes", "one leak: 200,000 equal 32-byte nodes", {"nodes": 200_000}),
+        Scenario(
+            "twin",
+            "two leaks in one cache; no two sessions are equal",
+            {"sessions": 60_000, "requests": 30_000},
+        ),
+        Scenario(
+            "innocent",
+            "no leak: objects in use, a hash table, freed residue, inodes",
+            {"living": 20_000, "hashed": 10_000, "freed": 20_000, "files": 5_000},
+        ),
+        Scenario("healthy", "no leak, and the leak module not loaded"),
+        Scenario("tasks", "one leak: task_structs by reference", {"tasks": 400}),
+        Scenario("private", "one leak: objects of a private cache", {"private": 60_000}),
+        Scenario("messages", "growth, reachable: an undrained queue", {"messages": 20_000}),
+        Scenario(
+            "chain",
+            "one leak: rings of objects that point to each other",
+            {"chains": 300, "chain_length": 200},
+        ),
+        Scenario(
+            "vmalloc",
+            "one leak: vmalloc areas, 32 MiB",
+            {"vmallocs": 512, "vmalloc_size": 65_536},
+        ),
+        Scenario("pages", "one leak: pages of order 0 to 3, 60 MiB", {"pages": 1_024}),
+        Scenario(
+            "nodes-debug",
+            "default, smaller, with SLUB's debugging of every cache",
+            {
+                **_EVERYTHING,
+                "nodes": 20_000,
+                "private": 2_000,
+                "tasks": 100,
+                "messages": 500,
+                "chains": 20,
+                "vmallocs": 16,
+                "pages": 16,
+                "living": 1_000,
+            },
+            append="slub_debug=FZPU",
+        ),
+        Scenario("huge", "20 million nodes in 4 GiB", {"nodes": 20_000_000}, memory="4G"),
+    )
+}
+
+
+def scenario(name: str) -> Scenario:
+    """The scenario called `name`, or a `LabError` that lists them."""
+    try:
+        return SCENARIOS[name]
+    except KeyError:
+        raise LabError(f"no scenario {name!r} (known: {', '.join(SCENARIOS)})") from None
