@@ -277,10 +277,16 @@ def _view(options: argparse.Namespace, program: str) -> Iterator[KernelView]:
     host = _open(options)
     if options.record is None:
         yield KernelView(host)
-        return
-    recorder = RecordingHost(host)
-    yield KernelView(recorder)
-    recorder.save(options.record, shlex.join([program, *_question(options)]))
+    else:
+        recorder = RecordingHost(host)
+        yield KernelView(recorder)
+        recorder.save(options.record, shlex.join([program, *_question(options)]))
+    if isinstance(host, RecordedHost) and host.unanswered:
+        print(
+            f"{program}: this session was recorded with '{safe(host.command)}' and cannot answer "
+            f"{host.unanswered:,} questions of this run: what they concern is missing here",
+            file=sys.stderr,
+        )
 
 
 def _question(options: argparse.Namespace) -> list[str]:

@@ -1,17 +1,7 @@
-"""A session: everything one run asked of its host, in one small file, and its replay.
-
-The file is plain data with limits, because it comes from strangers: a magic line with the
-format's version, then one xz stream of a JSON document, a table of extents, and their bytes.
-
-    CRASHEXT-SESSION 1\\n
-    xz( u64 length of JSON | JSON | u64 n | n * (u64 address, u64 size) | bytes of the extents )
-"""
+"""Two hosts: one that records what a run asks of another host, and one that replays it."""
 
 from __future__ import annotations
 
-import json
-import lzma
-import struct
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -33,13 +23,11 @@ from .base import (
     ReadFault,
     Symbol,
 )
+from .session import MAX_MEMORY, NONSENSE, damaged, load, write
 
-VERSION = 1
-_MAGIC = b"CRASHEXT-SESSION "
-_MAX_JSON = 32 << 20
-_MAX_EXTENTS = 1 << 22
-_MAX_MEMORY = 300 << 20
-_XZ_MEMORY = 128 << 20
+_MAX_STRUCT = 1 << 20
+_MAX_BITS = 64
+_WORD = (1 << 64) - 1
 
 
 class RecordingHost:
@@ -49,6 +37,7 @@ class RecordingHost:
         self._host = host
         self._pieces: list[tuple[int, bytes]] = []
         self._bytes = 0
+        self._faults: set[int] = set()
         self._symbols: dict[int, Symbol | None] = {}
         self._names: dict[str, int | None] = {}
         self._layouts: dict[str, Layout | None] = {}
@@ -58,7 +47,11 @@ class RecordingHost:
         return self._host.info()
 
     def read(self, address: int, size: int) -> bytes:
-        data = self._host.read(address, size)
+        try:
+            data = self._host.read(address, size)
+        except ReadFault:
+            self._faults.add(address)
+            raise
         self._remember(address, data)
         return data
 
@@ -68,11 +61,13 @@ class RecordingHost:
         for address, at in zip(unique.tolist(), first.tolist(), strict=True):
             if ok[at]:
                 self._remember(address, data[at].tobytes())
+            else:
+                self._faults.add(address)
         return data, ok
 
     def _remember(self, address: int, data: bytes) -> None:
         self._bytes += len(data)
-        if self._bytes > 4 * _MAX_MEMORY:
+        if self._bytes > 4 * MAX_MEMORY:
             raise HostError("this run reads too much memory to be recorded: ask for fewer caches")
         self._pieces.append((address, data))
 
@@ -104,13 +99,11 @@ class RecordingHost:
 
     def save(self, path: Path, command: str) -> None:
         """Write the session file; raises `HostError` when it cannot be written."""
-        extents = _merge(self._pieces)
-        if sum(len(data) for _, data in extents) > _MAX_MEMORY:
-            raise HostError("this run read too much memory to be recorded: ask for fewer caches")
         document = {
             "command": command,
             "info": {**asdict(self.info()), "vmcoreinfo": dict(self.info().vmcoreinfo)},
             "present": self.present(),
+            "faults": sorted(self._faults),
             "symbols": [
                 [a, None if s is None else [s.name, s.address, s.size, s.module]]
                 for a, s in sorted(self._symbols.items())
@@ -125,19 +118,7 @@ class RecordingHost:
             },
             "enumerators": dict(sorted(self._enumerators.items())),
         }
-        text = json.dumps(document, separators=(",", ":")).encode()
-        table = np.array([[a, len(d)] for a, d in extents], "<u8").tobytes()
-        packer = lzma.LZMACompressor(preset=6)
-        try:
-            with path.open("wb") as file:
-                file.write(_MAGIC + b"%d\n" % VERSION)
-                file.write(packer.compress(struct.pack("<Q", len(text)) + text))
-                file.write(packer.compress(struct.pack("<Q", len(extents)) + table))
-                for _, data in extents:
-                    file.write(packer.compress(data))
-                file.write(packer.flush())
-        except OSError as error:
-            raise HostError(f"cannot write session {path}: {error.strerror}") from error
+        write(path, document, _merge(self._pieces))
 
 
 def _merge(pieces: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
@@ -158,29 +139,44 @@ class RecordedHost:
     """Replays a session. A question that was not recorded has no answer, and is counted."""
 
     def __init__(self, path: Path) -> None:
-        document, extents = _load(path)
+        document, extents = load(path)
         self.command: str = document["command"]
+        """The command line that was recorded."""
         self.unanswered = 0
+        """Questions asked so far that the recorded run did not ask."""
         self._starts = [a for a, _ in extents]
         self._data = [d for _, d in extents]
-        self._info = Info(**document["info"])
+        try:
+            self._fill(document)
+        except NONSENSE as error:
+            raise damaged(path) from error
+
+    def _fill(self, document: dict[str, Any]) -> None:
+        info = document["info"]
+        self._info = Info(
+            release=str(info["release"]),
+            arch=str(info["arch"]),
+            page_size=int(info["page_size"]),
+            live=bool(info["live"]),
+            source=str(info["source"]),
+            vmcoreinfo={str(k): str(v) for k, v in info["vmcoreinfo"].items()},
+        )
         present = document["present"]
         self._present = None if present is None else [(int(a), int(b)) for a, b in present]
         self._symbols = {
             int(a): None if s is None else Symbol(str(s[0]), int(s[1]), int(s[2]), str(s[3]))
             for a, s in document["symbols"]
         }
-        self._names: dict[str, int | None] = document["names"]
+        self._names = _integers(document["names"])
         self._modules = tuple(
             Module(str(n), tuple((int(a), int(b)) for a, b in r)) for n, r in document["modules"]
         )
         self._layouts = {
-            str(n): None
-            if layout is None
-            else Layout(str(n), int(layout[0]), {k: Member(*v) for k, v in layout[1].items()})
+            str(n): None if layout is None else _layout(str(n), *layout)
             for n, layout in document["layouts"].items()
         }
-        self._enumerators: dict[str, int | None] = document["enumerators"]
+        self._enumerators = _integers(document["enumerators"])
+        self._faults = frozenset(int(a) for a in document["faults"])
 
     def info(self) -> Info:
         return self._info
@@ -196,7 +192,7 @@ class RecordedHost:
     def read(self, address: int, size: int) -> bytes:
         found = self._find(address, size)
         if found is None:
-            self.unanswered += 1
+            self.unanswered += address not in self._faults
             raise ReadFault(address, "not in this session")
         return bytes(found)
 
@@ -207,7 +203,7 @@ class RecordedHost:
             found = self._find(address, size)
             if found is not None:
                 data[i], ok[i] = np.frombuffer(found, np.uint8), True
-        self.unanswered += int((~ok).sum())
+        self.unanswered += len(set(addresses[~ok].tolist()) - self._faults)
         return data, ok
 
     def present(self) -> list[tuple[int, int]] | None:
@@ -239,66 +235,20 @@ class RecordedHost:
         return self._enumerators.get(name)
 
 
-def _load(path: Path) -> tuple[dict[str, Any], list[tuple[int, memoryview]]]:
-    try:
-        with path.open("rb") as file:
-            head = file.read(len(_MAGIC) + 16)
-            if not head.startswith(_MAGIC):
-                raise HostError(f"{path} is not a crashext session (they are made with --record)")
-            line, newline, _ = head[len(_MAGIC) :].partition(b"\n")
-            if not newline or not line.isdigit():
-                raise HostError(f"{path} is a damaged session: its first line makes no sense")
-            if int(line) > VERSION:
-                raise HostError(
-                    f"{path} is a session of format {int(line)}, this crashext reads up to "
-                    f"{VERSION}: update crashext"
-                )
-            file.seek(len(_MAGIC) + len(line) + 1)
-            packed = file.read(_MAX_MEMORY)
-    except OSError as error:
-        raise HostError(f"cannot open session {path}: {error.strerror}") from error
-    try:
-        return _unpack(packed)
-    except HostError as error:
-        raise HostError(f"{path} {error}") from None
-    except (
-        lzma.LZMAError,
-        EOFError,
-        struct.error,
-        ValueError,
-        KeyError,
-        TypeError,
-        RecursionError,
-        MemoryError,
-        IndexError,
-    ) as error:
-        raise HostError(f"{path} is a damaged session: ask for it to be sent again") from error
+def _integers(table: dict[str, Any]) -> dict[str, int | None]:
+    return {str(k): None if v is None else int(v) & _WORD for k, v in table.items()}
 
 
-def _unpack(packed: bytes) -> tuple[dict[str, Any], list[tuple[int, memoryview]]]:
-    unpacker = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
-    limit = _MAX_JSON + 16 * _MAX_EXTENTS + _MAX_MEMORY
-    whole = memoryview(unpacker.decompress(packed, limit))
-    if not unpacker.eof:
-        raise HostError("is cut short or larger than a session may be")
-    (length,) = struct.unpack_from("<Q", whole)
-    if length > _MAX_JSON:
-        raise HostError("is a damaged session: its description is too large")
-    document = json.loads(bytes(whole[8 : 8 + length]))
-    at = 8 + length
-    (count,) = struct.unpack_from("<Q", whole, at)
-    if count > _MAX_EXTENTS:
-        raise HostError("is a damaged session: it describes too many extents")
-    table = np.frombuffer(whole, "<u8", 2 * count, at + 8).reshape(-1, 2).tolist()
-    at += 8 + 16 * count
-    extents = []
-    previous = 0
-    for address, size in table:
-        if address < previous or at + size > len(whole):
-            raise ValueError("extents overlap or run past the end")
-        extents.append((address, whole[at : at + size]))
-        at += size
-        previous = address + size
-    if not isinstance(document, dict) or not isinstance(document["command"], str):
-        raise ValueError("not a session document")
-    return document, extents
+def _layout(name: str, size: int, members: dict[str, list[Any]]) -> Layout:
+    """A layout that cannot lead a reader outside its own structure."""
+    result: dict[str, Member] = {}
+    for key, (offset, length, type_name, bit_offset, bit_size) in members.items():
+        member = Member(int(offset), int(length), str(type_name), int(bit_offset), int(bit_size))
+        bits = member.bit_offset + member.bit_size
+        end = member.offset + max(member.size, (bits + 7) // 8)
+        if min(offset, length, bit_offset, bit_size) < 0 or bits > _MAX_BITS or end > size:
+            raise ValueError(f"{name}.{key} is not inside {name}")
+        result[str(key)] = member
+    if not 0 < size <= _MAX_STRUCT:
+        raise ValueError(f"{name} has an impossible size")
+    return Layout(name, int(size), result)

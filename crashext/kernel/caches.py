@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..hosts.base import Host, Layout, ReadFault
+from ..hosts.base import Host, Layout, Member, ReadFault
 from .access import UnknownLayout, column, require, string, u64, variable, words_at
 
 MAX_CACHES = 65536  # one per memory cgroup and cache before 5.9
@@ -273,9 +273,12 @@ def _aliases(host: Host, cache_layout: Layout) -> dict[int, set[str]]:
     except ReadFault:
         return {}
     links: list[tuple[int, int]] = []
-    visited = 0
-    while level and visited < _MAX_RBTREE:  # the rb-tree, one level at a time
-        visited += len(level)
+    rb = require(host, "struct rb_node", "rb_left", "rb_right")
+    left, right = (
+        Member(node["rb"].offset + rb[side].offset, 8) for side in ("rb_left", "rb_right")
+    )
+    seen = set(level)
+    while level and len(seen) < _MAX_RBTREE:  # the rb-tree, one level at a time
         starts = np.array(level, np.uint64) - np.uint64(node["rb"].offset)
         rows, ok = host.read_many(starts, node.size)
         rows = rows[ok]
@@ -286,12 +289,13 @@ def _aliases(host: Host, cache_layout: Layout) -> dict[int, set[str]]:
             for n, f, t in zip(names, flags, targets, strict=True)
             if int(f) & link_flag
         ]
-        rb = host.layout("struct rb_node")
-        assert rb is not None  # kernfs_node embeds one
-        children = np.concatenate(
-            [_words(rows, node["rb"].offset + rb[side].offset) for side in ("rb_left", "rb_right")]
-        )
-        level = [int(c) for c in children if c]
+        level = [
+            child
+            for side in (left, right)
+            for child in column(rows, side).tolist()
+            if child and child not in seen
+        ]
+        seen.update(level)
     aliases: dict[int, set[str]] = {}
     if not links:
         return aliases
@@ -307,7 +311,3 @@ def _aliases(host: Host, cache_layout: Layout) -> dict[int, set[str]]:
             except ReadFault:
                 continue
     return aliases
-
-
-def _words(rows: np.ndarray[tuple[int, int], np.dtype[np.uint8]], offset: int) -> list[int]:
-    return np.ascontiguousarray(rows[:, offset : offset + 8]).view("<u8").reshape(-1).tolist()

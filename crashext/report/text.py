@@ -64,6 +64,8 @@ def _headline(console: Console, cache: CacheReport) -> None:
     asked = f" (asked for as {safe(cache.asked)})" if cache.asked != cache.name else ""
     if not cache.groups:
         what = "no two objects are alike" if cache.sampled else "no allocated objects"
+        if cache.allocated.estimate and not cache.sampled:
+            what = f"none of its {_count(cache.allocated)} objects can be read"
         _line(console, f"{safe(cache.name)}{asked}: {what}", _BOLD)
         return
     first = cache.groups[0]
