@@ -1,4 +1,8 @@
-"""The commands `leakscan` and `objsim`: arguments in, report out. Wiring only."""
+"""The commands `leakscan` and `objsim`: arguments in, report out. Wiring only.
+
+Inside another tool (drgn, crash) memory is already open: it hands over its host, and the options
+that say where memory comes from are not there.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +39,7 @@ _DEFAULT_SAMPLES = 250_000
 _PIPED_WIDTH = 120
 
 
-def leakscan(arguments: Sequence[str] | None = None) -> int:
+def leakscan(arguments: Sequence[str] | None = None, host: Host | None = None) -> int:
     """Console script `leakscan`. Returns the exit status: 0 answered, 2 bad input."""
     parser = _Parser(
         prog="leakscan",
@@ -43,12 +47,12 @@ def leakscan(arguments: Sequence[str] | None = None) -> int:
         epilog="Example: leakscan -c vmcore -s vmlinux kmalloc-32",
     )
     parser.add_argument("caches", metavar="CACHE", nargs="+", help="slab cache, by name or alias")
-    _source_options(parser)
+    _source_options(parser, host)
     _comparison_options(parser)
-    return _run(parser, arguments, _leakscan)
+    return _run(parser, arguments, _leakscan, host)
 
 
-def objsim(arguments: Sequence[str] | None = None) -> int:
+def objsim(arguments: Sequence[str] | None = None, host: Host | None = None) -> int:
     """Console script `objsim`. Returns the exit status: 0 answered, 2 bad input."""
     parser = _Parser(
         prog="objsim",
@@ -65,9 +69,9 @@ def objsim(arguments: Sequence[str] | None = None) -> int:
         "--text", metavar="FILE", help="compare the objects in pasted rd or x output (- for stdin)"
     )
     parser.add_argument("--size", type=_number(1), help="object size in bytes, for --text")
-    _source_options(parser)
+    _source_options(parser, host)
     _comparison_options(parser)
-    return _run(parser, arguments, _objsim)
+    return _run(parser, arguments, _objsim, host)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -77,21 +81,22 @@ class _Parser(argparse.ArgumentParser):
         self.exit(BAD_INPUT, f"{self.prog}: {message} ({self.prog} -h helps)\n")
 
 
-def _source_options(parser: argparse.ArgumentParser) -> None:
+def _source_options(parser: argparse.ArgumentParser, host: Host | None) -> None:
     source = parser.add_argument_group("where memory comes from")
-    one = source.add_mutually_exclusive_group()
-    one.add_argument("-c", "--core", metavar="CORE", type=Path, help="vmcore")
-    one.add_argument("-k", "--kernel", action="store_true", help="the running kernel (root)")
-    one.add_argument("-r", "--replay", metavar="SESSION", type=Path, help="a recorded session")
-    source.add_argument(
-        "-s",
-        "--symbols",
-        metavar="VMLINUX",
-        type=Path,
-        action="append",
-        default=[],
-        help="debug file: vmlinux, or a module's; may be repeated (default: by build ID)",
-    )
+    if host is None:
+        one = source.add_mutually_exclusive_group()
+        one.add_argument("-c", "--core", metavar="CORE", type=Path, help="vmcore")
+        one.add_argument("-k", "--kernel", action="store_true", help="the running kernel (root)")
+        one.add_argument("-r", "--replay", metavar="SESSION", type=Path, help="a recorded session")
+        source.add_argument(
+            "-s",
+            "--symbols",
+            metavar="VMLINUX",
+            type=Path,
+            action="append",
+            default=[],
+            help="debug file: vmlinux, or a module's; may be repeated (default: by build ID)",
+        )
     source.add_argument(
         "--record", metavar="FILE", type=Path, help="also record this run as a session"
     )
@@ -168,12 +173,13 @@ class _Output:
 def _run(
     parser: argparse.ArgumentParser,
     arguments: Sequence[str] | None,
-    command: Callable[[argparse.Namespace, Progress], _Output],
+    command: Callable[[argparse.Namespace, Host | None, Progress], _Output],
+    host: Host | None,
 ) -> int:
     options = parser.parse_args(arguments)
     try:
         with _progress() as progress:
-            output = command(options, progress)
+            output = command(options, host, progress)
         _print(options, output)
     except (HostError, UnknownLayout, ReadFault) as error:
         print(f"{parser.prog}: {safe(str(error))}", file=sys.stderr)
@@ -208,8 +214,8 @@ def _console() -> Console:
     return Console(highlight=False, markup=False, emoji=False, width=width)
 
 
-def _leakscan(options: argparse.Namespace, progress: Progress) -> _Output:
-    with _view(options, "leakscan") as view:
+def _leakscan(options: argparse.Namespace, host: Host | None, progress: Progress) -> _Output:
+    with _view(options, host, "leakscan") as view:
         report = scan_caches(view, options.caches, _settings(options), progress)
     return _Output(
         text=lambda console: print_leak_report(report, console, options.verbose),
@@ -217,7 +223,7 @@ def _leakscan(options: argparse.Namespace, progress: Progress) -> _Output:
     )
 
 
-def _objsim(options: argparse.Namespace, progress: Progress) -> _Output:
+def _objsim(options: argparse.Namespace, host: Host | None, progress: Progress) -> _Output:
     if options.text is not None:
         if options.addresses or options.list:
             raise HostError("--text compares what the text shows: give no addresses and no --list")
@@ -229,7 +235,7 @@ def _objsim(options: argparse.Namespace, progress: Progress) -> _Output:
             raise HostError("give the address of an object, or --text FILE")
         if options.list and len(options.addresses) > 1:
             raise HostError("--list finds what is like one object: give one address")
-        with _view(options, "objsim") as view:
+        with _view(options, host, "objsim") as view:
             addresses = [_address(view, text) for text in options.addresses]
             report = compare(view, addresses, _settings(options), options.list, progress)
     return _Output(
@@ -273,8 +279,8 @@ def _read_text(name: str) -> str:
 
 
 @contextmanager
-def _view(options: argparse.Namespace, program: str) -> Iterator[KernelView]:
-    host = _open(options)
+def _view(options: argparse.Namespace, host: Host | None, program: str) -> Iterator[KernelView]:
+    host = host or _open(options)
     if options.record is None:
         yield KernelView(host)
     else:

@@ -1,0 +1,46 @@
+# make demo    the main job, on a recorded session
+# make test    ruff, mypy and all tests, on real kernels' memory
+
+VENV := .venv
+BIN := $(VENV)/bin
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+APT := DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get
+
+.PHONY: demo test lab-packages samples clean
+
+demo: $(VENV)/installed
+	$(BIN)/leakscan -r sample_sessions/unlinked-nodes.session kmalloc-32
+
+test: $(VENV)/installed-dev lab-packages
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+# What the lab needs to build its dumps: QEMU, makedumpfile, a compiler.
+lab-packages: $(VENV)/installed-dev
+	@missing=$$(dpkg-query -W -f '$${db:Status-Abbrev}$${Package}\n' \
+	    $$($(BIN)/python -m tests.lab --print-packages) 2>&1 | grep -cv '^ii'); \
+	if [ "$$missing" != 0 ]; then $(APT) update && \
+	    $(APT) install -y $$($(BIN)/python -m tests.lab --print-packages); fi
+	@apt-cache show linux-image-amd64 >/dev/null 2>&1 || $(APT) update
+
+# Record sample_sessions/ anew; their addresses change, and so does README's output.
+samples: $(VENV)/installed-dev lab-packages
+	$(BIN)/python -m tests.record_samples
+
+$(VENV)/bin/python:
+	@python3 -c 'import ensurepip' 2>/dev/null || \
+	    { $(APT) update && $(APT) install -y python3 python3-venv; }
+	python3 -m venv $(VENV)
+
+$(VENV)/installed: pyproject.toml $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/installed-dev: pyproject.toml $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@ $(VENV)/installed
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,53 @@
+"""`%leakscan` and `%objsim` inside drgn: the same commands over the program that is open.
+
+drgn imports this file by the entry point group `drgn.plugins`, at every start, so the engine is
+only imported when a command is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from drgn import Program
+from drgn.commands import CommandError, custom_command, parse_shell_command
+
+
+def _run(program: Program, name: str, arguments: Sequence[str]) -> None:
+    from . import cli
+    from .hosts.base import HostError
+    from .hosts.drgn import DrgnHost
+
+    source = program.core_dump_path
+    try:
+        host = DrgnHost(program, Path(str(source)).name if source else "/proc/kcore")
+    except (HostError, LookupError) as error:
+        raise CommandError(f"{name}: {error}") from None
+    entry = {"leakscan": cli.leakscan, "objsim": cli.objsim}[name]
+    try:
+        entry(arguments, host)
+    except SystemExit:
+        return  # argparse has said what is wrong, or helped
+
+
+@custom_command(
+    name="leakscan",
+    description="group, count and decode the objects of a slab cache",
+    usage="**leakscan** [*OPTIONS*] *CACHE*...",
+    long_description="See **leakscan -h**.",
+    parse=parse_shell_command,
+)
+def _leakscan(prog: Program, name: str, args: Sequence[str], **kwargs: Any) -> None:
+    _run(prog, "leakscan", args)
+
+
+@custom_command(
+    name="objsim",
+    description="compare slab objects, or find every object like one",
+    usage="**objsim** [*OPTIONS*] *ADDR*...",
+    long_description="See **objsim -h**.",
+    parse=parse_shell_command,
+)
+def _objsim(prog: Program, name: str, args: Sequence[str], **kwargs: Any) -> None:
+    _run(prog, "objsim", args)

@@ -1,0 +1,51 @@
+"""`%leakscan` and `%objsim` typed inside drgn, in drgn's own process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import lab_dump, on, run
+
+
+def typed(line: str) -> subprocess.CompletedProcess[str]:
+    dump = lab_dump("default")
+    drgn = Path(sys.executable).with_name("drgn")
+    script = f"from drgn.commands import run_command; run_command(prog, {line!r})"
+    return subprocess.run(
+        [drgn, "-q", "-c", dump.vmcore, "-s", dump.vmlinux, "-e", script],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_answer_is_the_shells() -> None:
+    ours = run("leakscan", *on("default"), "--json", "kmalloc-32")
+    assert typed("leakscan --json kmalloc-32").stdout == ours.out
+
+
+def test_pipes_work() -> None:
+    assert typed("leakscan kmalloc-32 | head -1").stdout.startswith("kmalloc-32: 200,000 of")
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("leakscan kmaloc-32", "did you mean kmalloc-32"),
+        ("leakscan", "required: CACHE"),
+        ("objsim zork", "neither a hexadecimal address nor a symbol"),
+    ],
+)
+def test_bad_questions_get_one_line(line: str, says: str) -> None:
+    done = typed(line)
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_has_no_source_options() -> None:
+    assert "--samples" in typed("leakscan -h").stdout
+    assert "--core" not in typed("leakscan -h").stdout
