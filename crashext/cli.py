@@ -37,6 +37,7 @@ from .report.text import print_leak_report, print_similarity_report
 BAD_INPUT = 2
 _DEFAULT_SAMPLES = 250_000
 _PIPED_WIDTH = 120
+_ADDRESS_DIGITS = 8  # a shorter word without 0x, such as dead or add, may be a symbol
 
 
 def leakscan(arguments: Sequence[str] | None = None, host: Host | None = None) -> int:
@@ -249,17 +250,16 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 
 def _address(view: KernelView, text: str) -> int:
-    try:
-        value = int(text.removeprefix("0x"), 16)
-    except ValueError:
-        value = -1
-    if not text.startswith("0x"):
-        symbol = view.host.address_of(text)
-        if symbol is not None:
-            return symbol
-    if not 0 <= value < 1 << 64:
+    digits = text.removeprefix("0x")
+    if text.startswith("0x") or len(digits) >= _ADDRESS_DIGITS:
+        try:
+            return int(digits, 16) & ((1 << 64) - 1)
+        except ValueError:
+            pass
+    symbol = view.host.address_of(text)
+    if symbol is None:
         raise HostError(f"{text} is neither a hexadecimal address nor a symbol of this kernel")
-    return value
+    return symbol
 
 
 def _read_text(name: str) -> str:

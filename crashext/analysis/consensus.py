@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ..kernel.access import Words
 from ..kernel.caches import Caches
-from .words import Kind, WordMap
+from .words import Kind, WordMap, count_distinct
 
 _NUMBERS = (Kind.ZERO, Kind.SMALL, Kind.INT)
 _MAX_ROWS = 8192
@@ -108,7 +108,7 @@ def _variation(
 
 
 def _different(values: Words) -> str:
-    n = len(np.unique(values))
+    n = count_distinct(values)
     return "each different" if n == len(values) else f"{n:,} values"
 
 
@@ -122,7 +122,7 @@ def _labels(kinds: NDArray[np.uint8]) -> str:
 def _numbers(numbers: Words, population: int) -> str:
     low, high = int(numbers.min()), int(numbers.max())
     # A counter: hardly a value twice, and not much wider than the objects it numbers.
-    distinct = len(np.unique(numbers)) >= 0.95 * len(numbers)
+    distinct = count_distinct(numbers) >= 0.95 * len(numbers)
     if distinct and len(numbers) >= _COUNTER_LEAST and high - low <= 4 * population:
         return f"a counter: {_different(numbers)}, {low:,} to {high:,}"
     return f"{_different(numbers)}, {low:,} to {high:,}"

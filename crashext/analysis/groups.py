@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..kernel.access import Words
 from .consensus import Column, consensus
-from .decode import Decoder
+from .decode import Decoder, printable_run
 from .estimate import Estimate, Share, clustered_share
 from .results import Group, Hop, Word
 from .sample import Sample
@@ -100,6 +100,7 @@ def decode_object(
     """The words of one classified object with their meanings; `columns` tell of its group."""
     result = []
     followed = 0
+    text_goes_on = False
     for i in range(words.values.shape[1]):
         value, kind = int(words.values[row, i]), Kind(int(words.kinds[row, i]))
         steps: tuple[Hop, ...] = ()
@@ -107,13 +108,18 @@ def decode_object(
             followed += 1
             steps = decoder.hops(value, hops)
         column = columns[i] if columns else Column(1.0, 1.0, "")
+        meaning = decoder.meaning(value, kind, 8 * i, int(words.details[row, i]))
+        tail = printable_run(value) if text_goes_on else ""
+        if tail and value >> 8 * len(tail) == 0:
+            meaning = f'"{tail}", the end of the text before'
+        text_goes_on = kind is Kind.ASCII and len(printable_run(value)) == 8
         result.append(
             Word(
                 offset=8 * i,
                 value=value,
                 size=min(8, object_size - 8 * i),
                 kind=kind.label,
-                meaning=decoder.meaning(value, kind, 8 * i, int(words.details[row, i])),
+                meaning=meaning,
                 agreement=column.agreement,
                 constant=column.constant,
                 varies=column.varies,

@@ -18,7 +18,7 @@ from rapidfuzz.distance import Hamming, Indel, Levenshtein
 
 from ..hosts.base import Bytes
 from ..kernel.access import Words
-from .words import WordMap, row_hash
+from .words import WordMap, count_distinct, row_hash
 
 METRICS: dict[str, Any] = {"hamming": Hamming, "indel": Indel, "levenshtein": Levenshtein}
 DEFAULT_THRESHOLD = 0.7
@@ -126,11 +126,16 @@ def group(
     if not n:
         return Grouping((), np.zeros(0, np.intp))
     _, shape_of, shape_counts = np.unique(words.shapes(), return_inverse=True, return_counts=True)
-    _, first, inverse, counts = np.unique(
-        words.representatives(), return_index=True, return_inverse=True, return_counts=True
-    )
     features = Features.of(words)
-    heads = features.take(first)
+    _, first, inverse, counts = np.unique(
+        words.representatives(features.content),
+        return_index=True,
+        return_inverse=True,
+        return_counts=True,
+    )
+    heads = features.take(first) if len(first) < n else features
+    if heads is features:  # no two alike: leave them in their order
+        first = inverse = np.arange(n)
     owner = np.full(len(first), -1, np.int64)
     # Ties are settled by the first object, not by the hash.
     left = np.lexsort((first, -counts, -shape_counts[shape_of[first]]))
@@ -156,8 +161,8 @@ def group(
             Cluster(
                 members=members,
                 exemplar=exemplar,
-                shapes=len(np.unique(shape_of[members])),
-                distinct=len(np.unique(hashes[members])),
+                shapes=count_distinct(shape_of[members].astype(np.uint64)),
+                distinct=count_distinct(hashes[members]),
                 similarity=float(
                     scores(
                         features.take(slice(exemplar, exemplar + 1)), features.take(some), metric

@@ -52,8 +52,9 @@ def print_similarity_report(report: SimilarityReport, console: Console, verbose:
     marked = {offset for pair in report.pairs for offset in pair.differing}
     for subject in report.subjects:
         _subject(console, subject, marked, verbose)
-    for number, group in enumerate(report.groups, 1):
-        _group(console, number, group, 0, verbose)
+    if not report.subjects:
+        for number, group in enumerate(report.groups, 1):
+            _group(console, number, group, 0, verbose)
     _footer(console, report.kernel, report.skipped, report.interrupted, report.seed)
     if report.kin is not None and report.kin.listed is not None:
         for address in report.kin.listed.tolist():
