@@ -1,21 +1,39 @@
-"""`python -m crashext leakscan …`, `python -m crashext objsim …`."""
+"""`python -m crashext leakscan …`, `python -m crashext objsim …`.
+
+crash's side starts the engine as `python -m crashext --bridge FD leakscan …`.
+"""
 
 from __future__ import annotations
 
 import sys
 
-from .cli import leakscan, objsim
-
-_COMMANDS = {"leakscan": leakscan, "objsim": objsim}
+COMMANDS = ("leakscan", "objsim")
+OLDEST = (3, 11)
 
 
 def main() -> int:
     """Dispatch on the first argument."""
-    name = sys.argv[1] if len(sys.argv) > 1 else ""
-    if name not in _COMMANDS:
-        print(f"crashext: say which command: {' or '.join(_COMMANDS)}", file=sys.stderr)
+    arguments = sys.argv[1:]
+    if sys.version_info < OLDEST:  # (crash's side may find any Python)
+        version = ".".join(map(str, sys.version_info[:2]))
+        print(f"crashext: this is Python {version}, 3.11 or later is needed", file=sys.stderr)
+        return 3
+    host = None
+    if len(arguments) > 2 and arguments[0] == "--bridge":
+        # Only now, as these need a Python that is new enough.
+        import socket
+
+        from .hosts.crash import CrashHost
+
+        host = CrashHost(socket.socket(fileno=int(arguments[1])))
+        arguments = arguments[2:]
+    if not arguments or arguments[0] not in COMMANDS:
+        print(f"crashext: say which command: {' or '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    return _COMMANDS[name](sys.argv[2:])
+    from . import cli
+
+    entry = cli.leakscan if arguments[0] == "leakscan" else cli.objsim
+    return entry(arguments[1:], host)
 
 
 if __name__ == "__main__":

@@ -51,7 +51,6 @@ class Member:
 
     offset: int
     size: int
-    type_name: str = ""
     bit_offset: int = 0
     bit_size: int = 0
     """0 for a member that is not a bit field."""

@@ -175,7 +175,6 @@ def _flatten(kind: drgn.Type, base: int, members: dict[str, Member]) -> None:
             Member(
                 offset=offset,
                 size=int(size),
-                type_name=member.type.type_name(),
                 bit_offset=member.bit_offset % 8,
                 bit_size=int(member.bit_field_size or 0),
             ),

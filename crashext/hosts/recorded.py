@@ -242,8 +242,8 @@ def _integers(table: dict[str, Any]) -> dict[str, int | None]:
 def _layout(name: str, size: int, members: dict[str, list[Any]]) -> Layout:
     """A layout that cannot lead a reader outside its own structure."""
     result: dict[str, Member] = {}
-    for key, (offset, length, type_name, bit_offset, bit_size) in members.items():
-        member = Member(int(offset), int(length), str(type_name), int(bit_offset), int(bit_size))
+    for key, (offset, length, bit_offset, bit_size) in members.items():
+        member = Member(int(offset), int(length), int(bit_offset), int(bit_size))
         bits = member.bit_offset + member.bit_size
         end = member.offset + max(member.size, (bits + 7) // 8)
         if min(offset, length, bit_offset, bit_size) < 0 or bits > _MAX_BITS or end > size:

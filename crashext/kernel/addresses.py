@@ -121,8 +121,8 @@ def percpu_offsets(host: Host) -> tuple[int, ...]:
     mask = host.address_of("__cpu_possible_mask") or host.address_of("cpu_possible_bits")
     if mask is None:
         raise UnknownLayout("the mask of possible CPUs is not in the symbols")
-    symbol = host.symbol_at(mask)
-    size = min(symbol.size if symbol and symbol.size else 8, _MAX_CPUS // 8)
+    cpus = min(variable(host, "nr_cpu_ids", 4) or 64, _MAX_CPUS)
+    size = (cpus + 63) // 64 * 8
     bits = int.from_bytes(host.read(mask, size), "little")
     return tuple(u64(host, table + 8 * cpu) for cpu in range(size * 8) if bits >> cpu & 1)
 

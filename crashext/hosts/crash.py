@@ -1,0 +1,230 @@
+"""A crash session: its memory, symbols and debug info, asked for through the bridge's socket.
+
+The engine's side of `incrash/crashext_bridge.py`. Reads of the direct map are checked against the
+pages that the dump file holds before crash is asked: a read that fails inside PyKdump leaks its
+buffer there, so it must not be how a hole is found.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import struct
+from collections.abc import Sequence
+from functools import cache, lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from ..incrash import crashext_wire as wire
+from .base import (
+    Addresses,
+    Bytes,
+    HostError,
+    Info,
+    Layout,
+    Mask,
+    Member,
+    Module,
+    ReadFault,
+    Symbol,
+    coalesce,
+)
+from .dumpfile import examine
+
+_PAGE = 4096
+_RUN = 1 << 20
+_MAX_VMCOREINFO = 1 << 16
+_DIRECT_MAP = 1 << 46  # bytes of direct map that 4-level paging has room for
+_LIVE = ("/proc/kcore", "/dev/mem", "/dev/crash")
+
+
+class CrashHost:
+    """`Host` over the bridge. Raises `HostError` when crash is gone."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._starts = self._ends = np.zeros(0, np.uint64)
+        self._direct = 0
+        version = self._ask(wire.HELLO, struct.pack("<I", wire.VERSION))
+        if version != struct.pack("<I", wire.VERSION):
+            raise HostError("crash's side of crashext is of another version: restart crash")
+        self._sys = _sys_fields(self.crash_command("sys"))
+        dump = self._sys.get("DUMPFILE", "").split("  ")[0].strip()
+        self._live = not dump or dump.startswith(_LIVE)
+        self._present = None if self._live else _present(Path(dump))
+        self._info = Info(
+            release=self._sys.get("RELEASE", ""),
+            arch=self._sys.get("MACHINE", "").split(" ")[0],
+            page_size=_PAGE,
+            live=self._live,
+            source=Path(dump).name if dump and not self._live else dump or "/proc/kcore",
+            vmcoreinfo=self._vmcoreinfo(),
+        )
+        self._watch_direct_map()
+
+    def _ask(self, code: int, payload: bytes) -> bytes:
+        """One question; raises `_Refused` when crash answers with an error."""
+        try:
+            wire.send(self._sock, code, payload)
+            status, answer = wire.receive(self._sock)
+        except (wire.Closed, wire.Garbage) as error:
+            raise HostError(f"the crash session is gone ({error})") from error
+        if status != wire.OK:
+            raise _Refused(answer.decode("utf-8", "backslashreplace").strip())
+        return answer
+
+    def _vmcoreinfo(self) -> dict[str, str]:
+        """The note's text, from where the kernel itself keeps it (kernel/crash_core.c)."""
+        data, size = self.address_of("vmcoreinfo_data"), self.address_of("vmcoreinfo_size")
+        if data is None or size is None:
+            return {}
+        try:
+            pointer = int.from_bytes(self.read(data, 8), "little")
+            length = int.from_bytes(self.read(size, 8), "little")
+            text = self.read(pointer, min(length, _MAX_VMCOREINFO)).decode("ascii", "replace")
+        except ReadFault:
+            return {}
+        return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+
+    def _watch_direct_map(self) -> None:
+        """From now on, know which direct-map pages the dump lacks without asking crash."""
+        symbol = self.address_of("page_offset_base")
+        if self._present is None or symbol is None:
+            return
+        self._direct = int.from_bytes(self.read(symbol, 8), "little")
+        ranges = np.array(self._present, np.uint64).reshape(-1, 2)
+        self._starts, self._ends = ranges[:, 0], ranges[:, 1]
+
+    def _held(self, addresses: Addresses, size: int) -> Mask:
+        """False where a direct-map read would run into a page that is not in the dump."""
+        held = np.ones(len(addresses), np.bool_)
+        if not self._direct or not len(self._starts):
+            return held
+        physical = addresses - np.uint64(self._direct)
+        inside = physical < np.uint64(_DIRECT_MAP)
+        at = np.searchsorted(self._starts, physical[inside], side="right").astype(np.int64) - 1
+        held[inside] = (at >= 0) & (
+            physical[inside] + np.uint64(size) <= self._ends[np.maximum(at, 0)]
+        )
+        return held
+
+    def info(self) -> Info:
+        return self._info
+
+    def read(self, address: int, size: int) -> bytes:
+        where = np.array([address & ((1 << 64) - 1)], np.uint64)
+        if not 0 <= address < 1 << 64 or not self._held(where, size)[0]:
+            raise ReadFault(address)
+        data = b""
+        while len(data) < size:
+            piece = min(size - len(data), wire.MAX_READ)
+            answer = self._read_runs([(address + len(data), piece)])[0]
+            if answer is None:
+                raise ReadFault(address)
+            data += answer
+        return data
+
+    def read_many(self, addresses: Addresses, size: int) -> tuple[Bytes, Mask]:
+        unique, inverse = np.unique(addresses, return_inverse=True)
+        data = np.zeros((len(unique), size), np.uint8)
+        ok = np.zeros(len(unique), np.bool_)
+        wanted = np.flatnonzero(self._held(unique, size))
+        runs = coalesce(unique[wanted], size, _RUN)
+        while runs:
+            batch: list[tuple[int, int]] = []
+            total = 0
+            while runs and (
+                not batch or total + (runs[-1][1] - runs[-1][0]) * size <= wire.MAX_READ
+            ):
+                start, end = runs.pop()
+                batch.append((start, end))
+                total += (end - start) * size
+            answers = self._read_runs([(int(unique[wanted[a]]), (b - a) * size) for a, b in batch])
+            for (start, end), answer in zip(batch, answers, strict=True):
+                if answer is not None:
+                    rows = wanted[start:end]
+                    data[rows] = np.frombuffer(answer, np.uint8).reshape(-1, size)
+                    ok[rows] = True
+                elif end - start > 1:  # a hole somewhere: find it without big reads that fail
+                    step = max(1, min((end - start) // 2, _PAGE // size))
+                    runs += [(i, min(i + step, end)) for i in range(start, end, step)]
+        return data[inverse], ok[inverse]
+
+    def _read_runs(self, runs: list[tuple[int, int]]) -> list[bytes | None]:
+        answer = self._ask(wire.READ, b"".join(struct.pack("<QI", *run) for run in runs))
+        flags, at = answer[: len(runs)], len(runs)
+        pieces: list[bytes | None] = []
+        for (_, size), flag in zip(runs, flags, strict=True):
+            pieces.append(answer[at : at + size] if flag else None)
+            at += size if flag else 0
+        return pieces
+
+    def present(self) -> list[tuple[int, int]] | None:
+        return None if self._present is None else list(self._present)
+
+    @lru_cache(maxsize=4096)  # noqa: B019  (one host a process)
+    def symbol_at(self, address: int) -> Symbol | None:
+        line = self._ask(wire.SYMBOLS, struct.pack("<Q", address)).decode("ascii", "replace")
+        name, _, offset = line.rpartition(" ")
+        if not name:
+            return None
+        module = next(
+            (m.name for m in self.modules() if any(a <= address < b for a, b in m.ranges)), ""
+        )
+        return Symbol(name, address - int(offset), 0, module)
+
+    @lru_cache(maxsize=4096)  # noqa: B019
+    def address_of(self, name: str) -> int | None:
+        (value,) = struct.unpack("<Q", self._ask(wire.ADDRESSES, name.encode()))
+        return int(value) or None
+
+    @lru_cache(maxsize=1)  # noqa: B019
+    def modules(self) -> Sequence[Module]:
+        # ffffffffc050f0c0  leaklab  ffffffffc050a000  36864  (not loaded)  [CONFIG_KALLSYMS]
+        try:
+            text = self.crash_command("mod")
+        except _Refused:
+            return ()  # "mod: no modules loaded" is an error to crash
+        line = re.compile(r"^[0-9a-f]{8,16}\s+(\S+)\s+([0-9a-f]{8,16})\s+(\d+)\s", re.MULTILINE)
+        return tuple(
+            Module(name, ((int(base, 16), int(base, 16) + int(size)),))
+            for name, base, size in line.findall(text)
+        )
+
+    @cache  # noqa: B019
+    def layout(self, type_name: str) -> Layout | None:
+        lines = self._ask(wire.LAYOUT, type_name.encode()).decode("ascii", "replace").splitlines()
+        if not lines:
+            return None
+        members: dict[str, Member] = {}
+        for line in lines[1:]:
+            name, *numbers = line.split()
+            members.setdefault(name, Member(*map(int, numbers)))
+        return Layout(type_name, int(lines[0]), members)
+
+    @cache  # noqa: B019
+    def enumerator(self, name: str) -> int | None:
+        answer = self._ask(wire.ENUMERATOR, name.encode())
+        return int(answer) if answer else None
+
+    def crash_command(self, line: str) -> str:
+        """Output of a crash command; raises `HostError` with crash's words when it fails."""
+        return self._ask(wire.COMMAND, line.encode()).decode("utf-8", "replace")
+
+
+class _Refused(HostError):
+    """crash answered a question with an error."""
+
+
+def _sys_fields(text: str) -> dict[str, str]:
+    pairs = (line.partition(": ") for line in text.splitlines())
+    return {key.strip(): value.strip() for key, colon, value in pairs if colon}
+
+
+def _present(dump: Path) -> tuple[tuple[int, int], ...] | None:
+    """The file's own word on what it holds; crash has opened it, so errors here say nothing."""
+    try:
+        return examine(dump).present
+    except HostError:
+        return None

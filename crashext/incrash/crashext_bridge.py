@@ -1,0 +1,237 @@
+"""Starts the engine in the user's own Python and answers its questions until it is done.
+
+Runs inside crash under PyKdump's Python (3.8 or later, small standard library). Nothing that the
+dump holds or the engine does may take crash down: every question is answered or refused, every
+way out reaps the engine, closes both sockets and gives SIGINT back.
+"""
+
+import os
+import signal
+import socket
+import struct
+import sys
+from typing import Any, Iterable, List, Tuple
+
+import crash
+
+import crashext_wire as wire
+
+ENGINE = [""]  # the engine's Python, as `crashext setup` remembered it; [0] is set once
+_HERE = os.path.dirname(os.path.realpath(wire.__file__))
+_PATIENCE = 3  # Ctrl-C that many times ends an engine that does not listen
+
+
+def run(program: str, arguments: List[str]) -> None:
+    """Run `program` (leakscan or objsim) with its arguments; prints to crash's current output."""
+    sys.stdout.flush()
+    engine = engine_python()
+    ours, theirs = socket.socketpair()
+    child = 0
+    try:
+        theirs.set_inheritable(True)
+        try:
+            child = _start(engine, theirs.fileno(), program, arguments)
+        except OSError as error:
+            _say(program, f"cannot start {engine}: {error.strerror}", _MEND)
+            return
+        theirs.close()
+        _serve_with_interrupts(program, ours, child)
+    finally:
+        ours.close()
+        theirs.close()
+        if child:
+            _bury(program, child)
+
+
+_MEND = "run 'crashext setup --write' again, or set CRASHEXT_PYTHON to a Python that has crashext"
+
+
+def engine_python() -> str:
+    """The Python that has the engine: CRASHEXT_PYTHON, what set-up remembered, or the nearest."""
+    named = os.environ.get("CRASHEXT_PYTHON") or ENGINE[0]
+    if named:
+        return named
+    # <venv>/lib/python3.X/site-packages/crashext/incrash, or a clone with its .venv
+    for up in ("../../../../../bin/python3", "../../.venv/bin/python3"):
+        near = os.path.normpath(os.path.join(_HERE, up))
+        if os.access(near, os.X_OK):
+            return near
+    return "/usr/bin/python3"
+
+
+def _start(engine: str, fd: int, program: str, arguments: List[str]) -> int:
+    """Spawn the engine: its output is crash's current output, its input nothing."""
+    environment = dict(os.environ)
+    # readline leaves COLUMNS as the window was when crash started; the window knows better, and a
+    # pipe or file has none.
+    environment.pop("COLUMNS", None)
+    actions = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_DUP2, sys.stdout.fileno(), 1),
+    ]
+    # The current directory may hold anything: keep it out of the engine's sys.path (3.11+).
+    environment["PYTHONSAFEPATH"] = "1"
+    command = [engine, "-m", "crashext", "--bridge", str(fd), program, *list(arguments)]
+    # A process group of its own: Ctrl-C reaches crash alone, which passes it on just once.
+    return os.posix_spawn(
+        engine,
+        command,
+        environment,
+        file_actions=actions,
+        setpgroup=0,
+        setsigdef=[signal.SIGINT, signal.SIGPIPE],
+    )
+
+
+def _serve_with_interrupts(program: str, sock: socket.socket, child: int) -> None:
+    pressed = [0]
+
+    def pass_on(number: int, frame: object) -> None:
+        pressed[0] += 1
+        _kill(child, signal.SIGINT if pressed[0] < _PATIENCE else signal.SIGKILL)
+
+    before = signal.signal(signal.SIGINT, pass_on)
+    try:
+        _serve(program, sock, child)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _serve(program: str, sock: socket.socket, child: int) -> None:
+    greeted = False
+    try:
+        while True:
+            code, payload = wire.receive(sock)
+            if not greeted and code != wire.HELLO:
+                raise wire.Garbage("no greeting")
+            if code == wire.HELLO:
+                greeted = True
+                if payload != struct.pack("<I", wire.VERSION):
+                    wire.send(sock, wire.FAILED, b"other version")
+                    _say(program, "the engine is of another version", _MEND)
+                    return
+            wire.send(sock, *_answer(code, payload))
+    except wire.Closed:
+        return
+    except wire.Garbage as what:
+        _say(program, f"the engine sent {what}; it was stopped", _MEND)
+        _kill(child, signal.SIGKILL)
+
+
+def _answer(code: int, payload: bytes) -> Tuple[int, bytes]:
+    """(code, payload) of the answer to one question. Whatever is wrong becomes FAILED."""
+    question = _QUESTIONS.get(code)
+    if question is None:
+        raise wire.Garbage("an unknown question (%d)" % code)
+    try:
+        return wire.OK, question(payload)
+    except struct.error:
+        raise wire.Garbage("a question of the wrong length") from None
+    except Exception as error:  # crash.error, or whatever a damaged dump makes PyKdump raise
+        return wire.FAILED, str(error).encode("utf-8", "replace")
+
+
+def _hello(payload: bytes) -> bytes:
+    return struct.pack("<I", wire.VERSION)
+
+
+def _read(payload: bytes) -> bytes:
+    if sum(size for _, size in struct.iter_unpack("<QI", payload)) > wire.MAX_READ:
+        raise wire.Garbage("a read of too many bytes")
+    flags, pieces = bytearray(), []
+    for address, size in struct.iter_unpack("<QI", payload):
+        try:
+            # PyKdump refuses address 0 with IndexError, all else with crash.error.
+            pieces.append(crash.readmem(address, size))
+            flags.append(1)
+        except (crash.error, IndexError, OverflowError):
+            flags.append(0)
+    return bytes(flags) + b"".join(pieces)
+
+
+def _symbols(payload: bytes) -> bytes:
+    lines = []
+    for (address,) in struct.iter_unpack("<Q", payload):
+        name, offset = crash.addr2sym(address, 1)
+        lines.append("%s %d" % (name, offset) if name else "")
+    return "\n".join(lines).encode("utf-8", "replace")
+
+
+def _addresses(payload: bytes) -> bytes:
+    names = payload.decode("utf-8", "replace").split("\0")
+    return struct.pack("<%dQ" % len(names), *[_address(name) for name in names])
+
+
+def _address(name: str) -> int:
+    return crash.sym2addr(name) & 0xFFFFFFFFFFFFFFFF if crash.symbol_exists(name) else 0
+
+
+def _layout(payload: bytes) -> bytes:
+    name = payload.decode("utf-8", "replace")
+    try:
+        info = crash.gdb_typeinfo(name)
+    except crash.error:
+        return b""
+    lines = [str(info["typelength"])]
+    _members(info.get("body", ()), 0, lines)
+    return "\n".join(lines).encode("utf-8", "replace")
+
+
+def _members(body: Iterable[Any], base: int, lines: List[str]) -> None:
+    """Flatten, through anonymous structs and unions: "name offset size bit_offset bit_size"."""
+    for member in body:
+        bits = base + member["bitoffset"]
+        if not member["fname"]:
+            _members(member.get("body", ()), bits, lines)
+            continue
+        size = member["typelength"]
+        for count in member.get("dims", ()):
+            size *= max(count, 0)
+        width = member.get("bitsize", 0)
+        lines.append(
+            "%s %d %d %d %d" % (member["fname"], bits // 8, size, bits % 8 if width else 0, width)
+        )
+
+
+def _enumerator(payload: bytes) -> bytes:
+    value = crash.enumerator_value(payload.decode("utf-8", "replace"))
+    return b"" if value is None else str(value).encode()
+
+
+def _command(payload: bytes) -> bytes:
+    text = crash.exec_crash_command(payload.decode("utf-8", "replace"), 1)
+    return str(text).encode("utf-8", "replace")
+
+
+_QUESTIONS = {
+    wire.HELLO: _hello,
+    wire.READ: _read,
+    wire.SYMBOLS: _symbols,
+    wire.ADDRESSES: _addresses,
+    wire.LAYOUT: _layout,
+    wire.ENUMERATOR: _enumerator,
+    wire.COMMAND: _command,
+}
+
+
+def _bury(program: str, child: int) -> None:
+    """Reap the engine, whatever it takes, and say so when it did not end by itself."""
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        if number not in (signal.SIGPIPE, signal.SIGINT):
+            _say(program, "the engine was killed by signal %d" % number, "")
+    elif os.WEXITSTATUS(status) not in (0, 2, 130):
+        _say(program, "the engine failed with exit status %d" % os.WEXITSTATUS(status), _MEND)
+
+
+def _kill(child: int, number: int) -> None:
+    try:
+        os.kill(child, number)
+    except OSError:
+        pass  # it ended by itself in the meantime
+
+
+def _say(program: str, what: str, mend: str) -> None:
+    print("{}: {}{}".format(program, what, "; " + mend if mend else ""))
+    sys.stdout.flush()

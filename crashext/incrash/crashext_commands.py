@@ -1,0 +1,128 @@
+"""Teaches crash the commands `leakscan` and `objsim`, and `extend` to take Python files."""
+
+import os
+import sys
+from typing import List
+
+import crash
+
+import crashext_poke
+
+HERE = os.path.dirname(os.path.realpath(crashext_poke.__file__))
+COMMANDS = ("leakscan", "objsim")
+
+_HELP = {
+    "leakscan": (
+        "groups, counts and decodes the objects of a slab cache",
+        "[options] CACHE...",
+        """  Looks at the objects of a slab cache, full slabs included, groups those that are
+  alike, and decodes one of each group: list poison, symbols, pointers into slab
+  caches, text, counters. `leakscan -h` lists the options.
+
+    --samples N    objects to look at in each cache
+    --json         print one JSON document
+    --record FILE  record what was looked at, to replay elsewhere
+    -v             all groups, all words
+
+EXAMPLE
+    crash> leakscan kmalloc-32
+    crash> leakscan dentry | head -20
+    crash> leakscan kmalloc-64 > report""",
+    ),
+    "objsim": (
+        "compares slab objects, or finds every object like one",
+        "[options] ADDR...",
+        """  With one address: what the object there is, and how many objects of its cache are
+  like it (--list prints them). With several: how alike they are, and where they
+  differ. An address is hexadecimal, a symbol, or an expression. `objsim -h` lists
+  the options.
+
+EXAMPLE
+    crash> objsim ffff88031e138000
+    crash> objsim ffff88031e138000 ffff88031e138020""",
+    ),
+}
+
+_kept: List[bytes] = []  # strings that crash points at
+
+
+def register() -> bool:
+    """Make both commands known. Returns False where PyKdump cannot find their files later."""
+    if not _reachable():
+        return False
+    known = crash.get_epython_cmds()
+    for name in COMMANDS:
+        if name not in known:
+            crash.register_epython_prog(name, *_HELP[name])
+    return True
+
+
+def take_over_extend() -> bool:
+    """Make `extend FILE.py` work: alias the builtin to `pyextend`. Returns whether it did."""
+    if not _reachable():
+        return False
+    if "pyextend" not in crash.get_epython_cmds():
+        crash.register_epython_prog(
+            "pyextend", "extend that takes Python files too", "[FILE...]", "  See help extend."
+        )
+    entry = _builtin("extend")
+    if not entry:
+        return False
+    # crash refuses to alias the name of a command: for the moment of the alias, hide the name.
+    name = crashext_poke.read_pointer(entry)
+    try:
+        crashext_poke.write_pointer(entry, name + 1)
+        try:
+            crash.exec_crash_command("alias extend pyextend", 1)
+        except crash.error:
+            pass  # it prints nothing, which PyKdump takes for an error
+    finally:
+        crashext_poke.write_pointer(entry, name)
+    return True
+
+
+def give_back_extend() -> None:
+    """Undo `take_over_extend`."""
+    try:
+        crash.exec_crash_command('alias extend ""', 1)
+    except crash.error:
+        pass
+
+
+def _builtin(wanted: str) -> int:
+    """Address of the entry (name, func, help, flags) of a builtin in linux_command_table."""
+    at = crashext_poke.address_of("/proc/self/exe", "linux_command_table")
+    if not at:
+        at = crashext_poke.address_of(os.path.realpath("/proc/self/exe"), "linux_command_table")
+    for _ in range(256) if at else ():
+        name = crashext_poke.read_pointer(at)
+        if not name:
+            break
+        if crashext_poke.text(name) == wanted.encode():
+            return int(at)
+        at += 32
+    return 0
+
+
+def _reachable() -> bool:
+    """Whether PyKdump will find our files by name: PYKDUMPPATH, extended if need be."""
+    path = crashext_poke.loaded("pykdump64.so") or crashext_poke.loaded("pykdump.so")
+    variable = crashext_poke.address_of(path, "extrapath") if path else 0
+    if not variable:
+        return HERE in os.environ.get("PYKDUMPPATH", "").split(":")
+    try:
+        now = crashext_poke.text(crashext_poke.read_pointer(variable))
+        if HERE.encode() in now.split(b":"):
+            return True
+        kept = (now + b":" if now else b"") + HERE.encode() + b"\0"
+        _kept.append(kept)
+        crashext_poke.write_pointer(variable, crashext_poke.content_address(kept))
+    except OSError:
+        return False
+    return True
+
+
+def tell(line: str) -> None:
+    """Print one line now: what a script does not flush is lost on a pipe."""
+    print(line)
+    sys.stdout.flush()
