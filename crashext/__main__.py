@@ -18,21 +18,29 @@ def main() -> int:
         version = ".".join(map(str, sys.version_info[:2]))
         print(f"crashext: this is Python {version}, 3.11 or later is needed", file=sys.stderr)
         return 3
-    host = None
+    bridge = -1
     if len(arguments) > 2 and arguments[0] == "--bridge":
-        # Only now, as these need a Python that is new enough.
-        import socket
-
-        from .hosts.crash import CrashHost
-
-        host = CrashHost(socket.socket(fileno=int(arguments[1])))
-        arguments = arguments[2:]
+        bridge, arguments = int(arguments[1]), arguments[2:]
     if not arguments or arguments[0] not in COMMANDS:
         print(f"crashext: say which command: {' or '.join(COMMANDS)}", file=sys.stderr)
         return 2
+    # Only now, as these need a Python that is new enough.
     from . import cli
 
     entry = cli.leakscan if arguments[0] == "leakscan" else cli.objsim
+    if bridge < 0:
+        return entry(arguments[1:])
+    from .hosts.base import HostError
+    from .hosts.crash import connect
+
+    try:
+        host = connect(bridge)
+    except HostError as error:
+        print(f"{arguments[0]}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{arguments[0]}: interrupted before anything was known", file=sys.stderr)
+        return 130
     return entry(arguments[1:], host)
 
 

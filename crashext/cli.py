@@ -45,7 +45,7 @@ def leakscan(arguments: Sequence[str] | None = None, host: Host | None = None) -
     parser = _Parser(
         prog="leakscan",
         description="Find out what the objects of a slab cache are and how many are alike.",
-        epilog="Example: leakscan -c vmcore -s vmlinux kmalloc-32",
+        epilog=f"Example: leakscan {_example(host)}kmalloc-32",
     )
     parser.add_argument("caches", metavar="CACHE", nargs="+", help="slab cache, by name or alias")
     _source_options(parser, host)
@@ -58,7 +58,7 @@ def objsim(arguments: Sequence[str] | None = None, host: Host | None = None) -> 
     parser = _Parser(
         prog="objsim",
         description="Say how alike objects are; with one address, find every object like it.",
-        epilog="Example: objsim -c vmcore -s vmlinux ffff888003a4b1c0",
+        epilog=f"Example: objsim {_example(host)}ffff888003a4b1c0",
     )
     parser.add_argument(
         "addresses", metavar="ADDR", nargs="*", help="address of an object: hex, or a symbol"
@@ -73,6 +73,10 @@ def objsim(arguments: Sequence[str] | None = None, host: Host | None = None) -> 
     _source_options(parser, host)
     _comparison_options(parser)
     return _run(parser, arguments, _objsim, host)
+
+
+def _example(host: Host | None) -> str:
+    return "" if host is not None else "-c vmcore -s vmlinux "
 
 
 class _Parser(argparse.ArgumentParser):

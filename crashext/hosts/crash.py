@@ -213,6 +213,14 @@ class CrashHost:
         return self._ask(wire.COMMAND, line.encode()).decode("utf-8", "replace")
 
 
+def connect(descriptor: int) -> CrashHost:
+    """The host over an inherited socket. Raises `HostError` when crash does not answer to it."""
+    try:
+        return CrashHost(socket.socket(fileno=descriptor))
+    except OSError as error:
+        raise HostError(f"no crash session behind descriptor {descriptor}") from error
+
+
 class _Refused(HostError):
     """crash answered a question with an error."""
 

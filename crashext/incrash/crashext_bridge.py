@@ -26,21 +26,17 @@ def run(program: str, arguments: List[str]) -> None:
     sys.stdout.flush()
     engine = engine_python()
     ours, theirs = socket.socketpair()
-    child = 0
     try:
         theirs.set_inheritable(True)
-        try:
-            child = _start(engine, theirs.fileno(), program, arguments)
-        except OSError as error:
-            _say(program, f"cannot start {engine}: {error.strerror}", _MEND)
-            return
-        theirs.close()
-        _serve_with_interrupts(program, ours, child)
-    finally:
+        child = _start(engine, theirs.fileno(), program, arguments)
+    except OSError as error:
         ours.close()
+        _say(program, "cannot start %s: %s" % (engine, error.strerror), _MEND)
+        return
+    finally:
         theirs.close()
-        if child:
-            _bury(program, child)
+    talk, status = _attend(program, ours, child)
+    _explain(engine, talk, status)
 
 
 _MEND = "run 'crashext setup --write' again, or set CRASHEXT_PYTHON to a Python that has crashext"
@@ -83,39 +79,58 @@ def _start(engine: str, fd: int, program: str, arguments: List[str]) -> int:
     )
 
 
-def _serve_with_interrupts(program: str, sock: socket.socket, child: int) -> None:
-    pressed = [0]
+_SILENT, _TALKING, _SAID = range(3)  # it never greeted; it did; we have said what is wrong
 
-    def pass_on(number: int, frame: object) -> None:
-        pressed[0] += 1
-        _kill(child, signal.SIGINT if pressed[0] < _PATIENCE else signal.SIGKILL)
 
-    before = signal.signal(signal.SIGINT, pass_on)
+class _Talk:
+    """One conversation with an engine."""
+
+    def __init__(self, program: str, sock: socket.socket, child: int) -> None:
+        self.program, self.sock, self.child = program, sock, child
+        self.state = _SILENT
+        self.pressed = 0
+
+    def interrupt(self, number: int, frame: object) -> None:
+        """Ctrl-C: the engine prints what it has. One that has not even started is ended."""
+        self.pressed += 1
+        gentle = self.state == _TALKING and self.pressed < _PATIENCE
+        _kill(self.child, signal.SIGINT if gentle else signal.SIGKILL)
+
+
+def _attend(program: str, sock: socket.socket, child: int) -> Tuple["_Talk", int]:
+    """Serve the engine until it is gone: the conversation, and its wait status."""
+    talk = _Talk(program, sock, child)
+    before = signal.signal(signal.SIGINT, talk.interrupt)
     try:
-        _serve(program, sock, child)
+        try:
+            _serve(talk)
+        finally:
+            sock.close()  # an engine that still asks learns that nobody answers
+        if talk.state == _SAID:
+            _kill(child, signal.SIGKILL)
+        return talk, os.waitpid(child, 0)[1]
     finally:
         signal.signal(signal.SIGINT, before)
 
 
-def _serve(program: str, sock: socket.socket, child: int) -> None:
-    greeted = False
+def _serve(talk: "_Talk") -> None:
     try:
         while True:
-            code, payload = wire.receive(sock)
-            if not greeted and code != wire.HELLO:
+            code, payload = wire.receive(talk.sock)
+            if talk.state == _SILENT and code != wire.HELLO:
                 raise wire.Garbage("no greeting")
-            if code == wire.HELLO:
-                greeted = True
-                if payload != struct.pack("<I", wire.VERSION):
-                    wire.send(sock, wire.FAILED, b"other version")
-                    _say(program, "the engine is of another version", _MEND)
-                    return
-            wire.send(sock, *_answer(code, payload))
+            if code == wire.HELLO and payload != struct.pack("<I", wire.VERSION):
+                wire.send(talk.sock, wire.FAILED, b"other version")
+                _say(talk.program, "the engine is of another version; it was stopped", _MEND)
+                talk.state = _SAID
+                return
+            talk.state = _TALKING
+            wire.send(talk.sock, *_answer(code, payload))
     except wire.Closed:
         return
     except wire.Garbage as what:
-        _say(program, f"the engine sent {what}; it was stopped", _MEND)
-        _kill(child, signal.SIGKILL)
+        _say(talk.program, "the engine sent %s; it was stopped" % what, _MEND)
+        talk.state = _SAID
 
 
 def _answer(code: int, payload: bytes) -> Tuple[int, bytes]:
@@ -214,15 +229,21 @@ _QUESTIONS = {
 }
 
 
-def _bury(program: str, child: int) -> None:
-    """Reap the engine, whatever it takes, and say so when it did not end by itself."""
-    _, status = os.waitpid(child, 0)
+def _explain(engine: str, talk: "_Talk", status: int) -> None:
+    """Say how the engine ended, when it did not end as it should and nobody has said why."""
+    if talk.state == _SAID:
+        return
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
-        if number not in (signal.SIGPIPE, signal.SIGINT):
-            _say(program, "the engine was killed by signal %d" % number, "")
+        if talk.pressed:
+            _say(talk.program, "interrupted", "")
+        elif number != signal.SIGPIPE:
+            _say(talk.program, "the engine was killed by signal %d" % number, "")
+    elif talk.state == _SILENT:
+        what = "the engine, %s, did not start (exit status %d)" % (engine, os.WEXITSTATUS(status))
+        _say(talk.program, what, _MEND)
     elif os.WEXITSTATUS(status) not in (0, 2, 130):
-        _say(program, "the engine failed with exit status %d" % os.WEXITSTATUS(status), _MEND)
+        _say(talk.program, "the engine failed, exit status %d" % os.WEXITSTATUS(status), "")
 
 
 def _kill(child: int, number: int) -> None:

@@ -1,0 +1,196 @@
+"""The bridge and the host over it, through a real socket, without PyKdump: see `stand_in`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from crashext.incrash import crashext_wire as wire
+from tests.conftest import lab_dump, on, run
+from tests.lab import read_addresses
+
+PROMPT = "crash>\n"
+
+
+class Session:
+    """A stand-in crash session that takes command lines."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+        self.pid = process.pid
+
+    def send(self, line: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+
+    def answer(self) -> str:
+        """Everything up to the next prompt."""
+        assert self._process.stdout is not None
+        lines: list[str] = []
+        for line in iter(self._process.stdout.readline, ""):
+            if line == PROMPT:
+                return "".join(lines)
+            lines.append(line)
+        raise AssertionError("the session ended: " + "".join(lines))
+
+    def ask(self, line: str) -> str:
+        self.send(line)
+        return self.answer()
+
+    def counts(self) -> tuple[int, int, int]:
+        """(open descriptors, children, failed reads)"""
+        descriptors, children, failed = map(int, self.ask(".fds").split())
+        return descriptors, children, failed
+
+
+@contextmanager
+def session(
+    name: str, engine: Path | str = sys.executable, form: str = "vmcore"
+) -> Iterator[Session]:
+    dump = lab_dump(name)
+    script = Path(__file__).with_name("stand_in.py")
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(dump.folder / form), str(dump.vmlinux)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "CRASHEXT_PYTHON": str(engine), "PYTHONPATH": str(script.parents[2])},
+    )
+    try:
+        yield Session(process)
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        process.wait(30)
+
+
+def script(path: Path, text: str) -> Path:
+    """An engine of our own making."""
+    path.write_text(f"#!{sys.executable}\n{text}")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize("form", ["vmcore", "vmcore.kdump", "vmcore.d31"])
+def test_the_document_is_the_drgn_hosts(form: str) -> None:
+    ours = run("leakscan", *on("default", form), "--json", "kmalloc-32", "dentry", "task_struct")
+    with session("default", form=form) as crash:
+        assert crash.ask("leakscan --json kmalloc-32 dentry task_struct") == ours.out
+        assert crash.counts()[2] == 0  # a failed read leaks memory inside PyKdump
+
+
+def test_objsim_finds_the_same_kin() -> None:
+    node = hex(read_addresses(lab_dump("default").addresses("nodes"))[5])
+    ours = run("objsim", *on("default"), "--json", "--list", node)
+    with session("default") as crash:
+        assert crash.ask(f"objsim --json --list {node}") == ours.out
+
+
+def test_bad_questions_get_one_line_and_the_prompt() -> None:
+    with session("default") as crash:
+        assert crash.ask("leakscan kmaloc-32").count("\n") == 1
+        assert "did you mean kmalloc-32" in crash.ask("leakscan kmaloc-32")
+        assert "leakscan -h helps" in crash.ask("leakscan")
+        assert "-c" not in crash.ask("leakscan -h").split()
+
+
+def test_a_missing_engine() -> None:
+    with session("default", "/nonexistent/python3") as crash:
+        said = crash.ask("leakscan kmalloc-32")
+    assert said.count("\n") == 1
+    assert "cannot start /nonexistent/python3" in said
+    assert "crashext setup" in said
+
+
+def test_an_engine_without_crashext(tmp_path: Path) -> None:
+    engine = script(tmp_path / "python3", "import sys; sys.exit('No module named crashext')")
+    with session("default", engine) as crash:
+        said = crash.ask("leakscan kmalloc-32")
+        assert "did not start" in said
+        assert "crashext setup" in said
+        assert crash.counts()[1] == 0
+
+
+def test_an_engine_that_writes_garbage(tmp_path: Path) -> None:
+    send = "import os, sys; os.write(int(sys.argv[4]), {}); import time; time.sleep(60)"
+    for garbage in (b"hello, who is there?" * 9, b"\xff" * 64, wire._HEADER.pack(3, 99) + b"abc"):
+        engine = script(tmp_path / "python3", send.format(garbage))
+        with session("default", engine) as crash:
+            said = crash.ask("leakscan kmalloc-32")
+            assert said.count("\n") == 1, said
+            assert "it was stopped" in said
+            assert crash.counts()[1] == 0
+
+
+def test_an_engine_of_another_version(tmp_path: Path) -> None:
+    text = (
+        "import socket, sys\n"
+        f"sys.path.insert(0, {str(Path(wire.__file__).parent)!r})\n"
+        "import crashext_wire as wire\n"
+        "sock = socket.socket(fileno=int(sys.argv[4]))\n"
+        "wire.send(sock, wire.HELLO, b'\\x63\\0\\0\\0')\n"
+        "sys.exit(2 if wire.receive(sock)[0] == wire.FAILED else 0)\n"
+    )
+    with session("default", script(tmp_path / "python3", text)) as crash:
+        assert "of another version" in crash.ask("leakscan kmalloc-32")
+
+
+def test_an_engine_that_is_killed(tmp_path: Path) -> None:
+    text = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    with session("default", script(tmp_path / "python3", text)) as crash:
+        said = crash.ask("leakscan kmalloc-32")
+        assert said.count("\n") == 1
+        assert "killed by signal 9" in said
+        assert crash.counts()[1] == 0
+
+
+def test_interruption_returns_to_the_prompt() -> None:
+    """Ctrl-C reaches crash alone; the engine hears of it once and says what it knows."""
+    with session("default") as crash:
+        crash.ask("leakscan kmalloc-32")
+        for delay in (0.05, 0.3, 0.6, 0.9):
+            crash.send("leakscan kmalloc-32 kmalloc-96 dentry task_struct kmalloc-64 filp")
+            time.sleep(delay)
+            os.kill(crash.pid, signal.SIGINT)
+            said = crash.answer()
+            assert "Traceback" not in said, said
+            assert "nterrupt" in said or said.startswith("kmalloc-32: 200,000"), said
+            assert crash.counts()[1] == 0
+        assert crash.ask("leakscan kmalloc-32").startswith("kmalloc-32: 200,000")
+
+
+def test_200_commands_leave_nothing_behind(tmp_path: Path) -> None:
+    text = (
+        "import socket, struct, sys\n"
+        f"sys.path.insert(0, {str(Path(wire.__file__).parent)!r})\n"
+        "import crashext_wire as wire\n"
+        "sock = socket.socket(fileno=int(sys.argv[4]))\n"
+        "wire.send(sock, wire.HELLO, struct.pack('<I', wire.VERSION)); wire.receive(sock)\n"
+        "wire.send(sock, wire.ADDRESSES, b'linux_banner')\n"
+        "address, = struct.unpack('<Q', wire.receive(sock)[1])\n"
+        "wire.send(sock, wire.READ, struct.pack('<QI', address, 13))\n"
+        "print(wire.receive(sock)[1][1:].decode())\n"
+    )
+    with session("healthy", script(tmp_path / "python3", text)) as crash:
+        before = crash.counts()
+        for _ in range(200):
+            assert crash.ask("leakscan x") == "Linux version\n"
+        assert crash.counts() == before
+
+
+def test_questions_that_crash_cannot_answer_are_refused() -> None:
+    """A read at 0, an unknown type, a bad command: an answer, never an end of the session."""
+    with session("healthy") as crash:
+        said = crash.ask("objsim 0x0 0xffffffffffffffff 0xdead000000000100")
+        assert "Traceback" not in said
+        assert said.count("no slab object") == 3
