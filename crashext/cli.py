@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -22,10 +23,12 @@ from rich.progress import Progress as Bar
 from . import __version__
 from .analysis.excerpt import MAX_TEXT, compare_text
 from .analysis.groups import Settings
+from .analysis.kmemscan import KmemHost, scan_caches_kmem
 from .analysis.leakscan import scan_caches
 from .analysis.objsim import compare
+from .analysis.results import LeakReport, Skipped
 from .analysis.similarity import DEFAULT_THRESHOLD, METRICS
-from .hosts.base import Host, HostError, ReadFault
+from .hosts.base import CommandHost, Host, HostError, ReadFault
 from .hosts.recorded import RecordedHost, RecordingHost
 from .kernel.access import UnknownLayout
 from .kernel.slabs import Progress
@@ -37,6 +40,7 @@ from .report.text import print_leak_report, print_similarity_report
 BAD_INPUT = 2
 _DEFAULT_SAMPLES = 250_000
 _PIPED_WIDTH = 120
+_NEAR_SYMBOL = re.compile(r"([A-Za-z_][\w.]*) *([+-] *(?:0x[0-9a-fA-F]+|[1-9][0-9]*))")
 _ADDRESS_DIGITS = 8  # a shorter word without 0x, such as dead or add, may be a symbol
 
 
@@ -49,6 +53,13 @@ def leakscan(arguments: Sequence[str] | None = None, host: Host | None = None) -
     )
     parser.add_argument("caches", metavar="CACHE", nargs="+", help="slab cache, by name or alias")
     _source_options(parser, host)
+    parser.add_argument(
+        "--walker",
+        choices=("map", "kmem"),
+        default="map",
+        help="how objects are found: map reads the memory map (default); kmem asks crash's kmem "
+        "-S, which lists no full slabs, and is used where map does not know the kernel",
+    )
     _comparison_options(parser)
     return _run(parser, arguments, _leakscan, host)
 
@@ -220,12 +231,32 @@ def _console() -> Console:
 
 
 def _leakscan(options: argparse.Namespace, host: Host | None, progress: Progress) -> _Output:
-    with _view(options, host, "leakscan") as view:
-        report = scan_caches(view, options.caches, _settings(options), progress)
+    if options.walker == "kmem":
+        report = _by_kmem(options, host, progress)
+    else:
+        try:
+            with _view(options, host, "leakscan") as view:
+                report = scan_caches(view, options.caches, _settings(options), progress)
+        except UnknownLayout as why:
+            if not isinstance(host, KmemHost) or options.record is not None:
+                raise
+            report = _by_kmem(options, host, progress)
+            instead = Skipped(
+                f"own slab walker: {why}", 1, "crash's kmem -S was used instead (--walker kmem)"
+            )
+            report = replace(report, skipped=(instead, *report.skipped))
     return _Output(
         text=lambda console: print_leak_report(report, console, options.verbose),
         json=lambda: leak_document(report),
     )
+
+
+def _by_kmem(options: argparse.Namespace, host: Host | None, progress: Progress) -> LeakReport:
+    if not isinstance(host, KmemHost):
+        raise HostError("--walker kmem needs a crash session")
+    if options.record is not None:
+        raise HostError("--walker kmem cannot be recorded: a session holds no output of crash")
+    return scan_caches_kmem(host, options.caches, _settings(options), progress)
 
 
 def _objsim(options: argparse.Namespace, host: Host | None, progress: Progress) -> _Output:
@@ -260,7 +291,12 @@ def _address(view: KernelView, text: str) -> int:
             return int(digits, 16) & ((1 << 64) - 1)
         except ValueError:
             pass
-    symbol = view.host.address_of(text)
+    match = _NEAR_SYMBOL.fullmatch(text)
+    symbol = view.host.address_of(match[1] if match else text)
+    if match and symbol is not None:
+        return symbol + int(match[2].replace(" ", ""), 0)
+    if symbol is None and isinstance(view.host, CommandHost):
+        symbol = view.host.evaluate(text)
     if symbol is None:
         raise HostError(f"{text} is neither a hexadecimal address nor a symbol of this kernel")
     return symbol

@@ -9,9 +9,9 @@ import errno
 
 import numpy as np
 
-from ..hosts.base import ReadFault
+from ..hosts.base import Host, ReadFault
 from ..kernel.caches import Caches
-from ..kernel.markers import BY_VALUE, FILLED, MAGIC32, POISON_END, describe
+from ..kernel.markers import BY_VALUE, FILLED, MAGIC32, POISON_END, describe, release_tuple
 from ..kernel.objects import State
 from ..kernel.pages import describe_page
 from ..kernel.view import KernelView
@@ -23,22 +23,18 @@ _HOP_BYTES = 4096
 _HOP_WIDTH = 8
 
 
-def symbolic(view: KernelView | None, address: int) -> str:
+def symbolic(host: Host, address: int) -> str:
     """``name+0x10 [module]``; the bare address where nothing has a name."""
-    symbol = view.symbol(address) if view else None
-    module = _module_of(view, address)
+    symbol = host.symbol_at(address)
+    module = _module_of(host, address)
     if symbol is None:
         return f"{address:#x}" + (f" [{module}]" if module else "")
     offset = f"+{address - symbol.address:#x}" if address != symbol.address else ""
     return f"{symbol.name}{offset}" + (f" [{symbol.module}]" if symbol.module else "")
 
 
-def _module_of(view: KernelView | None, address: int) -> str:
-    if view is None:
-        return ""
-    return next(
-        (m.name for m in view.host.modules() if any(a <= address < b for a, b in m.ranges)), ""
-    )
+def _module_of(host: Host, address: int) -> str:
+    return next((m.name for m in host.modules() if any(a <= address < b for a, b in m.ranges)), "")
 
 
 def printable_run(word: int) -> str:
@@ -52,10 +48,15 @@ def printable_run(word: int) -> str:
 
 
 class Decoder:
-    """Meanings for one kernel, or, with `view` None, for words out of context."""
+    """Meanings for one kernel.
 
-    def __init__(self, view: KernelView | None, classifier: Classifier) -> None:
-        self._view, self._classifier = view, classifier
+    With `view` None, for a kernel whose slabs and pages are not understood: names only. With
+    `host` None too, for words out of context.
+    """
+
+    def __init__(self, host: Host | None, view: KernelView | None, classifier: Classifier) -> None:
+        self._host, self._view, self._classifier = host, view, classifier
+        self._release = release_tuple(host.info().release) if host else None
 
     @property
     def caches(self) -> Caches | None:
@@ -64,7 +65,6 @@ class Decoder:
 
     def meaning(self, value: int, kind: Kind, offset: int, detail: int) -> str:
         """One word at `offset` of its object, whose kind and detail are known."""
-        release = self._view.release if self._view else None
         match kind:
             case Kind.ZERO:
                 return "0"
@@ -75,11 +75,11 @@ class Decoder:
                     return "the word before: an empty list_head"
                 return f"this object+{detail:#x}"
             case Kind.LIST_POISON | Kind.POISON:
-                return self._poison(value, release)
+                return self._poison(value)
             case Kind.TEXT_SYMBOL | Kind.DATA_SYMBOL | Kind.MODULE:
                 return self._symbol(value, kind)
             case Kind.SLAB | Kind.DIRECT | Kind.VMALLOC | Kind.VMEMMAP:
-                return self.pointer(value)
+                return self.pointer(value) if self._view else self._bare_pointer(value, kind)
             case Kind.PERCPU:
                 return "per-CPU pointer"
             case Kind.ERR_PTR:
@@ -98,18 +98,18 @@ class Decoder:
             case _:
                 return self._opaque(value)
 
-    def _poison(self, value: int, release: tuple[int, int] | None) -> str:
+    def _poison(self, value: int) -> str:
         if value in BY_VALUE:
-            return describe(BY_VALUE[value], release)
+            return describe(BY_VALUE[value], self._release)
         if value == POISON_END:
             return "POISON_FREE, POISON_END: a free object's last word, poisoned by slub_debug=P"
         name, implies = FILLED[value & 0xFF]
         return f"{name}: {implies}"
 
     def _symbol(self, value: int, kind: Kind) -> str:
-        if self._view is None:
+        if self._host is None:
             return "kernel text or data" if kind is Kind.TEXT_SYMBOL else "a module's text or data"
-        return symbolic(self._view, value)
+        return symbolic(self._host, value)
 
     def _number(self, value: int) -> str:
         if value in MAGIC32:
@@ -126,11 +126,21 @@ class Decoder:
             return f"{low}, -1 (two 32-bit numbers)"
         return ""
 
+    def _bare_pointer(self, value: int, kind: Kind) -> str:
+        """A kernel address by its range alone, and a vmalloc area by the kernel's own list."""
+        if kind is Kind.DIRECT:
+            return "kernel pointer (direct map)"
+        if self._host is not None and kind is Kind.VMALLOC:
+            return self._vmalloc(self._host, value) or "kernel pointer"
+        if self._host is not None and kind is Kind.VMEMMAP:
+            return "struct page pointer"
+        return "kernel pointer"
+
     def pointer(self, value: int) -> str:
         """What a kernel address is: slab object, page, vmalloc area, struct page."""
         view = self._view
         if view is None:
-            return "kernel pointer (direct map)" if value < 0xFFFFC90000000000 else "kernel pointer"
+            return "kernel pointer"
         slot = view.slot(value)
         if slot is not None:
             return _slot_text(slot.cache.name, slot.offset, slot.cache.object_size, slot.state)
@@ -145,12 +155,16 @@ class Decoder:
             owner = f" of a slab of {inside.cache.name}" if inside else ""
             return f"struct page{owner} (page frame {int(pfns[0]):#x})"
         if view.space.vmalloc.holds(number)[0]:
-            area = area_at(view.host, value)
-            if area is None:
-                return "vmalloc address, in no area"
-            by = f", by {symbolic(view, area.caller)}" if area.caller else ""
-            return f"vmalloc area+{value - area.start:#x} of {area.end - area.start:,} bytes{by}"
+            return self._vmalloc(view.host, value) or "vmalloc address, in no area"
         return "kernel address"
+
+    def _vmalloc(self, host: Host, value: int) -> str:
+        """The vmalloc area that holds an address; "" where none does."""
+        area = area_at(host, value)
+        if area is None:
+            return ""
+        by = f", by {symbolic(host, area.caller)}" if area.caller else ""
+        return f"vmalloc area+{value - area.start:#x} of {area.end - area.start:,} bytes{by}"
 
     def hops(self, value: int, depth: int) -> tuple[Hop, ...]:
         """Follow a slab pointer, at most `depth` objects, until something has a name."""
@@ -177,9 +191,9 @@ class Decoder:
 
     def _names_in(self, address: int, size: int) -> tuple[str, list[int]]:
         """The most telling named word of an object, and the slab pointers it holds."""
-        assert self._view is not None
+        assert self._host is not None
         try:
-            data = self._view.host.read(address, min(size, _HOP_BYTES))
+            data = self._host.read(address, min(size, _HOP_BYTES))
         except ReadFault:
             return "", []
         words = self._classifier.classify(

@@ -74,6 +74,9 @@ def clustered_share(hits: NDArray[np.int64], sizes: NDArray[np.int64], clusters:
     unseen = 1 - n / clusters
     independent = _independent_observations(hits, sizes, share)
     low, high = _wilson(share, independent)
+    # The rule of three: what no sampled cluster showed may still fill three in n of them.
+    unshown = min(1.0, 3 / n)
+    low, high = min(low, share * (1 - unshown)), max(high, share + (1 - share) * unshown)
     shrink = math.sqrt(unseen)
     return Share(share, share - (share - low) * shrink, share + (high - share) * shrink)
 

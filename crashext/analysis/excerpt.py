@@ -41,10 +41,10 @@ def parse(text: str) -> Excerpt:
     for line in text.splitlines():
         match = _LINE.match(line)
         data = _words(match[2]) if match else b""
-        if not match or not data:
+        address = int(match[1], 16) if match else 0
+        if not data or address + len(data) > 1 << 64:
             ignored += bool(line.strip())
             continue
-        address = int(match[1], 16)
         if pieces and pieces[-1][0] + len(pieces[-1][1]) == address:
             pieces[-1][1].extend(data)
         else:
@@ -55,7 +55,8 @@ def parse(text: str) -> Excerpt:
 def _words(columns: str) -> bytes:
     data = b""
     digits = 0
-    for token in columns.split():
+    # The ASCII column of a short last line is set off by more than the one blank between words.
+    for token in re.split(r" {2,}", columns)[0].split():
         match = _WORD.match(token)
         if not match or (digits and len(match[1]) != digits) or len(data) >= _LINE_BYTES:
             break
@@ -85,7 +86,7 @@ def compare_text(text: str, size: int, settings: Settings) -> SimilarityReport:
     words = classifier.classify(
         np.frombuffer(b"".join(contents), np.uint8).reshape(-1, size), where
     )
-    decoder = Decoder(None, classifier)
+    decoder = Decoder(None, None, classifier)
     subjects = [
         Subject(a, a, None, size, "", "", decode_object(decoder, words, i, size, None, 0))
         for i, a in enumerate(addresses[:_MAX_SUBJECTS])

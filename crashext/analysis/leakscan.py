@@ -17,7 +17,7 @@ from .results import CacheReport, Group, LeakReport, Skipped
 from .similarity import group
 from .survey import kernel_of, make_classifier, map_gaps, slabs_wanted, survey
 
-_REPORTED_GROUPS = 8
+REPORTED_GROUPS = 8
 
 
 def scan_caches(
@@ -46,7 +46,7 @@ def scan_caches(
     except KeyboardInterrupt:
         interrupted = True
     return LeakReport(
-        kernel_of(view),
+        kernel_of(view.host),
         settings.seed,
         settings.threshold,
         settings.metric,
@@ -77,8 +77,8 @@ def examine_cache(
     seen = survey(view, classifier, cache, settings, progress)
     words, sample, population = seen.words, seen.sample, seen.population
     grouping = group(words, settings.threshold, settings.metric, seen.rng)
-    decoder = Decoder(view, classifier)
-    reported = grouping.clusters[:_REPORTED_GROUPS]
+    decoder = Decoder(view.host, view, classifier)
+    reported = grouping.clusters[:REPORTED_GROUPS]
     groups = []
     for number, cluster in enumerate(reported):
         progress(f"{cache.name}: groups", number, len(reported))
@@ -96,7 +96,7 @@ def examine_cache(
                 settings,
             )
         )
-    remaining = [c.members for c in grouping.clusters[_REPORTED_GROUPS:]]
+    remaining = [c.members for c in grouping.clusters[REPORTED_GROUPS:]]
     rest = np.concatenate([grouping.alone, *remaining])
     report = CacheReport(
         name=cache.name,

@@ -54,7 +54,7 @@ def compare(
     except KeyboardInterrupt:
         interrupted = True
     return SimilarityReport(
-        kernel_of(view),
+        kernel_of(view.host),
         settings.seed,
         settings.threshold,
         settings.metric,
@@ -105,7 +105,8 @@ def _look(
         note = "its page is not in the dump"
         return Subject(address, slot.address, slot.cache.name, size, state, note, ()), None
     words = classifier.classify(data, np.array([slot.address], np.uint64))
-    decoded = decode_object(Decoder(view, classifier), words, 0, size, None, settings.hops)
+    decoder = Decoder(view.host, view, classifier)
+    decoded = decode_object(decoder, words, 0, size, None, settings.hops)
     return Subject(address, slot.address, slot.cache.name, size, state, note, decoded), words
 
 
@@ -124,9 +125,9 @@ def _no_object(
     )
     kind = Kind(int(words.kinds[0, 0]))
     if kind in (Kind.TEXT_SYMBOL, Kind.DATA_SYMBOL, Kind.MODULE):
-        note = f"no slab object: {symbolic(view, address)}"
+        note = f"no slab object: {symbolic(view.host, address)}"
     elif kind in (Kind.DIRECT, Kind.VMALLOC, Kind.VMEMMAP):
-        note = f"no slab object: {Decoder(view, classifier).pointer(address)}"
+        note = f"no slab object: {Decoder(view.host, view, classifier).pointer(address)}"
     elif kind is Kind.USER:
         note = "no slab object: a user-space address"
     else:

@@ -100,6 +100,9 @@ class CacheReport:
     rest: Estimate
     """Objects in smaller groups, or like no other."""
     next_steps: tuple[str, ...]
+    walker: str = "map"
+    """How objects were found: "map", random slabs of the memory map, which stand for the cache;
+    "kmem", those that crash's kmem -S lists: groups, shares and `rest` count these alone."""
 
 
 @dataclass(frozen=True)

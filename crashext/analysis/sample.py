@@ -16,7 +16,7 @@ from ..kernel.slabs import Progress, SlabIndex
 T = TypeVar("T", bound=np.generic)
 
 MAX_SAMPLE_BYTES = 24 << 20
-_MAX_FREE = 4096
+MAX_FREE = 4096
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def draw(
         addresses.append(batch.address[allocated])
         contents.append(batch.content[allocated])
         slabs.append(number[allocated])
-        keep = np.flatnonzero(free.reshape(-1))[: _MAX_FREE - free_kept]
+        keep = np.flatnonzero(free.reshape(-1))[: MAX_FREE - free_kept]
         free_kept += len(keep)
         free_addresses.append(batch.address.reshape(-1)[keep])
         free_contents.append(batch.content.reshape(-1, batch.content.shape[2])[keep])

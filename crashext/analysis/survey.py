@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..hosts.base import Host
 from ..kernel.caches import Caches, SlabCache
 from ..kernel.slabs import Progress, SlabIndex
 from ..kernel.usage import Usage, usage
@@ -44,7 +45,7 @@ def survey(
     index = view.index
     used = usage(view, cache, index)
     rows = index.rows_of(view.caches.index(cache))
-    rng = generator(settings, cache)
+    rng = generator(settings, cache.name)
     sample = draw(view.reader(cache), index, rows, settings.samples, rng, progress)
     return Survey(
         used=used,
@@ -62,15 +63,15 @@ def slabs_wanted(settings: Settings, cache: SlabCache) -> int:
     return settings.samples // cache.objects_per_slab + 1
 
 
-def kernel_of(view: KernelView) -> Kernel:
+def kernel_of(host: Host) -> Kernel:
     """The report's heading."""
-    info = view.host.info()
+    info = host.info()
     return Kernel(info.release, info.arch, info.live, info.source)
 
 
-def generator(settings: Settings, cache: SlabCache) -> np.random.Generator:
+def generator(settings: Settings, cache: str) -> np.random.Generator:
     """Random numbers of one cache: the same whatever else is examined in the run."""
-    return np.random.default_rng([settings.seed, zlib.crc32(cache.name.encode())])
+    return np.random.default_rng([settings.seed, zlib.crc32(cache.encode())])
 
 
 def make_classifier(view: KernelView) -> Classifier:

@@ -22,6 +22,7 @@ from ..kernel.pointers import SlabPointers
 SMALL = 0xFFFF
 _PAIR_HALF = 1 << 24  # two 32-bit numbers in one word: both plausible as counts, sizes or ids
 _MIN_TEXT = 5
+_PIE_LOW, _PIE_HIGH = 0x550000000000, 0x570000000000  # ELF_ET_DYN_BASE and its randomisation
 _PRINTABLE = np.zeros(256, np.bool_)
 _PRINTABLE[[0x09, 0x0A, *range(0x20, 0x7F)]] = True
 
@@ -278,7 +279,9 @@ class Classifier:
         # A per-CPU pointer is an address once a CPU's offset is added to it.
         shift = np.uint64(space.percpu_offsets[0] if space.percpu_offsets else 0)
         if shift:
-            large = open_ & (values > np.uint64(0xFFFFFFFF))
+            # Programs are mapped at 0x55..., which a CPU's offset may also carry into vmalloc.
+            program = (values >= np.uint64(_PIE_LOW)) & (values < np.uint64(_PIE_HIGH))
+            large = open_ & (values > np.uint64(0xFFFFFFFF)) & ~program
             settle(large & space.vmalloc.holds(values + shift), Kind.PERCPU)
             settle(large & space.percpu_first_chunk.holds(values + shift), Kind.PERCPU)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,10 @@ from numpy.typing import NDArray
 Addresses = NDArray[np.uint64]
 Bytes = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
+
+
+class UnknownLayout(Exception):
+    """This kernel's structures are not the ones this code understands; says which."""
 
 
 class HostError(Exception):
@@ -68,7 +72,10 @@ class Layout:
         return member in self.members
 
     def __getitem__(self, member: str) -> Member:
-        return self.members[member]
+        try:
+            return self.members[member]
+        except KeyError:
+            raise UnknownLayout(f"{self.name} has no member {member} in this kernel") from None
 
     def first_of(self, *names: str) -> Member | None:
         """The first of `names` that this kernel has: members get renamed between versions."""
@@ -127,6 +134,19 @@ class Host(Protocol):
 
     def enumerator(self, name: str) -> int | None:
         """Value of an enumerator, or None where this kernel has none of that name."""
+        ...
+
+
+@runtime_checkable
+class CommandHost(Protocol):
+    """What a host inside crash can do besides."""
+
+    def crash_command(self, line: str) -> str:
+        """Output of a crash command; raises `HostError` with crash's words when it fails."""
+        ...
+
+    def evaluate(self, expression: str) -> int | None:
+        """Value of a C expression over the kernel's symbols; None where it has none."""
         ...
 
 

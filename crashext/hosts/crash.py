@@ -212,6 +212,19 @@ class CrashHost:
         """Output of a crash command; raises `HostError` with crash's words when it fails."""
         return self._ask(wire.COMMAND, line.encode()).decode("utf-8", "replace")
 
+    def evaluate(self, expression: str) -> int | None:
+        """Value of a C expression, by gdb inside crash. Nothing in it may assign or call."""
+        if not _EXPRESSION.match(expression) or re.search(r"\w\s*\(|--|\+\+", expression):
+            return None
+        try:
+            answer = self.crash_command(f'gdb printf "%lx\\n", (unsigned long)({expression})')
+            return int(answer.split()[-1], 16)
+        except (_Refused, ValueError, IndexError):
+            return None
+
+
+_EXPRESSION = re.compile(r"^[\w\s.>()&*+\-\[\]]{1,200}$")
+
 
 def connect(descriptor: int) -> CrashHost:
     """The host over an inherited socket. Raises `HostError` when crash does not answer to it."""

@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 import numpy as np
 from elftools.common.exceptions import ELFError
+from elftools.construct import ConstructError
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import NoteSection
 
@@ -23,7 +24,11 @@ from .base import HostError
 _KDUMP_SIGNATURE = b"KDUMP   "
 _FLATTENED_SIGNATURE = b"makedumpfile\0\0\0\0"
 _OTHER_SIGNATURES = (b"DISKDUMP",)  # diskdump, which netdump-era kernels wrote
+# What pyelftools raises at damaged files.
+_DAMAGE = (ELFError, ConstructError, ValueError, KeyError, AssertionError)
 _NO_PHYSICAL_ADDRESS = (1 << 64) - 1  # /proc/kcore, for areas that are not RAM
+_PIECE = 1 << 20
+_PAGE_DESC = np.dtype([("offset", "<u8"), ("size", "<u4"), ("flags", "<u4"), ("page", "<u8")])
 _MAX_BITMAP = 1 << 30  # 32 TiB of 4 KiB pages; more is a damaged header
 
 
@@ -71,7 +76,7 @@ def build_id(path: Path) -> str | None:
                             return str(note["n_desc"])
     except OSError as error:
         raise HostError(f"cannot open debug file {path}: {error.strerror}") from error
-    except (ELFError, ValueError, KeyError, AssertionError, UnicodeDecodeError) as error:
+    except _DAMAGE as error:
         raise HostError(f"{path} is not an ELF debug file") from error
     return None
 
@@ -88,7 +93,7 @@ def _elf(path: Path, file: BinaryIO) -> DumpFile:
             start, size = segment["p_paddr"], segment["p_filesz"]
             if segment["p_type"] == "PT_LOAD" and size and start != _NO_PHYSICAL_ADDRESS:
                 ranges.append((start, start + size))
-    except (ELFError, ValueError, KeyError, AssertionError) as error:
+    except _DAMAGE as error:
         raise HostError(f"{path} is a damaged ELF file: its headers do not parse") from error
     if path.is_file():  # /proc/kcore is as long as the address space
         _require_length(path, length, end)
@@ -116,25 +121,40 @@ def _kdump(path: Path, file: BinaryIO) -> DumpFile:
     # The first bitmap says which pages exist, the second which were written.
     both = bitmap_size * 8 >= max_mapnr * 2
     half = bitmap_size // 2 if both else bitmap_size
+    if half * 8 < max_mapnr:
+        raise HostError(f"{path} is a damaged kdump file: its bitmap is too small for its pages")
     file.seek(bitmap_at + (half if both else 0))
-    bits = np.unpackbits(np.frombuffer(file.read(half), np.uint8), bitorder="little")[:max_mapnr]
-    pages = int(bits.sum())
+    runs, pages = _runs(file, max_mapnr)
     table_at = bitmap_at + bitmap_size
     _require_length(path, length, table_at + 24 * pages)
     file.seek(table_at)
-    step = 1 << 20
     last = 0
-    for begin in range(0, pages, step):
-        table = np.fromfile(
-            file,
-            np.dtype([("offset", "<u8"), ("size", "<u4"), ("flags", "<u4"), ("page", "<u8")]),
-            min(step, pages - begin),
-        )
-        last = max(last, int((table["offset"] + table["size"]).max(initial=0)))
+    for begin in range(0, pages, _PIECE):
+        table = np.fromfile(file, _PAGE_DESC, min(_PIECE, pages - begin))
+        offset = int(table["offset"].max(initial=0))
+        last = max(last, offset + int(table["size"][table["offset"] == offset].max(initial=0)))
     _require_length(path, length, last)
-    edges = np.flatnonzero(np.diff(bits.view(np.int8), prepend=0, append=0))
-    ranges = [(int(a) * block, int(b) * block) for a, b in edges.reshape(-1, 2)]
-    return DumpFile(f"kdump {version}", tuple(ranges))
+    return DumpFile(f"kdump {version}", tuple((a * block, b * block) for a, b in runs))
+
+
+def _runs(file: BinaryIO, count: int) -> tuple[list[tuple[int, int]], int]:
+    """Runs [a, b) of set bits among the next `count`, and how many bits are set.
+
+    In pieces: the bitmap of a large machine, a byte a bit, would not fit the memory budget.
+    """
+    runs: list[tuple[int, int]] = []
+    total = 0
+    for begin in range(0, count, _PIECE):
+        data = np.frombuffer(file.read(_PIECE // 8), np.uint8)
+        bits = np.unpackbits(data, bitorder="little")[: count - begin]
+        total += int(bits.sum())
+        edges = np.flatnonzero(np.diff(bits.view(np.int8), prepend=np.int8(0), append=np.int8(0)))
+        for a, b in (edges.reshape(-1, 2) + begin).tolist():
+            if runs and runs[-1][1] == a:
+                runs[-1] = (runs[-1][0], b)
+            else:
+                runs.append((a, b))
+    return runs, total
 
 
 def _require_length(path: Path, length: int, needed: int) -> None:

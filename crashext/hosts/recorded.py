@@ -169,7 +169,8 @@ class RecordedHost:
         }
         self._names = _integers(document["names"])
         self._modules = tuple(
-            Module(str(n), tuple((int(a), int(b)) for a, b in r)) for n, r in document["modules"]
+            Module(str(n), tuple((int(a) & _WORD, int(b) & _WORD) for a, b in r))
+            for n, r in document["modules"]
         )
         self._layouts = {
             str(n): None if layout is None else _layout(str(n), *layout)

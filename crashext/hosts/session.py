@@ -24,10 +24,12 @@ Extents = list[tuple[int, memoryview]]
 
 VERSION = 1
 _MAGIC = b"CRASHEXT-SESSION "
-_MAX_JSON = 32 << 20
+_MAX_JSON = 4 << 20  # Python makes up to thirty times that of nested lists
 _MAX_EXTENTS = 1 << 22
-MAX_MEMORY = 300 << 20
+MAX_MEMORY = 256 << 20
 _XZ_MEMORY = 128 << 20
+_PIECE = 1 << 20
+_CUT = "is a damaged session, or cut short: ask for it to be sent again"
 # What unpacking or reading a file of nonsense can raise.
 NONSENSE = (
     lzma.LZMAError,
@@ -96,29 +98,58 @@ def load(path: Path) -> tuple[dict[str, Any], Extents]:
 
 
 def _unpack(packed: bytes) -> tuple[dict[str, Any], Extents]:
-    unpacker = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
-    limit = _MAX_JSON + 16 * _MAX_EXTENTS + MAX_MEMORY
-    whole = memoryview(unpacker.decompress(packed, limit))
-    if not unpacker.eof:
-        raise HostError("is cut short or larger than a session may be")
-    (length,) = struct.unpack_from("<Q", whole)
+    """Unpack piece by piece, each length checked before its bytes are made."""
+    stream = _Stream(packed)
+    (length,) = struct.unpack("<Q", stream.take(8))
     if length > _MAX_JSON:
         raise HostError("is a damaged session: its description is too large")
-    document = json.loads(bytes(whole[8 : 8 + length]))
-    at = 8 + length
-    (count,) = struct.unpack_from("<Q", whole, at)
+    document = json.loads(stream.take(length))
+    (count,) = struct.unpack("<Q", stream.take(8))
     if count > _MAX_EXTENTS:
         raise HostError("is a damaged session: it describes too many extents")
-    table = np.frombuffer(whole, "<u8", 2 * count, at + 8).reshape(-1, 2).tolist()
-    at += 8 + 16 * count
+    table = np.frombuffer(stream.take(16 * count), "<u8").reshape(-1, 2).tolist()
+    if sum(size for _, size in table) > MAX_MEMORY:
+        raise HostError("is a damaged session: it describes too much memory")
     extents = []
     previous = 0
     for address, size in table:
-        if address < previous or at + size > len(whole):
+        if address < previous or address + size > 1 << 64:
             raise ValueError("extents overlap or run past the end")
-        extents.append((address, whole[at : at + size]))
-        at += size
+        extents.append((address, memoryview(stream.take(size))))
         previous = address + size
+    stream.finish()
     if not isinstance(document, dict) or not isinstance(document["command"], str):
         raise ValueError("not a session document")
     return document, extents
+
+
+class _Stream:
+    """Reads an xz stream a piece at a time."""
+
+    def __init__(self, packed: bytes) -> None:
+        self._unpacker = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
+        self._packed = packed
+        self._ready = b""
+
+    def take(self, size: int) -> bytes:
+        """Exactly `size` bytes; raises `HostError` where the stream ends before."""
+        pieces = [self._ready[:size]]
+        self._ready = self._ready[size:]
+        missing = size - len(pieces[0])
+        while missing:
+            if self._unpacker.eof:
+                raise HostError(_CUT)
+            piece = self._unpacker.decompress(self._packed, _PIECE)
+            self._packed = b""
+            if not piece and self._unpacker.needs_input:
+                raise HostError(_CUT)
+            pieces.append(piece[:missing])
+            self._ready = piece[missing:]
+            missing -= len(pieces[-1])
+        return b"".join(pieces)
+
+    def finish(self) -> None:
+        """Nothing may follow, and the stream's own check must be there and right."""
+        rest = self._unpacker.decompress(b"", _PIECE) if not self._unpacker.eof else b""
+        if self._ready or rest or not self._unpacker.eof:
+            raise HostError(_CUT)

@@ -10,15 +10,23 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ..hosts.base import Addresses, Bytes, Host, Layout, Mask, Member, ReadFault
+from ..hosts.base import Addresses, Bytes, Host, Layout, Mask, Member, ReadFault, UnknownLayout
 
 Words = NDArray[np.uint64]
 
+__all__ = [
+    "UnknownLayout",
+    "Words",
+    "column",
+    "require",
+    "string",
+    "u32",
+    "u64",
+    "variable",
+    "words_at",
+]
+
 MAX_STRING = 256
-
-
-class UnknownLayout(Exception):
-    """This kernel's structures are not the ones this code understands; says which."""
 
 
 def u32(host: Host, address: int) -> int:

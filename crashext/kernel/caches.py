@@ -17,6 +17,8 @@ from .access import UnknownLayout, column, require, string, u64, variable, words
 MAX_CACHES = 65536  # one per memory cgroup and cache before 5.9
 MAX_NODES = 1024
 _MAX_RBTREE = 1 << 17
+_MAX_SLOT = 1 << 25
+_WORD = (1 << 64) - 1
 
 # Flag bits were plain constants until cc61eb851461 (6.9) made them enum _slab_flag_bits.
 _LEGACY_FLAGS = {
@@ -97,6 +99,8 @@ def _other_spelling(name: str) -> str:
     prefix, _, size = name.rpartition("-")
     if not prefix.endswith("kmalloc") and "kmalloc" not in prefix:
         return name
+    if len(size) > 8 or not size.isascii():
+        return name
     if size.isdigit() and int(size) >= 1024 and int(size) % 1024 == 0:
         kib = int(size) // 1024
         return f"{prefix}-{kib // 1024}M" if kib >= 1024 else f"{prefix}-{kib}k"
@@ -150,7 +154,7 @@ def _list_entries(host: Host, head: int, link: int) -> tuple[list[int], str | No
         at = u64(host, head)
         while at not in seen and len(entries) < MAX_CACHES:
             seen.add(at)
-            entries.append(at - link)
+            entries.append(at - link & _WORD)
             at = u64(host, at)
     except ReadFault as fault:
         return entries, f"slab_caches breaks off after {len(entries)} caches: {fault}"
@@ -193,10 +197,12 @@ def _cache(
     objects = field("oo") & 0xFFFF
     offset = field("offset")
     pad = field("red_left_pad") if "red_left_pad" in layout else 0
-    if not (0 < object_size <= size <= 1 << 25 and offset + 8 <= size and pad < size and objects):
-        return None
     value = field("flags")
     flags = frozenset(n for n, bit in flag_bits.items() if value & bit)
+    pad = pad if "RED_ZONE" in flags else 0
+    room = size - pad
+    if not (0 < object_size <= room <= _MAX_SLOT and offset + 8 <= room and objects):
+        return None
     return SlabCache(
         address=address,
         name=name,
@@ -204,7 +210,7 @@ def _cache(
         object_size=object_size,
         slot_size=size,
         freelist_offset=offset,
-        red_left_pad=pad if "RED_ZONE" in flags else 0,
+        red_left_pad=pad,
         freelist_random=field("random") if "random" in layout else None,
         objects_per_slab=objects,
         flags=flags,
@@ -289,12 +295,8 @@ def _aliases(host: Host, cache_layout: Layout) -> dict[int, set[str]]:
             for n, f, t in zip(names, flags, targets, strict=True)
             if int(f) & link_flag
         ]
-        level = [
-            child
-            for side in (left, right)
-            for child in column(rows, side).tolist()
-            if child and child not in seen
-        ]
+        children = np.concatenate([column(rows, side) for side in (left, right)]).tolist()
+        level = [c for c in dict.fromkeys(children) if c and c not in seen]
         seen.update(level)
     aliases: dict[int, set[str]] = {}
     if not links:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..hosts.base import Host, ReadFault
-from .access import Words, column, u64, words_at
+from .access import UnknownLayout, Words, column, u64, words_at
 from .caches import SlabCache
 
 _MAX_SHEAF = 4096  # kmem_cache.sheaf_capacity is tens; more is damage
@@ -63,7 +63,8 @@ def _cpu_slabs(host: Host, cache: SlabCache, cpus: tuple[int, ...]) -> tuple[Wor
         empty = np.zeros(0, np.uint64)
         return empty, empty, 0
     current = layout.first_of("slab", "page")  # renamed by bb192ed9aa71 (5.17)
-    assert current is not None
+    if current is None:
+        raise UnknownLayout("struct kmem_cache_cpu has neither slab nor page in this kernel")
     rows, ok = host.read_many(where, layout.size)
     slabs, heads = column(rows, current), column(rows, layout["freelist"])
     used = ok & (slabs != 0)

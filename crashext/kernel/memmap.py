@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..hosts.base import Addresses, Bytes, Host, Mask, ReadFault
-from .access import Words, require, words_at
+from .access import UnknownLayout, Words, require, words_at
 from .addresses import PAGE_SHIFT, PAGE_SIZE, AddressSpace
 
 BLOCK_PAGES = 4096  # page frames a block: 256 KiB of map, 16 MiB of memory
 _SECTION_FLAGS = 0x3F  # low bits of section_mem_map (SECTION_MAP_LAST_BIT <= 6)
-_MAX_SECTIONS = 1 << 20
+_MAX_ROOTS = 1 << 20
+_MAX_PAGES = 1 << 34  # 64 TiB
+_WORD = (1 << 64) - 1
 
 
 @dataclass(frozen=True)
@@ -118,26 +120,45 @@ def _sections(host: Host, page_size: int) -> list[tuple[int, int, int]]:
     bits = fields.get("NUMBER(SECTION_SIZE_BITS)")
     if root_address is None or length is None or size is None or bits is None:
         return []
-    per_root = PAGE_SIZE // int(size)
-    roots = np.uint64(int(root_address, 16)) + np.arange(
-        min(int(length), _MAX_SECTIONS), dtype=np.uint64
+    entry, shift = _number(size, 8, PAGE_SIZE), _number(bits, PAGE_SHIFT, 36)
+    count = _number(length, 1, _MAX_ROOTS)
+    map_at = _number(fields.get("OFFSET(mem_section.section_mem_map)", "0"), 0, entry - 8)
+    per_root = PAGE_SIZE // entry
+    roots = np.uint64(_number(root_address, 0, _WORD, 16)) + np.arange(
+        count, dtype=np.uint64
     ) * np.uint64(8)
     tables, ok = words_at(host, roots)
-    pages = 1 << (int(bits) - PAGE_SHIFT)
-    map_at = int(fields.get("OFFSET(mem_section.section_mem_map)", "0"))
-    found = []
+    pages = 1 << (shift - PAGE_SHIFT)
+    found: list[tuple[int, int, int]] = []
     for root in np.flatnonzero(ok & (tables != 0)).tolist():
-        entries = tables[root] + np.arange(per_root, dtype=np.uint64) * np.uint64(int(size))
+        entries = tables[root] + np.arange(per_root, dtype=np.uint64) * np.uint64(entry)
         maps, readable = words_at(host, entries + np.uint64(map_at))
         for i in np.flatnonzero(readable & (maps != 0)).tolist():
             coded = int(maps[i]) & ~_SECTION_FLAGS
             if not coded:
                 continue
             pfn = (root * per_root + i) * pages
-            found.append((pfn, (coded + pfn * page_size) & ((1 << 64) - 1), pages))
+            found.append((pfn, coded + pfn * page_size & _WORD, pages))
+        if len(found) * pages > _MAX_PAGES:
+            raise UnknownLayout("mem_section describes more memory than any machine has")
     return found
+
+
+def _number(text: str, least: int, most: int, base: int = 10) -> int:
+    """A number of VMCOREINFO that must be sane; raises `UnknownLayout`."""
+    try:
+        value = int(text, base)
+    except ValueError:
+        value = -1
+    if not least <= value <= most:
+        raise UnknownLayout(
+            f"VMCOREINFO says {text[:20]!r} where a number {least} to {most} is due"
+        )
+    return value
 
 
 def _flat(host: Host, space: AddressSpace) -> list[tuple[int, int, int]]:
     pages = (space.direct.end - space.direct.start) >> PAGE_SHIFT
+    if pages > _MAX_PAGES:
+        raise UnknownLayout("max_pfn says more memory than any machine has")
     return [(0, space.vmemmap.start, pages)]

@@ -54,8 +54,8 @@ class SlabPointers:
             rest = ~hit & self._space.direct.holds(values)
             cache[rest], base[rest] = self._by_struct_page(values[rest])
         at = np.maximum(cache, 0)
-        offset = (values - base - self._pads[at]) % self._sizes[at]
-        # A pointer into the left pad of the first slot wraps around: it is not in an object.
+        # A pointer into the left pad of the first slot belongs, like any pad, after an object.
+        offset = (values - base + self._sizes[at] - self._pads[at]) % self._sizes[at]
         return SlabTargets(cache, base, np.where(cache >= 0, offset, np.uint64(0)))
 
     def _by_struct_page(self, values: Words) -> tuple[NDArray[np.int64], Words]:

@@ -94,6 +94,7 @@ def _cache(cache: CacheReport) -> dict[str, Any]:
         "asked": cache.asked,
         "aliases": list(cache.aliases),
         "address": hex(cache.address),
+        "walker": cache.walker,
         "object_size": cache.object_size,
         "slot_size": cache.slot_size,
         "flags": list(cache.flags),

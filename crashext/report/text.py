@@ -64,27 +64,39 @@ def print_similarity_report(report: SimilarityReport, console: Console, verbose:
 def _headline(console: Console, cache: CacheReport) -> None:
     asked = f" (asked for as {safe(cache.asked)})" if cache.asked != cache.name else ""
     if not cache.groups:
-        what = "no two objects are alike" if cache.sampled else "no allocated objects"
-        if cache.allocated.estimate and not cache.sampled:
-            what = f"none of its {_count(cache.allocated)} objects can be read"
-        _line(console, f"{safe(cache.name)}{asked}: {what}", _BOLD)
+        _line(console, f"{safe(cache.name)}{asked}: {_no_groups(cache)}", _BOLD)
         return
     first = cache.groups[0]
     size = first.objects.estimate * cache.slot_size
     note = f": {first.notes[0]}" if first.notes else ""
-    _line(
-        console,
-        f"{safe(cache.name)}{asked}: {_count(first.objects)} of {_count(cache.allocated)} objects "
-        f"({_share(first.share)}) are alike, {_bytes(size)}{safe(note)}",
-        _BOLD,
+    likeness = (
+        f"{_count(first.objects)} of {_count(cache.allocated)} objects ({_share(first.share)}) are "
+        f"alike, {_bytes(size)}"
     )
+    if cache.walker == "kmem":
+        likeness = (
+            f"{_count(first.objects)} of the {cache.sampled:,} objects seen "
+            f"({_share(first.share)}) are alike; {_count(cache.allocated)} are allocated"
+        )
+    _line(console, f"{safe(cache.name)}{asked}: {likeness}{safe(note)}", _BOLD)
+
+
+def _no_groups(cache: CacheReport) -> str:
+    if cache.sampled:
+        return "no two objects are alike" + (" among those seen" * (cache.walker == "kmem"))
+    if cache.walker == "kmem" and cache.allocated.high:
+        return f"none of its {_count(cache.allocated)} objects is listed by kmem -S and readable"
+    if cache.allocated.estimate:
+        return f"none of its {_count(cache.allocated)} objects can be read"
+    return "no allocated objects"
 
 
 def _cache(console: Console, cache: CacheReport, verbose: bool) -> None:
+    chosen = "listed by kmem -S" if cache.walker == "kmem" else "drawn at random"
     examined = (
         "all examined"
-        if cache.slabs_examined == cache.slabs_total.estimate
-        else f"{cache.slabs_examined:,} drawn at random and examined"
+        if cache.slabs_total.exact and cache.slabs_examined == cache.slabs_total.estimate
+        else f"{cache.slabs_examined:,} {chosen} and examined"
     )
     _line(
         console,

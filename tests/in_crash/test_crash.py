@@ -1,0 +1,227 @@
+"""Real crash with real PyKdump, typed at through a terminal.
+
+PyKdump is in no package registry: build it by its own documentation and name the shared objects in
+CRASHEXT_PYKDUMP, separated by colons. Without it, or without crash, these tests skip and say so.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pexpect
+import pytest
+
+from crashext import crash_setup
+from tests.conftest import lab_dump, on, run
+from tests.lab import read_addresses
+
+BUILDS = [p for p in os.environ.get("CRASHEXT_PYKDUMP", "").split(":") if p]
+FORMS = ("vmcore", "vmcore.kdump", "vmcore.d31")
+PROMPT = "crash> "
+
+pytestmark = pytest.mark.skipif(
+    not BUILDS or shutil.which("crash") is None,
+    reason="NOT TESTED INSIDE CRASH: set CRASHEXT_PYKDUMP to mpykdump64.so, and install crash",
+)
+
+
+class Crash:
+    """A crash session on a terminal, its ~/.crashrc written by `crashext setup`."""
+
+    def __init__(self, home: Path, pykdump: str, form: str) -> None:
+        crash_setup.main(["setup", "--write", "--crashrc", str(home / ".crashrc"), pykdump])
+        dump = lab_dump("default")
+        self.home = home
+        self.terminal = pexpect.spawn(
+            "crash",
+            [str(dump.vmlinux), str(dump.folder / form)],
+            cwd=home,
+            env={**os.environ, "HOME": str(home), "TERM": "dumb"},
+            encoding="utf-8",
+            codec_errors="replace",
+            timeout=120,
+            dimensions=(50, 160),
+        )
+        # crash shows each line of the file as if it were typed, and then its first prompt.
+        typed = [x for x in (home / ".crashrc").read_text().splitlines() if x[:1] != "#"]
+        for _ in range(len(typed) + 1):
+            self.terminal.expect_exact(PROMPT)
+        self.ask("set scroll off")
+
+    def ask(self, line: str) -> str:
+        """What a typed line prints, up to the next prompt."""
+        self.terminal.sendline(line)
+        return self.answer(line)
+
+    def answer(self, line: str) -> str:
+        self.terminal.expect_exact(PROMPT)
+        text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", str(self.terminal.before))
+        return text.replace("\r", "").split(line, 1)[-1].lstrip("\n")
+
+    def memory(self) -> int:
+        """Resident KiB of the crash process."""
+        status = Path(f"/proc/{self.terminal.pid}/status").read_text()
+        found = re.search(r"VmRSS:\s+(\d+)", status)
+        assert found
+        return int(found[1])
+
+    def quit(self) -> None:
+        self.terminal.sendline("quit")
+        self.terminal.expect(pexpect.EOF)
+        self.terminal.close(force=True)
+
+    def descriptors(self) -> int:
+        return len(os.listdir(f"/proc/{self.terminal.pid}/fd"))
+
+    def children(self) -> list[str]:
+        return (
+            Path(f"/proc/{self.terminal.pid}/task/{self.terminal.pid}/children").read_text().split()
+        )
+
+
+@pytest.fixture(scope="module", params=BUILDS)
+def build(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def crash(build: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crash]:
+    session = Crash(tmp_path_factory.mktemp("home"), build, "vmcore")
+    yield session
+    session.quit()
+
+
+def test_extend_leakscan_py_as_written(crash: Crash) -> None:
+    assert "leakscan and objsim are commands" in crash.ask("extend leakscan.py")
+    assert crash.ask("leakscan kmalloc-32").startswith("kmalloc-32: 200,000 of")
+    assert crash.ask("extend leakscan.py kmalloc-32").startswith("kmalloc-32: 200,000 of")
+
+
+def test_extend_is_otherwise_what_it_was(crash: Crash) -> None:
+    for line in ("extend", "extend nosuch.so", "extend -Z", "help extend"):
+        assert crash.ask(line) == crash.ask("\\" + line) or line == "help extend", line
+    (crash.home / "hello.py").write_text("print('hello from a script')\n")
+    assert "hello from a script" in crash.ask("extend hello.py")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_document_is_the_drgn_hosts(build: str, form: str, tmp_path: Path) -> None:
+    caches = ["kmalloc-32", "dentry", "task_struct"]
+    session = Crash(tmp_path, build, form)
+    session.ask(f"leakscan --json {' '.join(caches)} > report.json")
+    session.quit()
+    ours = run("leakscan", *on("default", form), "--json", *caches)
+    assert json.loads((tmp_path / "report.json").read_text()) == ours.document
+
+
+def test_objsim(crash: Crash) -> None:
+    node = read_addresses(lab_dump("default").addresses("nodes"))[7]
+    assert crash.ask(f"objsim {node:x}").startswith("200,000 of 205,628 kmalloc-32")
+    assert f"{node:x}: kmalloc-32 object" in crash.ask(f"objsim 0x{node:x}")
+    assert "leaklab_ops+0x8 [leaklab]" in crash.ask("objsim leaklab_ops+8")
+    assert "init_task" in crash.ask("objsim &init_task")
+
+
+def test_pipes_files_and_colours(crash: Crash) -> None:
+    assert len(crash.ask("leakscan kmalloc-32 | head -5").splitlines()) == 5
+    crash.ask("leakscan kmalloc-32 > out.txt")
+    written = (crash.home / "out.txt").read_text()
+    assert written.startswith("kmalloc-32: 200,000 of")
+    assert "\x1b" not in written
+
+
+def test_the_pager_returns(crash: Crash) -> None:
+    crash.ask("set scroll on")
+    crash.terminal.sendline("leakscan -v kmalloc-32")
+    crash.terminal.expect("kmalloc-32: 200,000")
+    time.sleep(1)
+    crash.terminal.send("q")
+    crash.terminal.expect_exact(PROMPT)
+    crash.ask("set scroll off")
+    assert crash.ask("leakscan kmalloc-32").startswith("kmalloc-32: 200,000")
+
+
+def test_help(crash: Crash) -> None:
+    assert "leakscan [options] CACHE..." in crash.ask("help leakscan")
+    assert "objsim [options] ADDR..." in crash.ask("help objsim")
+    assert "--samples" in crash.ask("leakscan -h")
+
+
+def test_an_unknown_cache(crash: Crash) -> None:
+    said = crash.ask("leakscan kmaloc-32").strip()
+    assert said.count("\n") == 0
+    assert "did you mean kmalloc-32" in said
+
+
+@pytest.mark.parametrize("delay", [0.1, 0.6, 1.2])
+def test_interruption(crash: Crash, delay: float) -> None:
+    line = "leakscan kmalloc-32 kmalloc-96 dentry task_struct kmalloc-64 filp inode_cache"
+    crash.terminal.sendline(line)
+    time.sleep(delay)
+    crash.terminal.sendcontrol("c")
+    said = crash.answer(line)
+    assert "Traceback" not in said
+    assert crash.ask("p 40+2").strip().endswith("42")
+    assert crash.ask("leakscan kmalloc-32").startswith("kmalloc-32: 200,000")
+
+
+def test_a_missing_engine(build: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRASHEXT_PYTHON", "/nonexistent/python3")
+    session = Crash(tmp_path, build, "vmcore")
+    said = session.ask("leakscan kmalloc-32").strip()
+    session.terminal.close(force=True)
+    assert said.count("\n") == 0
+    assert "cannot start /nonexistent/python3" in said
+
+
+def test_epython_without_setup(build: str, tmp_path: Path) -> None:
+    dump = lab_dump("default")
+    script = Path(crash_setup.__file__).parent / "incrash" / "leakscan.py"
+    terminal = pexpect.spawn(
+        "crash",
+        [str(dump.vmlinux), str(dump.vmcore)],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "HOME": str(tmp_path),
+            "TERM": "dumb",
+            "CRASHEXT_PYTHON": sys.executable,
+        },
+        encoding="utf-8",
+        timeout=120,
+        dimensions=(50, 160),
+    )
+    for line in (f"extend {build}", "set scroll off"):
+        terminal.expect_exact(PROMPT)
+        terminal.sendline(line)
+    terminal.expect_exact(PROMPT)
+    terminal.sendline(f"epython {script} kmalloc-32")
+    terminal.expect("kmalloc-32: 200,000 of")
+    terminal.close(force=True)
+
+
+def test_200_commands_leave_nothing_behind(crash: Crash) -> None:
+    for _ in range(10):
+        crash.ask("objsim linux_banner")
+    descriptors, memory = crash.descriptors(), crash.memory()
+    for _ in range(200):
+        assert "linux_banner" in crash.ask("objsim linux_banner")
+    assert crash.descriptors() == descriptors
+    assert not crash.children()
+    assert crash.memory() < memory + 2048  # KiB over 200 commands
+
+
+def test_unloading_pykdump_gives_extend_back(build: str, tmp_path: Path) -> None:
+    session = Crash(tmp_path, build, "vmcore")
+    assert "type the same line again" in session.ask(f"extend -u {build}")
+    assert "unloaded" in session.ask(f"extend -u {build}")
+    assert "No such device" in session.ask("extend nosuch.so")
+    assert session.ask("p 40+2").strip().endswith("42")
+    session.terminal.close(force=True)
