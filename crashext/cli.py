@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from . import __version__
@@ -40,6 +42,7 @@ from .report.text import print_leak_report, print_similarity_report
 BAD_INPUT = 2
 _DEFAULT_SAMPLES = 250_000
 _PIPED_WIDTH = 120
+_MOMENT = 1.0  # seconds without a word that nobody minds
 _NEAR_SYMBOL = re.compile(r"([A-Za-z_][\w.]*) *([+-] *(?:0x[0-9a-fA-F]+|[1-9][0-9]*))")
 _ADDRESS_DIGITS = 8  # a shorter word without 0x, such as dead or add, may be a symbol
 
@@ -356,14 +359,21 @@ def _open(options: argparse.Namespace) -> Host:
 
 @contextmanager
 def _progress() -> Iterator[Progress]:
-    """A bar on stderr while something long goes on, when stderr is a terminal."""
+    """A bar on stderr for what takes longer than a moment, when stderr is a terminal."""
     if not sys.stderr.isatty():
         yield silent
         return
-    with Bar(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("")
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+    bar = Bar(*columns, console=Console(stderr=True), transient=True)
+    task = bar.add_task("")
+    begun = time.monotonic()
 
-        def show(what: str, done: int, total: int) -> None:
-            bar.update(task, description=what, completed=done, total=max(total, 1))
+    def show(what: str, done: int, total: int) -> None:
+        if time.monotonic() - begun > _MOMENT:
+            bar.start()
+        bar.update(task, description=safe(what), completed=done, total=max(total, 1))
 
+    try:
         yield show
+    finally:
+        bar.stop()

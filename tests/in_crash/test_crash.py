@@ -24,7 +24,7 @@ from tests.lab import read_addresses
 
 BUILDS = [p for p in os.environ.get("CRASHEXT_PYKDUMP", "").split(":") if p]
 FORMS = ("vmcore", "vmcore.kdump", "vmcore.d31")
-PROMPT = "crash> "
+PROMPT = r"(?:[\r\n]|\x1b\[[0-9?]*[A-Za-z]|\x1b>)crash> "  # at a line's start: reports say it too
 
 pytestmark = pytest.mark.skipif(
     not BUILDS or shutil.which("crash") is None,
@@ -43,16 +43,16 @@ class Crash:
             "crash",
             [str(dump.vmlinux), str(dump.folder / form)],
             cwd=home,
-            env={**os.environ, "HOME": str(home), "TERM": "dumb"},
+            env={**os.environ, "HOME": str(home), "TERM": "vt100"},
             encoding="utf-8",
             codec_errors="replace",
-            timeout=120,
+            timeout=60,
             dimensions=(50, 160),
         )
         # crash shows each line of the file as if it were typed, and then its first prompt.
         typed = [x for x in (home / ".crashrc").read_text().splitlines() if x[:1] != "#"]
         for _ in range(len(typed) + 1):
-            self.terminal.expect_exact(PROMPT)
+            self.terminal.expect(PROMPT)
         self.ask("set scroll off")
 
     def ask(self, line: str) -> str:
@@ -61,9 +61,11 @@ class Crash:
         return self.answer(line)
 
     def answer(self, line: str) -> str:
-        self.terminal.expect_exact(PROMPT)
+        self.terminal.expect(PROMPT)
         text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", str(self.terminal.before))
-        return text.replace("\r", "").split(line, 1)[-1].lstrip("\n")
+        text = text.replace("\r", "").split(line, 1)[-1]
+        # The progress bar erases itself on a terminal; here its last state is still to be read.
+        return re.sub(r"(?:[^\n\u2501]*\u2501+ +\d+/\d+ *)+\n?", "", text).lstrip("\n")
 
     def memory(self) -> int:
         """Resident KiB of the crash process."""
@@ -100,8 +102,8 @@ def crash(build: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cras
 
 def test_extend_leakscan_py_as_written(crash: Crash) -> None:
     assert "leakscan and objsim are commands" in crash.ask("extend leakscan.py")
-    assert crash.ask("leakscan kmalloc-32").startswith("kmalloc-32: 200,000 of")
-    assert crash.ask("extend leakscan.py kmalloc-32").startswith("kmalloc-32: 200,000 of")
+    assert "kmalloc-32: 200,000 of" in crash.ask("leakscan kmalloc-32")
+    assert "kmalloc-32: 200,000 of" in crash.ask("extend leakscan.py kmalloc-32")
 
 
 def test_extend_is_otherwise_what_it_was(crash: Crash) -> None:
@@ -123,7 +125,7 @@ def test_the_document_is_the_drgn_hosts(build: str, form: str, tmp_path: Path) -
 
 def test_objsim(crash: Crash) -> None:
     node = read_addresses(lab_dump("default").addresses("nodes"))[7]
-    assert crash.ask(f"objsim {node:x}").startswith("200,000 of 205,628 kmalloc-32")
+    assert "200,000 of 205,628 kmalloc-32" in crash.ask(f"objsim {node:x}")
     assert f"{node:x}: kmalloc-32 object" in crash.ask(f"objsim 0x{node:x}")
     assert "leaklab_ops+0x8 [leaklab]" in crash.ask("objsim leaklab_ops+8")
     assert "init_task" in crash.ask("objsim &init_task")
@@ -143,9 +145,9 @@ def test_the_pager_returns(crash: Crash) -> None:
     crash.terminal.expect("kmalloc-32: 200,000")
     time.sleep(1)
     crash.terminal.send("q")
-    crash.terminal.expect_exact(PROMPT)
+    crash.terminal.expect(PROMPT)
     crash.ask("set scroll off")
-    assert crash.ask("leakscan kmalloc-32").startswith("kmalloc-32: 200,000")
+    assert "kmalloc-32: 200,000" in crash.ask("leakscan kmalloc-32")
 
 
 def test_help(crash: Crash) -> None:
@@ -169,7 +171,7 @@ def test_interruption(crash: Crash, delay: float) -> None:
     said = crash.answer(line)
     assert "Traceback" not in said
     assert crash.ask("p 40+2").strip().endswith("42")
-    assert crash.ask("leakscan kmalloc-32").startswith("kmalloc-32: 200,000")
+    assert "kmalloc-32: 200,000" in crash.ask("leakscan kmalloc-32")
 
 
 def test_a_missing_engine(build: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,17 +193,17 @@ def test_epython_without_setup(build: str, tmp_path: Path) -> None:
         env={
             **os.environ,
             "HOME": str(tmp_path),
-            "TERM": "dumb",
+            "TERM": "vt100",
             "CRASHEXT_PYTHON": sys.executable,
         },
         encoding="utf-8",
-        timeout=120,
+        timeout=60,
         dimensions=(50, 160),
     )
     for line in (f"extend {build}", "set scroll off"):
-        terminal.expect_exact(PROMPT)
+        terminal.expect(PROMPT)
         terminal.sendline(line)
-    terminal.expect_exact(PROMPT)
+    terminal.expect(PROMPT)
     terminal.sendline(f"epython {script} kmalloc-32")
     terminal.expect("kmalloc-32: 200,000 of")
     terminal.close(force=True)
