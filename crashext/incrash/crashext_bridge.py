@@ -22,8 +22,25 @@ _PATIENCE = 3  # Ctrl-C that many times ends an engine that does not listen
 
 
 def run(program: str, arguments: List[str]) -> None:
-    """Run `program` (leakscan or objsim) with its arguments; prints to crash's current output."""
+    """Run `program` (leakscan or objsim) with its arguments; prints to crash's current output.
+
+    Ctrl-C is let through only while the bridge waits. In the middle of crash's or gdb's own code it
+    would make them jump out over Python's frames, and crash dies of that sooner or later.
+    """
     sys.stdout.flush()
+    signal.pthread_sigmask(signal.SIG_BLOCK, _CTRL_C)
+    try:
+        _run(program, arguments)
+    finally:
+        while signal.sigtimedwait(_CTRL_C, 0):
+            pass  # one that came too late to mean this command
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _CTRL_C)
+
+
+_CTRL_C = (signal.SIGINT,)
+
+
+def _run(program: str, arguments: List[str]) -> None:
     engine = engine_python()
     ours, theirs = socket.socketpair()
     try:
@@ -75,6 +92,7 @@ def _start(engine: str, fd: int, program: str, arguments: List[str]) -> int:
         environment,
         file_actions=actions,
         setpgroup=0,
+        setsigmask=[],
         setsigdef=[signal.SIGINT, signal.SIGPIPE],
     )
 
@@ -100,7 +118,7 @@ class _Talk:
 def _attend(program: str, sock: socket.socket, child: int) -> Tuple["_Talk", int]:
     """Serve the engine until it is gone: the conversation, and its wait status."""
     talk = _Talk(program, sock, child)
-    before = signal.signal(signal.SIGINT, talk.interrupt)
+    before = signal.getsignal(signal.SIGINT)
     try:
         try:
             _serve(talk)
@@ -108,15 +126,33 @@ def _attend(program: str, sock: socket.socket, child: int) -> Tuple["_Talk", int
             sock.close()  # an engine that still asks learns that nobody answers
         if talk.state == _SAID:
             _kill(child, signal.SIGKILL)
-        return talk, os.waitpid(child, 0)[1]
+        with _Listening(talk):
+            return talk, os.waitpid(child, 0)[1]
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+class _Listening:
+    """Lets Ctrl-C through to `talk` for a while."""
+
+    def __init__(self, talk: "_Talk") -> None:
+        self.talk = talk
+
+    def __enter__(self) -> None:
+        # crash's own calls into gdb leave crash's handler behind, which would jump out over
+        # Python's frames to the prompt: ours must be put back every time.
+        signal.signal(signal.SIGINT, self.talk.interrupt)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _CTRL_C)
+
+    def __exit__(self, *unused: object) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _CTRL_C)
 
 
 def _serve(talk: "_Talk") -> None:
     try:
         while True:
-            code, payload = wire.receive(talk.sock)
+            with _Listening(talk):
+                code, payload = wire.receive(talk.sock)
             if talk.state == _SILENT and code != wire.HELLO:
                 raise wire.Garbage("no greeting")
             if code == wire.HELLO and payload != struct.pack("<I", wire.VERSION):

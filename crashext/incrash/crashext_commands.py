@@ -65,28 +65,29 @@ def take_over_extend() -> bool:
         crash.register_epython_prog(
             "pyextend", "extend that takes Python files too", "[FILE...]", "  See help extend."
         )
+    return _alias_extend("pyextend")
+
+
+def give_back_extend() -> bool:
+    """Undo `take_over_extend`. Returns whether it did."""
+    return _alias_extend('""')
+
+
+def _alias_extend(meaning: str) -> bool:
+    """`alias extend MEANING`, which crash refuses as long as it sees a command of that name."""
     entry = _builtin("extend")
     if not entry:
         return False
-    # crash refuses to alias the name of a command: for the moment of the alias, hide the name.
     name = crashext_poke.read_pointer(entry)
     try:
-        crashext_poke.write_pointer(entry, name + 1)
+        crashext_poke.write_pointer(entry, name + 1)  # for the moment it is called "xtend"
         try:
-            crash.exec_crash_command("alias extend pyextend", 1)
+            crash.exec_crash_command("alias extend " + meaning, 1)
         except crash.error:
             pass  # it prints nothing, which PyKdump takes for an error
     finally:
         crashext_poke.write_pointer(entry, name)
     return True
-
-
-def give_back_extend() -> None:
-    """Undo `take_over_extend`."""
-    try:
-        crash.exec_crash_command('alias extend ""', 1)
-    except crash.error:
-        pass
 
 
 def _builtin(wanted: str) -> int:
