@@ -1,0 +1,73 @@
+"""The recorded sessions that ship with the project, and what README shows of them."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import SESSIONS, run
+from tests.record_samples import SAMPLES, Sample
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def truth(name: str) -> dict[str, Any]:
+    parts = json.loads((SESSIONS / f"{name}.truth.json").read_text())["parts"]
+    assert isinstance(parts, dict)
+    return parts
+
+
+def first_groups(name: str, cache: str) -> list[dict[str, Any]]:
+    document = run("leakscan", "-r", SESSIONS / f"{name}.session", "--json", cache).document
+    groups = document["caches"][0]["groups"]
+    assert isinstance(groups, list)
+    return groups
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda s: s.name)
+def test_each_session_answers_what_it_was_recorded_for(sample: Sample) -> None:
+    session = SESSIONS / f"{sample.name}.session"
+    ran = run("leakscan", "-r", session, *sample.caches)
+    assert ran.status == 0
+    assert ran.err == ""
+    assert session.stat().st_size < 2 << 20
+
+
+def test_unlinked_nodes() -> None:
+    assert (
+        first_groups("unlinked-nodes", "kmalloc-32")[0]["objects"]["estimate"]
+        == truth("unlinked-nodes")["nodes"]["count"]
+    )
+
+
+def test_two_leaks() -> None:
+    counts = [g["objects"]["estimate"] for g in first_groups("two-leaks", "kmalloc-64")[:2]]
+    parts = truth("two-leaks")
+    assert counts == [parts["sessions"]["count"], parts["requests"]["count"]]
+
+
+def test_living_list() -> None:
+    group = first_groups("living-list", "kmalloc-32")[0]
+    assert group["objects"]["estimate"] >= truth("living-list")["living"]["count"] - 10
+    assert any("still on a list" in note for note in group["notes"])
+
+
+def test_healthy_has_no_module_and_no_unlinked_mass() -> None:
+    assert truth("healthy") == {}
+    for cache in ("kmalloc-32", "kmalloc-64", "filp"):
+        for group in first_groups("healthy", cache):
+            assert not any(note.startswith("unlinked") for note in group["notes"])
+
+
+def test_readme_shows_what_the_sample_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    shown = README.read_text()
+    said = run("leakscan", "-r", SESSIONS / "unlinked-nodes.session", "kmalloc-32").out
+    assert said.split("  group 2", 1)[0] in shown
+    address = re.search(r"objsim -r sample_sessions/unlinked-nodes.session (0x\w+)", shown)
+    assert address
+    assert run("objsim", "-r", SESSIONS / "unlinked-nodes.session", address[1]).out in shown
