@@ -32,11 +32,12 @@ def main() -> int:
         return entry(arguments[1:])
     from .hosts.base import HostError
     from .hosts.crash import connect
+    from .report.safe import safe
 
     try:
         host = connect(bridge)
     except HostError as error:
-        print(f"{arguments[0]}: {error}", file=sys.stderr)
+        print(f"{arguments[0]}: {safe(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"{arguments[0]}: interrupted before anything was known", file=sys.stderr)

@@ -14,10 +14,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
@@ -32,16 +33,20 @@ from .analysis.results import LeakReport, Skipped
 from .analysis.similarity import DEFAULT_THRESHOLD, METRICS
 from .hosts.base import CommandHost, Host, HostError, ReadFault
 from .hosts.recorded import RecordedHost, RecordingHost
-from .kernel.access import UnknownLayout
-from .kernel.slabs import Progress
+from .hosts.session import MAX_MEMORY
+from .kernel.access import UnknownLayout, Words
+from .kernel.slabs import MAP_BUDGET, Progress
 from .kernel.view import KernelView, silent
 from .report.as_json import leak_document, similarity_document
 from .report.safe import safe
-from .report.text import print_leak_report, print_similarity_report
+from .report.text import print_leak_report, print_similarity_report, write_addresses
 
 BAD_INPUT = 2
 _DEFAULT_SAMPLES = 250_000
 _PIPED_WIDTH = 120
+_NARROWEST = 40
+_MOST_HOPS = 16
+_MOST_SUBJECTS = 16
 _MOMENT = 1.0  # seconds without a word that nobody minds
 _NEAR_SYMBOL = re.compile(r"([A-Za-z_][\w.]*) *([+-] *(?:0x[0-9a-fA-F]+|[1-9][0-9]*))")
 _ADDRESS_DIGITS = 8  # a shorter word without 0x, such as dead or add, may be a symbol
@@ -149,23 +154,24 @@ def _comparison_options(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument(
         "--hops",
-        type=_number(0),
+        type=_number(0, _MOST_HOPS),
         default=1,
         metavar="N",
         help="objects to follow a pointer through until one has a name (default %(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.add_argument("-v", "--verbose", action="store_true", help="all groups, all words")
+    parser.add_argument("-v", "--verbose", action="store_true", help="more groups, all words")
 
 
-def _number(least: int) -> Callable[[str], int]:
+def _number(least: int, most: int = (1 << 63) - 1) -> Callable[[str], int]:
     def parse(text: str) -> int:
         try:
             value = int(text, 0)
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-        if not least <= value < 1 << 63:
-            raise argparse.ArgumentTypeError(f"{text} is not a number from {least} up")
+        if not least <= value <= most:
+            limit = f"to {most}" if most < (1 << 63) - 1 else "up"
+            raise argparse.ArgumentTypeError(f"{text} is not a number from {least} {limit}")
         return value
 
     return parse
@@ -187,6 +193,8 @@ class _Output:
 
     text: Callable[[Console], None]
     json: Callable[[], str]
+    listed: Words = field(default_factory=lambda: np.zeros(0, np.uint64))
+    """Addresses to print after the text."""
 
 
 def _run(
@@ -196,6 +204,7 @@ def _run(
     host: Host | None,
 ) -> int:
     options = parser.parse_args(arguments)
+    options.record_failed = False
     try:
         with _progress() as progress:
             output = command(options, host, progress)
@@ -210,7 +219,14 @@ def _run(
         # The reader (head, a pager) has seen enough; nothing is wrong. Keep the interpreter
         # from complaining when it flushes on exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+    except OSError as error:
+        print(f"{parser.prog}: cannot write the report: {error.strerror}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BAD_INPUT
+    except MemoryError:
+        print(f"{parser.prog}: out of memory: is the dump or session damaged?", file=sys.stderr)
+        return BAD_INPUT
+    return BAD_INPUT if options.record_failed else 0
 
 
 def _print(options: argparse.Namespace, output: _Output) -> None:
@@ -224,13 +240,16 @@ def _print(options: argparse.Namespace, output: _Output) -> None:
             with console.capture() as page:
                 output.text(console)
             print("\n".join(line.rstrip() for line in page.get().splitlines()))
+        write_addresses(output.listed, sys.stdout)
     sys.stdout.flush()
 
 
 def _console() -> Console:
     """Colours and the window's width on a terminal; neither when piped, unless COLUMNS is set."""
-    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _PIPED_WIDTH
-    return Console(highlight=False, markup=False, emoji=False, width=width)
+    piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    console = Console(highlight=False, markup=False, emoji=False)
+    console.width = _PIPED_WIDTH if piped else max(console.width, _NARROWEST)
+    return console
 
 
 def _leakscan(options: argparse.Namespace, host: Host | None, progress: Progress) -> _Output:
@@ -239,7 +258,9 @@ def _leakscan(options: argparse.Namespace, host: Host | None, progress: Progress
     else:
         try:
             with _view(options, host, "leakscan") as view:
-                report = scan_caches(view, options.caches, _settings(options), progress)
+                report = scan_caches(
+                    view, options.caches, _settings(options), progress, _budget(view)
+                )
         except UnknownLayout as why:
             if not isinstance(host, KmemHost) or options.record is not None:
                 raise
@@ -274,13 +295,28 @@ def _objsim(options: argparse.Namespace, host: Host | None, progress: Progress) 
             raise HostError("give the address of an object, or --text FILE")
         if options.list and len(options.addresses) > 1:
             raise HostError("--list finds what is like one object: give one address")
+        if len(options.addresses) > _MOST_SUBJECTS:
+            raise HostError(
+                f"at most {_MOST_SUBJECTS} objects are compared pairwise; leakscan groups more"
+            )
         with _view(options, host, "objsim") as view:
             addresses = [_address(view, text) for text in options.addresses]
-            report = compare(view, addresses, _settings(options), options.list, progress)
+            report = compare(
+                view, addresses, _settings(options), options.list, progress, _budget(view)
+            )
     return _Output(
         text=lambda console: print_similarity_report(report, console, options.verbose),
         json=lambda: similarity_document(report),
+        listed=report.kin.listed
+        if report.kin is not None and report.kin.listed is not None
+        else np.zeros(0, np.uint64),
     )
+
+
+def _budget(view: KernelView) -> int:
+    """Bytes of memory map to read: less where they must fit into a session, or come from one."""
+    in_session = isinstance(view.host, (RecordingHost, RecordedHost))
+    return MAX_MEMORY // 4 if in_session else MAP_BUDGET
 
 
 def _settings(options: argparse.Namespace) -> Settings:
@@ -289,15 +325,16 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 def _address(view: KernelView, text: str) -> int:
     digits = text.removeprefix("0x")
-    if text.startswith("0x") or len(digits) >= _ADDRESS_DIGITS:
-        try:
-            return int(digits, 16) & ((1 << 64) - 1)
-        except ValueError:
-            pass
+    number = text.startswith("0x") or len(digits) >= _ADDRESS_DIGITS
+    if number and re.fullmatch(r"[0-9a-fA-F]{1,16}", digits):
+        return int(digits, 16)
     match = _NEAR_SYMBOL.fullmatch(text)
     symbol = view.host.address_of(match[1] if match else text)
     if match and symbol is not None:
-        return symbol + int(match[2].replace(" ", ""), 0)
+        symbol += int(match[2].replace(" ", ""), 0)
+        if not 0 <= symbol < 1 << 64:
+            raise HostError(f"{text} is outside the address space")
+        return symbol
     if symbol is None and isinstance(view.host, CommandHost):
         symbol = view.host.evaluate(text)
     if symbol is None:
@@ -327,9 +364,18 @@ def _view(options: argparse.Namespace, host: Host | None, program: str) -> Itera
     if options.record is None:
         yield KernelView(host)
     else:
+        try:
+            options.record.open("wb").close()  # better to fail now than after the run
+        except OSError as error:
+            raise HostError(f"cannot write session {options.record}: {error.strerror}") from error
         recorder = RecordingHost(host)
         yield KernelView(recorder)
-        recorder.save(options.record, shlex.join([program, *_question(options)]))
+        try:
+            recorder.save(options.record, shlex.join([program, *_question(options)]))
+        except HostError as error:  # the report is worth printing all the same
+            print(f"{program}: {safe(str(error))}", file=sys.stderr)
+            options.record.unlink(missing_ok=True)
+            options.record_failed = True
     if isinstance(host, RecordedHost) and host.unanswered:
         print(
             f"{program}: this session was recorded with '{safe(host.command)}' and cannot answer "
@@ -341,7 +387,10 @@ def _view(options: argparse.Namespace, host: Host | None, program: str) -> Itera
 def _question(options: argparse.Namespace) -> list[str]:
     """What was asked, without where: the replay's command line."""
     words = [*getattr(options, "caches", []), *getattr(options, "addresses", [])]
-    return [*words, "--seed", str(options.seed), "--samples", str(options.samples)]
+    words += ["--list"] if getattr(options, "list", False) else []
+    for name in ("seed", "samples", "threshold", "metric", "hops"):
+        words += [f"--{name}", str(getattr(options, name))]
+    return words
 
 
 def _open(options: argparse.Namespace) -> Host:

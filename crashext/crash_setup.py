@@ -24,8 +24,6 @@ _LOADS_PYKDUMP = re.compile(r"^\s*extend\s.*pykdump\S*\.so", re.MULTILINE)
 
 # Where distributions and PyKdump's own documentation put extensions.
 _FOLDERS = (
-    ".",
-    "~",
     "~/bin",
     "~/.local/lib/crash/extensions",
     "/usr/lib64/crash/extensions",
@@ -73,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _setup(crashrc: Path, pykdump: Path | None, write: bool, remove: bool) -> None:
-    before = crashrc.read_text() if crashrc.exists() else ""
+    before = crashrc.read_text(errors="surrogateescape") if crashrc.exists() else ""
     kept = _BLOCK.sub("", before)
     if remove:
         if kept == before:
@@ -102,20 +100,24 @@ def find_pykdump(given: Path | None) -> Path:
     """PyKdump's shared object: as given, named by CRASHEXT_PYKDUMP, or in a usual place."""
     named = given or (Path(os.environ["CRASHEXT_PYKDUMP"]) if _named() else None)
     if named is not None:
-        path = named.expanduser().absolute()
-        if not path.is_file():
-            raise SetupError(f"{path} does not exist")
-        if path.open("rb").read(4) != b"\x7fELF":
-            raise SetupError(f"{path} is no shared object: name PyKdump's mpykdump64.so")
-        return path
+        return _checked(named.expanduser().absolute())
     for folder in _FOLDERS:
         for name in _NAMES:
             path = (Path(folder).expanduser() / name).absolute()
             if path.is_file():
-                return path
+                return _checked(path)
     raise SetupError(
         "PyKdump was not found: name its file, as in 'crashext setup /path/to/mpykdump64.so'"
     )
+
+
+def _checked(path: Path) -> Path:
+    if not path.is_file():
+        raise SetupError(f"{path} does not exist")
+    with path.open("rb") as file:
+        if file.read(4) != b"\x7fELF":
+            raise SetupError(f"{path} is no shared object: name PyKdump's mpykdump64.so")
+    return path
 
 
 def _named() -> bool:
@@ -142,7 +144,7 @@ def _replace(path: Path, text: str) -> None:
     mode = target.stat().st_mode & 0o777 if target.exists() else 0o644
     descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=".crashrc.")
     try:
-        with os.fdopen(descriptor, "w") as file:
+        with os.fdopen(descriptor, "w", errors="surrogateescape") as file:
             file.write(text)
         Path(temporary).chmod(mode)
         Path(temporary).replace(target)

@@ -18,12 +18,13 @@ def _run(program: Program, name: str, arguments: Sequence[str]) -> None:
     from . import cli
     from .hosts.base import HostError
     from .hosts.drgn import DrgnHost
+    from .report.safe import safe
 
     source = program.core_dump_path
     try:
         host = DrgnHost(program, Path(str(source)).name if source else "/proc/kcore")
     except (HostError, LookupError) as error:
-        raise CommandError(f"{name}: {error}") from None
+        raise CommandError(f"{name}: {safe(str(error))}") from None
     entry = {"leakscan": cli.leakscan, "objsim": cli.objsim}[name]
     try:
         entry(arguments, host)

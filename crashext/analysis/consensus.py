@@ -12,7 +12,6 @@ from ..kernel.caches import Caches
 from .words import Kind, WordMap, count_distinct
 
 _NUMBERS = (Kind.ZERO, Kind.SMALL, Kind.INT)
-_MAX_ROWS = 8192
 _MAX_NAMED = 3
 _COUNTER_LEAST = 8
 
@@ -33,12 +32,10 @@ def consensus(
     population: int,
     caches: Caches | None,
 ) -> list[Column]:
-    """Compare every word of the group with the exemplar's; over at most some thousand members.
+    """Compare every word of the group's sampled members with the exemplar's.
 
     `population` is how many objects the whole group is thought to have.
     """
-    if len(members) > _MAX_ROWS:
-        members = members[np.linspace(0, len(members) - 1, _MAX_ROWS).astype(np.intp)]
     return [
         _column(
             words.values[members, i],

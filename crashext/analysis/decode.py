@@ -186,7 +186,9 @@ class Decoder:
                     return (*path, Hop(slot.address, f"{place}: {name}"))
                 step = (*path, Hop(slot.address, place))
                 following += [(p, step) for p in pointers]
-            level = following
+            if not following:
+                break
+            level = following[:_HOP_WIDTH]
         return ()
 
     def _names_in(self, address: int, size: int) -> tuple[str, list[int]]:

@@ -79,6 +79,10 @@ def compare_text(text: str, size: int, settings: Settings) -> SimilarityReport:
         left += len(data) - whole * size
         addresses += [start + i * size for i in range(whole)]
         contents += [data[i * size : (i + 1) * size] for i in range(whole)]
+    seen = dict(zip(reversed(addresses), reversed(contents), strict=True))
+    repeated = len(addresses) - len(seen)
+    addresses = sorted(seen)
+    contents = [seen[a] for a in addresses]
     if not contents:
         raise HostError(f"the text shows no whole object of {size} bytes: is --size right?")
     where = np.array(addresses, np.uint64)
@@ -115,6 +119,8 @@ def compare_text(text: str, size: int, settings: Settings) -> SimilarityReport:
         for c in grouping.clusters
     )
     skipped = []
+    if repeated:
+        skipped.append(Skipped("objects shown more than once", repeated, "the first is compared"))
     if excerpt.ignored:
         skipped.append(Skipped("lines that show no memory", excerpt.ignored, "not looked at"))
     if left:
@@ -133,6 +139,7 @@ def compare_text(text: str, size: int, settings: Settings) -> SimilarityReport:
         None,
         groups,
         tuple(skipped),
+        alone=len(grouping.alone),
     )
 
 

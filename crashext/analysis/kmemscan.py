@@ -24,7 +24,7 @@ from .groups import Settings, describe, residue
 from .leakscan import REPORTED_GROUPS
 from .results import CacheReport, Group, LeakReport, Skipped
 from .sample import MAX_FREE, MAX_SAMPLE_BYTES
-from .similarity import group
+from .similarity import Grouping, group
 from .survey import generator, kernel_of
 from .words import Classifier
 
@@ -175,7 +175,8 @@ class _Examiner:
         size = row.object_size or 0
         rng = generator(self._settings, row.name)
         seen = self._read(shown, max(1, size), rng)
-        groups, rest = self._groups(row, seen, rng)
+        groups, grouping = self._groups(row, seen, rng)
+        others = grouping.clusters[REPORTED_GROUPS:]
         slot_size = _slot_size(shown, size)
         report = CacheReport(
             name=row.name,
@@ -193,7 +194,10 @@ class _Examiner:
             sampled=len(seen.address),
             free_sampled=len(shown.free),
             groups=groups,
-            rest=Estimate.known(rest),
+            more_groups=len(others),
+            more=Estimate.known(sum(len(c.members) for c in others)),
+            rest=Estimate.known(len(grouping.alone)),
+            rest_examined=not grouping.exhausted,
             next_steps=_next_steps(groups, size),
             walker="kmem",
         )
@@ -216,11 +220,9 @@ class _Examiner:
 
     def _groups(
         self, row: CacheRow, seen: _Seen, rng: np.random.Generator
-    ) -> tuple[tuple[Group, ...], int]:
-        """The largest groups, and how many objects are in none of them."""
+    ) -> tuple[tuple[Group, ...], Grouping]:
+        """The largest groups, described, and all of them."""
         settings, n = self._settings, len(seen.address)
-        if not n:
-            return (), 0
         words = self._classifier.classify(seen.content, seen.address)
         free = self._classifier.classify(seen.free_content, seen.free_address)
         link = self._freelist_offset(row)
@@ -239,7 +241,7 @@ class _Examiner:
             )
             for cluster in grouping.clusters[:REPORTED_GROUPS]
         )
-        return groups, n - sum(g.sampled for g in groups)
+        return groups, grouping
 
     def _freelist_offset(self, row: CacheRow) -> int:
         """Where a free slot's next pointer is; past every object where it has none (SLAB)."""

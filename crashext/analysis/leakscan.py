@@ -96,8 +96,8 @@ def examine_cache(
                 settings,
             )
         )
-    remaining = [c.members for c in grouping.clusters[REPORTED_GROUPS:]]
-    rest = np.concatenate([grouping.alone, *remaining])
+    others = grouping.clusters[REPORTED_GROUPS:]
+    more = np.concatenate([np.zeros(0, np.intp), *(c.members for c in others)])
     report = CacheReport(
         name=cache.name,
         asked=asked,
@@ -114,7 +114,10 @@ def examine_cache(
         sampled=len(sample.address),
         free_sampled=sample.free_slots,
         groups=tuple(groups),
-        rest=population.share(rest).of(population.allocated),
+        more_groups=len(others),
+        more=population.share(more).of(population.allocated),
+        rest=population.share(grouping.alone).of(population.allocated),
+        rest_examined=not grouping.exhausted,
         next_steps=_next_steps(cache, groups),
     )
     return report, seen.gaps

@@ -49,7 +49,9 @@ def compare(
             if not index.complete:
                 wanted = {view.caches.index(slot.cache): slabs_wanted(settings, slot.cache)}
                 view.scan(wanted, settings.seed, progress, budget)
-            kin, gaps = _kin(view, classifier, slot, known[0][1], settings, want_list, progress)
+            kin, gaps, interrupted = _kin(
+                view, classifier, slot, known[0][1], settings, want_list, progress
+            )
             skipped += gaps
     except KeyboardInterrupt:
         interrupted = True
@@ -143,7 +145,7 @@ def _kin(
     settings: Settings,
     want_list: bool,
     progress: Progress,
-) -> tuple[Kin, tuple[Skipped, ...]]:
+) -> tuple[Kin, list[Skipped], bool]:
     cache = slot.cache
     seen = survey(view, classifier, cache, settings, progress)
     population, sampled = seen.population, seen.words
@@ -151,10 +153,20 @@ def _kin(
     near = scores(one, Features.of(sampled), settings.metric)
     hits = np.flatnonzero(near >= settings.threshold)
     share = population.share(hits)
-    listed = None
+    gaps = list(seen.gaps)
+    listed, unread = None, 0
     if want_list:
         rows = view.index.rows_of(view.caches.index(cache))
-        listed = _list(view, classifier, cache, one, rows, settings, progress)
+        listed, unread = _list(view, classifier, cache, one, rows, settings, progress)
+        unseen = max(0, seen.used.slabs - len(rows)) + unread
+        if unseen:
+            gaps.append(
+                Skipped(
+                    f"{cache.name}: slabs not read for the list",
+                    unseen,
+                    "objects like this one in them are not listed",
+                )
+            )
     kin = Kin(
         like=slot.address,
         cache=cache.name,
@@ -165,7 +177,7 @@ def _kin(
         residue=residue(words, seen.free, 0, cache.freelist_offset, settings),
         listed=listed,
     )
-    return kin, seen.gaps
+    return kin, gaps, unread > 0
 
 
 def _list(
@@ -176,8 +188,11 @@ def _list(
     rows: NDArray[np.intp],
     settings: Settings,
     progress: Progress,
-) -> Words:
-    """Addresses of all objects like `one`, from every slab of the index; Ctrl-C keeps the found."""
+) -> tuple[Words, int]:
+    """Addresses of all objects like `one` in the slabs of the index, and the slabs left unread.
+
+    Ctrl-C ends the search and keeps what was found.
+    """
     found: list[Words] = []
     done = 0
     try:
@@ -191,4 +206,5 @@ def _list(
             progress(f"{cache.name}: all slabs", done, len(rows))
     except KeyboardInterrupt:
         progress("interrupted", done, len(rows))
-    return np.sort(np.concatenate(found)) if found else np.zeros(0, np.uint64)
+    every = np.sort(np.concatenate(found)) if found else np.zeros(0, np.uint64)
+    return every, len(rows) - done

@@ -97,8 +97,14 @@ class CacheReport:
     free_sampled: int
     groups: tuple[Group, ...]
     """The largest groups, largest first."""
+    more_groups: int
+    """Smaller groups, which are not described."""
+    more: Estimate
+    """Objects in those."""
     rest: Estimate
-    """Objects in smaller groups, or like no other."""
+    """Objects like no other, or not compared any more."""
+    rest_examined: bool
+    """False where there were too many groups to look further."""
     next_steps: tuple[str, ...]
     walker: str = "map"
     """How objects were found: "map", random slabs of the memory map, which stand for the cache;
@@ -170,3 +176,5 @@ class SimilarityReport:
     groups: tuple[Group, ...]
     skipped: tuple[Skipped, ...]
     interrupted: bool = False
+    alone: int = 0
+    """Objects of an excerpt that are in no group."""

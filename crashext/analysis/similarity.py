@@ -48,6 +48,8 @@ class Grouping:
     clusters: tuple[Cluster, ...]
     alone: NDArray[np.intp]
     """Rows that are like too few others to make a group."""
+    exhausted: bool
+    """More groups could be made, but `alone` was not looked at further."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ def group(
     """
     n = len(words.values)
     if not n:
-        return Grouping((), np.zeros(0, np.intp))
+        return Grouping((), np.zeros(0, np.intp), False)
     _, shape_of, shape_counts = np.unique(words.shapes(), return_inverse=True, return_counts=True)
     features = Features.of(words)
     _, first, inverse, counts = np.unique(
@@ -171,7 +173,7 @@ def group(
             )
         )
     clusters.sort(key=lambda c: (-len(c.members), c.members[0]))
-    return Grouping(tuple(clusters), np.sort(np.concatenate(alone)))
+    return Grouping(tuple(clusters), np.sort(np.concatenate(alone)), len(left) > 0)
 
 
 def _some(members: NDArray[np.intp], rng: np.random.Generator) -> NDArray[np.intp]:

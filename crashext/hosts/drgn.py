@@ -105,7 +105,8 @@ class DrgnHost:
         if module and not self._module_symbols_loaded:
             self._load_module_symbols()
         try:
-            found = self._program.symbols(address)
+            # Labels that the compiler made up (.LC0) name nothing.
+            found = [s for s in self._program.symbols(address) if not s.name.startswith(".L")]
         except (LookupError, ValueError, OverflowError, drgn.FaultError):
             return None
         if not found:

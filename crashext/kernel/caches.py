@@ -167,7 +167,7 @@ def _flag_bits(host: Host) -> dict[str, int]:
     bits = {}
     for name, legacy in _LEGACY_FLAGS.items():
         bit = host.enumerator(f"_SLAB_{name}")
-        bits[name] = legacy if bit is None else 1 << bit
+        bits[name] = legacy if bit is None else 1 << bit if 0 <= bit < 64 else 0
     if host.enumerator("_SLAB_RED_ZONE") is not None:
         # In the enum's kernels a flag that is compiled out has no enumerator and no bit.
         bits = {n: b for n, b in bits.items() if host.enumerator(f"_SLAB_{n}") is not None}

@@ -41,8 +41,6 @@ LIST_POISON = (
     Marker(_POISON_BASE + 0x200, "LIST_POISON2", _UNLINKED, since=(4, 3), before=(4, 20)),
     Marker(_POISON_BASE + 0x100100, "LIST_POISON1", _UNLINKED, before=(4, 3)),
     Marker(_POISON_BASE + 0x200200, "LIST_POISON2", _UNLINKED, before=(4, 3)),
-    Marker(0x00100100, "LIST_POISON1", _UNLINKED + " (no pointer delta)", before=(4, 3)),
-    Marker(0x00200200, "LIST_POISON2", _UNLINKED + " (no pointer delta)", before=(4, 3)),
 )
 
 OTHER_POISON = (

@@ -49,7 +49,7 @@ class SlabBatch:
     state: NDArray[np.uint8]
     """uint8[n, objects] of `State`."""
     broken: Mask
-    """bool[n]: slabs whose freelist is broken."""
+    """bool[n]: slabs that are all there and whose freelist is broken."""
     mismatched: Mask
     """bool[n]: slabs whose freelist is sound but not as long as the slab's counters say."""
 
@@ -134,7 +134,9 @@ class SlabReader:
         content = data.reshape(len(bases), objects, size)[
             :, :, cache.red_left_pad : cache.red_left_pad + cache.object_size
         ]
-        return SlabBatch(bases, address, content, state, broken, mismatched)
+        # A list that runs into a missing page is not damaged: its slots say what is lost.
+        damaged = broken & readable.all(axis=1)
+        return SlabBatch(bases, address, content, state, damaged, mismatched)
 
     def _slab_bytes(self, bases: Words, objects: int) -> tuple[Bytes, Mask]:
         """Whole slabs, page by page where one has a hole: bytes, and which slots are all there."""

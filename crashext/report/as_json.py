@@ -69,6 +69,7 @@ def similarity_document(report: SimilarityReport) -> str:
                 "addresses": None if kin.listed is None else [hex(a) for a in kin.listed.tolist()],
             },
             "groups": [_group(g) for g in report.groups],
+            "alone": report.alone,
             "skipped": _skipped(report.skipped),
             "interrupted": report.interrupted,
         }
@@ -107,7 +108,8 @@ def _cache(cache: CacheReport) -> dict[str, Any]:
             "free_sampled": cache.free_sampled,
         },
         "groups": [_group(g) for g in cache.groups],
-        "rest": _estimate(cache.rest),
+        "more": {"groups": cache.more_groups, "objects": _estimate(cache.more)},
+        "rest": {"examined": cache.rest_examined, "objects": _estimate(cache.rest)},
         "next": list(cache.next_steps),
     }
 

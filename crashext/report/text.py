@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TextIO
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
@@ -26,6 +29,7 @@ from .safe import safe
 
 _FEW_GROUPS = 3
 _FEW_WORDS = 32
+_CHUNK = 1 << 16
 _DIM, _BOLD, _HEAD, _WARN, _MARK = "dim", "bold", "bold cyan", "yellow", "bold red"
 
 _POINTING = ("slab-pointer", "text-symbol", "data-symbol", "module-symbol")
@@ -47,8 +51,10 @@ def print_similarity_report(report: SimilarityReport, console: Console, verbose:
     for pair in report.pairs:
         _pair(console, pair)
     if report.groups:
-        total = sum(g.sampled for g in report.groups)
-        _line(console, f"{total:,} objects in {_plural(len(report.groups), 'group')}", _BOLD)
+        grouped = sum(g.sampled for g in report.groups)
+        alone = f", {report.alone:,} alone" if report.alone else ""
+        inside = f"{grouped:,} in {_plural(len(report.groups), 'group')}"
+        _line(console, f"{_plural(grouped + report.alone, 'object')}: {inside}{alone}", _BOLD)
     marked = {offset for pair in report.pairs for offset in pair.differing}
     for subject in report.subjects:
         _subject(console, subject, marked, verbose)
@@ -56,9 +62,13 @@ def print_similarity_report(report: SimilarityReport, console: Console, verbose:
         for number, group in enumerate(report.groups, 1):
             _group(console, number, group, 0, verbose)
     _footer(console, report.kernel, report.skipped, report.interrupted, report.seed)
-    if report.kin is not None and report.kin.listed is not None:
-        for address in report.kin.listed.tolist():
-            console.print(Text(f"{address:x}"), soft_wrap=True)
+
+
+def write_addresses(addresses: NDArray[np.uint64], stream: TextIO) -> None:
+    """One address a line; millions of them, so without rich."""
+    for start in range(0, len(addresses), _CHUNK):
+        some = addresses[start : start + _CHUNK].tolist()
+        stream.write("\n".join(f"{a:x}" for a in some) + "\n")
 
 
 def _headline(console: Console, cache: CacheReport) -> None:
@@ -82,10 +92,14 @@ def _headline(console: Console, cache: CacheReport) -> None:
 
 
 def _no_groups(cache: CacheReport) -> str:
+    if cache.sampled == 1:
+        return "only one object was seen" if cache.allocated.high > 1 else "it has one object"
     if cache.sampled:
-        return "no two objects are alike" + (" among those seen" * (cache.walker == "kmem"))
+        return f"no two of the {cache.sampled:,} objects seen are alike"
     if cache.walker == "kmem" and cache.allocated.high:
         return f"none of its {_count(cache.allocated)} objects is listed by kmem -S and readable"
+    if cache.allocated.estimate and cache.slabs_examined < cache.slabs_total.estimate:
+        return f"none of its {_count(cache.allocated)} objects is in the slabs examined"
     if cache.allocated.estimate:
         return f"none of its {_count(cache.allocated)} objects can be read"
     return "no allocated objects"
@@ -117,8 +131,12 @@ def _cache(console: Console, cache: CacheReport, verbose: bool) -> None:
     if hidden:
         counts = ", ".join(_count(g.objects) for g in hidden)
         _line(console, f"  {_plural(len(hidden), 'smaller group')} (-v shows): {counts} objects")
+    if cache.more_groups:
+        what = _plural(cache.more_groups, "more group")
+        _line(console, f"  {what}: {_count(cache.more)} objects")
     if cache.rest.estimate or cache.rest.high:
-        _line(console, f"  like few others or none: {_count(cache.rest)} objects")
+        what = "like no other" if cache.rest_examined else "not grouped further"
+        _line(console, f"  {what}: {_count(cache.rest)} objects")
     if cache.next_steps:
         _line(
             console, "  What likeness cannot say is whether these objects are still in use. Next:"
@@ -282,9 +300,11 @@ def _count(count: Estimate) -> str:
 
 
 def _share(share: Share) -> str:
-    if share.value == 1.0 and share.low == share.high:
-        return "100 %"
-    return f"{100 * share.value:.1f} %"
+    if share.value in (0.0, 1.0) and share.low == share.high:
+        return f"{100 * share.value:.0f} %"
+    if share.value < 0.001:
+        return "<0.1 %"
+    return f"{100 * share.value:.1f} %" if share.value < 0.9995 else ">99.9 %"
 
 
 def _bytes(n: int) -> str:

@@ -161,3 +161,49 @@ def test_bad_questions_get_one_line(arguments: list[str], says: str) -> None:
     assert ran.out == ""
     assert ran.err.count("\n") == 1
     assert says in ran.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["_text+0xffffffffffffffff"], "outside the address space"),
+        (["0xffff89e382fa7d4000"], "neither a hexadecimal address nor a symbol"),
+        (["0x10"] * 17, "at most 16 objects"),
+        (["--hops", "17", "0x10"], "from 0 to 16"),
+        (["--record", "/nonexistent/x", "0x10"], "cannot write session"),
+    ],
+)
+def test_questions_out_of_range_get_one_line(arguments: list[str], says: str) -> None:
+    ran = run("objsim", *on("default"), *arguments)
+    assert ran.status == 2
+    assert ran.err.count("\n") == 1
+    assert says in ran.err
+
+
+def test_an_interrupted_list_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    from crashext.analysis import objsim, similarity
+
+    compared_batches = []
+    score = similarity.scores
+
+    def second_batch_is_interrupted(*arguments: Any) -> Any:
+        compared_batches.append(1)
+        if len(compared_batches) == 2:  # the first call is the sample's, then the list's begin
+            raise KeyboardInterrupt
+        return score(*arguments)
+
+    monkeypatch.setattr(objsim, "scores", second_batch_is_interrupted)
+    node = hex(read_addresses(lab_dump("default").addresses("nodes"))[0])
+    ran = run("objsim", *on("default"), "--list", node)
+    assert ran.status == 0
+    assert "slabs not read for the list" in ran.out
+    assert "interrupted" in ran.out
+
+
+def test_an_excerpt_says_how_many_are_alone(tmp_path: Path) -> None:
+    ticket = tmp_path / "ticket"
+    lines = [f"ffff8880000{i:02x}000: {i * 0x1234567:016x} {i << 40:016x}" for i in range(1, 11)]
+    ticket.write_text("\n".join([*lines, lines[0], TICKET]))
+    ran = run("objsim", "--text", ticket, "--size", 16)
+    assert "alone" in ran.out.splitlines()[0]
+    assert "objects shown more than once" in ran.out

@@ -126,7 +126,6 @@ def test_a_kernel_s_own_list_poison_needs_no_explanation(
         (0xDEAD000000000122, RHEL7, "kernels since 4.20"),
         (0xDEAD000000000122, RHEL8, "kernels since 4.20"),
         (0xDEAD000000000100, None, "kernels since 4.3"),
-        (0x00100100, DEBIAN12, "kernels before 4.3"),
     ],
 )
 def test_another_generation_s_poison_is_said_to_be_one(

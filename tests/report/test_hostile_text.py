@@ -62,7 +62,10 @@ CACHE = CacheReport(
     sampled=5,
     free_sampled=1,
     groups=(GROUP,) * 5,
+    more_groups=2,
+    more=SOME,
     rest=SOME,
+    rest_examined=True,
     next_steps=(f"objsim 1: {EVIL}", EVIL),
 )
 LEAK = LeakReport(
