@@ -167,7 +167,7 @@ class CrashHost:
     def symbol_at(self, address: int) -> Symbol | None:
         line = self._ask(wire.SYMBOLS, struct.pack("<Q", address)).decode("ascii", "replace")
         name, _, offset = line.rpartition(" ")
-        if not name:
+        if not name or name.startswith(".L"):  # a label that the compiler made up names nothing
             return None
         module = next(
             (m.name for m in self.modules() if any(a <= address < b for a, b in m.ranges)), ""
