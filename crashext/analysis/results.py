@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .estimate import Estimate, Share
+from .evidence import Allocator, Held, Reachability, TypeCandidate
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,12 @@ class Group:
     lowest: int
     highest: int
     """Lowest and highest address among the sampled members."""
+    held: Held | None = None
+    """Who points at them; None where nobody looked."""
+    allocators: tuple[Allocator, ...] = ()
+    """Who allocated them, by the strongest rung that knows, most objects first."""
+    types: tuple[TypeCandidate, ...] = ()
+    """What they may be, best first."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +129,8 @@ class LeakReport:
     caches: tuple[CacheReport, ...]
     skipped: tuple[Skipped, ...]
     interrupted: bool = False
+    reachability: Reachability | None = None
+    """The pass over memory that `Group.held` comes from; None where there was none."""
 
 
 @dataclass(frozen=True)

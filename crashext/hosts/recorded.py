@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -42,11 +42,26 @@ class RecordingHost:
         self._names: dict[str, int | None] = {}
         self._layouts: dict[str, Layout | None] = {}
         self._enumerators: dict[str, int | None] = {}
+        self._derived: dict[str, Any] = {}
+        self._paused = False
 
     def info(self) -> Info:
         return self._host.info()
 
+    def derived(self, key: str, compute: Callable[[], Any]) -> Any:
+        """Work the answer out without recording what is read for it; keep the answer."""
+        if key not in self._derived:
+            paused, self._paused = self._paused, True
+            try:
+                answer = compute()
+            finally:
+                self._paused = paused
+            self._derived[key] = answer
+        return self._derived[key]
+
     def read(self, address: int, size: int) -> bytes:
+        if self._paused:
+            return self._host.read(address, size)
         try:
             data = self._host.read(address, size)
         except ReadFault:
@@ -57,6 +72,8 @@ class RecordingHost:
 
     def read_many(self, addresses: Addresses, size: int) -> tuple[Bytes, Mask]:
         data, ok = self._host.read_many(addresses, size)
+        if self._paused:
+            return data, ok
         unique, first = np.unique(addresses, return_index=True)
         for address, at in zip(unique.tolist(), first.tolist(), strict=True):
             if ok[at]:
@@ -75,6 +92,8 @@ class RecordingHost:
         return self._host.present()
 
     def symbol_at(self, address: int) -> Symbol | None:
+        if self._paused:
+            return self._host.symbol_at(address)
         if address not in self._symbols:
             self._symbols[address] = self._host.symbol_at(address)
         return self._symbols[address]
@@ -117,6 +136,7 @@ class RecordingHost:
                 for name, layout in sorted(self._layouts.items())
             },
             "enumerators": dict(sorted(self._enumerators.items())),
+            "derived": dict(sorted(self._derived.items())),
         }
         write(path, document, _merge(self._pieces))
 
@@ -178,9 +198,15 @@ class RecordedHost:
         }
         self._enumerators = _integers(document["enumerators"])
         self._faults = frozenset(int(a) for a in document["faults"])
+        self._derived = dict(document.get("derived", {}))  # sessions before it had none
 
     def info(self) -> Info:
         return self._info
+
+    def derived(self, key: str, compute: Callable[[], Any]) -> Any:
+        """The recorded answer, or None: what it was worked out from is not in the session."""
+        self.unanswered += key not in self._derived
+        return self._derived.get(key)
 
     def _find(self, address: int, size: int) -> memoryview | None:
         at = bisect_right(self._starts, address) - 1
