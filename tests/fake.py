@@ -105,6 +105,9 @@ class FakeHost:
     def present(self) -> list[tuple[int, int]] | None:
         return self._present
 
+    def registers(self) -> Sequence[tuple[int, ...]]:
+        return ()
+
     def symbol_at(self, address: int) -> Symbol | None:
         return next(
             (Symbol(n, a, 8) for n, a in self.symbols.items() if a <= address < a + 8), None

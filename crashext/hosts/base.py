@@ -118,6 +118,10 @@ class Host(Protocol):
         """Physical ranges (start, end) that the dump holds, sorted; None where it cannot say."""
         ...
 
+    def registers(self) -> Sequence[tuple[int, ...]]:
+        """General registers of each CPU as the dump notes them (struct user_regs_struct)."""
+        ...
+
     def symbol_at(self, address: int) -> Symbol | None:
         """The symbol whose range holds `address`."""
         ...

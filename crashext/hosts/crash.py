@@ -30,7 +30,7 @@ from .base import (
     Symbol,
     coalesce,
 )
-from .dumpfile import examine
+from .dumpfile import DumpFile, examine
 
 _PAGE = 4096
 _RUN = 1 << 20
@@ -52,7 +52,7 @@ class CrashHost:
         self._sys = _sys_fields(self.crash_command("sys"))
         dump = self._sys.get("DUMPFILE", "").split("  ")[0].strip()
         self._live = not dump or dump.startswith(_LIVE)
-        self._present = None if self._live else _present(Path(dump))
+        self._file = DumpFile("live", None) if self._live else _file(Path(dump))
         self._info = Info(
             release=self._sys.get("RELEASE", ""),
             arch=self._sys.get("MACHINE", "").split(" ")[0],
@@ -90,10 +90,10 @@ class CrashHost:
     def _watch_direct_map(self) -> None:
         """From now on, know which direct-map pages the dump lacks without asking crash."""
         symbol = self.address_of("page_offset_base")
-        if self._present is None or symbol is None:
+        if self._file.present is None or symbol is None:
             return
         self._direct = int.from_bytes(self.read(symbol, 8), "little")
-        ranges = np.array(self._present, np.uint64).reshape(-1, 2)
+        ranges = np.array(self._file.present, np.uint64).reshape(-1, 2)
         self._starts, self._ends = ranges[:, 0], ranges[:, 1]
 
     def _held(self, addresses: Addresses, size: int) -> Mask:
@@ -161,7 +161,10 @@ class CrashHost:
         return pieces
 
     def present(self) -> list[tuple[int, int]] | None:
-        return None if self._present is None else list(self._present)
+        return None if self._file.present is None else list(self._file.present)
+
+    def registers(self) -> Sequence[tuple[int, ...]]:
+        return self._file.registers
 
     @lru_cache(maxsize=4096)  # noqa: B019  (one host a process)
     def symbol_at(self, address: int) -> Symbol | None:
@@ -243,9 +246,9 @@ def _sys_fields(text: str) -> dict[str, str]:
     return {key.strip(): value.strip() for key, colon, value in pairs if colon}
 
 
-def _present(dump: Path) -> tuple[tuple[int, int], ...] | None:
+def _file(dump: Path) -> DumpFile:
     """The file's own word on what it holds; crash has opened it, so errors here say nothing."""
     try:
-        return examine(dump).present
+        return examine(dump)
     except HostError:
-        return None
+        return DumpFile("other", None)

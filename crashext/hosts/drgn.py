@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 
 import drgn
@@ -23,9 +24,10 @@ from .base import (
     Symbol,
     coalesce,
 )
-from .dumpfile import build_id, examine
+from .dumpfile import DumpFile, build_id, examine
 
 _READ_LIMIT = 1 << 20  # bigger pieces gain nothing (measured 2.7 GB/s at 1 MiB on an ELF dump)
+_PERCPU_END = 1 << 24  # offsets of static per-CPU variables (x86-64 until 6.14) are below
 _KCORE = Path("/proc/kcore")
 
 
@@ -36,9 +38,9 @@ class DrgnHost:
         self._program = program
         self._source = source
         self._module_symbols_loaded = False
-        self._present: tuple[tuple[int, int], ...] | None = None
+        self._file = DumpFile("live", None)
         if program.core_dump_path is not None:
-            self._present = examine(Path(str(program.core_dump_path))).present
+            self._file = examine(Path(str(program.core_dump_path)))
         vmcoreinfo = program["VMCOREINFO"].string_().decode("ascii", "replace")
         fields = dict(line.split("=", 1) for line in vmcoreinfo.splitlines() if "=" in line)
         platform = program.platform
@@ -96,9 +98,27 @@ class DrgnHost:
         return data[inverse], ok[inverse]
 
     def present(self) -> list[tuple[int, int]] | None:
-        return None if self._present is None else list(self._present)
+        return None if self._file.present is None else list(self._file.present)
+
+    def registers(self) -> Sequence[tuple[int, ...]]:
+        return self._file.registers
+
+    @cached_property
+    def _percpu_symbols(self) -> list[Symbol]:
+        """Per-CPU variables by offset: their addresses begin at 0 and are in no module's range."""
+        end = self.address_of("__per_cpu_end") or 0
+        found = [
+            Symbol(s.name, s.address, s.size)
+            for s in self._program.symbols()
+            if s.address < end and s.size and s.kind == drgn.SymbolKind.OBJECT
+        ]
+        return sorted(found, key=lambda s: s.address)
 
     def symbol_at(self, address: int) -> Symbol | None:
+        if address < _PERCPU_END:
+            at = bisect_right(self._percpu_symbols, address, key=lambda s: s.address) - 1
+            symbol = self._percpu_symbols[at] if at >= 0 else None
+            return symbol if symbol and address < symbol.address + symbol.size else None
         module = next(
             (m.name for m in self.modules() if any(a <= address < b for a, b in m.ranges)), ""
         )

@@ -29,6 +29,9 @@ _DAMAGE = (ELFError, ConstructError, ValueError, KeyError, AssertionError)
 _NO_PHYSICAL_ADDRESS = (1 << 64) - 1  # /proc/kcore, for areas that are not RAM
 _PIECE = 1 << 20
 _PAGE_DESC = np.dtype([("offset", "<u8"), ("size", "<u4"), ("flags", "<u4"), ("page", "<u8")])
+_MAX_NOTES = 1 << 24
+_NT_PRSTATUS, _PR_REG = 1, 112
+_PR_REG_END = _PR_REG + 27 * 8
 _MAX_BITMAP = 1 << 30  # 32 TiB of 4 KiB pages; more is a damaged header
 
 
@@ -39,6 +42,10 @@ class DumpFile:
     format: str
     present: tuple[tuple[int, int], ...] | None
     """Physical ranges (start, end) that the file holds; None: the format was not read."""
+    registers: tuple[tuple[int, ...], ...] = ()
+    """Of each CPU, in the order of struct user_regs_struct; empty where the file has no notes."""
+    level: int = 0
+    """What makedumpfile left out: 1 zero pages, 2 and 4 page cache, 8 user pages, 16 free ones."""
 
 
 def examine(path: Path) -> DumpFile:
@@ -83,7 +90,7 @@ def build_id(path: Path) -> str | None:
 
 def _elf(path: Path, file: BinaryIO) -> DumpFile:
     length = file.seek(0, 2)
-    ranges, end = [], 0
+    ranges, end, notes = [], 0, b""
     try:
         elf = ELFFile(file)
         if elf["e_type"] != "ET_CORE":
@@ -91,13 +98,16 @@ def _elf(path: Path, file: BinaryIO) -> DumpFile:
         for segment in elf.iter_segments():
             end = max(end, segment["p_offset"] + segment["p_filesz"])
             start, size = segment["p_paddr"], segment["p_filesz"]
+            if segment["p_type"] == "PT_NOTE" and size <= _MAX_NOTES:
+                file.seek(segment["p_offset"])
+                notes += file.read(size)
             if segment["p_type"] == "PT_LOAD" and size and start != _NO_PHYSICAL_ADDRESS:
                 ranges.append((start, start + size))
     except _DAMAGE as error:
         raise HostError(f"{path} is a damaged ELF file: its headers do not parse") from error
     if path.is_file():  # /proc/kcore is as long as the address space
         _require_length(path, length, end)
-    return DumpFile("ELF", tuple(_merge(ranges)))
+    return DumpFile("ELF", tuple(_merge(ranges)), _registers(notes))
 
 
 def _kdump(path: Path, file: BinaryIO) -> DumpFile:
@@ -134,7 +144,40 @@ def _kdump(path: Path, file: BinaryIO) -> DumpFile:
         offset = int(table["offset"].max(initial=0))
         last = max(last, offset + int(table["size"][table["offset"] == offset].max(initial=0)))
     _require_length(path, length, last)
-    return DumpFile(f"kdump {version}", tuple((a * block, b * block) for a, b in runs))
+    level, registers = _sub_header(file, version, block, length)
+    present = tuple((a * block, b * block) for a, b in runs)
+    return DumpFile(f"kdump {version}", present, registers, level)
+
+
+def _sub_header(
+    file: BinaryIO, version: int, block: int, length: int
+) -> tuple[int, tuple[tuple[int, ...], ...]]:
+    """dump_level, and the registers in the notes (kdump_sub_header, version 4 and later)."""
+    file.seek(block)
+    header = file.read(64)
+    if len(header) < 64 or version < 4:
+        return 0, ()
+    (level,) = struct.unpack_from("<i", header, 8)
+    at, size = struct.unpack_from("<QQ", header, 48)
+    if not 0 < size <= _MAX_NOTES or at + size > length:
+        return level & 31, ()
+    file.seek(at)
+    return level & 31, _registers(file.read(size))
+
+
+def _registers(notes: bytes) -> tuple[tuple[int, ...], ...]:
+    """pr_reg of each NT_PRSTATUS note (include/linux/elfcore.h); damage ends the walk."""
+    found = []
+    at = 0
+    while at + 12 <= len(notes):
+        name, size, kind = struct.unpack_from("<III", notes, at)
+        body = at + 12 + (name + 3 & ~3)
+        if kind == _NT_PRSTATUS and notes[at + 12 : at + 16] == b"CORE" and size >= _PR_REG_END:
+            if body + _PR_REG_END > len(notes):
+                break
+            found.append(struct.unpack_from("<27Q", notes, body + _PR_REG))
+        at = body + (size + 3 & ~3)
+    return tuple(found)
 
 
 def _runs(file: BinaryIO, count: int) -> tuple[list[tuple[int, int]], int]:

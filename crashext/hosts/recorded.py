@@ -91,6 +91,9 @@ class RecordingHost:
     def present(self) -> list[tuple[int, int]] | None:
         return self._host.present()
 
+    def registers(self) -> Sequence[tuple[int, ...]]:
+        return self._host.registers()
+
     def symbol_at(self, address: int) -> Symbol | None:
         if self._paused:
             return self._host.symbol_at(address)
@@ -235,6 +238,9 @@ class RecordedHost:
 
     def present(self) -> list[tuple[int, int]] | None:
         return self._present
+
+    def registers(self) -> Sequence[tuple[int, ...]]:
+        return ()  # only passes over all memory ask, and their answers are recorded instead
 
     def symbol_at(self, address: int) -> Symbol | None:
         if address in self._symbols:

@@ -78,6 +78,13 @@ class MemoryMap:
         offset = (maps - self.block_maps[chosen]) // np.uint64(self.page_size)
         return self.block_pfns[chosen] + offset, (block >= 0) & (offset < self.block_pages[chosen])
 
+    def maps_of(self, pfns: Words) -> Addresses:
+        """Addresses of the struct pages of page frames that have one: uint64[n] -> uint64[n]."""
+        block = np.searchsorted(self.block_pfns, pfns, side="right").astype(np.int64) - 1
+        inside = np.maximum(block, 0)
+        offset = pfns - self.block_pfns[inside]
+        return self.block_maps[inside] + offset * np.uint64(self.page_size)
+
     def rows(self, pfns: Words) -> tuple[Bytes, Mask]:
         """struct pages of any page frames: ``(uint8[n, sizeof], ok[n])``."""
         block = np.searchsorted(self.block_pfns, pfns, side="right").astype(np.int64) - 1

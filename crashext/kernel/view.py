@@ -64,6 +64,11 @@ class KernelView:
         return self._index
 
     @property
+    def scanned(self) -> bool:
+        """Whether `scan` was called."""
+        return self._index is not None
+
+    @property
     def index(self) -> SlabIndex:
         if self._index is None:
             raise RuntimeError("scan() comes first")

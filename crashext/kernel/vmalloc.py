@@ -24,14 +24,15 @@ class VmallocArea:
 
 def area_at(host: Host, address: int) -> VmallocArea | None:
     """The vmap_area that holds `address`, by one descent of each busy tree."""
-    for root in _roots(host):
+    for root in tree_roots(host):
         found = _descend(host, root, address)
         if found is not None:
             return found
     return None
 
 
-def _roots(host: Host) -> list[int]:
+def tree_roots(host: Host) -> list[int]:
+    """Addresses of the rb_root of every tree of busy areas."""
     single = host.address_of("vmap_area_root")
     if single is not None:
         return [single]

@@ -75,6 +75,9 @@ class Session:
     def read_many(self, addresses: Addresses, size: int) -> tuple[Bytes, Mask]:
         return self._host.read_many(addresses, size)
 
+    def registers(self) -> tuple[tuple[int, ...], ...]:
+        raise AssertionError("kmem needs no registers")
+
     def present(self) -> list[tuple[int, int]] | None:
         return self._host.present()
 
