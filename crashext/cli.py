@@ -29,6 +29,8 @@ from .analysis.groups import Settings
 from .analysis.kmemscan import KmemHost, scan_caches_kmem
 from .analysis.leakscan import scan_caches
 from .analysis.objsim import compare
+from .analysis.orphans import scan_orphans
+from .analysis.reachability import MEMORY_BUDGET
 from .analysis.results import LeakReport, Skipped
 from .analysis.similarity import DEFAULT_THRESHOLD, METRICS
 from .hosts.base import CommandHost, Host, HostError, ReadFault
@@ -38,6 +40,8 @@ from .kernel.access import UnknownLayout, Words
 from .kernel.slabs import MAP_BUDGET, Progress
 from .kernel.view import KernelView, silent
 from .report.as_json import leak_document, similarity_document
+from .report.orphans_json import orphan_document
+from .report.orphans_text import print_orphan_report, write_list
 from .report.safe import safe
 from .report.text import print_leak_report, print_similarity_report, write_addresses
 
@@ -59,7 +63,15 @@ def leakscan(arguments: Sequence[str] | None = None, host: Host | None = None) -
         description="Find out what the objects of a slab cache are and how many are alike.",
         epilog=f"Example: leakscan {_example(host)}kmalloc-32",
     )
-    parser.add_argument("caches", metavar="CACHE", nargs="+", help="slab cache, by name or alias")
+    parser.add_argument("caches", metavar="CACHE", nargs="*", help="slab cache, by name or alias")
+    parser.add_argument(
+        "--orphans",
+        action="store_true",
+        help="find every object of every cache that nothing reaches",
+    )
+    parser.add_argument(
+        "--list", metavar="FILE", type=Path, help="with --orphans: write their addresses to FILE"
+    )
     _source_options(parser, host)
     parser.add_argument(
         "--walker",
@@ -68,6 +80,7 @@ def leakscan(arguments: Sequence[str] | None = None, host: Host | None = None) -
         help="how objects are found: map reads the memory map (default); kmem asks crash's kmem "
         "-S, which lists no full slabs, and is used where map does not know the kernel",
     )
+    _reference_options(parser)
     _comparison_options(parser)
     return _run(parser, arguments, _leakscan, host)
 
@@ -125,6 +138,23 @@ def _source_options(parser: argparse.ArgumentParser, host: Host | None) -> None:
         "--record", metavar="FILE", type=Path, help="also record this run as a session"
     )
     parser.add_argument("--version", action="version", version=f"crashext {__version__}")
+
+
+def _reference_options(parser: argparse.ArgumentParser) -> None:
+    refs = parser.add_argument_group("who points at the objects")
+    refs.add_argument(
+        "--refs",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="look through all kernel memory for it (default: where that takes seconds)",
+    )
+    refs.add_argument(
+        "--memory",
+        type=_number(64, 1 << 20),
+        default=MEMORY_BUDGET >> 20,
+        metavar="MIB",
+        help="memory to use; the largest caches are sampled to fit (default %(default)s)",
+    )
 
 
 def _comparison_options(parser: argparse.ArgumentParser) -> None:
@@ -253,13 +283,25 @@ def _console() -> Console:
 
 
 def _leakscan(options: argparse.Namespace, host: Host | None, progress: Progress) -> _Output:
+    if options.orphans:
+        return _orphans(options, host, progress)
+    if options.list is not None:
+        raise HostError("--list writes the addresses that --orphans finds: add --orphans")
+    if not options.caches:
+        raise HostError("say which cache to look at, or --orphans for all of them")
     if options.walker == "kmem":
         report = _by_kmem(options, host, progress)
     else:
         try:
             with _view(options, host, "leakscan") as view:
                 report = scan_caches(
-                    view, options.caches, _settings(options), progress, _budget(view)
+                    view,
+                    options.caches,
+                    _settings(options),
+                    progress,
+                    _budget(view),
+                    options.refs,
+                    options.memory << 20,
                 )
         except UnknownLayout as why:
             if not isinstance(host, KmemHost) or options.record is not None:
@@ -272,6 +314,21 @@ def _leakscan(options: argparse.Namespace, host: Host | None, progress: Progress
     return _Output(
         text=lambda console: print_leak_report(report, console, options.verbose),
         json=lambda: leak_document(report),
+    )
+
+
+def _orphans(options: argparse.Namespace, host: Host | None, progress: Progress) -> _Output:
+    if options.caches:
+        raise HostError("--orphans looks at every cache: give no names")
+    if options.refs is False or options.walker == "kmem":
+        raise HostError("--orphans is the look through all memory: no --no-refs, no --walker kmem")
+    with _view(options, host, "leakscan") as view:
+        answer = scan_orphans(view, _settings(options), progress, options.memory << 20)
+    if options.list is not None:
+        write_list(answer.addresses, answer.caches, options.list)
+    return _Output(
+        text=lambda console: print_orphan_report(answer.report, console, options.verbose),
+        json=lambda: orphan_document(answer.report),
     )
 
 
@@ -387,7 +444,10 @@ def _view(options: argparse.Namespace, host: Host | None, program: str) -> Itera
 def _question(options: argparse.Namespace) -> list[str]:
     """What was asked, without where: the replay's command line."""
     words = [*getattr(options, "caches", []), *getattr(options, "addresses", [])]
-    words += ["--list"] if getattr(options, "list", False) else []
+    words += ["--orphans"] if getattr(options, "orphans", False) else []
+    words += ["--list"] if getattr(options, "list", None) is True else []
+    if getattr(options, "refs", None) is not None:
+        words += ["--refs" if options.refs else "--no-refs"]
     for name in ("seed", "samples", "threshold", "metric", "hops"):
         words += [f"--{name}", str(getattr(options, name))]
     return words

@@ -74,6 +74,54 @@ class Held:
 
 
 @dataclass(frozen=True)
+class Below:
+    """Objects of one cache that hang below the heads of a leak."""
+
+    cache: str
+    objects: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class OrphanGroup:
+    """Unreachable objects of one cache that are alike, with what hangs below them."""
+
+    cache: str
+    shape: str
+    """The exemplar's shape, one label a word."""
+    heads: int
+    """Objects that nothing points at, or the chosen one of each ring."""
+    objects: int
+    """Heads, and all that only they lead to."""
+    bytes: int
+    """Of all those objects, in slots."""
+    estimated: bool
+    """The group's part of its cache was estimated from a sample of the heads."""
+    below: tuple[Below, ...]
+    exemplar: int
+    examples: tuple[int, ...]
+    notes: tuple[str, ...]
+    explanation: str = ""
+    """Why the kernel itself does not count these as leaked; "" where it does."""
+    allocators: tuple[Allocator, ...] = ()
+
+
+@dataclass(frozen=True)
+class OrphanTotals:
+    objects: int
+    """Unreachable objects."""
+    bytes: int
+    heads: int
+    explained: int
+    """Unreachable objects that the kernel does not count as leaked."""
+    judged: int
+    """Allocated objects judged."""
+    judged_bytes: int
+    dead_words: int
+    """Unreachable objects that a dead word of some stack still names."""
+
+
+@dataclass(frozen=True)
 class Reachability:
     """What the pass over memory saw."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from rapidfuzz import process
 
@@ -12,7 +14,10 @@ from ..kernel.usage import Usage
 from ..kernel.view import KernelView
 from .decode import Decoder
 from .estimate import Estimate
+from .evidence import Reachability
 from .groups import Settings, describe, residue
+from .judge import Judge
+from .reachability import MEMORY_BUDGET
 from .results import CacheReport, Group, LeakReport, Skipped
 from .similarity import group
 from .survey import kernel_of, make_classifier, map_gaps, slabs_wanted, survey
@@ -26,23 +31,31 @@ def scan_caches(
     settings: Settings,
     progress: Progress,
     budget: int = MAP_BUDGET,
+    refs: bool | None = None,
+    memory: int = MEMORY_BUDGET,
 ) -> LeakReport:
     """Examine the caches called `names`. Raises `HostError` when one does not exist.
 
-    Interrupted by Ctrl-C, it returns what it has.
+    `refs` says whether to look for who points at the objects (None: where that takes seconds);
+    `memory` is what the pass for it may use. Interrupted by Ctrl-C, it returns what it has.
     """
     chosen = [(name, find_cache(view.caches, name)) for name in names]
     wanted = {view.caches.index(c): slabs_wanted(settings, c) for _, c in chosen}
     reports: list[CacheReport] = []
     skipped: list[Skipped] = []
+    reachability: Reachability | None = None
     interrupted = False
     try:
-        index = view.scan(wanted, settings.seed, progress, budget)
+        index = view.scan(wanted, settings.seed, progress, 1 << 62 if refs else budget)
         skipped += map_gaps(index, view.caches)
+        judge = Judge(view, settings, progress, memory, refs)
         for asked, cache in chosen:
-            report, gaps = examine_cache(view, cache, asked, settings, progress)
+            report, gaps = examine_cache(view, cache, asked, settings, progress, judge)
             reports.append(report)
             skipped += gaps
+        reachability = judge.reachability
+        if refs and reachability is None:
+            skipped.append(Skipped("who points at the objects", 1, "this session cannot tell"))
     except KeyboardInterrupt:
         interrupted = True
     return LeakReport(
@@ -53,6 +66,7 @@ def scan_caches(
         tuple(reports),
         tuple(skipped),
         interrupted,
+        reachability,
     )
 
 
@@ -70,7 +84,12 @@ def find_cache(caches: Caches, name: str) -> SlabCache:
 
 
 def examine_cache(
-    view: KernelView, cache: SlabCache, asked: str, settings: Settings, progress: Progress
+    view: KernelView,
+    cache: SlabCache,
+    asked: str,
+    settings: Settings,
+    progress: Progress,
+    judge: Judge,
 ) -> tuple[CacheReport, tuple[Skipped, ...]]:
     """Sample, group, decode one cache; `view.scan` was called."""
     classifier = make_classifier(view)
@@ -83,19 +102,19 @@ def examine_cache(
     for number, cluster in enumerate(reported):
         progress(f"{cache.name}: groups", number, len(reported))
         like_free = residue(words, seen.free, cluster.exemplar, cache.freelist_offset, settings)
-        groups.append(
-            describe(
-                decoder,
-                words,
-                sample.address,
-                cache.object_size,
-                cluster,
-                population.share(cluster.members),
-                population.allocated,
-                like_free,
-                settings,
-            )
+        described = describe(
+            decoder,
+            words,
+            sample.address,
+            cache.object_size,
+            cluster,
+            population.share(cluster.members),
+            population.allocated,
+            like_free,
+            settings,
         )
+        held = judge.held(cache, described.exemplar, population, cluster.members)
+        groups.append(replace(described, held=held))
     others = grouping.clusters[REPORTED_GROUPS:]
     more = np.concatenate([np.zeros(0, np.intp), *(c.members for c in others)])
     report = CacheReport(
@@ -136,5 +155,8 @@ def _next_steps(cache: SlabCache, groups: list[Group]) -> tuple[str, ...]:
     steps = [f"objsim {first} --list: every {cache.name} object of group 1"]
     if len(groups) > 1:
         steps.append(f"objsim {first} {groups[1].exemplar:#x}: what sets groups 1 and 2 apart")
-    steps.append(f"crash> search {first}: does anything still point at the exemplar?")
+    if groups[0].held is None:
+        steps.append(f"leakscan --refs {cache.name}: does anything still point at these objects?")
+    else:
+        steps.append("leakscan --orphans: what else in this kernel can nothing reach?")
     return tuple(steps)

@@ -8,6 +8,7 @@ parts of stacks, registers, page-allocator and vmalloc memory. The model is Sola
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -87,20 +88,26 @@ def kernel_bytes(found: Frames) -> int:
 
 
 def reach(
-    view: KernelView, progress: Progress, budget: int = MEMORY_BUDGET, seed: int = 0
+    view: KernelView,
+    progress: Progress,
+    generator: Callable[[str], np.random.Generator],
+    budget: int = MEMORY_BUDGET,
 ) -> Reach:
     """Mark everything. Scans the whole memory map first, if that was not done.
+
+    `generator` gives the random numbers for each cache: the same that draw its sample, so that
+    the slabs chosen there are among those judged here.
 
     Where all slots would need more than `budget` bytes, the largest caches are sampled by slabs,
     and objects outside the sample count as roots; those that hold a sampled object are followed
     upwards a few times.
     """
-    whole = _complete_index(view, seed, progress)
+    whole = complete_index(view, progress)
     found = frames(view.host, view.memory, view.space, progress)
     present = present_frames(view.host, len(found.use))
     areas = read_areas(view.host, view.memory)
     giants = _giants(whole, budget)
-    chosen = _sampled_rows(view, whole, giants, seed)
+    chosen = _sampled_rows(view, whole, giants, generator)
     index = _subset(whole, chosen) if giants else whole
     for attempt in range(_UPWARDS + 1):
         table = slot_table(view, present, progress, index)
@@ -121,9 +128,10 @@ def reach(
     return Reach(view, table, found, areas, stacks, references, marks, pointed, giants)
 
 
-def _complete_index(view: KernelView, seed: int, progress: Progress) -> SlabIndex:
+def complete_index(view: KernelView, progress: Progress) -> SlabIndex:
+    """The index of every slab there is."""
     if not view.scanned or not view.index.complete:
-        view.scan({}, seed, progress, budget=1 << 62)
+        view.scan({}, 0, progress, budget=1 << 62)
     return view.index
 
 
@@ -141,13 +149,15 @@ def _giants(index: SlabIndex, budget: int) -> tuple[int, ...]:
 
 
 def _sampled_rows(
-    view: KernelView, index: SlabIndex, giants: tuple[int, ...], seed: int
+    view: KernelView,
+    index: SlabIndex,
+    giants: tuple[int, ...],
+    generator: Callable[[str], np.random.Generator],
 ) -> NDArray[np.int64]:
     """Rows of the index to judge: all but most slabs of giant caches."""
-    rng = np.random.default_rng(seed)
     keep = ~np.isin(index.cache, np.array(giants, np.uint16))
     for cache in giants:
-        rows = rng.permutation(index.rows_of(cache))
+        rows = generator(view.caches.all[cache].name).permutation(index.rows_of(cache))
         slots = np.cumsum(index.objects[rows].astype(np.int64))
         keep[rows[: int(np.searchsorted(slots, _GIANT_TARGETS)) + 1]] = True
     return np.flatnonzero(keep)

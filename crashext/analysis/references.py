@@ -31,6 +31,8 @@ _ROOTS_KEPT = 4  # words that are remembered for each object they point at
 KERNEL_USES = (Frame.SLAB, Frame.KERNEL, Frame.RESERVED)
 _BOOKKEEPING = ("kmemleak_object", "kmemleak_scan_area")
 """Caches whose objects point at every object there is, for reasons of their own."""
+_NOT_REFERENCES = (("task_struct", "last_wakee"),)
+"""Members that keep an address without holding what is there: (cache and struct, member)."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,7 @@ class _Scan:
         ignored = [i for i, c in enumerate(view.caches.all) if c.name in _BOOKKEEPING]
         self._ignored = np.isin(table.index.cache, np.array(ignored, np.uint16))
         self._any_ignored = bool(self._ignored.any())
+        self._hints = _hints(view)
         self._edges: list[tuple[NDArray[np.int32], NDArray[np.int32]]] = []
         self._rooted: list[tuple[Words, NDArray[np.int32]]] = []
         self._dead: list[tuple[Words, NDArray[np.int32]]] = []
@@ -187,8 +190,11 @@ class _Scan:
 
     def _in_slabs(self, where: Words, target: NDArray[np.int32]) -> None:
         table = self._table
-        source, _ = table.locate(where)
+        source, within = table.locate(where)
         held = source >= 0
+        for cache, offset in self._hints:
+            at = np.flatnonzero(within == np.uint64(offset))
+            held[at[table.caches(np.maximum(source[at], 0)) == cache]] = False
         if self._any_ignored:
             held &= ~self._ignored[
                 table.row_of_page[(where >> np.uint64(PAGE_SHIFT)).astype(np.intp)]
@@ -221,6 +227,16 @@ class _Scan:
         root_at, root_target = _placed(self._rooted)
         dead_at, dead_target = _placed(self._dead)
         return References(*edges, root_at, root_target, dead_at, dead_target, self._roots, coverage)
+
+
+def _hints(view: KernelView) -> list[tuple[int, int]]:
+    """(cache index, offset in its objects) of members that are no references, on this kernel."""
+    found = []
+    for name, member in _NOT_REFERENCES:
+        cache, layout = view.caches.find(name), view.host.layout(f"struct {name}")
+        if cache is not None and layout is not None and member in layout:
+            found.append((view.caches.index(cache), layout[member].offset))
+    return found
 
 
 def _joined(

@@ -8,7 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .estimate import Estimate, Share
-from .evidence import Allocator, Held, Reachability, TypeCandidate
+from .evidence import (
+    Allocator,
+    Held,
+    OrphanGroup,
+    OrphanTotals,
+    Reachability,
+    TypeCandidate,
+)
 
 
 @dataclass(frozen=True)
@@ -131,6 +138,22 @@ class LeakReport:
     interrupted: bool = False
     reachability: Reachability | None = None
     """The pass over memory that `Group.held` comes from; None where there was none."""
+
+
+@dataclass(frozen=True)
+class OrphanReport:
+    """The answer to `leakscan --orphans`."""
+
+    kernel: Kernel
+    seed: int
+    reachability: Reachability
+    totals: OrphanTotals
+    orphans: tuple[OrphanGroup, ...]
+    """Largest first."""
+    more: int
+    """Smaller groups that are not listed."""
+    skipped: tuple[Skipped, ...]
+    interrupted: bool = False
 
 
 @dataclass(frozen=True)

@@ -208,7 +208,6 @@ class RecordedHost:
 
     def derived(self, key: str, compute: Callable[[], Any]) -> Any:
         """The recorded answer, or None: what it was worked out from is not in the session."""
-        self.unanswered += key not in self._derived
         return self._derived.get(key)
 
     def _find(self, address: int, size: int) -> memoryview | None:

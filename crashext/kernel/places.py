@@ -45,8 +45,15 @@ class Place:
 
     kind: PlaceKind
     name: str
-    """``leaklab_ipmi_waiting [leaklab]``, ``stack of kworker/0:1 (pid 7)``, ..."""
+    """``leaklab_ipmi_waiting+0x8 [leaklab]``, ``stack of kworker/0:1 (pid 7)``, ..."""
     module: str = ""
+    variable: str = ""
+    """The name without the offset in the variable."""
+
+    @property
+    def owner(self) -> str:
+        """What many words of one variable have in common."""
+        return self.variable or self.name
 
 
 class Places:
@@ -86,7 +93,8 @@ class Places:
 
     def _variable(self, address: int) -> Place:
         symbol = self._host.symbol_at(address)
-        return Place(PlaceKind.VARIABLE, symbolic(symbol, address))
+        whole = symbolic(symbol, symbol.address) if symbol else ""
+        return Place(PlaceKind.VARIABLE, symbolic(symbol, address), variable=whole)
 
     def _mapped(self, area: int, address: int, offset: int) -> Place:
         areas = self._areas
@@ -94,7 +102,8 @@ class Places:
             if any(a <= address < b for a, b in module.ranges):
                 symbol = self._host.symbol_at(address)
                 what = symbolic(symbol, address) if symbol else f"{address:#x} [{module.name}]"
-                return Place(PlaceKind.MODULE, what, module.name)
+                whole = symbolic(symbol, symbol.address) if symbol else ""
+                return Place(PlaceKind.MODULE, what, module.name, whole)
         stack = self._stacks.at(address)
         if stack is not None:
             dead = address < stack.live
@@ -103,6 +112,8 @@ class Places:
             return Place(kind, f"{what} of {stack.comm} (pid {stack.pid})")
         if self._stacks.dead(np.array([offset], np.uint64))[0]:
             return Place(PlaceKind.DEAD_STACK, "the stack of a task that is gone")
+        if self._stacks.of_gone(area):
+            return Place(PlaceKind.VMALLOC, "RCU's list, through the stack of a task that is gone")
         caller = int(areas.caller[area])
         symbol = self._host.symbol_at(caller) if caller else None
         if symbol is not None and symbol.name in _PERCPU_CALLERS:
@@ -123,7 +134,8 @@ class Places:
             if 0 <= inside < self._percpu_size:
                 symbol = self._host.symbol_at(start + inside)
                 what = symbolic(symbol, start + inside) if symbol else f"per-CPU +{inside:#x}"
-                return Place(PlaceKind.PERCPU, f"{what} of CPU {cpu}")
+                whole = symbol.name if symbol else what
+                return Place(PlaceKind.PERCPU, f"{what} of CPU {cpu}", variable=whole)
         if self._view.space.percpu_first_chunk.start <= address and self._in_first_chunk(address):
             return Place(PlaceKind.PERCPU, "per-CPU memory")
         return None

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..hosts.base import Bytes, Host, Layout, ReadFault
-from .access import Words, column
+from .access import Words, column, u64
 from .addresses import PAGE_SHIFT, PAGE_SIZE
 from .areas import Areas
 from .objects import State
@@ -24,6 +24,7 @@ from .view import KernelView
 
 _MAX_STACK = 1 << 18
 _COMM = 16
+_IRQ_STACK = 4 * PAGE_SIZE  # IRQ_STACK_ORDER 2, arch/x86/include/asm/page_64_types.h
 _RSP = 19  # of struct user_regs_struct, arch/x86/include/asm/user_64.h
 
 
@@ -49,6 +50,12 @@ class Stacks:
     """int64[n]: page frames with dead words, ascending."""
     dead_part: NDArray[np.int64]
     """int64[n, 2]: offsets in the page at which the dead words begin and end."""
+    gone: frozenset[int]
+    """Rows of `Areas` that are stacks of tasks that are gone."""
+
+    def of_gone(self, area: int) -> bool:
+        """Whether an area is the stack of a task that is gone."""
+        return area in self.gone
 
     def dead(self, offsets: Words) -> NDArray[np.bool_]:
         """Which direct-map offsets lie in a dead part of a stack."""
@@ -65,7 +72,7 @@ class Stacks:
         return next((s for s in self.stacks if s.start <= address < s.end), None)
 
 
-_NOTHING = (np.zeros(0, np.int64), np.zeros((0, 2), np.int64))
+_NOTHING = (np.zeros(0, np.int64), np.zeros((0, 2), np.int64), frozenset[int]())
 
 
 def read_stacks(view: KernelView, table: SlotTable, areas: Areas) -> Stacks:
@@ -148,7 +155,7 @@ def _stack_size(host: Host, areas: Areas, starts: Words) -> int:
 
 def _dead_parts(
     view: KernelView, areas: Areas, stacks: list[Stack]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+) -> tuple[NDArray[np.int64], NDArray[np.int64], frozenset[int]]:
     """The dead part of each page frame that belongs to a vmalloc'ed stack."""
     if view.host.info().live:
         return _NOTHING  # the saved stack pointers are those of a moment ago
@@ -179,4 +186,37 @@ def _dead_parts(
     dead = limit > addresses
     end = np.minimum(limit[dead] - addresses[dead], np.uint64(PAGE_SIZE)).astype(np.int64)
     begin = np.where(areas.frame_index[dead] == 0, heads[areas.frame_area[dead]], 0)
-    return areas.frame[dead], np.stack([begin, end], axis=1)
+    frames = [areas.frame[dead]]
+    parts = [np.stack([begin, end], axis=1)]
+    for idle in _idle_irq_stacks(view):
+        frames.append(np.array([idle], np.int64))
+        parts.append(np.array([[0, PAGE_SIZE]], np.int64))
+    frame = np.concatenate(frames)
+    order = np.argsort(frame, kind="stable")
+    return frame[order], np.concatenate(parts)[order], frozenset(np.flatnonzero(gone).tolist())
+
+
+def _idle_irq_stacks(view: KernelView) -> list[int]:
+    """Page frames of the interrupt stacks of CPUs that are not in an interrupt.
+
+    Source: arch/x86/kernel/irq_64.c (5.9 to 6.12): per-CPU memory, mapped once more with a guard
+    page, which hardirq_stack_ptr knows. All of it is dead while no stack pointer is in there.
+    """
+    host, space = view.host, view.space
+    store, top = (host.address_of(n) for n in ("irq_stack_backing_store", "hardirq_stack_ptr"))
+    pointers = [registers[_RSP] for registers in host.registers()]
+    if store is None or top is None or len(pointers) != len(space.percpu_offsets):
+        return []
+    found: list[int] = []
+    for offset in space.percpu_offsets:
+        try:
+            end = u64(host, top + offset & (1 << 64) - 1) + 8
+        except ReadFault:
+            continue
+        start = (store + offset) & (1 << 64) - 1
+        ranges = ((end - _IRQ_STACK, end), (start, start + _IRQ_STACK))
+        busy = any(a <= sp < b for sp in pointers for a, b in ranges)
+        if not busy and space.direct.start <= start < space.direct.end:
+            first = space.pfn(start)
+            found += range(first, first + _IRQ_STACK // PAGE_SIZE)
+    return found

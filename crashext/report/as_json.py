@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ..analysis.estimate import Estimate, Share
+from ..analysis.estimate import Estimate
 from ..analysis.results import (
     CacheReport,
     Group,
@@ -16,22 +16,24 @@ from ..analysis.results import (
     Subject,
     Word,
 )
+from .evidence_json import held, number, reachability, share_fields
 
 SCHEMA_VERSION = 1
 
 
 def leak_document(report: LeakReport) -> str:
     """The answer to `leakscan CACHE…`."""
-    return _dump(
+    return dump(
         {
             "schema": f"crashext/leakscan/{SCHEMA_VERSION}",
-            "kernel": _kernel(report.kernel),
+            "kernel": kernel_fields(report.kernel),
             "seed": report.seed,
             "threshold": report.threshold,
             "metric": report.metric,
             "caches": [_cache(c) for c in report.caches],
-            "skipped": _skipped(report.skipped),
+            "skipped": skipped_fields(report.skipped),
             "interrupted": report.interrupted,
+            "reachability": reachability(report.reachability),
         }
     )
 
@@ -39,10 +41,10 @@ def leak_document(report: LeakReport) -> str:
 def similarity_document(report: SimilarityReport) -> str:
     """The answer to `objsim`."""
     kin = report.kin
-    return _dump(
+    return dump(
         {
             "schema": f"crashext/objsim/{SCHEMA_VERSION}",
-            "kernel": None if report.kernel is None else _kernel(report.kernel),
+            "kernel": None if report.kernel is None else kernel_fields(report.kernel),
             "seed": report.seed,
             "threshold": report.threshold,
             "metric": report.metric,
@@ -51,7 +53,7 @@ def similarity_document(report: SimilarityReport) -> str:
                 {
                     "first": hex(p.first),
                     "second": hex(p.second),
-                    "similarity": _round(p.similarity),
+                    "similarity": number(p.similarity),
                     "differing": list(p.differing),
                 }
                 for p in report.pairs
@@ -62,25 +64,25 @@ def similarity_document(report: SimilarityReport) -> str:
                 "like": hex(kin.like),
                 "cache": kin.cache,
                 "objects": _estimate(kin.objects),
-                "share": _share(kin.share),
+                "share": share_fields(kin.share),
                 "allocated": _estimate(kin.allocated),
-                "similarity": _round(kin.similarity),
-                "residue": None if kin.residue is None else _round(kin.residue),
+                "similarity": number(kin.similarity),
+                "residue": None if kin.residue is None else number(kin.residue),
                 "addresses": None if kin.listed is None else [hex(a) for a in kin.listed.tolist()],
             },
             "groups": [_group(g) for g in report.groups],
             "alone": report.alone,
-            "skipped": _skipped(report.skipped),
+            "skipped": skipped_fields(report.skipped),
             "interrupted": report.interrupted,
         }
     )
 
 
-def _dump(document: dict[str, Any]) -> str:
+def dump(document: dict[str, Any]) -> str:
     return json.dumps(document, indent=1)
 
 
-def _kernel(kernel: Kernel) -> dict[str, Any]:
+def kernel_fields(kernel: Kernel) -> dict[str, Any]:
     return {
         "release": kernel.release,
         "arch": kernel.arch,
@@ -118,17 +120,18 @@ def _group(group: Group) -> dict[str, Any]:
     return {
         "exemplar": hex(group.exemplar),
         "objects": _estimate(group.objects),
-        "share": _share(group.share),
+        "share": share_fields(group.share),
         "sampled": group.sampled,
-        "similarity": _round(group.similarity),
+        "similarity": number(group.similarity),
         "shape": group.shape,
         "shapes": group.shapes,
         "distinct": group.distinct,
-        "residue": None if group.residue is None else _round(group.residue),
+        "residue": None if group.residue is None else number(group.residue),
         "words": [_word(w) for w in group.words],
         "notes": list(group.notes),
         "lowest": hex(group.lowest),
         "highest": hex(group.highest),
+        "held": held(group.held),
     }
 
 
@@ -138,8 +141,8 @@ def _word(word: Word) -> dict[str, Any]:
         "value": f"{word.value:#0{2 + 2 * word.size}x}",
         "meaning": word.meaning,
         "kind": word.kind,
-        "agreement": _round(word.agreement),
-        "constant": _round(word.constant),
+        "agreement": number(word.agreement),
+        "constant": number(word.constant),
         "varies": word.varies,
         "hops": [{"address": hex(h.address), "what": h.what} for h in word.hops],
     }
@@ -157,17 +160,9 @@ def _subject(subject: Subject) -> dict[str, Any]:
     }
 
 
-def _skipped(skipped: tuple[Skipped, ...]) -> list[dict[str, Any]]:
+def skipped_fields(skipped: tuple[Skipped, ...]) -> list[dict[str, Any]]:
     return [{"what": s.what, "count": s.count, "effect": s.effect} for s in skipped]
 
 
 def _estimate(count: Estimate) -> dict[str, int]:
     return {"estimate": count.estimate, "low": count.low, "high": count.high}
-
-
-def _share(share: Share) -> dict[str, float]:
-    return {"value": _round(share.value), "low": _round(share.low), "high": _round(share.high)}
-
-
-def _round(number: float) -> float:
-    return round(number, 6)

@@ -12,7 +12,6 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ..analysis.estimate import Estimate, Share
 from ..analysis.results import (
     CacheReport,
     Group,
@@ -25,6 +24,8 @@ from ..analysis.results import (
     Subject,
     Word,
 )
+from .counts import bytes_text, count_text, plural, share_text
+from .reach_text import headline, held_lines, reachability_lines
 from .safe import safe
 
 _FEW_GROUPS = 3
@@ -41,7 +42,9 @@ def print_leak_report(report: LeakReport, console: Console, verbose: bool) -> No
     for cache in report.caches:
         _headline(console, cache)
         _cache(console, cache, verbose)
-    _footer(console, report.kernel, report.skipped, report.interrupted, report.seed)
+    for text in reachability_lines(report.reachability):
+        line(console, safe(text), _DIM)
+    footer(console, report.kernel, report.skipped, report.interrupted, report.seed)
 
 
 def print_similarity_report(report: SimilarityReport, console: Console, verbose: bool) -> None:
@@ -53,15 +56,15 @@ def print_similarity_report(report: SimilarityReport, console: Console, verbose:
     if report.groups:
         grouped = sum(g.sampled for g in report.groups)
         alone = f", {report.alone:,} alone" if report.alone else ""
-        inside = f"{grouped:,} in {_plural(len(report.groups), 'group')}"
-        _line(console, f"{_plural(grouped + report.alone, 'object')}: {inside}{alone}", _BOLD)
+        inside = f"{grouped:,} in {plural(len(report.groups), 'group')}"
+        line(console, f"{plural(grouped + report.alone, 'object')}: {inside}{alone}", _BOLD)
     marked = {offset for pair in report.pairs for offset in pair.differing}
     for subject in report.subjects:
         _subject(console, subject, marked, verbose)
     if not report.subjects:
         for number, group in enumerate(report.groups, 1):
             _group(console, number, group, 0, verbose)
-    _footer(console, report.kernel, report.skipped, report.interrupted, report.seed)
+    footer(console, report.kernel, report.skipped, report.interrupted, report.seed)
 
 
 def write_addresses(addresses: NDArray[np.uint64], stream: TextIO) -> None:
@@ -74,21 +77,22 @@ def write_addresses(addresses: NDArray[np.uint64], stream: TextIO) -> None:
 def _headline(console: Console, cache: CacheReport) -> None:
     asked = f" (asked for as {safe(cache.asked)})" if cache.asked != cache.name else ""
     if not cache.groups:
-        _line(console, f"{safe(cache.name)}{asked}: {_no_groups(cache)}", _BOLD)
+        line(console, f"{safe(cache.name)}{asked}: {_no_groups(cache)}", _BOLD)
         return
     first = cache.groups[0]
     size = first.objects.estimate * cache.slot_size
-    note = f": {first.notes[0]}" if first.notes else ""
+    told = "; ".join(t for t in (headline(first), *first.notes[:1]) if t)
+    note = f": {told}" if told else ""
     likeness = (
-        f"{_count(first.objects)} of {_count(cache.allocated)} objects ({_share(first.share)}) are "
-        f"alike, {_bytes(size)}"
+        f"{count_text(first.objects)} of {count_text(cache.allocated)} objects "
+        f"({share_text(first.share)}) are alike, {bytes_text(size)}"
     )
     if cache.walker == "kmem":
         likeness = (
-            f"{_count(first.objects)} of the {cache.sampled:,} objects seen "
-            f"({_share(first.share)}) are alike; {_count(cache.allocated)} are allocated"
+            f"{count_text(first.objects)} of the {cache.sampled:,} objects seen "
+            f"({share_text(first.share)}) are alike; {count_text(cache.allocated)} are allocated"
         )
-    _line(console, f"{safe(cache.name)}{asked}: {likeness}{safe(note)}", _BOLD)
+    line(console, f"{safe(cache.name)}{asked}: {likeness}{safe(note)}", _BOLD)
 
 
 def _no_groups(cache: CacheReport) -> str:
@@ -97,11 +101,13 @@ def _no_groups(cache: CacheReport) -> str:
     if cache.sampled:
         return f"no two of the {cache.sampled:,} objects seen are alike"
     if cache.walker == "kmem" and cache.allocated.high:
-        return f"none of its {_count(cache.allocated)} objects is listed by kmem -S and readable"
+        return (
+            f"none of its {count_text(cache.allocated)} objects is listed by kmem -S and readable"
+        )
     if cache.allocated.estimate and cache.slabs_examined < cache.slabs_total.estimate:
-        return f"none of its {_count(cache.allocated)} objects is in the slabs examined"
+        return f"none of its {count_text(cache.allocated)} objects is in the slabs examined"
     if cache.allocated.estimate:
-        return f"none of its {_count(cache.allocated)} objects can be read"
+        return f"none of its {count_text(cache.allocated)} objects can be read"
     return "no allocated objects"
 
 
@@ -112,52 +118,52 @@ def _cache(console: Console, cache: CacheReport, verbose: bool) -> None:
         if cache.slabs_total.exact and cache.slabs_examined == cache.slabs_total.estimate
         else f"{cache.slabs_examined:,} {chosen} and examined"
     )
-    _line(
+    line(
         console,
-        f"  {_count(cache.allocated)} allocated of {_count(cache.objects_total)} slots, "
+        f"  {count_text(cache.allocated)} allocated of {count_text(cache.objects_total)} slots, "
         f"{cache.object_size:,} bytes each ({cache.slot_size:,} with metadata); "
-        f"{_count(cache.slabs_total)} slabs, {examined}",
+        f"{count_text(cache.slabs_total)} slabs, {examined}",
     )
     if cache.aliases:
-        _line(console, f"  also called {safe(', '.join(cache.aliases))}")
+        line(console, f"  also called {safe(', '.join(cache.aliases))}")
     traits = [f.lower().replace("_", " ") for f in cache.flags]
     traits += ["constructor"] * cache.has_constructor
     if traits:
-        _line(console, f"  {', '.join(traits)}")
+        line(console, f"  {', '.join(traits)}")
     shown = cache.groups if verbose else cache.groups[:_FEW_GROUPS]
     for number, group in enumerate(shown, 1):
         _group(console, number, group, cache.slot_size, verbose)
     hidden = cache.groups[len(shown) :]
     if hidden:
-        counts = ", ".join(_count(g.objects) for g in hidden)
-        _line(console, f"  {_plural(len(hidden), 'smaller group')} (-v shows): {counts} objects")
+        counts = ", ".join(count_text(g.objects) for g in hidden)
+        line(console, f"  {plural(len(hidden), 'smaller group')} (-v shows): {counts} objects")
     if cache.more_groups:
-        what = _plural(cache.more_groups, "more group")
-        _line(console, f"  {what}: {_count(cache.more)} objects")
+        what = plural(cache.more_groups, "more group")
+        line(console, f"  {what}: {count_text(cache.more)} objects")
     if cache.rest.estimate or cache.rest.high:
         what = "like no other" if cache.rest_examined else "not grouped further"
-        _line(console, f"  {what}: {_count(cache.rest)} objects")
+        line(console, f"  {what}: {count_text(cache.rest)} objects")
     if cache.next_steps:
-        _line(
-            console, "  What likeness cannot say is whether these objects are still in use. Next:"
-        )
+        unsaid = "  What likeness cannot say is whether these objects are still in use. Next:"
+        judged = any(g.held is not None for g in cache.groups)
+        line(console, "  Next:" if judged else unsaid)
         for step in cache.next_steps:
             command, _, why = step.partition(": ")
-            _line(console, f"    {safe(command)}    # {safe(why)}")
+            line(console, f"    {safe(command)}    # {safe(why)}")
 
 
 def _group(console: Console, number: int, group: Group, slot_size: int, verbose: bool) -> None:
-    size = f", {_bytes(group.objects.estimate * slot_size)}" if slot_size else ""
-    _line(
+    size = f", {bytes_text(group.objects.estimate * slot_size)}" if slot_size else ""
+    line(
         console,
-        f"  group {number}: {_count(group.objects)} objects ({_share(group.share)}){size}; "
-        f"likeness {group.similarity:.2f}, {_plural(group.shapes, 'shape')}, "
+        f"  group {number}: {count_text(group.objects)} objects ({share_text(group.share)}){size}; "
+        f"likeness {group.similarity:.2f}, {plural(group.shapes, 'shape')}, "
         f"{group.distinct:,} contents in {group.sampled:,} seen",
         _HEAD,
     )
-    for note in group.notes:
-        _line(console, f"    - {safe(note)}")
-    _line(console, f"    exemplar {group.exemplar:x}:")
+    for note in (*held_lines(group, verbose), *group.notes):
+        line(console, f"    - {safe(note)}")
+    line(console, f"    exemplar {group.exemplar:x}:")
     _words(console, group.words, group.exemplar, set(), verbose, in_group=True)
 
 
@@ -226,24 +232,24 @@ def _style(word: Word) -> str:
 
 
 def _kin(console: Console, kin: Kin, threshold: float) -> None:
-    _line(
+    line(
         console,
-        f"{_count(kin.objects)} of {_count(kin.allocated)} {safe(kin.cache)} objects "
-        f"({_share(kin.share)}) are like {kin.like:x} (score {threshold:g} or more, "
+        f"{count_text(kin.objects)} of {count_text(kin.allocated)} {safe(kin.cache)} objects "
+        f"({share_text(kin.share)}) are like {kin.like:x} (score {threshold:g} or more, "
         f"mean {kin.similarity:.2f})",
         _BOLD,
     )
     if kin.residue:
-        _line(console, f"  so are {100 * kin.residue:.3g} % of the cache's free slots")
+        line(console, f"  so are {100 * kin.residue:.3g} % of the cache's free slots")
     if kin.listed is not None:
-        _line(console, f"  {len(kin.listed):,} addresses are listed below")
+        line(console, f"  {len(kin.listed):,} addresses are listed below")
 
 
 def _pair(console: Console, pair: Pair) -> None:
     where = ", ".join(f"+{o:#x}" for o in pair.differing[:16])
     more = f" and {len(pair.differing) - 16} more" if len(pair.differing) > 16 else ""
     differing = f"differing at {where}{more}" if pair.differing else "no word differs"
-    _line(
+    line(
         console,
         f"{pair.first:x} and {pair.second:x}: {100 * pair.similarity:.1f} % alike, {differing}",
         _BOLD,
@@ -256,12 +262,12 @@ def _subject(console: Console, subject: Subject, marked: set[int], verbose: bool
     )
     what = what or (f"{subject.size} bytes" if subject.size else "")
     note = safe(subject.note)
-    _line(console, f"{subject.address:x}: " + "; ".join(t for t in (what, note) if t), _HEAD)
+    line(console, f"{subject.address:x}: " + "; ".join(t for t in (what, note) if t), _HEAD)
     if subject.words:
         _words(console, subject.words, subject.address, marked, verbose, in_group=False)
 
 
-def _footer(
+def footer(
     console: Console,
     kernel: Kernel | None,
     skipped: tuple[Skipped, ...],
@@ -269,12 +275,12 @@ def _footer(
     seed: int,
 ) -> None:
     for item in skipped:
-        _line(console, f"skipped: {item.count:,} {safe(item.what)}; {safe(item.effect)}", _WARN)
+        line(console, f"skipped: {item.count:,} {safe(item.what)}; {safe(item.effect)}", _WARN)
     if interrupted:
-        _line(console, "interrupted: this is what was known so far", _WARN)
+        line(console, "interrupted: this is what was known so far", _WARN)
     if kernel is not None:
         state = "running kernel" if kernel.live else "dump"
-        _line(
+        line(
             console,
             f"{state} {safe(kernel.source)}, Linux {safe(kernel.release)} {safe(kernel.arch)}; "
             f"intervals are 95 %; seed {seed}",
@@ -282,35 +288,5 @@ def _footer(
         )
 
 
-def _line(console: Console, text: str, style: str = "") -> None:
+def line(console: Console, text: str, style: str = "") -> None:
     console.print(Text(text, style=style))
-
-
-def _plural(n: int, noun: str) -> str:
-    return f"{n:,} {noun}" + ("s" if n != 1 else "")
-
-
-def _count(count: Estimate) -> str:
-    """``200,000``, or ``~199,900 (199,500 to 200,200)`` where it is an estimate."""
-    if count.exact:
-        return f"{count.estimate:,}"
-    if count.high >= 1 << 62:
-        return f"~{count.estimate:,} (at least {count.low:,})"
-    return f"~{count.estimate:,} ({count.low:,} to {count.high:,})"
-
-
-def _share(share: Share) -> str:
-    if share.value in (0.0, 1.0) and share.low == share.high:
-        return f"{100 * share.value:.0f} %"
-    if share.value < 0.001:
-        return "<0.1 %"
-    return f"{100 * share.value:.1f} %" if share.value < 0.9995 else ">99.9 %"
-
-
-def _bytes(n: int) -> str:
-    value = float(n)
-    for unit in ("bytes", "KiB", "MiB", "GiB", "TiB"):
-        if value < 1024 or unit == "TiB":
-            break
-        value /= 1024
-    return f"{n:,} bytes" if unit == "bytes" else f"{value:.1f} {unit}"

@@ -1,0 +1,136 @@
+"""Who holds an object: the chain from a named root down to it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..hosts.base import ReadFault
+from ..kernel.places import Place, PlaceKind
+from ..kernel.slots import Slots
+from .evidence import Chain
+from .reachability import Reach
+
+MOST_EXAMINED = 4096
+_MAX_STEPS = 1 << 24
+_HEAD_STEPS, _TAIL_STEPS = 6, 2
+_ORDER = {kind: i for i, kind in enumerate(PlaceKind)}
+
+
+class Holders:
+    """Names the roots of one marked kernel."""
+
+    def __init__(self, reach: Reach) -> None:
+        self._reach = reach
+        self._places = reach.places
+        self._named: dict[int, Place] = {}
+        self._start: dict[int, int] = {}
+
+    @cached_property
+    def _by_target(self) -> tuple[NDArray[np.int32], NDArray[np.intp]]:
+        targets = self._reach.references.root_target
+        order = np.argsort(targets, kind="stable")
+        return targets[order], order
+
+    def start_of(self, slot: int) -> int:
+        """The object directly under the root through which `slot` was reached."""
+        via = self._reach.marks.via
+        path: list[int] = []
+        at = slot
+        while at not in self._start and len(path) < _MAX_STEPS:
+            path.append(at)
+            above = int(via[at])
+            if above < 0:
+                break
+            at = above
+        start = self._start.get(at, at)
+        for step in path:
+            self._start[step] = start
+        return start
+
+    def root_of(self, start: int) -> Place:
+        """The most telling of the words outside objects that point at a starting slot."""
+        if start not in self._named:
+            targets, order = self._by_target
+            low, high = np.searchsorted(targets, [start, start + 1]).tolist()
+            words = self._reach.references.root_at[order[low:high]].tolist()
+            places = [self._place(w) for w in words]
+            self._named[start] = min(
+                places,
+                key=lambda p: _ORDER[p.kind],
+                default=Place(PlaceKind.STACK, "a CPU's register"),
+            )
+        return self._named[start]
+
+    def _place(self, offset: int) -> Place:
+        # With a memory budget, some slabs are outside the table, and speak as roots.
+        view = self._reach.view
+        address = view.space.direct.start + offset
+        found = view.slot(address) if self._reach.giants else None
+        if found is not None:
+            what = f"{found.cache.name} object {found.address:#x}, not followed further"
+            return Place(PlaceKind.PAGE, what)
+        return self._places.name(offset)
+
+    def chain(self, slot: int) -> Chain:
+        """From the root to `slot`; the middle of a long chain is counted, not listed."""
+        via = self._reach.marks.via
+        path = [slot]
+        while (above := int(via[path[-1]])) >= 0 and len(path) < _MAX_STEPS:
+            path.append(above)
+        path.reverse()
+        steps = [self.root_of(path[0]).name]
+        steps += self._labels(path)
+        (address,) = self._reach.table.addresses(np.array([slot], np.int64)).tolist()
+        return Chain(int(address), tuple(steps))
+
+    def _labels(self, path: list[int]) -> list[str]:
+        """``cache+0x8`` of each object, 0x8 being where the pointer to it leads."""
+        hidden = len(path) - _HEAD_STEPS - _TAIL_STEPS
+        if hidden > 1:
+            shown = [*range(_HEAD_STEPS), *range(len(path) - _TAIL_STEPS, len(path))]
+        else:
+            shown, hidden = list(range(len(path))), 0
+        labels: list[str] = []
+        for i in shown:
+            if hidden and i == len(path) - _TAIL_STEPS:
+                labels.append(f"... {hidden:,} more ...")
+            labels.append(self._label(path[i - 1] if i else None, path[i]))
+        return labels
+
+    def _label(self, above: int | None, slot: int) -> str:
+        table = self._reach.table
+        one = np.array([slot], np.int64)
+        cache = self._reach.view.caches.all[int(table.caches(one)[0])]
+        start = int(table.addresses(one)[0])
+        landing = self._landing(above, start, cache.object_size)
+        return cache.name + ("" if landing is None else f"+{landing:#x}")
+
+    def _landing(self, above: int | None, start: int, size: int) -> int | None:
+        """Where in [start, start + size) the object above points."""
+        table, view = self._reach.table, self._reach.view
+        if above is None:
+            return None
+        one = np.array([above], np.int64)
+        cache = view.caches.all[int(table.caches(one)[0])]
+        try:
+            data = view.host.read(int(table.addresses(one)[0]), cache.object_size & ~7)
+        except ReadFault:
+            return None
+        inside = np.frombuffer(data, "<u8") - np.uint64(start)
+        hits = inside[inside < np.uint64(size)]
+        return int(hits[0]) if len(hits) else None
+
+    def tally(self, slots: Slots) -> tuple[tuple[tuple[str, int], ...], tuple[Chain, ...]]:
+        """Roots by name with how many of `slots` each holds, most first, and a chain of each."""
+        names: Counter[str] = Counter()
+        example: dict[str, int] = {}
+        for slot in slots.tolist():
+            name = self.root_of(self.start_of(slot)).owner
+            names[name] += 1
+            example.setdefault(name, slot)
+        most = tuple(names.most_common(_HEAD_STEPS))
+        return most, tuple(self.chain(example[name]) for name, _ in most[:3])

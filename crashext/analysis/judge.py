@@ -1,0 +1,92 @@
+"""Whether and when to look for who points at objects: once a run, and only where it is wanted.
+
+The pass over memory is made for the first group that asks. A session keeps its answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property, partial
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..hosts.base import HostError
+from ..hosts.derived import derived
+from ..kernel.caches import SlabCache
+from ..kernel.slabs import MAP_BUDGET, Progress
+from ..kernel.view import KernelView
+from .evidence import Held, Reachability
+from .groups import Population, Settings
+from .held import of_group, reachability_of
+from .holders import Holders
+from .plain import from_plain, plain
+from .reachability import Reach, reach
+from .survey import generator
+
+T = TypeVar("T")
+
+
+class Judge:
+    """Answers for the groups of one run."""
+
+    def __init__(
+        self,
+        view: KernelView,
+        settings: Settings,
+        progress: Progress,
+        memory: int,
+        wanted: bool | None,
+    ) -> None:
+        """`wanted` None: yes, where the machine is small enough for it to take seconds."""
+        self._view, self._settings, self._progress = view, settings, progress
+        self._memory = memory
+        size = view.memory.pages * view.memory.page_size
+        self.wanted = wanted is True or (
+            wanted is None and size <= MAP_BUDGET and not view.host.info().live
+        )
+
+    @cached_property
+    def _marked(self) -> Reach:
+        rng = partial(generator, self._settings)
+        view = self._view
+        if not view.index.complete:
+            view = KernelView(view.host)  # the groups stay those of the sampled index
+        return reach(view, self._progress, rng, self._memory)
+
+    @cached_property
+    def _holders(self) -> Holders:
+        return Holders(self._marked)
+
+    @cached_property
+    def reachability(self) -> Reachability | None:
+        """What the pass saw; None where none was wanted, or where a session has none."""
+        if not self.wanted:
+            return None
+        return self._ask("reachability", Reachability, lambda: reachability_of(self._marked))
+
+    def held(
+        self,
+        cache: SlabCache,
+        exemplar: int,
+        population: Population,
+        members: NDArray[np.intp],
+    ) -> Held | None:
+        """Who points at the sampled `members` of the group around `exemplar`."""
+        if not self.wanted:
+            return None
+        return self._ask(
+            f"held {cache.name} {exemplar:#x}",
+            Held,
+            lambda: of_group(self._marked, self._holders, population, members),
+        )
+
+    def _ask(self, key: str, kind: type[T], compute: Callable[[], T]) -> T | None:
+        answer = derived(self._view.host, key, lambda: plain(compute()))
+        if answer is None:
+            return None
+        try:
+            return from_plain(kind, answer)
+        except ValueError as error:
+            raise HostError(f"this session is damaged: its answer to '{key}' is none") from error

@@ -1,0 +1,247 @@
+"""`leakscan --orphans`: every object of the dump that nothing reaches, by cache and by likeness."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..hosts.base import HostError
+from ..hosts.derived import derived
+from ..kernel.access import Words
+from ..kernel.caches import SlabCache
+from ..kernel.notleaks import explanation
+from ..kernel.objects import State
+from ..kernel.slabs import Progress
+from ..kernel.slots import Slots
+from ..kernel.view import KernelView
+from .decode import Decoder
+from .estimate import Estimate, Share
+from .evidence import Below, OrphanGroup, OrphanTotals
+from .groups import Settings, describe
+from .held import reachability_of
+from .plain import from_plain, plain
+from .reachability import MEMORY_BUDGET, Reach, reach
+from .results import Group, OrphanReport
+from .similarity import Cluster, group
+from .structures import Structures, structures
+from .survey import generator, kernel_of, make_classifier, map_gaps
+from .words import Kind
+
+_SAMPLED = 4096  # heads of each cache whose content is compared
+_MOST_GROUPS = 64
+_EXAMPLES = 4
+_SYMBOLS = (Kind.TEXT_SYMBOL.label, Kind.DATA_SYMBOL.label)
+
+
+@dataclass(frozen=True)
+class Orphans:
+    """The report, and for a list every unreachable object."""
+
+    report: OrphanReport
+    addresses: Words
+    caches: tuple[str, ...]
+    """The name of each one's cache."""
+
+
+def scan_orphans(
+    view: KernelView, settings: Settings, progress: Progress, budget: int = MEMORY_BUDGET
+) -> Orphans:
+    """Mark everything, and report what was not reached.
+
+    Raises `HostError` on a session that was not recorded with this question.
+    """
+    lists: list[tuple[Words, tuple[str, ...]]] = []
+
+    def compute() -> OrphanReport:
+        report, addresses, caches = _scan(view, settings, progress, budget)
+        lists.append((addresses, caches))
+        return report
+
+    key = f"orphans {settings.seed}"
+    answer = derived(view.host, key, lambda: plain(compute()))
+    if answer is None:
+        raise HostError("this session does not know: record one with leakscan --orphans --record")
+    try:
+        report = from_plain(OrphanReport, answer)
+    except ValueError as error:
+        raise HostError(f"this session is damaged: its answer to '{key}' is none") from error
+    if lists:
+        return Orphans(report, *lists[0])
+    # A session keeps the examples only.
+    some = [(a, g.cache) for g in report.orphans for a in g.examples]
+    return Orphans(report, np.array([a for a, _ in some], np.uint64), tuple(c for _, c in some))
+
+
+def _scan(
+    view: KernelView, settings: Settings, progress: Progress, budget: int
+) -> tuple[OrphanReport, Words, tuple[str, ...]]:
+    marked = reach(view, progress, partial(generator, settings), budget)
+    found = structures(marked)
+    groups = _groups(marked, found, settings, progress)
+    groups.sort(key=lambda g: (bool(g.explanation), -g.bytes, g.cache, g.exemplar))
+    report = OrphanReport(
+        kernel=kernel_of(view.host),
+        seed=settings.seed,
+        reachability=reachability_of(marked),
+        totals=_totals(marked, found, groups),
+        orphans=tuple(groups[:_MOST_GROUPS]),
+        more=max(0, len(groups) - _MOST_GROUPS),
+        skipped=tuple(map_gaps(view.index, view.caches)),
+    )
+    names = tuple(view.caches.all[i].name for i in marked.table.caches(found.slots).tolist())
+    return report, marked.table.addresses(found.slots), names
+
+
+def _groups(
+    marked: Reach, found: Structures, settings: Settings, progress: Progress
+) -> list[OrphanGroup]:
+    view = marked.view
+    heads = found.heads
+    of_cache = marked.table.caches(heads)
+    hanging = _Hanging(marked, found)
+    result: list[OrphanGroup] = []
+    numbers = np.unique(of_cache).tolist()
+    for done, number in enumerate(numbers):
+        cache = view.caches.all[number]
+        progress("orphans", done, len(numbers))
+        result += _cache_groups(marked, hanging, cache, heads[of_cache == number], settings)
+    return result
+
+
+class _Hanging:
+    """What hangs below each head, and where objects are."""
+
+    def __init__(self, marked: Reach, found: Structures) -> None:
+        self._marked = marked
+        below = found.head != found.slots
+        order = np.argsort(found.head[below], kind="stable")
+        self._head = found.head[below][order]
+        self._slot = found.slots[below][order]
+
+    def addresses(self, slots: Slots) -> list[int]:
+        """Where the objects begin."""
+        found: list[int] = self._marked.table.addresses(slots).tolist()
+        return found
+
+    def of(self, heads: Slots) -> tuple[Below, ...]:
+        """By cache, most bytes first; `heads` is ascending."""
+        at = np.minimum(np.searchsorted(heads, self._head), len(heads) - 1)
+        slots = self._slot[heads[at] == self._head]
+        caches = self._marked.view.caches.all
+        counts = np.bincount(self._marked.table.caches(slots), minlength=1)
+        found = [
+            Below(caches[i].name, int(counts[i]), int(counts[i]) * caches[i].slot_size)
+            for i in np.flatnonzero(counts).tolist()
+        ]
+        return tuple(sorted(found, key=lambda b: (-b.bytes, b.cache)))
+
+
+def _cache_groups(
+    marked: Reach, hanging: _Hanging, cache: SlabCache, heads: Slots, settings: Settings
+) -> list[OrphanGroup]:
+    """Groups of alike heads of one cache."""
+    view = marked.view
+    rng = generator(settings, cache.name)
+    some = heads
+    if len(heads) > _SAMPLED:
+        some = np.sort(rng.choice(heads, _SAMPLED, replace=False))
+    addresses = marked.table.addresses(some)
+    content, ok = view.host.read_many(addresses, cache.object_size)
+    some, addresses, content = some[ok], addresses[ok], content[ok]
+    if not len(some):
+        return []
+    classifier = make_classifier(view)
+    words = classifier.classify(content, addresses)
+    decoder = Decoder(view.host, view, classifier)
+    grouping = group(words, settings.threshold, settings.metric, rng)
+    clusters = [*grouping.clusters]
+    clusters += [
+        Cluster(np.array([row]), int(row), 1, 1, 1.0) for row in grouping.alone[:_EXAMPLES]
+    ]
+    rest = grouping.alone[_EXAMPLES:]
+    scale = len(heads) / len(some)
+    groups = []
+    for cluster in clusters:
+        if cluster.exemplar == cluster.members[0] and len(rest) and cluster is clusters[-1]:
+            cluster = Cluster(  # what is like no other is counted with the last example
+                np.concatenate([cluster.members, rest]), cluster.exemplar, 1 + len(rest), 1, 0.0
+            )
+        share = Share(len(cluster.members) / len(some), 0.0, 1.0)
+        described = describe(
+            decoder,
+            words,
+            addresses,
+            cache.object_size,
+            cluster,
+            share,
+            Estimate.known(len(heads)),
+            None,
+            settings,
+        )
+        groups.append(_orphan_group(hanging, cache, some[cluster.members], described, scale))
+    return groups
+
+
+def _orphan_group(
+    hanging: _Hanging, cache: SlabCache, members: Slots, described: Group, scale: float
+) -> OrphanGroup:
+    below = hanging.of(members)
+    if scale > 1:
+        below = tuple(
+            Below(b.cache, round(b.objects * scale), round(b.bytes * scale)) for b in below
+        )
+    heads = round(len(members) * scale)
+    symbols = {w.meaning.split("+")[0].split(" ")[0] for w in described.words if w.kind in _SYMBOLS}
+    return OrphanGroup(
+        cache=cache.name,
+        shape=described.shape,
+        heads=heads,
+        objects=heads + sum(b.objects for b in below),
+        bytes=heads * cache.slot_size + sum(b.bytes for b in below),
+        estimated=scale > 1,
+        below=below,
+        exemplar=described.exemplar,
+        examples=_examples(hanging, members),
+        notes=described.notes,
+        explanation=explanation(sorted(symbols)),
+    )
+
+
+def _examples(hanging: _Hanging, members: Slots) -> tuple[int, ...]:
+    some = members[np.linspace(0, len(members) - 1, min(_EXAMPLES, len(members))).astype(int)]
+    return tuple(hanging.addresses(some))
+
+
+def _totals(marked: Reach, found: Structures, groups: list[OrphanGroup]) -> OrphanTotals:
+    dead = np.unique(marked.references.dead_target)
+    return OrphanTotals(
+        objects=len(found.slots),
+        bytes=_bytes(marked, found.slots),
+        heads=len(found.heads),
+        explained=sum(g.objects for g in groups if g.explanation),
+        judged=int((marked.table.state == State.ALLOCATED).sum()),
+        judged_bytes=_judged_bytes(marked),
+        dead_words=int((~marked.marks.reached[dead]).sum()),
+    )
+
+
+def _bytes(marked: Reach, slots: Slots) -> int:
+    counts = np.bincount(marked.table.caches(slots), minlength=1)
+    return int(_sizes(marked)[: len(counts)] @ counts)
+
+
+def _judged_bytes(marked: Reach) -> int:
+    table = marked.table
+    counts = (
+        np.add.reduceat((table.state == State.ALLOCATED).astype(np.int64), table.first[:-1])
+        if len(table.first) > 1
+        else np.zeros(0, np.int64)
+    )
+    return int((counts * table.size.astype(np.int64)).sum())
+
+
+def _sizes(marked: Reach) -> NDArray[np.int64]:
+    return np.array([c.slot_size for c in marked.view.caches.all], np.int64)

@@ -1,0 +1,106 @@
+"""`leakscan --orphans` as text, and its list of addresses."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from ..analysis.evidence import OrphanGroup
+from ..analysis.results import OrphanReport
+from ..hosts.base import HostError
+from .counts import bytes_text, plural
+from .reach_text import reachability_lines
+from .safe import safe
+from .text import footer, line
+
+_FEW_GROUPS = 12
+_FEW_NOTES = 3
+_FEW_BELOW = 5
+_CHUNK = 1 << 16
+
+
+def print_orphan_report(report: OrphanReport, console: Console, verbose: bool) -> None:
+    """The first line is the answer."""
+    totals = report.totals
+    share = 100 * totals.bytes / totals.judged_bytes if totals.judged_bytes else 0.0
+    unexplained = totals.objects - totals.explained
+    what = plural(totals.objects, "object")
+    answer = (
+        f"{what} of {totals.judged:,} cannot be reached from anywhere: "
+        f"{bytes_text(totals.bytes)} of {bytes_text(totals.judged_bytes)} ({share:.2g} %), "
+        f"under {plural(totals.heads, 'head')}"
+    )
+    if not totals.objects:
+        answer = f"all {totals.judged:,} objects can be reached"
+    elif not unexplained:
+        answer += "; all of them are explained below"
+    line(console, safe(answer), "bold")
+    leaks = [g for g in report.orphans if not g.explanation]
+    shown = leaks if verbose else leaks[:_FEW_GROUPS]
+    for group in shown:
+        _group(console, group, verbose)
+    hidden = len(leaks) - len(shown) + report.more
+    if hidden:
+        line(console, f"  {plural(hidden, 'smaller group')}" + (" (-v shows)" * (not verbose)))
+    _explained(console, [g for g in report.orphans if g.explanation], verbose)
+    if totals.dead_words:
+        line(
+            console,
+            f"  dead words of stacks, which hold nothing, name {totals.dead_words:,} of them",
+        )
+    for text in reachability_lines(report.reachability):
+        line(console, safe(text), "dim")
+    footer(console, report.kernel, report.skipped, report.interrupted, report.seed)
+
+
+def _group(console: Console, group: OrphanGroup, verbose: bool) -> None:
+    about = "~" if group.estimated else ""
+    below = group.objects - group.heads
+    line(
+        console,
+        f"  {safe(group.cache)}: {about}{plural(group.heads, 'object')}"
+        + (f" and {about}{below:,} below them" if below else "")
+        + f", {about}{bytes_text(group.bytes)}",
+        "bold cyan",
+    )
+    if group.below:
+        parts = [f"{safe(b.cache)} {about}{b.objects:,}" for b in group.below[:_FEW_BELOW]]
+        more = len(group.below) - _FEW_BELOW
+        line(console, "    below: " + ", ".join(parts) + (f" and {more} more" * (more > 0)))
+    for note in group.notes if verbose else group.notes[:_FEW_NOTES]:
+        line(console, f"    - {safe(note)}")
+    if verbose:
+        line(console, f"    shape: {safe(group.shape)}")
+    examples = ", ".join(f"{a:x}" for a in islice(group.examples, 4))
+    line(console, f"    examples: {examples}")
+
+
+def _explained(console: Console, groups: list[OrphanGroup], verbose: bool) -> None:
+    reasons = dict.fromkeys(g.explanation for g in groups)
+    for reason in reasons:
+        mine = [g for g in groups if g.explanation == reason]
+        caches = ", ".join(dict.fromkeys(g.cache for g in mine))
+        objects = sum(g.objects for g in mine)
+        line(console, f"  no leak: {plural(objects, 'object')} of {safe(caches)}: {safe(reason)}")
+        if verbose:
+            addresses = ", ".join(f"{a:x}" for g in mine for a in g.examples)
+            line(console, f"    {addresses}")
+
+
+def write_list(addresses: NDArray[np.uint64], caches: tuple[str, ...], path: Path) -> None:
+    """``address cache`` of every unreachable object, a line each. Raises `HostError`."""
+    try:
+        with path.open("w") as stream:
+            for start in range(0, len(addresses), _CHUNK):
+                some = zip(
+                    addresses[start : start + _CHUNK].tolist(),
+                    caches[start : start + _CHUNK],
+                    strict=True,
+                )
+                stream.write("".join(f"{a:x} {safe(c)}\n" for a, c in some))
+    except OSError as error:
+        raise HostError(f"cannot write {path}: {error.strerror}") from error

@@ -1,0 +1,73 @@
+"""Who points at a group, in lines of text."""
+
+from __future__ import annotations
+
+from ..analysis.evidence import Held, Reachability
+from ..analysis.results import Group
+from .counts import share_text
+
+_STEPS = " -> "
+_FEW = 3
+
+
+def headline(group: Group) -> str:
+    """The few words for a report's first line; "" where nobody looked."""
+    held = group.held
+    if held is None:
+        return ""
+    if held.orphan.value >= 0.5:
+        return "nothing points at them" + _unless_all(held.orphan.value)
+    if held.structure.value >= 0.5:
+        return "only unreachable objects point at them" + _unless_all(held.structure.value)
+    lost = held.orphan.value + held.structure.value
+    if held.holders and held.held.value >= 0.5:
+        name, count = held.holders[0]
+        total = sum(n for _, n in held.holders)
+        by = f"held by {name}" if 2 * count >= total else "still in use"
+        return by + (f"; {100 * lost:.1f} % are not" if lost >= 0.001 else "")
+    return ""
+
+
+def _unless_all(share: float) -> str:
+    return "" if share >= 0.9995 else f" ({100 * share:.1f} %)"
+
+
+def held_lines(group: Group, verbose: bool) -> list[str]:
+    """Shares of each class, holders, and example chains."""
+    held = group.held
+    if held is None:
+        return []
+    lines = [f"reach: {_classes(held)} ({held.examined:,} looked at)"]
+    if held.holders:
+        shown = held.holders if verbose else held.holders[:_FEW]
+        names = ", ".join(f"{name} ({count:,})" for name, count in shown)
+        more = len(held.holders) - len(shown)
+        lines.append(f"held by {names}" + (f" and {more} more" if more else ""))
+    chains = held.chains if verbose else held.chains[:1]
+    lines += [f"{_STEPS.join(chain.steps)}: {chain.target:x}" for chain in chains]
+    return lines
+
+
+def _classes(held: Held) -> str:
+    parts = []
+    for share, what in (
+        (held.orphan, "orphans, nothing points at them"),
+        (held.structure, "leaked structure, only unreachable objects point at them"),
+        (held.weak, "weakly held, by struct page pointers or physical addresses only"),
+        (held.held, "held, reachable from a root"),
+    ):
+        if share.value > 0:
+            parts.append(f"{share_text(share)} {what}")
+    return "; ".join(parts) or "none could be judged"
+
+
+def reachability_lines(seen: Reachability | None) -> list[str]:
+    """What the pass read, and what limits it."""
+    if seen is None:
+        return []
+    total = seen.pages_present + seen.pages_missing
+    return [
+        f"reach: {seen.objects:,} objects judged by {seen.roots:,} roots and {seen.edges:,} "
+        f"pointers between objects, in {seen.pages_present:,} of {total:,} pages of kernel memory",
+        *(f"reach: {note}" for note in seen.notes),
+    ]
