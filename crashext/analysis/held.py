@@ -57,7 +57,9 @@ def of_group(
 ) -> Held:
     """Judge the sampled members of one group."""
     sample = population.sample
-    return held(marked, holders, sample.address[members], sample.slab[members], population.slabs)
+    complete = sample.slabs_examined >= population.slabs
+    slabs = 0 if complete else population.slabs
+    return held(marked, holders, sample.address[members], sample.slab[members], slabs)
 
 
 def reachability_of(marked: Reach) -> Reachability:
