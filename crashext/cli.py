@@ -29,15 +29,20 @@ from .analysis.groups import Settings
 from .analysis.kmemscan import KmemHost, scan_caches_kmem
 from .analysis.leakscan import scan_caches
 from .analysis.objsim import compare
+from .analysis.procfs import read_snapshot
+from .analysis.procfs import report as report_proc
 from .analysis.results import LeakReport, Skipped
 from .analysis.similarity import DEFAULT_THRESHOLD, METRICS
 from .hosts.base import CommandHost, Host, HostError, ReadFault
+from .hosts.procfs import ProcFolder
 from .hosts.recorded import RecordedHost, RecordingHost
 from .hosts.session import MAX_MEMORY
 from .kernel.access import UnknownLayout, Words
 from .kernel.slabs import MAP_BUDGET, Progress
 from .kernel.view import KernelView, silent
 from .report.as_json import leak_document, similarity_document
+from .report.procfs_json import proc_document
+from .report.procfs_text import print_proc_report
 from .report.safe import safe
 from .report.text import print_leak_report, print_similarity_report, write_addresses
 
@@ -59,8 +64,18 @@ def leakscan(arguments: Sequence[str] | None = None, host: Host | None = None) -
         description="Find out what the objects of a slab cache are and how many are alike.",
         epilog=f"Example: leakscan {_example(host)}kmalloc-32",
     )
-    parser.add_argument("caches", metavar="CACHE", nargs="+", help="slab cache, by name or alias")
+    parser.add_argument("caches", metavar="CACHE", nargs="*", help="slab cache, by name or alias")
     _source_options(parser, host)
+    if host is None:
+        parser.add_argument(
+            "--procfs",
+            metavar="DIR",
+            type=Path,
+            action="append",
+            default=[],
+            help="no dump: an overview from saved proc files, of sosreport or a shell, or from "
+            "/proc; repeated, in time order, it shows what grew",
+        )
     parser.add_argument(
         "--walker",
         choices=("map", "kmem"),
@@ -253,6 +268,10 @@ def _console() -> Console:
 
 
 def _leakscan(options: argparse.Namespace, host: Host | None, progress: Progress) -> _Output:
+    if getattr(options, "procfs", None):
+        return _procfs(options, progress)
+    if not options.caches:
+        raise HostError("the following arguments are required: CACHE (leakscan -h helps)")
     if options.walker == "kmem":
         report = _by_kmem(options, host, progress)
     else:
@@ -272,6 +291,20 @@ def _leakscan(options: argparse.Namespace, host: Host | None, progress: Progress
     return _Output(
         text=lambda console: print_leak_report(report, console, options.verbose),
         json=lambda: leak_document(report),
+    )
+
+
+def _procfs(options: argparse.Namespace, progress: Progress) -> _Output:
+    if options.core is not None or options.kernel or options.replay is not None:
+        raise HostError("--procfs is for when there is no dump: leave out -c, -k and -r")
+    if options.caches:
+        raise HostError("--procfs cannot look into a cache: leave out CACHE, or give a dump (-c)")
+    if options.record is not None:
+        raise HostError("--procfs cannot be recorded: keep the files themselves")
+    report = report_proc([read_snapshot(ProcFolder(path), progress) for path in options.procfs])
+    return _Output(
+        text=lambda console: print_proc_report(report, console, options.verbose),
+        json=lambda: proc_document(report),
     )
 
 
