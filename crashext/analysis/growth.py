@@ -101,6 +101,8 @@ class Growth:
     """Between first and last; None where no clock tells."""
     clock: str
     """``date``, ``uptime`` or ``file times``; "" where no clock tells."""
+    backwards: bool
+    """By their dates the moments are not in time order."""
     caches: tuple[CacheGrowth, ...]
     meminfo: tuple[LineGrowth, ...]
     vmalloc: tuple[CallerGrowth, ...]
@@ -118,6 +120,7 @@ def growth(snapshots: Sequence[Compared]) -> Growth:
         tuple(s.path for s in snapshots),
         seconds,
         clock,
+        _backwards([s.moment.date for s in snapshots]),
         _caches(snapshots),
         _meminfo(snapshots),
         _vmalloc(snapshots),
@@ -136,6 +139,11 @@ def elapsed(moments: Sequence[Moment]) -> tuple[float | None, str]:
         if len(known) == len(times) and forwards and known[-1] - known[0] >= 1:
             return known[-1] - known[0], clock
     return None, ""
+
+
+def _backwards(dates: Sequence[float | None]) -> bool:
+    known = [d for d in dates if d is not None]
+    return any(b < a for a, b in pairwise(known))
 
 
 def _caches(snapshots: Sequence[Compared]) -> tuple[CacheGrowth, ...]:

@@ -15,7 +15,7 @@ from .stacktext import MAX_FRAMES, Frame, parse_frame
 _MAX_SITES = 1 << 17
 # 18000 alloc_fair_sched_group+0xec/0x1e0 waste=0/0 age=2579/19587/286617 pid=1-8462 cpus=0-1
 _SITE = re.compile(
-    r"\s*(\d{1,15}) (<not-available>|\S+(?: \[[\w-]{1,64}\])?)((?: \w+=\S+)*)\s*", re.ASCII
+    r"\s*(\d{1,15}) (<not-available>|\S+(?: \[[\w-]{1,64}\])?)((?: \w+=\S+)+)\s*", re.ASCII
 )
 _RANGE = re.compile(r"(-?\d{1,19})(?:[-/](-?\d{1,19}))?(?:/(-?\d{1,19}))?", re.ASCII)
 _TAG = re.compile(

@@ -26,7 +26,7 @@ _COMM = re.compile(
     r"(?: \(age (-?\d{1,12})\.(\d{1,3})s\))?",
     re.ASCII | re.DOTALL,
 )
-_DUMP = re.compile(r"hex dump \(first \d{1,4} bytes\):", re.ASCII)
+_DUMP = re.compile(r"hex dump \(first \d{1,4} bytes(?: on cpu \d{1,5})?\):", re.ASCII)
 _BYTES = re.compile(r"((?:[0-9a-f]{2}(?: |$)){1,32}).*", re.ASCII)
 _TRACE = re.compile(r"backtrace(?: \(crc ([0-9a-f]{1,8})\))?:", re.ASCII)
 _NOISE = frozenset(("BUG: memory leak", "..."))

@@ -204,6 +204,7 @@ def _growth(growth: Growth) -> dict[str, Any]:
         "paths": list(growth.paths),
         "seconds": growth.seconds,
         "clock": growth.clock,
+        "backwards": growth.backwards,
         "caches": [
             {
                 "name": c.name,

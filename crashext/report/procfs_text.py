@@ -19,6 +19,8 @@ from .safe import safe
 
 _FEW, _MANY = 8, 40
 _FEW_FRAMES = 6
+_NO_MEMORY = ("DirectMap", "Commit", "MemFree", "MemAvailable", "VmallocTotal", "VmallocChunk")
+"""Lines of meminfo whose growth is nobody's memory."""
 _DIM, _BOLD, _HEAD, _WARN = "dim", "bold", "bold cyan", "yellow"
 
 
@@ -88,6 +90,8 @@ def _growth(console: Console, growth: Growth, rows: int) -> None:
     )
     steps = f" in {len(growth.paths) - 1} steps" if len(growth.paths) > 2 else ""
     _line(console, f"Growth from {first} to {last}{steps} ({between}):", _HEAD)
+    if growth.backwards:
+        _line(console, "    by their dates the folders are not in time order", _WARN)
     table = _table("left", "right", "right", "right", "right", "left")
     table.add_row("cache", "objects", "slabs", "bytes", "an hour", "", style=_DIM)
     grown = [c for c in growth.caches if c.bytes > 0 or c.active_objs > 0]
@@ -105,7 +109,11 @@ def _growth(console: Console, growth: Growth, rows: int) -> None:
     for title, lines in (
         (
             "meminfo",
-            [(safe(m.name), m.bytes) for m in growth.meminfo if m.bytes > 0],
+            [
+                (safe(m.name), m.bytes)
+                for m in growth.meminfo
+                if m.bytes > 0 and not m.name.startswith(_NO_MEMORY)
+            ],
         ),
         (
             "vmalloc",
@@ -124,8 +132,6 @@ def _growth(console: Console, growth: Growth, rows: int) -> None:
     shrunk = sum(c.bytes for c in growth.caches if c.bytes < 0)
     if shrunk:
         _line(console, f"    other caches shrank by {size(-shrunk)}", _DIM)
-    if not grown and not any(m.bytes > 0 for m in growth.meminfo):
-        _line(console, "    nothing grew")
 
 
 def _shape(cache: CacheGrowth) -> str:
