@@ -24,6 +24,7 @@ _CHUNK = _MIB
 MAX_LINE = 1 << 14  # the kernel's own files have lines of a few hundred bytes
 _MAX_ENTRIES = 1 << 17  # of a folder: more processes than any machine has
 _MAX_PROBLEMS = 64
+_TRACES_BUDGET = 64 * _MIB  # of text, all alloc_traces together
 
 _SYS = "sys/kernel/"
 
@@ -165,14 +166,21 @@ class ProcFolder:
         Without slub_debug=U the kernel refuses each of them: that is no problem, only nothing.
         """
         refused: dict[str, int] = {}
+        budget, left_out = _TRACES_BUDGET, 0
         for cache, path in self._slab_files():
+            if budget <= 0:
+                left_out += 1
+                continue
             try:
-                found = list(_lines(path, 64 * _MIB, None, lambda what, effect: None))
+                found = list(_lines(path, 8 * _MIB, None, lambda what, effect: None))
             except OSError as error:
                 if error.errno not in (errno.ENOSYS, errno.ENODEV, errno.ENOMEM, errno.ENOENT):
                     refused[_why(error)] = refused.get(_why(error), 0) + 1
                 continue
+            budget -= sum(map(len, found)) + len(found)
             yield cache, iter(found)
+        if left_out:
+            self._problem("alloc_traces files", "left out: there are too many", left_out)
         for why, count in refused.items():
             self._problem("alloc_traces files", f"not read: {why}", count)
 
@@ -306,32 +314,27 @@ def _lines(
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a regular file")
-        rest, done, overlong, dropping = b"", 0, 0, False
+        rest, done, overlong, dropping = "", 0, 0, False
         while done < limit and (chunk := file.read(min(_CHUNK, limit - done))):
             done += len(chunk)
             if advance is not None:
                 advance(done, max(done, status.st_size))
-            *whole, rest = (rest + chunk).split(b"\n")
+            text = rest + chunk.decode("ascii", "backslashreplace")
+            *whole, rest = (text.replace("\r\n", "\n") if "\r" in text else text).split("\n")
             if dropping and whole:  # the end of a line that was too long
                 whole, dropping = whole[1:], False
-            for line in whole:
-                if len(line) > MAX_LINE:
-                    overlong += 1
-                else:
-                    yield _text(line)
+            fit = [line for line in whole if len(line) <= MAX_LINE]
+            overlong += len(whole) - len(fit)
+            yield from fit
             if dropping or len(rest) > MAX_LINE:
                 overlong += not dropping
-                rest, dropping = b"", True
+                rest, dropping = "", True
         if rest:
-            yield _text(rest)
+            yield rest.rstrip("\r")
         if overlong:
             complain("lines of {}" + f" beyond {MAX_LINE:,} bytes: {overlong:,}", "left out")
         if done >= limit and status.st_size > limit:
             complain("{}", f"only its first {limit >> 20:,} MiB were read")
-
-
-def _text(line: bytes) -> str:
-    return line.decode("ascii", "backslashreplace").rstrip("\r")
 
 
 def _names(folder: Path) -> list[str]:

@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .stacktext import MAX_FRAMES, Frame, module_of, origin, parse_frame
+from .stacktext import MAX_FRAMES, Frame, FrameReader, module_of, origin
 
-_MAX_GROUPS = 1 << 16
+_MAX_GROUPS = 1 << 14
 _MAX_DUMP = 64
 _LOG = re.compile(r"^\s*(?:<\d>)?\[\s*\d+\.\d+\](?:\[\s*[TC]\d+\])?\s?(?:kmemleak: )?", re.ASCII)
 _OBJECT = re.compile(
@@ -153,6 +153,7 @@ class _Groups:
 def parse_kmemleak(lines: Iterable[str]) -> KmemleakReport:
     """Group the blocks of a report. Lines outside a block, or of no known shape, are damage."""
     groups = _Groups()
+    parse_frame = FrameReader()
     item: _Object | None = None
     frames: list[Frame] = []
     damaged = 0

@@ -11,11 +11,13 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from .stacktext import MAX_FRAMES, Frame, module_of, origin, parse_frame, parse_frames
+from .stacktext import MAX_FRAMES, Frame, FrameReader, module_of, origin, parse_frame, parse_frames
 
-_MAX_STACKS = 1 << 16
+_MAX_STACKS = 1 << 15
 _MAX_ORDER = 30
-_MAX_TEXT = 8192
+_MAX_TEXT = 4096
+_MAX_KNOWN = 1 << 16
+_MAX_FRAME = 256
 _OWNER = re.compile(
     r"[Pp]age allocated via order (\d{1,2})(?:, migratetype \w+)?"
     r"(?:, (?:gfp_)?mask (0x[0-9a-f]{1,16})(?:\(([^)]{0,300})\))?)?"
@@ -118,12 +120,13 @@ class _Reader:
         self._sums: dict[tuple[str, bool], _Sum] = {}
         self._block = _Block()
         self._allocations = self._pages = self._ungrouped = self._damaged = 0
-        self._checked: dict[str, bool] = {}
+        self.frames: dict[str, str] = {}
+        """Lines that are known to be frames: nearly every line is, and was seen before."""
 
     def line(self, line: str) -> None:
-        if line[:1] in " \t[" and self._frame(line):
-            return
         text = line.strip()
+        if line[:1] in (" ", "\t", "[") and self._frame(line, text):
+            return
         if not text:
             self.end()
         elif head := _OWNER.fullmatch(text):
@@ -150,16 +153,18 @@ class _Reader:
         elif not _ASIDE.fullmatch(text):
             self._damaged += 1
 
-    def _frame(self, line: str) -> bool:
-        text = line.strip()
-        known = self._checked.get(text)
-        if known is None:
-            known = parse_frame(text) is not None
-            if len(self._checked) < 1 << 17:  # a kernel has fewer call sites that allocate
-                self._checked[text] = known
-        if known and len(self._block.stack) < MAX_FRAMES:
+    def _frame(self, line: str, text: str) -> bool:
+        if parse_frame(text) is None:
+            return False
+        if len(self.frames) < _MAX_KNOWN and len(line) <= _MAX_FRAME:
+            self.frames[line] = text
+        self.add_frame(text)
+        return True
+
+    def add_frame(self, text: str) -> None:
+        """One more frame of the block that is being read."""
+        if len(self._block.stack) < MAX_FRAMES:
             self._block.stack.append(text)
-        return known
 
     def end(self) -> None:
         """A block is over: add it to its stack's sums."""
@@ -192,9 +197,10 @@ class _Reader:
         return entry
 
     def result(self) -> PageOwner:
+        parse = FrameReader()
         groups = [
             PageOwnerGroup(
-                parse_frames(stack.split("\n")) if stack else (),
+                parse_frames(stack.split("\n"), parse) if stack else (),
                 s.allocations,
                 s.pages,
                 s.orders,
@@ -214,7 +220,11 @@ class _Reader:
 def parse_page_owner(lines: Iterable[str]) -> PageOwner:
     """Sum the blocks of page_owner, or the stacks of show_stacks, by call stack."""
     reader = _Reader()
+    frames, add_frame, other = reader.frames, reader.add_frame, reader.line
     for line in lines:
-        reader.line(line)
+        if (frame := frames.get(line)) is not None:
+            add_frame(frame)
+        else:
+            other(line)
     reader.end()
     return reader.result()

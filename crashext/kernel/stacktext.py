@@ -6,10 +6,12 @@ It knows which functions only pass an allocation on; it does not know what the o
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-MAX_FRAMES = 64
+MAX_FRAMES = 32  # the kernel keeps 16; syzbot adds inlined ones
+_MAX_KNOWN = 1 << 16  # a kernel has fewer call sites that allocate
+_MAX_LINE = 1024  # names have 511 bytes at most (6.1)
 
 # [<00000000812c2e1b>] kobject_set_name_vargs+0x3b/0xe0 [module]; from 6.10 on without the address
 # (kmemleak), before 4.6 without one in page_owner. syzbot appends file:line, and [inline].
@@ -59,7 +61,7 @@ class Frame:
 
 def parse_frame(line: str) -> Frame | None:
     """The frame that a line shows, or None where it shows none."""
-    match = _FRAME.fullmatch(line)
+    match = _FRAME.fullmatch(line) if len(line) <= _MAX_LINE else None
     if match is None:
         return None
     bare = match["size"] is None
@@ -73,9 +75,25 @@ def parse_frame(line: str) -> Frame | None:
     )
 
 
-def parse_frames(lines: Iterable[str]) -> tuple[Frame, ...]:
+class FrameReader:
+    """`parse_frame` for the same few lines over and over: each is parsed, and kept, once."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Frame] = {}
+
+    def __call__(self, line: str) -> Frame | None:
+        text = line.strip()
+        frame = self._known.get(text)
+        if frame is None and (frame := parse_frame(text)) and len(self._known) < _MAX_KNOWN:
+            self._known[text] = frame
+        return frame
+
+
+def parse_frames(
+    lines: Iterable[str], parse: Callable[[str], Frame | None] = parse_frame
+) -> tuple[Frame, ...]:
     """The frames of `lines`, without those that are none; at most `MAX_FRAMES`."""
-    frames = (parse_frame(line) for line in lines)
+    frames = (parse(line) for line in lines)
     return tuple(f for f in frames if f is not None)[:MAX_FRAMES]
 
 

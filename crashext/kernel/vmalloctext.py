@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-_MAX_AREAS = 1 << 20
+_MAX_AREAS = 1 << 19
 _AREA = re.compile(
     r"\s*(?:0x)?([0-9a-fA-F]{1,16}|\(_*ptrval_*\))-(?:0x)?([0-9a-fA-F]{1,16}|\(_*ptrval_*\))"
     r"\s+(\d{1,19})(?:\s+(\S.*))?\s*",

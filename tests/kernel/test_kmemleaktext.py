@@ -12,8 +12,8 @@ from crashext.kernel.kmemleaktext import parse_kmemleak
 from crashext.kernel.stacktext import module_of, origin, parse_frame, parse_frames
 
 GUEST = """\
-unreferenced object 0xffff96ab80e3a420 (size 32):
-  comm "leaklab", pid 38, jiffies 4294893129
+unreferenced object 0xffff9f97c02a93e0 (size 32):
+  comm "leaklab", pid 38, jiffies 4294893141
   hex dump (first 32 bytes):
     00 20 d2 c0 97 9f ff ff 00 01 00 00 00 00 ad de  . ..............
     22 01 00 00 00 00 ad de 00 00 00 00 00 00 00 00  "...............
@@ -100,12 +100,12 @@ def test_what_the_labs_kernel_reported() -> None:
     (group,) = found.groups
     assert (found.objects, found.size, found.damaged, found.ungrouped) == (2, 64, 0, 0)
     assert (group.count, group.size, group.smallest, group.largest) == (2, 64, 32, 32)
-    assert group.example == 0xFFFF96AB80E3A420
+    assert group.example == 0xFFFF9F97C02A93E0
     assert group.content.hex() == (
         "0020d2c0979fffff000100000000adde220100000000adde0000000000000000"
     )
     assert (group.comm, group.pid, group.age) == ("leaklab", 38, None)
-    assert group.jiffies == (4294893129, 4294893141)
+    assert group.jiffies == (4294893141, 4294893141)
     assert str(group.origin) == "leaklab_leak_nodes+0x57/0x110 [leaklab]"
     assert group.module == "leaklab"
     assert len(group.frames) == 6

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable
 
 import pytest
@@ -160,13 +159,13 @@ def test_noise_is_harmless(parser: Callable[[list[str]], object]) -> None:
         "[<" + "f" * (long - 4),
         "\x00\x1b[2J\u202e",
     ]
-    begun = time.process_time()
-    parser(noise)
     parser(["PID RSS", *noise])
     for head in (DRIVER, GUEST, ALLOC_CALLS[0] + "\n", "slabinfo - version: 1.1\n"):
         parser([*head.splitlines(), *noise])
-    # One linear pass takes milliseconds; what backtracks takes minutes.
-    assert time.process_time() - begun < 10
+    # One linear pass takes milliseconds; what tries every way does not come back.
+    found = parser(noise)
+    damaged = found[1] if isinstance(found, tuple) else vars(found)["damaged"]
+    assert 0 < damaged <= len(noise)
 
 
 def test_names_of_families_are_harmless() -> None:
