@@ -30,10 +30,13 @@ from .analysis.kmemscan import KmemHost, scan_caches_kmem
 from .analysis.leakscan import scan_caches
 from .analysis.objsim import compare
 from .analysis.orphans import scan_orphans
+from .analysis.procfs import read_snapshot
+from .analysis.procfs import report as report_proc
 from .analysis.reachability import MEMORY_BUDGET
 from .analysis.results import LeakReport, Skipped
 from .analysis.similarity import DEFAULT_THRESHOLD, METRICS
 from .hosts.base import CommandHost, Host, HostError, ReadFault
+from .hosts.procfs import ProcFolder
 from .hosts.recorded import RecordedHost, RecordingHost
 from .hosts.session import MAX_MEMORY
 from .kernel.access import UnknownLayout, Words
@@ -42,6 +45,8 @@ from .kernel.view import KernelView, silent
 from .report.as_json import leak_document, similarity_document
 from .report.orphans_json import orphan_document
 from .report.orphans_text import print_orphan_report, write_list
+from .report.procfs_json import proc_document
+from .report.procfs_text import print_proc_report
 from .report.safe import safe
 from .report.text import print_leak_report, print_similarity_report, write_addresses
 
@@ -73,6 +78,16 @@ def leakscan(arguments: Sequence[str] | None = None, host: Host | None = None) -
         "--list", metavar="FILE", type=Path, help="with --orphans: write their addresses to FILE"
     )
     _source_options(parser, host)
+    if host is None:
+        parser.add_argument(
+            "--procfs",
+            metavar="DIR",
+            type=Path,
+            action="append",
+            default=[],
+            help="no dump: an overview from saved proc files, of sosreport or a shell, or from "
+            "/proc; repeated, in time order, it shows what grew",
+        )
     parser.add_argument(
         "--walker",
         choices=("map", "kmem"),
@@ -283,12 +298,14 @@ def _console() -> Console:
 
 
 def _leakscan(options: argparse.Namespace, host: Host | None, progress: Progress) -> _Output:
+    if getattr(options, "procfs", None):
+        return _procfs(options, progress)
     if options.orphans:
         return _orphans(options, host, progress)
     if options.list is not None:
         raise HostError("--list writes the addresses that --orphans finds: add --orphans")
     if not options.caches:
-        raise HostError("say which cache to look at, or --orphans for all of them")
+        raise HostError("say which CACHE to look at, or --orphans for all of them")
     if options.walker == "kmem":
         report = _by_kmem(options, host, progress)
     else:
@@ -329,6 +346,20 @@ def _orphans(options: argparse.Namespace, host: Host | None, progress: Progress)
     return _Output(
         text=lambda console: print_orphan_report(answer.report, console, options.verbose),
         json=lambda: orphan_document(answer.report),
+    )
+
+
+def _procfs(options: argparse.Namespace, progress: Progress) -> _Output:
+    if options.core is not None or options.kernel or options.replay is not None:
+        raise HostError("--procfs is for when there is no dump: leave out -c, -k and -r")
+    if options.caches:
+        raise HostError("--procfs cannot look into a cache: leave out CACHE, or give a dump (-c)")
+    if options.record is not None:
+        raise HostError("--procfs cannot be recorded: keep the files themselves")
+    report = report_proc([read_snapshot(ProcFolder(path), progress) for path in options.procfs])
+    return _Output(
+        text=lambda console: print_proc_report(report, console, options.verbose),
+        json=lambda: proc_document(report),
     )
 
 

@@ -36,7 +36,7 @@ def test_pipes_work() -> None:
     ("line", "says"),
     [
         ("leakscan kmaloc-32", "did you mean kmalloc-32"),
-        ("leakscan", "required: CACHE"),
+        ("leakscan", "which CACHE"),
         ("objsim zork", "neither a hexadecimal address nor a symbol"),
     ],
 )
