@@ -50,9 +50,8 @@ class Judge:
     @cached_property
     def _marked(self) -> Reach:
         rng = partial(generator, self._settings)
-        view = self._view
-        if not view.index.complete:
-            view = KernelView(view.host)  # the groups stay those of the sampled index
+        # A view of its own: a session must not miss what was read, unrecorded, for this.
+        view = KernelView(self._view.host)
         return reach(view, self._progress, rng, self._memory)
 
     @cached_property

@@ -11,8 +11,9 @@ import re
 import socket
 import struct
 from collections.abc import Sequence
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -31,9 +32,14 @@ from .base import (
     coalesce,
 )
 from .dumpfile import DumpFile, examine
+from .percpu import PERCPU_END, percpu_table, symbol_in
+
+if TYPE_CHECKING:
+    from .drgn import PhysicalMemory
 
 _PAGE = 4096
 _RUN = 1 << 20
+_BULK = 1 << 18  # bytes from which a read goes to the dump file
 _MAX_VMCOREINFO = 1 << 16
 _DIRECT_MAP = 1 << 46  # bytes of direct map that 4-level paging has room for
 _LIVE = ("/proc/kcore", "/dev/mem", "/dev/crash")
@@ -46,11 +52,13 @@ class CrashHost:
         self._sock = sock
         self._starts = self._ends = np.zeros(0, np.uint64)
         self._direct = 0
+        self._memory: PhysicalMemory | None = None
         version = self._ask(wire.HELLO, struct.pack("<I", wire.VERSION))
         if version != struct.pack("<I", wire.VERSION):
             raise HostError("crash's side of crashext is of another version: restart crash")
         self._sys = _sys_fields(self.crash_command("sys"))
         dump = self._sys.get("DUMPFILE", "").split("  ")[0].strip()
+        self._dump = Path(dump)
         self._live = not dump or dump.startswith(_LIVE)
         self._file = DumpFile("live", None) if self._live else _file(Path(dump))
         self._info = Info(
@@ -116,6 +124,10 @@ class CrashHost:
         where = np.array([address & ((1 << 64) - 1)], np.uint64)
         if not 0 <= address < 1 << 64 or not self._held(where, size)[0]:
             raise ReadFault(address)
+        if size >= _BULK:
+            bulk = self._bulk(address, size)
+            if bulk is not None:
+                return bulk
         data = b""
         while len(data) < size:
             piece = min(size - len(data), wire.MAX_READ)
@@ -124,6 +136,17 @@ class CrashHost:
                 raise ReadFault(address)
             data += answer
         return data
+
+    def _bulk(self, address: int, size: int) -> bytes | None:
+        """A long read of the direct map from the dump file itself: the bridge need not carry it."""
+        physical = address - self._direct
+        if not self._direct or not 0 <= physical < _DIRECT_MAP:
+            return None
+        if self._memory is None:
+            from .drgn import PhysicalMemory  # drgn takes a third of a second to import
+
+            self._memory = PhysicalMemory(self._dump)
+        return self._memory.read(physical, size)
 
     def read_many(self, addresses: Addresses, size: int) -> tuple[Bytes, Mask]:
         unique, inverse = np.unique(addresses, return_inverse=True)
@@ -166,8 +189,17 @@ class CrashHost:
     def registers(self) -> Sequence[tuple[int, ...]]:
         return self._file.registers
 
+    @cached_property
+    def _percpu_symbols(self) -> list[Symbol]:
+        # 31c40 (d) runqueues
+        line = re.compile(r"^([0-9a-f]{1,6}) \(.\) (\S+)$", re.MULTILINE)
+        found = [(int(a, 16), name) for a, name in line.findall(self.crash_command("sym -l"))]
+        return percpu_table(found, self.address_of("__per_cpu_end") or 0)
+
     @lru_cache(maxsize=4096)  # noqa: B019  (one host a process)
     def symbol_at(self, address: int) -> Symbol | None:
+        if address < PERCPU_END:
+            return symbol_in(self._percpu_symbols, address)
         line = self._ask(wire.SYMBOLS, struct.pack("<Q", address)).decode("ascii", "replace")
         name, _, offset = line.rpartition(" ")
         if not name or name.startswith(".L"):  # a label that the compiler made up names nothing

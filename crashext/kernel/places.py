@@ -70,7 +70,8 @@ class Places:
         self._image = range(text - shift, end - shift) if base is not None else range(0)
         self._shift = shift
         self._maps = _map_pages(view)
-        self._percpu_start = view.host.address_of("__per_cpu_start")
+        # 0 on x86-64 until 6.14, which a host that cannot tell 0 from nothing does not have.
+        self._percpu_start = view.host.address_of("__per_cpu_start") or 0
         self._percpu_size = _percpu_size(view.host)
 
     def name(self, offset: int) -> Place:
@@ -91,7 +92,19 @@ class Places:
             return Place(PlaceKind.BOOT, f"boot memory at {offset:#x} physical")
         return Place(PlaceKind.PAGE, f"page frame {frame:#x} +{offset % PAGE_SIZE:#x}")
 
+    def _stack(self, address: int) -> Place | None:
+        stack = self._stacks.at(address)
+        if stack is None:
+            return None
+        dead = address < stack.live
+        what = "dead words of the stack" if dead else "stack"
+        kind = PlaceKind.DEAD_STACK if dead else PlaceKind.STACK
+        return Place(kind, f"{what} of {stack.comm} (pid {stack.pid})")
+
     def _variable(self, address: int) -> Place:
+        stack = self._stack(address)
+        if stack is not None:
+            return stack
         symbol = self._host.symbol_at(address)
         whole = symbolic(symbol, symbol.address) if symbol else ""
         return Place(PlaceKind.VARIABLE, symbolic(symbol, address), variable=whole)
@@ -104,12 +117,9 @@ class Places:
                 what = symbolic(symbol, address) if symbol else f"{address:#x} [{module.name}]"
                 whole = symbolic(symbol, symbol.address) if symbol else ""
                 return Place(PlaceKind.MODULE, what, module.name, whole)
-        stack = self._stacks.at(address)
+        stack = self._stack(address)
         if stack is not None:
-            dead = address < stack.live
-            what = "dead words of the stack" if dead else "stack"
-            kind = PlaceKind.DEAD_STACK if dead else PlaceKind.STACK
-            return Place(kind, f"{what} of {stack.comm} (pid {stack.pid})")
+            return stack
         if self._stacks.dead(np.array([offset], np.uint64))[0]:
             return Place(PlaceKind.DEAD_STACK, "the stack of a task that is gone")
         if self._stacks.of_gone(area):
@@ -126,8 +136,6 @@ class Places:
     def _percpu(self, offset: int) -> Place | None:
         address = self._view.space.direct.start + offset
         start = self._percpu_start
-        if start is None:
-            return None
         # The static part of a CPU's unit begins at __per_cpu_start + __per_cpu_offset[cpu].
         for cpu, unit in enumerate(self._view.space.percpu_offsets):
             inside = address - (start + unit & (1 << 64) - 1)
@@ -159,8 +167,8 @@ def symbolic(symbol: Symbol | None, address: int) -> str:
 
 
 def _percpu_size(host: Host) -> int:
-    start, end = host.address_of("__per_cpu_start"), host.address_of("__per_cpu_end")
-    return end - start if start is not None and end is not None and end > start else 0
+    start, end = host.address_of("__per_cpu_start") or 0, host.address_of("__per_cpu_end") or 0
+    return max(0, end - start)
 
 
 def _map_pages(view: KernelView) -> frozenset[int]:

@@ -19,6 +19,7 @@ from .access import Words, column, u64
 from .addresses import PAGE_SHIFT, PAGE_SIZE
 from .areas import Areas
 from .objects import State
+from .pagetables import physical
 from .slots import SlotTable
 from .view import KernelView
 
@@ -156,10 +157,11 @@ def _stack_size(host: Host, areas: Areas, starts: Words) -> int:
 def _dead_parts(
     view: KernelView, areas: Areas, stacks: list[Stack]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], frozenset[int]]:
-    """The dead part of each page frame that belongs to a vmalloc'ed stack."""
+    """The dead part of each page frame that belongs to a stack."""
     if view.host.info().live:
         return _NOTHING  # the saved stack pointers are those of a moment ago
     live = {stack.start: stack.live for stack in stacks}
+    areas_at = set(areas.start.tolist())
     known = np.array(sorted(live), np.uint64)
     limits = np.zeros(len(areas.start), np.uint64)
     if len(known):
@@ -188,12 +190,26 @@ def _dead_parts(
     begin = np.where(areas.frame_index[dead] == 0, heads[areas.frame_area[dead]], 0)
     frames = [areas.frame[dead]]
     parts = [np.stack([begin, end], axis=1)]
+    for place, part in _elsewhere(view, [s for s in stacks if s.start not in areas_at]):
+        frames.append(np.array([place], np.int64))
+        parts.append(np.array([[0, part]], np.int64))
     for idle in _idle_irq_stacks(view):
         frames.append(np.array([idle], np.int64))
         parts.append(np.array([[0, PAGE_SIZE]], np.int64))
     frame = np.concatenate(frames)
     order = np.argsort(frame, kind="stable")
     return frame[order], np.concatenate(parts)[order], frozenset(np.flatnonzero(gone).tolist())
+
+
+def _elsewhere(view: KernelView, stacks: list[Stack]) -> list[tuple[int, int]]:
+    """(page frame, dead bytes at its start) of stacks that are not vmalloc'ed: init_task's."""
+    found = []
+    for stack in stacks:
+        pages = np.arange(stack.start, stack.live, PAGE_SIZE, dtype=np.uint64)
+        where, ok = physical(view.host, view.space, pages)
+        for page, at in zip(pages[ok].tolist(), where[ok].tolist(), strict=True):
+            found.append((at >> PAGE_SHIFT, min(stack.live - page, PAGE_SIZE)))
+    return found
 
 
 def _idle_irq_stacks(view: KernelView) -> list[int]:
