@@ -60,8 +60,8 @@ class _Records:
     """Names of pids."""
     when: Words
     """Jiffies; 0 where the rung notes no time."""
-    seconds: tuple[float, float] | None = None
-    """Time after boot, first and last, where that is what the rung notes."""
+    reported: Mask | None = None
+    """What the kernel itself called leaked."""
     note: str = ""
 
 
@@ -142,11 +142,9 @@ class Ladder:
         records = read_records(host, objects)
         none = np.zeros(len(objects), np.uint64)
         stacks = self._stacks(records.handle, records.inline, none, records.ok)
-        reported = int(records.reported.sum())
-        note = f"kmemleak itself reported {reported:,} of them as leaked" if reported else ""
         comm = _comms(records.pid, records.comm, records.ok)
         return self._histogram(
-            "kmemleak", _Records(stacks, records.pid, comm, records.jiffies, note=note)
+            "kmemleak", _Records(stacks, records.pid, comm, records.jiffies, records.reported)
         )
 
     def _page_owner(self, cache: SlabCache, objects: Words) -> tuple[Allocator, ...] | str:
@@ -159,6 +157,10 @@ class Ladder:
         owners = read_owners(view.host, pfns)
         none = np.zeros(len(unique), np.uint64)
         stacks = self._stacks(owners.handle, np.zeros((len(unique), 0), np.uint64), none, owners.ok)
+        noted = owners.nanoseconds != 0
+        when = np.zeros(len(unique), np.uint64)
+        if self._clock is not None and noted.any():
+            when = np.where(noted, self._clock.at(owners.nanoseconds), when)
         each = [stacks[i] if k else None for i, k in zip(inverse.tolist(), known, strict=True)]
         return self._histogram(
             "page-owner",
@@ -166,7 +168,7 @@ class Ladder:
                 each,
                 owners.pid[inverse],
                 _comms(owners.pid, owners.comm, owners.ok),
-                np.zeros(len(objects), np.uint64),
+                when[inverse],
                 note="of the slab's pages: who made the cache grow, a sample of who allocates",
             ),
         )
@@ -254,6 +256,9 @@ class Ladder:
                 parts.append(self._clock.ago(ages[0], ages[1]))
         if stacks > 1:
             parts.append(f"by {stacks:,} different stacks, the most frequent shown")
+        reported = 0 if records.reported is None else int(records.reported[rows].sum())
+        if reported:
+            parts.append(f"kmemleak itself reported {reported:,} of them as leaked")
         parts.append(records.note)
         return ", ".join(p for p in parts if p)
 

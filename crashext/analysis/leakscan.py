@@ -100,7 +100,7 @@ def examine_cache(
     decoder = Decoder(view.host, view, classifier)
     ladder = Ladder(view, classifier)
     reported = grouping.clusters[:REPORTED_GROUPS]
-    groups = []
+    groups: list[Group] = []
     for number, cluster in enumerate(reported):
         progress(f"{cache.name}: groups", number, len(reported))
         like_free = residue(words, seen.free, cluster.exemplar, cache.freelist_offset, settings)
@@ -123,7 +123,7 @@ def examine_cache(
                 held=held,
                 allocators=who.allocators,
                 unattributed=who.unknown,
-                absent_rungs=who.absent,
+                absent_rungs=who.absent if not groups else (),
             )
         )
     others = grouping.clusters[REPORTED_GROUPS:]

@@ -91,7 +91,7 @@ class Group:
     unattributed: str = ""
     """Why no record names the code that allocated them, and what would have; "" where one does."""
     absent_rungs: tuple[str, ...] = ()
-    """Records of allocations that this dump does not have."""
+    """Records of allocations that this dump does not have, given with a cache's first group."""
     types: tuple[TypeCandidate, ...] = ()
     """What they may be, best first."""
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from ..hosts.base import Host, ReadFault
-from .access import u64, variable
+from .access import Words, u64, variable
 
 _SECOND = 10**9
 _RATES = (24, 32, 48, 64, 100, 128, 200, 250, 256, 300, 500, 512, 1000, 1024, 1200)
@@ -30,6 +32,16 @@ class Clock:
         """Jiffies since `when`; negative for what lies in the future."""
         ticks = (self.now - when) & _WORD
         return ticks - (1 << 64) if ticks >> 63 else ticks
+
+    def at(self, nanoseconds: Words) -> Words:
+        """Jiffies at so many nanoseconds after boot, to a second or so; 0 where HZ is not known.
+
+        jiffies began at INITIAL_JIFFIES, five minutes before 32 bits overflow.
+        """
+        if not self.hz:
+            return np.zeros(len(nanoseconds), np.uint64)
+        ticks = nanoseconds // np.uint64(_SECOND // self.hz)
+        return ticks + np.uint64((1 << 32) - 300 * self.hz)
 
     def ago(self, youngest: int, oldest: int) -> str:
         """``12 s before the dump``, or a range of it, from two ages in jiffies."""
