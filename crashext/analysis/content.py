@@ -166,5 +166,5 @@ def _owner(view: KernelView, place: str, module: str, value: int, count: int, n:
         stack=(),
         objects=count,
         of=n,
-        note=f"at {place}; they name it, which does not prove that it allocated them",
+        note=f"at {place}: no proof that it allocated them",
     )

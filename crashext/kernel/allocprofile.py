@@ -20,6 +20,7 @@ from .view import KernelView
 
 _EMPTY = 1  # CODETAG_EMPTY: allocated without a tag, on purpose
 _MAX_TAGS = 4096
+_MAX_TAG = 4096  # bytes of struct codetag: 32 in the kernels known
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def read_tags(host: Host, addresses: Words) -> dict[int, Tag]:
     """The tags at some addresses, without those that cannot be read."""
     layout = host.layout("struct codetag")
     where = np.unique(addresses[addresses != 0])[:_MAX_TAGS]
-    if layout is None or not len(where):
+    if layout is None or layout.size > _MAX_TAG or not len(where):
         return {}
     rows, ok = host.read_many(where, layout.size)
     line = column(rows, layout["lineno"])

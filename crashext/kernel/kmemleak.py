@@ -18,6 +18,7 @@ from .access import Words, column, u64
 
 _MAX_DEPTH = 64  # a red-black tree of 2**32 objects is no deeper
 _ALLOCATED, _REPORTED = 1, 2  # OBJECT_ALLOCATED, OBJECT_REPORTED
+_MAX_RECORD = 4096
 _FRAMES = 16  # MAX_TRACE
 
 
@@ -49,7 +50,7 @@ def _root(host: Host) -> int:
     # An rb_root since its beginning but for 85d3a316c714 (3.6), which replaced a prio_tree.
     tree = host.address_of("object_tree_root")
     layout = host.layout("struct kmemleak_object")
-    if tree is None or layout is None or "rb_node" not in layout:
+    if tree is None or layout is None or "rb_node" not in layout or layout.size > _MAX_RECORD:
         return 0
     try:
         return u64(host, tree)

@@ -21,6 +21,7 @@ _INVALID = np.uint64(1)  # PAGE_EXT_INVALID: the section is going offline
 _MAX_ORDER_PAGES = 1024
 _MAX_ENTRY = 4096
 _MAX_ROOTS = 1 << 20
+_WORD = (1 << 64) - 1
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,9 @@ def read_owners(host: Host, pfns: Words) -> PageOwners:
         return nothing
     if "handle" not in layout:
         return nothing
-    offsets, there = words_at(host, np.array([ops + operations["offset"].offset], np.uint64))
+    offsets, there = words_at(
+        host, np.array([(ops + operations["offset"].offset) & _WORD], np.uint64)
+    )
     size = _entry_size(host, ext.size)
     offset = int(offsets[0])
     if not there[0] or not 0 < size <= _MAX_ENTRY or offset + layout.size > size:
@@ -129,7 +132,12 @@ def _sparse(
         roots = int(fields["LENGTH(mem_section)"])
     except (KeyError, ValueError):
         return bad
-    if not (0 < shift < 30 and 0 < roots <= _MAX_ROOTS and 0 < section_size <= PAGE_SIZE):
+    if not (
+        0 <= array <= _WORD
+        and 0 < shift < 30
+        and 0 < roots <= _MAX_ROOTS
+        and 0 < section_size <= PAGE_SIZE
+    ):
         return bad
     numbers, inverse = np.unique(pfns >> np.uint64(shift), return_inverse=True)
     per_root = np.uint64(PAGE_SIZE // section_size)
@@ -150,7 +158,7 @@ def _flat(host: Host, pfns: Words, size: int) -> tuple[Addresses, Mask]:
     bad = np.zeros(len(pfns), np.uint64), np.zeros(len(pfns), np.bool_)
     if node is None or layout is None or "node_page_ext" not in layout:
         return bad
-    wanted = [node + layout[m].offset for m in ("node_page_ext", "node_start_pfn")]
+    wanted = [(node + layout[m].offset) & _WORD for m in ("node_page_ext", "node_start_pfn")]
     values, ok = words_at(host, np.array(wanted, np.uint64))
     if not ok.all() or not values[0]:
         return bad

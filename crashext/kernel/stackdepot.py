@@ -18,6 +18,7 @@ from .access import Words, column, words_at
 _ALIGN = 4  # DEPOT_STACK_ALIGN: offsets count 16 bytes
 _POOL_BYTES = 1 << 14  # 1 << (PAGE_SHIFT + DEPOT_POOL_ORDER)
 _MAX_FRAMES = 64  # CONFIG_STACKDEPOT_MAX_FRAMES
+_MAX_HEADER = 256  # bytes before the frames: 24 to 40 in the kernels known
 _PROBES = 64  # handles that decide which way of decoding is this kernel's
 # Where the debug info does not have the union: (bits of the pool's number, what is added to it).
 _GENERATIONS = (
@@ -64,7 +65,11 @@ class StackDepot:
         self._coding: _Coding | None = None
         # Renamed by 961c949b012f (6.3).
         self._pools = host.address_of("stack_pools") or host.address_of("stack_slabs")
-        self._record = host.layout("struct stack_record")
+        record = host.layout("struct stack_record")
+        known = record is not None and all(m in record for m in ("size", "handle", "entries"))
+        if not known or record is None or record["entries"].offset > _MAX_HEADER:
+            record = None
+        self._record = record
 
     @property
     def present(self) -> bool:

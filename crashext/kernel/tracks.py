@@ -17,6 +17,7 @@ from ..hosts.base import Addresses, Host, Mask, ReadFault
 from .access import UnknownLayout, Words, column, require, u32
 from .caches import SlabCache
 
+_MAX_TRACK = 4096
 _FRAMES = 16  # TRACK_ADDRS_COUNT
 _BATCH = 1 << 16  # tracks read at once: 9 MiB of the longest form
 
@@ -102,6 +103,9 @@ def _info_end(host: Host, cache: SlabCache) -> int:
         raise UnknownLayout(f"{cache.name}: kmem_cache.inuse cannot be read") from fault
     end = inuse + 8 if cache.freelist_offset >= inuse else inuse
     track = require(host, "struct track").size
-    if not cache.object_size <= end <= cache.slot_size - cache.red_left_pad - 2 * track:
+    if (
+        track > _MAX_TRACK
+        or not cache.object_size <= end <= cache.slot_size - cache.red_left_pad - 2 * track
+    ):
         raise UnknownLayout(f"{cache.name}: its slots have no room for tracks")
     return end
