@@ -40,24 +40,18 @@ class Frame:
     function: str
     """"" where nothing has a name there."""
     offset: int
-    size: int
-    """Of the function, 0 where nobody knows."""
     module: str
     address: int
 
     @property
     def text(self) -> str:
         """``function+0x1a [module]``"""
-        if not self.function:
-            return f"{self.address:#x}" + (f" [{self.module}]" if self.module else "")
-        return f"{self.function}+{self.offset:#x}" + (f" [{self.module}]" if self.module else "")
+        return self.site + (f" [{self.module}]" if self.module else "")
 
     @property
     def site(self) -> str:
-        """``function+0x1a/0x40``"""
-        if not self.function:
-            return f"{self.address:#x}"
-        return f"{self.function}+{self.offset:#x}" + (f"/{self.size:#x}" if self.size else "")
+        """``function+0x1a``: without the function's size, which crash does not know."""
+        return f"{self.function}+{self.offset:#x}" if self.function else f"{self.address:#x}"
 
     @property
     def of_allocator(self) -> bool:
@@ -83,8 +77,8 @@ class FrameNames:
         if symbol is None:
             areas = ((m.name, a, b) for m in self._host.modules() for a, b in m.ranges)
             module = next((name for name, a, b in areas if a <= address < b), "")
-            return Frame("", 0, 0, module, address)
-        return Frame(symbol.name, address - symbol.address, symbol.size, symbol.module, address)
+            return Frame("", 0, module, address)
+        return Frame(symbol.name, address - symbol.address, symbol.module, address)
 
     def site(self, stack: Stack) -> Frame:
         """The frame of a stack (not empty) that asked for the memory."""

@@ -64,7 +64,7 @@ def read_records(host: Host, objects: Addresses) -> LeakRecords:
     layout, rb = host.layout("struct kmemleak_object"), host.layout("struct rb_node")
     root = _root(host)
     if layout is None or rb is None or not root:
-        return _columns(layout, np.zeros((n, layout.size if layout else 0), np.uint8), n)
+        return _columns(None, np.zeros((n, 0), np.uint8), n)
     link = np.uint64(layout["rb_node"].offset)
     left, right = rb["rb_left"].offset, rb["rb_right"].offset
     rows = np.zeros((n, layout.size), np.uint8)
