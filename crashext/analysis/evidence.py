@@ -17,7 +17,7 @@ class Allocator:
     rung: str
     """How it is known: "slub-track", "page-owner", "kmemleak", "alloc-tag", "memcg", ..."""
     site: str
-    """``function+0x1a/0x40`` where the kernel's own allocator functions end, or ``file:line``."""
+    """``function+0x1a`` where the kernel's own allocator functions end, or ``file:line``."""
     module: str
     """"" for the kernel image."""
     stack: tuple[str, ...]

@@ -12,6 +12,7 @@ from ..kernel.caches import Caches, SlabCache
 from ..kernel.slabs import MAP_BUDGET, Progress
 from ..kernel.usage import Usage
 from ..kernel.view import KernelView
+from .attribution import Ladder
 from .decode import Decoder
 from .estimate import Estimate
 from .evidence import Reachability
@@ -97,8 +98,9 @@ def examine_cache(
     words, sample, population = seen.words, seen.sample, seen.population
     grouping = group(words, settings.threshold, settings.metric, seen.rng)
     decoder = Decoder(view.host, view, classifier)
+    ladder = Ladder(view, classifier)
     reported = grouping.clusters[:REPORTED_GROUPS]
-    groups = []
+    groups: list[Group] = []
     for number, cluster in enumerate(reported):
         progress(f"{cache.name}: groups", number, len(reported))
         like_free = residue(words, seen.free, cluster.exemplar, cache.freelist_offset, settings)
@@ -114,7 +116,16 @@ def examine_cache(
             settings,
         )
         held = judge.held(cache, described.exemplar, population, cluster.members)
-        groups.append(replace(described, held=held))
+        who = ladder.attribute(cache, sample.address[cluster.members], words.rows(cluster.members))
+        groups.append(
+            replace(
+                described,
+                held=held,
+                allocators=who.allocators,
+                unattributed=who.unknown,
+                absent_rungs=who.absent if not groups else (),
+            )
+        )
     others = grouping.clusters[REPORTED_GROUPS:]
     more = np.concatenate([np.zeros(0, np.intp), *(c.members for c in others)])
     report = CacheReport(

@@ -88,6 +88,10 @@ class Group:
     """Who points at them; None where nobody looked."""
     allocators: tuple[Allocator, ...] = ()
     """Who allocated them, by the strongest rung that knows, most objects first."""
+    unattributed: str = ""
+    """Why no record names the code that allocated them, and what would have; "" where one does."""
+    absent_rungs: tuple[str, ...] = ()
+    """Records of allocations that this dump does not have, given with a cache's first group."""
     types: tuple[TypeCandidate, ...] = ()
     """What they may be, best first."""
 

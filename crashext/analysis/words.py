@@ -103,6 +103,10 @@ class WordMap:
         """One object alone."""
         return WordMap(self.values[i : i + 1], self.kinds[i : i + 1], self.details[i : i + 1])
 
+    def rows(self, keep: NDArray[np.intp]) -> WordMap:
+        """Some of the objects."""
+        return WordMap(self.values[keep], self.kinds[keep], self.details[keep])
+
     def columns(self, keep: NDArray[np.intp]) -> WordMap:
         """Some of the words of every object."""
         return WordMap(self.values[:, keep], self.kinds[:, keep], self.details[:, keep])

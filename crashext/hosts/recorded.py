@@ -277,7 +277,8 @@ def _layout(name: str, size: int, members: dict[str, list[Any]]) -> Layout:
     for key, (offset, length, bit_offset, bit_size) in members.items():
         member = Member(int(offset), int(length), int(bit_offset), int(bit_size))
         bits = member.bit_offset + member.bit_size
-        end = member.offset + max(member.size, (bits + 7) // 8)
+        # A bit field's declared type may reach past the end: union handle_parts, for one.
+        end = member.offset + ((bits + 7) // 8 if member.bit_size else member.size)
         if min(offset, length, bit_offset, bit_size) < 0 or bits > _MAX_BITS or end > size:
             raise ValueError(f"{name}.{key} is not inside {name}")
         result[str(key)] = member

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from ..analysis.estimate import Estimate
+from ..analysis.evidence import Allocator
 from ..analysis.results import (
     CacheReport,
     Group,
@@ -132,6 +133,20 @@ def _group(group: Group) -> dict[str, Any]:
         "lowest": hex(group.lowest),
         "highest": hex(group.highest),
         "held": held(group.held),
+        "allocators": [_allocator(a) for a in group.allocators],
+        "unattributed": group.unattributed,
+    }
+
+
+def _allocator(allocator: Allocator) -> dict[str, Any]:
+    return {
+        "rung": allocator.rung,
+        "site": allocator.site,
+        "module": allocator.module,
+        "stack": list(allocator.stack),
+        "objects": allocator.objects,
+        "of": allocator.of,
+        "note": allocator.note,
     }
 
 

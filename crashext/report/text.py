@@ -25,6 +25,7 @@ from ..analysis.results import (
     Word,
 )
 from .counts import bytes_text, count_text, plural, share_text
+from .evidence_text import allocator_lines
 from .reach_text import headline, held_lines, reachability_lines
 from .safe import safe
 
@@ -163,6 +164,8 @@ def _group(console: Console, number: int, group: Group, slot_size: int, verbose:
     )
     for note in (*held_lines(group, verbose), *group.notes):
         line(console, f"    - {safe(note)}")
+    for text in allocator_lines(group, verbose):
+        line(console, f"    {text}")
     line(console, f"    exemplar {group.exemplar:x}:")
     _words(console, group.words, group.exemplar, set(), verbose, in_group=True)
 

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from . import dumps, truth
 from .errors import LabError
-from .initramfs import GUEST_MODULES, INIT, write_initramfs
+from .initramfs import GUEST_MODULES, IN_CGROUP, INIT, write_initramfs
 from .module_build import build_module, source_hash
 from .packages import Kernel, fetch, newest_kernel, require_tools
 from .qemu import COMMAND_LINE, Guest, Machine
@@ -135,6 +135,8 @@ def _key(scenario: Scenario, kernel: Kernel) -> str:
         *(scenario.memory, scenario.append, kernel.version, source_hash(), INIT.read_text()),
         *(COMMAND_LINE, GUEST_MODULES),
     ]
+    if "rdinit=" in scenario.append:
+        inputs.append(IN_CGROUP.read_text())
     return sha256(json.dumps(inputs).encode()).hexdigest()[:10]
 
 

@@ -17,6 +17,9 @@ from .scenarios import Scenario
 
 INIT = Path(__file__).parent / "guest" / "init"
 
+IN_CGROUP = Path(__file__).parent / "guest" / "in-cgroup"
+"""Another first program, for ``rdinit=``: moves into a memory cgroup, then becomes `INIT`."""
+
 GUEST_MODULES = ("virtio_pci", "virtio_blk", "qemu_fw_cfg")
 """Disks to hand files out; qemu_fw_cfg gives QEMU the VMCOREINFO note for the dump."""
 
@@ -33,6 +36,7 @@ def write_initramfs(path: Path, kernel: Kernel, scenario: Scenario, module: Path
         archive.folder(folder)
     archive.file("bin/busybox", Path(busybox).read_bytes(), executable=True)
     archive.file("init", INIT.read_bytes(), executable=True)
+    archive.file("lab/in-cgroup", IN_CGROUP.read_bytes(), executable=True)
     names = []
     for driver in _with_dependencies(kernel, GUEST_MODULES):
         names.append(driver.name.removesuffix(".xz"))

@@ -123,6 +123,29 @@ SCENARIOS = {
             },
             append="slub_debug=FZPU",
         ),
+        Scenario(
+            "traced",
+            "every leak at once, smaller, with SLUB's note of who allocated each object",
+            {
+                "nodes": 50_000,
+                "private": 5_000,
+                "tasks": 100,
+                "messages": 500,
+                "chains": 20,
+                "chain_length": 200,
+                "sessions": 5_000,
+                "requests": 3_000,
+                "living": 1_000,
+                "hashed": 1_000,
+            },
+            append="slub_debug=U",
+        ),
+        Scenario(
+            "accounted",
+            "no leak: inodes and dentries that the memory cgroup /lab/tenant is charged for",
+            {"files": 5_000},
+            append="rdinit=/lab/in-cgroup",
+        ),
         Scenario("huge", "20 million nodes in 4 GiB", {"nodes": 20_000_000}, memory="4G"),
     )
 }

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import LabError
+from .functions import FUNCTIONS
 from .scenarios import Scenario
 
 VERSION = 1
@@ -114,6 +115,7 @@ def _part(values: dict[str, str], folder: Path, slots: dict[str, int]) -> dict[s
         "last": values["last"],
         "pointers": {},
         "addresses": f"addresses/{name}.bin",
+        "function": FUNCTIONS.get(name),
     }
 
 

@@ -1,0 +1,54 @@
+"""Lines of text for the evidence about a group: who allocated its objects."""
+
+from __future__ import annotations
+
+from ..analysis.evidence import Allocator
+from ..analysis.results import Group
+from .safe import safe
+
+_FEW_FRAMES = 5
+_FEW_SITES = 3
+_VERBS = {
+    "memcg": "charged to",
+    "content": "names",
+    "page-owner": "in pages allocated by",
+}
+
+
+def allocator_lines(group: Group, verbose: bool) -> list[str]:
+    """Who allocated a group's objects, or that nobody can tell; ready to be printed."""
+    lines = []
+    shown = group.allocators if verbose else group.allocators[:_FEW_SITES]
+    for i, allocator in enumerate(shown):
+        lines.append(_headline(allocator))
+        if i == 0 or verbose:
+            lines += _stack(allocator, verbose)
+    hidden = group.allocators[len(shown) :]
+    if hidden:
+        objects = sum(a.objects for a in hidden)
+        noun = "site" if len(hidden) == 1 else "sites"
+        lines.append(f"{len(hidden)} more {noun} (-v shows), {objects:,} objects")
+    if group.unattributed:
+        lines.append(safe(group.unattributed))
+    if verbose:
+        lines += [f"no {safe(rung)}" for rung in group.absent_rungs]
+    return lines
+
+
+def _headline(allocator: Allocator) -> str:
+    verb = _VERBS.get(allocator.rung, "allocated by")
+    module = f" [{safe(allocator.module)}]" if allocator.module else ""
+    note = f", {safe(allocator.note)}" if allocator.note else ""
+    return (
+        f"{verb} {safe(allocator.site)}{module} ({safe(allocator.rung)}, "
+        f"{allocator.objects:,} of {allocator.of:,} looked at){note}"
+    )
+
+
+def _stack(allocator: Allocator, verbose: bool) -> list[str]:
+    stack = allocator.stack if verbose else allocator.stack[:_FEW_FRAMES]
+    lines = [f"    {safe(frame)}" for frame in stack]
+    more = len(allocator.stack) - len(stack)
+    if more:
+        lines.append(f"    ... {more} more frame{'s' * (more > 1)} (-v shows)")
+    return lines

@@ -1,0 +1,24 @@
+"""Which function of ``module/*.c`` allocates the objects of each part."""
+
+from __future__ import annotations
+
+FUNCTIONS = {
+    "nodes": "leaklab_leak_nodes",
+    "private": "leaklab_leak_private",
+    "chain": "leaklab_leak_chains",
+    "vmalloc": "leaklab_leak_vmallocs",
+    "pages0": "leaklab_leak_pages",
+    "pages1": "leaklab_leak_pages",
+    "pages2": "leaklab_leak_pages",
+    "pages3": "leaklab_leak_pages",
+    "sessions": "leak_session",
+    "requests": "leak_request",
+    "messages": "leaklab_queue_messages",
+    "living": "leaklab_keep_living",
+    "hashed": "leaklab_keep_hashed",
+    "payloads": "leaklab_keep_payloads",
+    "freed": "leaklab_free_most",
+    "freed_kept": "leaklab_free_most",
+}
+"""By the source: the compiler may have put a function into its caller. The ``tasks`` are the
+kernel's own to allocate (copy_process()); the module only ever took a reference."""
