@@ -27,6 +27,7 @@ from ..analysis.results import (
 from .counts import bytes_text, count_text, plural, share_text
 from .reach_text import headline, held_lines, reachability_lines
 from .safe import safe
+from .types_text import member_lines, type_lines
 
 _FEW_GROUPS = 3
 _FEW_WORDS = 32
@@ -163,6 +164,8 @@ def _group(console: Console, number: int, group: Group, slot_size: int, verbose:
     )
     for note in (*held_lines(group, verbose), *group.notes):
         line(console, f"    - {safe(note)}")
+    for text in type_lines(group, verbose):
+        line(console, text)
     line(console, f"    exemplar {group.exemplar:x}:")
     _words(console, group.words, group.exemplar, set(), verbose, in_group=True)
 
@@ -263,7 +266,10 @@ def _subject(console: Console, subject: Subject, marked: set[int], verbose: bool
     what = what or (f"{subject.size} bytes" if subject.size else "")
     note = safe(subject.note)
     line(console, f"{subject.address:x}: " + "; ".join(t for t in (what, note) if t), _HEAD)
-    if subject.words:
+    if subject.members:
+        for text in member_lines(subject.members, verbose):
+            line(console, text)
+    elif subject.words:
         _words(console, subject.words, subject.address, marked, verbose, in_group=False)
 
 
