@@ -117,6 +117,12 @@ def objsim(arguments: Sequence[str] | None = None, host: Host | None = None) -> 
         "--text", metavar="FILE", help="compare the objects in pasted rd or x output (- for stdin)"
     )
     parser.add_argument("--size", type=_number(1), help="object size in bytes, for --text")
+    parser.add_argument(
+        "--as",
+        dest="as_type",
+        metavar="TYPE",
+        help="list the object's members, as of struct TYPE",
+    )
     _source_options(parser, host)
     _comparison_options(parser)
     return _run(parser, arguments, _objsim, host)
@@ -375,6 +381,8 @@ def _objsim(options: argparse.Namespace, host: Host | None, progress: Progress) 
     if options.text is not None:
         if options.addresses or options.list:
             raise HostError("--text compares what the text shows: give no addresses and no --list")
+        if options.as_type is not None:
+            raise HostError("--as needs a kernel that knows its types: --text has none")
         if options.size is None:
             raise HostError("--text needs --size BYTES: the object size of the cache")
         report = compare_text(_read_text(options.text), options.size, _settings(options))
@@ -390,7 +398,13 @@ def _objsim(options: argparse.Namespace, host: Host | None, progress: Progress) 
         with _view(options, host, "objsim") as view:
             addresses = [_address(view, text) for text in options.addresses]
             report = compare(
-                view, addresses, _settings(options), options.list, progress, _budget(view)
+                view,
+                addresses,
+                _settings(options),
+                options.list,
+                progress,
+                _budget(view),
+                options.as_type,
             )
     return _Output(
         text=lambda console: print_similarity_report(report, console, options.verbose),

@@ -42,6 +42,12 @@ class TypeCandidate:
     disagreements: tuple[str, ...]
     module: str = ""
     """The module whose BTF has it; "" for the kernel's own."""
+    agree: int = 0
+    """Words that agree; `agreements` shows the most telling of them."""
+    disagree: int = 0
+    gain: float = 0.0
+    """How much more probable the words are if it is this type than if anything may be in them:
+    the logarithm of the ratio. `score` is its share of what any struct explains."""
 
 
 @dataclass(frozen=True)

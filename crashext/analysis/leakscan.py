@@ -22,8 +22,11 @@ from .reachability import MEMORY_BUDGET
 from .results import CacheReport, Group, LeakReport, Skipped
 from .similarity import group
 from .survey import kernel_of, make_classifier, map_gaps, slabs_wanted, survey
+from .types import Types
 
 REPORTED_GROUPS = 8
+TYPED_GROUPS = 3
+"""Groups whose types are looked for: the largest."""
 
 
 def scan_caches(
@@ -126,6 +129,11 @@ def examine_cache(
                 absent_rungs=who.absent if not groups else (),
             )
         )
+    types = Types(view, classifier)
+    for number, cluster in enumerate(reported[:TYPED_GROUPS]):
+        progress(f"{cache.name}: types", number, TYPED_GROUPS)
+        found = types.candidates(cache, words, cluster.members, groups[number].exemplar)
+        groups[number] = replace(groups[number], types=found)
     others = grouping.clusters[REPORTED_GROUPS:]
     more = np.concatenate([np.zeros(0, np.intp), *(c.members for c in others)])
     report = CacheReport(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -15,6 +16,7 @@ from ..kernel.slabs import MAP_BUDGET, Progress
 from ..kernel.view import KernelView, Slot
 from .decode import Decoder, symbolic
 from .groups import Settings, decode_object, residue
+from .members import Structure, find_structure, members
 from .results import Kin, Pair, SimilarityReport, Skipped, Subject
 from .similarity import Features, scores
 from .survey import kernel_of, make_classifier, map_gaps, slabs_wanted, survey
@@ -28,8 +30,13 @@ def compare(
     want_list: bool,
     progress: Progress,
     budget: int = MAP_BUDGET,
+    as_type: str | None = None,
 ) -> SimilarityReport:
-    """Look at the objects at `addresses`; with one object, find those like it in its cache."""
+    """Look at the objects at `addresses`; with one object, find those like it in its cache.
+
+    With `as_type` their members are listed too; raises `HostError` where there is no such type.
+    """
+    structure = None if as_type is None else find_structure(view, as_type)
     subjects: list[Subject] = []
     pairs: list[Pair] = []
     skipped: list[Skipped] = []
@@ -40,6 +47,8 @@ def compare(
         skipped += map_gaps(index, view.caches)
         classifier = make_classifier(view)
         found = [_look(view, classifier, address, settings) for address in addresses]
+        if structure is not None:
+            found = [(_with_members(view, classifier, s, structure), w) for s, w in found]
         subjects = [subject for subject, _ in found]
         known = [(s, w) for s, w in found if w is not None]
         pairs = compare_pairs(known, settings)
@@ -110,6 +119,22 @@ def _look(
     decoder = Decoder(view.host, view, classifier)
     decoded = decode_object(decoder, words, 0, size, None, settings.hops)
     return Subject(address, slot.address, slot.cache.name, size, state, note, decoded), words
+
+
+def _with_members(
+    view: KernelView, classifier: Classifier, subject: Subject, structure: Structure
+) -> Subject:
+    """The members of a `structure` at the very address that was asked about."""
+    decoder = Decoder(view.host, view, classifier)
+    note = f"read as {structure.name}, {structure.size:,} bytes"
+    inside = subject.asked - subject.address
+    room = subject.size - inside if subject.size else structure.size
+    if room < structure.size:
+        note += f", of which the object has {room:,}"
+    listed = members(view, classifier, decoder, subject.asked, structure, room)
+    if inside:
+        note += f", from +{inside:#x} on"
+    return replace(subject, note="; ".join(filter(None, (subject.note, note))), members=listed)
 
 
 def _no_object(

@@ -161,6 +161,19 @@ class OrphanReport:
 
 
 @dataclass(frozen=True)
+class MemberValue:
+    """One member of a struct that was laid over an object."""
+
+    name: str
+    """Dotted, from the outermost struct."""
+    offset: int
+    size: int
+    value: int | None
+    """None where it is not one number, or cannot be read."""
+    meaning: str
+
+
+@dataclass(frozen=True)
 class Subject:
     """One object that `objsim` was asked about."""
 
@@ -172,6 +185,8 @@ class Subject:
     """allocated, free, unknown; "" where it is no slab object."""
     note: str
     words: tuple[Word, ...]
+    members: tuple[MemberValue, ...] = ()
+    """By name, where the user said of what type it is."""
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,14 @@ It only joins the other files of this folder; each of them knows its own subsyst
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from ..hosts.base import Host, Symbol
 from . import markers
 from .addresses import AddressSpace, address_space
+from .btf import Btf, read_btf
 from .caches import Caches, SlabCache, read_caches
 from .memmap import MemoryMap, memory_map
 from .objects import SlabReader, State
@@ -81,6 +83,11 @@ class KernelView:
                 self.host, self.space, self.memory, self.caches, self.index
             )
         return self._pointers
+
+    @cached_property
+    def btf(self) -> Btf | None:
+        """The kernel's and its modules' types; None where the dump has no BTF."""
+        return read_btf(self.host)
 
     def reader(self, cache: SlabCache) -> SlabReader:
         """The reader of one cache's slabs; kept, because it holds the CPUs' freelists."""

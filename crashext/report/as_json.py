@@ -130,6 +130,19 @@ def _group(group: Group) -> dict[str, Any]:
         "residue": None if group.residue is None else number(group.residue),
         "words": [_word(w) for w in group.words],
         "notes": list(group.notes),
+        "types": [
+            {
+                "name": t.name,
+                "module": t.module,
+                "score": number(t.score),
+                "gain": number(t.gain),
+                "agree": t.agree,
+                "disagree": t.disagree,
+                "agreements": list(t.agreements),
+                "disagreements": list(t.disagreements),
+            }
+            for t in group.types
+        ],
         "lowest": hex(group.lowest),
         "highest": hex(group.highest),
         "held": held(group.held),
@@ -171,6 +184,16 @@ def _subject(subject: Subject) -> dict[str, Any]:
         "size": subject.size,
         "state": subject.state,
         "note": subject.note,
+        "members": [
+            {
+                "name": m.name,
+                "offset": m.offset,
+                "size": m.size,
+                "value": None if m.value is None else hex(m.value),
+                "meaning": m.meaning,
+            }
+            for m in subject.members
+        ],
         "words": [_word(w) for w in subject.words],
     }
 

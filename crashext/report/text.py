@@ -28,6 +28,7 @@ from .counts import bytes_text, count_text, plural, share_text
 from .evidence_text import allocator_lines
 from .reach_text import headline, held_lines, reachability_lines
 from .safe import safe
+from .types_text import member_lines, type_lines
 
 _FEW_GROUPS = 3
 _FEW_WORDS = 32
@@ -165,7 +166,9 @@ def _group(console: Console, number: int, group: Group, slot_size: int, verbose:
     for note in (*held_lines(group, verbose), *group.notes):
         line(console, f"    - {safe(note)}")
     for text in allocator_lines(group, verbose):
-        line(console, f"    {text}")
+        line(console, f"    {text}" if text.startswith(" ") else f"    - {text}")
+    for text in type_lines(group, verbose):
+        line(console, text)
     line(console, f"    exemplar {group.exemplar:x}:")
     _words(console, group.words, group.exemplar, set(), verbose, in_group=True)
 
@@ -266,7 +269,10 @@ def _subject(console: Console, subject: Subject, marked: set[int], verbose: bool
     what = what or (f"{subject.size} bytes" if subject.size else "")
     note = safe(subject.note)
     line(console, f"{subject.address:x}: " + "; ".join(t for t in (what, note) if t), _HEAD)
-    if subject.words:
+    if subject.members:
+        for text in member_lines(subject.members, verbose):
+            line(console, text)
+    elif subject.words:
         _words(console, subject.words, subject.address, marked, verbose, in_group=False)
 
 

@@ -1,0 +1,413 @@
+"""BTF: the types that the kernel and its modules carry in their own memory.
+
+It parses the format (include/uapi/linux/btf.h, Documentation/bpf/btf.rst) and lays structs out. It
+knows nothing of objects. The data comes from the dump: every offset in it is checked, and what
+points outside is left out.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..hosts.base import Host, ReadFault
+from .access import string, u32, u64
+
+_MAGIC = 0xEB9F
+_HEADER = 24
+_MAX_KERNEL = 64 << 20  # a distribution's kernel has 4 to 6 MB
+_MAX_MODULE = 16 << 20
+_MAX_MODULES = 4096
+_MAX_TOTAL = 96 << 20
+_MAX_NAME = 256
+_MAX_CHAIN = 64  # modifiers and typedefs around one type
+_VOID = 0
+
+
+class BtfKind(enum.IntEnum):
+    """BTF_KIND_*; 17 is from 5.16, 18 from 5.17, 19 from 6.0."""
+
+    VOID = 0
+    INT = 1
+    PTR = 2
+    ARRAY = 3
+    STRUCT = 4
+    UNION = 5
+    ENUM = 6
+    FWD = 7
+    TYPEDEF = 8
+    VOLATILE = 9
+    CONST = 10
+    RESTRICT = 11
+    FUNC = 12
+    FUNC_PROTO = 13
+    VAR = 14
+    DATASEC = 15
+    FLOAT = 16
+    DECL_TAG = 17
+    TYPE_TAG = 18
+    ENUM64 = 19
+
+
+# Words after the three of every type: once, and for each of its vlen entries.
+_ONCE = np.zeros(32, np.int64)
+_EACH = np.zeros(32, np.int64)
+for _kind, _words in ((1, 1), (3, 3), (14, 1), (17, 1)):
+    _ONCE[_kind] = _words
+for _kind, _words in ((4, 3), (5, 3), (6, 2), (13, 2), (15, 3), (19, 3)):
+    _EACH[_kind] = _words
+_KNOWN = np.arange(32) <= max(BtfKind)
+_KNOWN[0] = False
+_MODIFIERS = frozenset(
+    (BtfKind.TYPEDEF, BtfKind.VOLATILE, BtfKind.CONST, BtfKind.RESTRICT, BtfKind.TYPE_TAG)
+)
+
+
+@dataclass(frozen=True)
+class BtfMember:
+    """A member as its struct declares it; offsets in bits from the struct's start."""
+
+    name: str
+    type: int
+    bit_offset: int
+    bit_size: int
+    """0 for a member that is not a bit field."""
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """The BTF of the kernel or of one module, cut into its parts."""
+
+    name: str
+    words: NDArray[np.uint32]
+    starts: NDArray[np.int64]
+    """Where each type begins in `words`."""
+    strings: bytes
+
+
+def _parse(name: str, data: bytes) -> _Unit | None:
+    """One BTF blob; None where it is not one. Types after the first impossible one are dropped."""
+    if len(data) < _HEADER:
+        return None
+    head = np.frombuffer(data[:_HEADER], "<u4").tolist()
+    magic, version = head[0] & 0xFFFF, head[0] >> 16 & 0xFF
+    _, length, type_at, type_size, text_at, text_size = head
+    if magic != _MAGIC or version != 1 or length < _HEADER or type_at % 4 or type_size % 4:
+        return None
+    type_at, text_at = length + type_at, length + text_at
+    if max(type_at + type_size, text_at + text_size) > len(data):
+        return None
+    words = np.frombuffer(data[type_at : type_at + type_size], "<u4")
+    return _Unit(name, words, _starts(words), data[text_at : text_at + text_size])
+
+
+def _starts(words: NDArray[np.uint32]) -> NDArray[np.int64]:
+    """Where types begin: int64[n]. How long a type is, is worked out for every word at once."""
+    if len(words) < 3:
+        return np.zeros(0, np.int64)
+    info = words[1:-1]
+    kind = info >> np.uint32(24) & np.uint32(0x1F)
+    size = 3 + _ONCE[kind] + _EACH[kind] * (info & np.uint32(0xFFFF))
+    position = np.arange(len(info))
+    follows = np.where(_KNOWN[kind] & (position + size <= len(words)), position + size, 0)
+    steps = np.ascontiguousarray(follows).data
+    starts: list[int] = []
+    at = 0
+    while at < len(info):
+        following = steps[at]
+        if not following:
+            break
+        starts.append(at)
+        at = following
+    return np.array(starts, np.int64)
+
+
+class Btf:
+    """The types of the kernel and of its modules under one numbering.
+
+    A type is an integer: the kernel's own number for its types, and numbers after those for each
+    module's. 0 is void. A number that the data gets wrong counts as void.
+    """
+
+    def __init__(self, kernel: bytes, modules: tuple[tuple[str, bytes], ...] = ()) -> None:
+        """Raises `ValueError` where `kernel` is no BTF. Modules that are none are left out."""
+        base = _parse("", kernel)
+        if base is None:
+            raise ValueError("no BTF data")
+        parsed = (_parse(name, data) for name, data in modules)
+        units = [base, *(unit for unit in parsed if unit is not None)]
+        self.modules = tuple(unit.name for unit in units)
+        """Names by unit; the first is "", the kernel."""
+        self._base_types = len(base.starts) + 1
+        self._base_text = len(base.strings)
+        counts = [len(unit.starts) for unit in units]
+        # Split BTF counts on where the kernel's types and strings end; here every module's
+        # have a place of their own, `shift` further on.
+        before = np.cumsum([0, *counts]).tolist()
+        self._type_shift = [0, *(1 + n - self._base_types for n in before[1:-1])]
+        lengths = np.cumsum([0, *(len(unit.strings) for unit in units)]).tolist()
+        self._text_shift = [0, *(n - self._base_text for n in lengths[1:-1])]
+        self._text = b"".join(unit.strings for unit in units)
+        offsets = np.cumsum([0, *(len(unit.words) for unit in units)]).tolist()
+        words = np.concatenate([*(unit.words for unit in units), np.zeros(3, np.uint32)])
+        # Void takes the three words of zeros at the end.
+        starts = [np.array([len(words) - 3], np.int64)]
+        starts += [unit.starts + at for unit, at in zip(units, offsets, strict=False)]
+        start = np.concatenate(starts)
+        info = words[start + 1]
+        self._kinds = (info >> np.uint32(24) & np.uint32(0x1F)).astype(np.uint8)
+        self._sizes = words[start + 2]
+        self._counts = (info & np.uint32(0xFFFF)).astype(np.int64)
+        self._flags = info >> np.uint32(31) != 0
+        self._starts = start
+        # One element of a memoryview is a Python int, in a third of the time numpy takes.
+        self._words, self._start = words.data, start.data
+        self.kind = self._kinds.tobytes()
+        """`BtfKind` of each type."""
+        self._size_or_type = self._sizes.data
+        """The third word of each type: a size in bytes, or another type as its unit numbers it."""
+        self._vlen = self._counts.data
+        units_of = [0, *np.repeat(np.arange(len(units)), counts).tolist()]
+        self._unit = np.array(units_of, np.int32).data
+        self._names: dict[int, dict[str, list[int]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._start)
+
+    def module(self, number: int) -> str:
+        """The module that a type belongs to; "" for the kernel."""
+        return self.modules[self._unit[number]]
+
+    def _type(self, owner: int, raw: int) -> int:
+        """A type number as `owner`'s unit writes it -> ours; void where there is no such type."""
+        if raw < self._base_types:
+            return raw
+        unit = self._unit[owner]
+        number: int = raw + self._type_shift[unit]
+        if not unit or number >= len(self._start) or self._unit[number] != unit:
+            return _VOID
+        return number
+
+    def _string(self, owner: int, raw: int) -> str:
+        at = raw
+        if raw >= self._base_text:
+            unit = self._unit[owner]
+            if not unit:
+                return ""
+            at = raw + self._text_shift[unit]
+        end = self._text.find(b"\0", at, at + _MAX_NAME)
+        return self._text[at : end if end >= 0 else at + _MAX_NAME].decode(
+            "ascii", "backslashreplace"
+        )
+
+    def name(self, number: int) -> str:
+        """A type's own name; "" where it has none."""
+        return self._string(number, self._words[self._start[number]]) if number else "void"
+
+    def target(self, number: int) -> int:
+        """What a pointer, typedef, modifier, function or variable refers to."""
+        return self._type(number, self._size_or_type[number])
+
+    def strip(self, number: int) -> int:
+        """The type under typedefs, const, volatile, restrict and tags."""
+        for _ in range(_MAX_CHAIN):
+            if self.kind[number] not in _MODIFIERS:
+                return number
+            number = self.target(number)
+        return _VOID
+
+    def _entries(self, number: int, width: int) -> list[list[int]]:
+        start = self._start[number] + 3
+        flat = self._words[start : start + width * self._vlen[number]].tolist()
+        return [flat[i : i + width] for i in range(0, len(flat), width)]
+
+    def members(self, number: int) -> Iterator[BtfMember]:
+        """Members of a struct or union, as declared."""
+        bit_fields = bool(self._flags[number])
+        for name, kind, offset in self._entries(number, 3):
+            size = offset >> 24 if bit_fields else 0
+            yield BtfMember(
+                self._string(number, name),
+                self._type(number, kind),
+                offset & 0xFFFFFF if bit_fields else offset,
+                size,
+            )
+
+    def array(self, number: int) -> tuple[int, int]:
+        """(type of the elements, how many)."""
+        at = self._start[number] + 3
+        element, _, count = self._words[at : at + 3].tolist()
+        return self._type(number, element), count
+
+    def enumerators(self, number: int) -> dict[int, str]:
+        """Names of an enum by value."""
+        result: dict[int, str] = {}
+        if self.kind[number] == BtfKind.ENUM64:
+            for name, low, high in self._entries(number, 3):
+                result.setdefault(high << 32 | low, self._string(number, name))
+        else:
+            for name, value in self._entries(number, 2):
+                result.setdefault(value, self._string(number, name))
+        return result
+
+    def integer(self, number: int) -> tuple[bool, bool, bool]:
+        """(signed, char, bool) of an INT."""
+        encoding = self._words[self._start[number] + 3] >> 24 & 0xF
+        return bool(encoding & 1), bool(encoding & 2), bool(encoding & 4)
+
+    def prototype(self, number: int) -> tuple[int, ...]:
+        """Return type, then the parameters' types, of a FUNC_PROTO."""
+        return (
+            self.target(number),
+            *(self._type(number, kind) for _, kind in self._entries(number, 2)),
+        )
+
+    def size(self, number: int) -> int:
+        """sizeof in bytes; 0 for what has none, arrays of unknown length included."""
+        count = 1
+        for _ in range(_MAX_CHAIN):
+            number = self.strip(number)
+            kind = self.kind[number]
+            if kind == BtfKind.PTR:
+                return 8 * count
+            if kind != BtfKind.ARRAY:
+                break
+            number, n = self.array(number)
+            count *= n
+        sized = kind in (
+            BtfKind.INT,
+            BtfKind.STRUCT,
+            BtfKind.UNION,
+            BtfKind.ENUM,
+            BtfKind.ENUM64,
+            BtfKind.FLOAT,
+        )
+        return self._size_or_type[number] * count if sized else 0
+
+    @cached_property
+    def last_member(self) -> NDArray[np.int64]:
+        """Byte offset of the last member of each struct: int64[n]; 0 for other types."""
+        result = np.zeros(len(self), np.int64)
+        some = np.flatnonzero((self._kinds == BtfKind.STRUCT) & (self._counts > 0))
+        at = self._starts[some] + 3 * self._counts[some] + 2
+        raw = np.asarray(self._words)[at].astype(np.int64)
+        result[some] = np.where(self._flags[some], raw & 0xFFFFFF, raw) // 8
+        return result
+
+    def flexible(self, number: int) -> bool:
+        """Does a struct end in an array of no fixed length?"""
+        if not self._vlen[number]:
+            return False
+        *_, (_, kind, _) = self._entries(number, 3)
+        last = self.strip(self._type(number, kind))
+        return self.kind[last] == BtfKind.ARRAY and self.array(last)[1] == 0
+
+    def structs(self, low: int, high: int) -> NDArray[np.int64]:
+        """Structs of `low` to `high` bytes."""
+        fits = (self._sizes >= low) & (self._sizes <= high)
+        return np.flatnonzero((self._kinds == BtfKind.STRUCT) & fits)
+
+    def named(self, kind: BtfKind) -> dict[str, list[int]]:
+        """Every type of a kind by name: the kernel's before the modules'."""
+        if kind not in self._names:
+            table: dict[str, list[int]] = {}
+            for number in np.flatnonzero(self._kinds == kind).tolist():
+                table.setdefault(self.name(number), []).append(number)
+            table.pop("", None)
+            self._names[kind] = table
+        return self._names[kind]
+
+    def find(self, name: str) -> int | None:
+        """The type called ``struct x``, ``union x``, or any of these called ``x``, or a typedef."""
+        word, _, rest = name.strip().rpartition(" ")
+        kinds = {
+            "struct": (BtfKind.STRUCT,),
+            "union": (BtfKind.UNION,),
+            "": (BtfKind.STRUCT, BtfKind.UNION, BtfKind.TYPEDEF),
+        }.get(word.strip(), ())
+        for kind in kinds:
+            for number in self.named(kind).get(rest, []):
+                inner = self.strip(number)
+                if self.kind[inner] in (BtfKind.STRUCT, BtfKind.UNION):
+                    return inner
+        return None
+
+    def describe(self, number: int) -> str:
+        """A type as C writes it, roughly: ``struct dentry *``, ``unsigned int[4]``."""
+        stars = ""
+        for _ in range(_MAX_CHAIN):
+            kind = self.kind[number]
+            if kind == BtfKind.PTR:
+                stars = " *" if not stars else stars + "*"
+                number = self.target(number)
+            elif kind in _MODIFIERS and kind != BtfKind.TYPEDEF:
+                number = self.target(number)
+            elif kind == BtfKind.ARRAY:
+                number, count = self.array(number)
+                stars += f"[{count or ''}]"
+            else:
+                break
+        kind = self.kind[number]
+        word = {
+            BtfKind.STRUCT: "struct ",
+            BtfKind.UNION: "union ",
+            BtfKind.ENUM: "enum ",
+            BtfKind.ENUM64: "enum ",
+            BtfKind.FWD: "struct ",
+            BtfKind.FUNC_PROTO: "function",
+        }.get(BtfKind(kind), "")
+        return f"{word}{self.name(number)}{stars}".strip()
+
+
+def read_btf(host: Host) -> Btf | None:
+    """The BTF of the kernel (4.18, CONFIG_DEBUG_INFO_BTF) and of its loaded modules (5.11,
+    36e68442d1af); None where this kernel carries none, or it is not in the dump.
+    """
+    start, stop = host.address_of("__start_BTF"), host.address_of("__stop_BTF")
+    if start is None or stop is None or not 0 < stop - start <= _MAX_KERNEL:
+        return None
+    try:
+        kernel = host.read(start, stop - start)
+    except ReadFault:
+        return None
+    try:
+        return Btf(kernel, tuple(_module_btf(host)))
+    except ValueError:
+        return None
+
+
+def _module_btf(host: Host) -> Iterator[tuple[str, bytes]]:
+    """(module, BTF data) along the list `btf_modules` of kernel/bpf/btf.c."""
+    head = host.address_of("btf_modules")
+    link, btf = host.layout("struct btf_module"), host.layout("struct btf")
+    if head is None or link is None or btf is None:
+        return
+    if any(m not in link for m in ("list", "btf")) or any(
+        m not in btf for m in ("data", "data_size", "name")
+    ):
+        return
+    total = 0
+    try:
+        at = u64(host, head)
+        for _ in range(_MAX_MODULES):
+            if at == head:
+                return
+            entry = at - link["list"].offset
+            at = u64(host, at)
+            blob = u64(host, entry + link["btf"].offset)
+            size = u32(host, blob + btf["data_size"].offset)
+            total += size
+            if not 0 < size <= _MAX_MODULE or total > _MAX_TOTAL:
+                continue
+            name = string(host, blob + btf["name"].offset, btf["name"].size)
+            try:
+                yield name, host.read(u64(host, blob + btf["data"].offset), size)
+            except ReadFault:
+                continue  # this module's types are not in the dump
+    except ReadFault:
+        return  # the list is broken here: the modules before it count
