@@ -15,15 +15,21 @@ from .reachability import Class, Reach
 
 
 def held(
-    marked: Reach, holders: Holders, addresses: Words, slab: NDArray[np.int64], slabs: int
+    marked: Reach,
+    holders: Holders,
+    addresses: Words,
+    slab: NDArray[np.int64],
+    slabs: int,
+    weak: Words,
 ) -> Held:
     """Judge sampled members of a group: objects at `addresses`, each in sampled slab `slab`.
 
     `slabs` is how many slabs the cache has, 0 where all were sampled; shares carry the interval
-    of a sample of slabs.
+    of a sample of slabs. `weak` has the addresses of unreachable objects that are weakly held.
     """
     slots = marked.table.at(addresses)
     classes = marked.classes(slots)
+    classes[np.isin(addresses, weak)] = Class.WEAK
     judged = classes != Class.NOT_JUDGED
     numbers, where = np.unique(slab[judged], return_inverse=True)
     sizes = np.bincount(where, minlength=len(numbers))
@@ -42,7 +48,7 @@ def held(
         orphan=share(Class.ORPHAN),
         structure=share(Class.STRUCTURE),
         held=share(Class.HELD),
-        weak=Share(0.0, 0.0, 0.0),
+        weak=share(Class.WEAK),
         examined=int(judged.sum()),
         chains=chains,
         holders=most,
@@ -54,12 +60,13 @@ def of_group(
     holders: Holders,
     population: Population,
     members: NDArray[np.intp],
+    weak: Words,
 ) -> Held:
     """Judge the sampled members of one group."""
     sample = population.sample
     complete = sample.slabs_examined >= population.slabs
     slabs = 0 if complete else population.slabs
-    return held(marked, holders, sample.address[members], sample.slab[members], slabs)
+    return held(marked, holders, sample.address[members], sample.slab[members], slabs, weak)
 
 
 def reachability_of(marked: Reach) -> Reachability:

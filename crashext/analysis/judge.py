@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ..hosts.base import HostError
 from ..hosts.derived import derived
+from ..kernel.access import Words
 from ..kernel.caches import SlabCache
 from ..kernel.slabs import MAP_BUDGET, Progress
 from ..kernel.view import KernelView
@@ -22,8 +23,9 @@ from .groups import Population, Settings
 from .held import of_group, reachability_of
 from .holders import Holders
 from .plain import from_plain, plain
-from .reachability import Reach, reach
+from .reachability import Class, Reach, reach
 from .survey import generator
+from .weak import weakly_held
 
 T = TypeVar("T")
 
@@ -42,6 +44,7 @@ class Judge:
         """`wanted` None: yes, where the machine is small enough for it to take seconds."""
         self._view, self._settings, self._progress = view, settings, progress
         self._memory = memory
+        self._weak: dict[int, Words] = {}
         size = view.memory.pages * view.memory.page_size
         self.wanted = wanted is True or (
             wanted is None and size <= MAP_BUDGET and not view.host.info().live
@@ -78,8 +81,20 @@ class Judge:
         return self._ask(
             f"held {cache.name} {exemplar:#x}",
             Held,
-            lambda: of_group(self._marked, self._holders, population, members),
+            lambda: of_group(
+                self._marked, self._holders, population, members, self._weak_ones(cache, population)
+            ),
         )
+
+    def _weak_ones(self, cache: SlabCache, population: Population) -> Words:
+        """Addresses of the cache's sampled objects that are weakly held: one pass for them all."""
+        if cache.address not in self._weak:
+            addresses = population.sample.address
+            slots = self._marked.table.at(addresses)
+            lost = self._marked.classes(slots) >= Class.ORPHAN
+            named = weakly_held(self._marked, slots[lost], self._progress)
+            self._weak[cache.address] = addresses[lost][named]
+        return self._weak[cache.address]
 
     def _ask(self, key: str, kind: type[T], compute: Callable[[], T]) -> T | None:
         answer = derived(self._view.host, key, lambda: plain(compute()))

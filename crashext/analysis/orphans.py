@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -17,6 +17,7 @@ from ..kernel.objects import State
 from ..kernel.slabs import Progress
 from ..kernel.slots import Slots
 from ..kernel.view import KernelView
+from .attribution import Ladder
 from .decode import Decoder
 from .estimate import Estimate, Share
 from .evidence import Below, OrphanGroup, OrphanTotals
@@ -33,6 +34,7 @@ from .words import Kind
 _SAMPLED = 4096  # heads of each cache whose content is compared
 _MOST_GROUPS = 64
 _EXAMPLES = 4
+_ATTRIBUTED = 3  # groups of each cache whose allocators are looked up
 _SYMBOLS = (Kind.TEXT_SYMBOL.label, Kind.DATA_SYMBOL.label)
 
 
@@ -164,7 +166,8 @@ def _cache_groups(
     rest = grouping.alone[_EXAMPLES:]
     scale = len(heads) / len(some)
     groups = []
-    for cluster in clusters:
+    ladder = Ladder(view, classifier)
+    for number, cluster in enumerate(clusters):
         if cluster.exemplar == cluster.members[0] and len(rest) and cluster is clusters[-1]:
             cluster = Cluster(  # what is like no other is counted with the last example
                 np.concatenate([cluster.members, rest]), cluster.exemplar, 1 + len(rest), 1, 0.0
@@ -181,7 +184,14 @@ def _cache_groups(
             None,
             settings,
         )
-        groups.append(_orphan_group(hanging, cache, some[cluster.members], described, scale))
+        members = cluster.members
+        who = (
+            ()
+            if number >= _ATTRIBUTED
+            else ladder.attribute(cache, addresses[members], words.rows(members)).allocators
+        )
+        found = _orphan_group(hanging, cache, some[members], described, scale)
+        groups.append(replace(found, allocators=who))
     return groups
 
 

@@ -44,6 +44,8 @@ class Class(enum.IntEnum):
     """No object or root points at it."""
     STRUCTURE = 3
     """Only objects that cannot be reached themselves point at it."""
+    WEAK = 4
+    """Not reachable by pointers, but a struct page pointer or a physical address names it."""
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ def find_references(
     total = int(readable.sum())
     scan = _Scan(view, table, stacks, readable)
     done = lost = lost_slab = 0
-    for first, last in _runs(_bridged(readable, present)):
+    for first, last in runs_of(_bridged(readable, present)):
         for offset, data, missing in read_frames(view, first, last):
             scan.look(offset, data)
             missing = missing[readable[missing]]
@@ -111,7 +111,7 @@ def find_references(
 
 def _bridged(wanted: Mask, present: Mask | None) -> Mask:
     """Also the short gaps between wanted pages: one long read is cheaper than two short ones."""
-    gaps = _runs(~wanted)
+    gaps = runs_of(~wanted)
     bridged = wanted.copy()
     for first, last in gaps:
         if last - first <= _BRIDGE and (present is None or present[first:last].all()):
@@ -119,7 +119,8 @@ def _bridged(wanted: Mask, present: Mask | None) -> Mask:
     return bridged
 
 
-def _runs(wanted: Mask) -> list[tuple[int, int]]:
+def runs_of(wanted: Mask) -> list[tuple[int, int]]:
+    """Neighbours that are wanted, as (first, end)."""
     edges = np.flatnonzero(np.diff(wanted.view(np.int8), prepend=0, append=0))
     return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
 

@@ -20,7 +20,7 @@ def allocator_lines(group: Group, verbose: bool) -> list[str]:
     lines = []
     shown = group.allocators if verbose else group.allocators[:_FEW_SITES]
     for i, allocator in enumerate(shown):
-        lines.append(_headline(allocator))
+        lines.append(allocator_headline(allocator))
         if i == 0 or verbose:
             lines += _stack(allocator, verbose)
     hidden = group.allocators[len(shown) :]
@@ -35,7 +35,8 @@ def allocator_lines(group: Group, verbose: bool) -> list[str]:
     return lines
 
 
-def _headline(allocator: Allocator) -> str:
+def allocator_headline(allocator: Allocator) -> str:
+    """One site in a line."""
     verb = _VERBS.get(allocator.rung, "allocated by")
     module = f" [{safe(allocator.module)}]" if allocator.module else ""
     note = f", {safe(allocator.note)}" if allocator.note else ""

@@ -13,6 +13,7 @@ from ..analysis.evidence import OrphanGroup
 from ..analysis.results import OrphanReport
 from ..hosts.base import HostError
 from .counts import bytes_text, plural
+from .evidence_text import allocator_headline
 from .reach_text import reachability_lines
 from .safe import safe
 from .text import footer, line
@@ -71,6 +72,8 @@ def _group(console: Console, group: OrphanGroup, verbose: bool) -> None:
         parts = [f"{safe(b.cache)} {about}{b.objects:,}" for b in group.below[:_FEW_BELOW]]
         more = len(group.below) - _FEW_BELOW
         line(console, "    below: " + ", ".join(parts) + (f" and {more} more" * (more > 0)))
+    for allocator in group.allocators[: _FEW_BELOW if verbose else 1]:
+        line(console, f"    - {allocator_headline(allocator)}")
     for note in group.notes if verbose else group.notes[:_FEW_NOTES]:
         line(console, f"    - {safe(note)}")
     if verbose:
