@@ -78,6 +78,11 @@ class Dump:
         """Files of the guest's /proc, read just before the dump."""
         return self.folder / "proc"
 
+    @property
+    def traces(self) -> Path:
+        """Traces of the allocations: ``trace.txt`` as tracefs has it, and ``trace.dat``."""
+        return self.folder / "traces"
+
     def truth(self) -> dict[str, Any]:
         """The ground truth, parsed."""
         parsed: dict[str, Any] = json.loads(self.truth_file.read_text())
@@ -205,6 +210,8 @@ def _boot_and_dump(
             truth.unpack_disk(disks[1], work / "out")
             known = truth.collect(scenario, work / "out", building / "addresses")
             (work / "out" / "proc").rename(building / "proc")
+            if scenario.parameters.get("trace"):
+                (work / "out" / "traces").rename(building / "traces")
             truth.write(building / "truth.json", known)
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from .errors import LabError, MissingToolsError
 from .packages import Kernel
-from .scenarios import Scenario
+from .run import run
+from .scenarios import GUEST_PARAMETERS, Scenario
 
 INIT = Path(__file__).parent / "guest" / "init"
 
@@ -46,9 +47,26 @@ def write_initramfs(path: Path, kernel: Kernel, scenario: Scenario, module: Path
     if module is not None:
         archive.file("lab/leaklab.ko", module.read_bytes())
         leaks = " ".join(f"{k}={v}" for k, v in scenario.module_parameters.items())
-    files = scenario.parameters.get("files", 0)
-    archive.file("lab/settings", f"FILES={files}\nLEAKLAB={shlex.quote(leaks)}\n".encode())
+    settings = {name: str(scenario.parameters.get(name, 0)) for name in GUEST_PARAMETERS}
+    settings["leaklab"] = shlex.quote(leaks)
+    lines = (f"{name.upper()}={value}\n" for name, value in settings.items())
+    archive.file("lab/settings", "".join(lines).encode())
+    if scenario.parameters.get("trace"):
+        _add_trace_cmd(archive)
     path.write_bytes(gzip.compress(archive.finish(), compresslevel=1))
+
+
+def _add_trace_cmd(archive: Archive) -> None:
+    """Add trace-cmd and the libraries that it is linked with."""
+    program = shutil.which("trace-cmd")
+    if program is None:
+        raise MissingToolsError("missing Debian packages: apt-get install trace-cmd")
+    archive.file("bin/trace-cmd", Path(program).read_bytes(), executable=True)
+    # "libz.so.1 => /lib/libz.so.1 (0x7f...)"; the loader itself has no arrow.
+    for library in re.findall(r"(/\S+) \(0x", run(["ldd", program])):
+        for folder in list(Path(library).parents)[-2::-1]:
+            archive.folder(str(folder).lstrip("/"))
+        archive.file(library.lstrip("/"), Path(library).read_bytes(), executable=True)
 
 
 class Archive:

@@ -29,6 +29,7 @@ APT_PACKAGES = {
     "fallocate": "util-linux",
     "flock": "util-linux",
     "setpriv": "util-linux",
+    "trace-cmd": "trace-cmd",
 }
 """Program looked for on PATH -> Debian package that brings it."""
 

@@ -22,11 +22,14 @@ MODULE_PARAMETERS = (
     "living",
     "hashed",
     "freed",
+    "leases",
+    "packets",
 )
 """Parameters of ``module/main.c``, which explains them."""
 
-GUEST_PARAMETERS = ("files",)
-"""Parameters of ``guest/init``: ``files`` is how many files, and as many missing names."""
+GUEST_PARAMETERS = ("files", "trace", "stacks")
+"""Parameters of ``guest/init``: ``files`` is how many files, and as many missing names;
+``trace`` traces the allocations while the module works, ``stacks`` with the stack of each."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,18 @@ SCENARIOS = {
             "no leak: inodes and dentries that the memory cgroup /lab/tenant is charged for",
             {"files": 5_000},
             append="rdinit=/lab/in-cgroup",
+        ),
+        Scenario(
+            "trace",
+            "one slow leak under traffic 300 times busier, traced",
+            {"leases": 500, "packets": 300, "trace": 1},
+            memory="512M",
+        ),
+        Scenario(
+            "trace-stacks",
+            "the same, shorter, traced with stacks",
+            {"leases": 50, "packets": 100, "trace": 1, "stacks": 1},
+            memory="512M",
         ),
         Scenario("huge", "20 million nodes in 4 GiB", {"nodes": 20_000_000}, memory="4G"),
     )

@@ -124,7 +124,7 @@ def _check_counts(scenario: Scenario, parts: dict[str, dict[str, Any]]) -> None:
     asked = scenario.parameters
     expected = {
         name: asked[name]
-        for name in ("nodes", "private", "tasks", "messages", "sessions", "requests", "living")
+        for name in ("nodes", "private", "tasks", "messages", "sessions", "requests", "living", "leases")
         if asked.get(name)
     }
     if asked.get("chains"):

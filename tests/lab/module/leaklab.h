@@ -67,6 +67,9 @@ int leaklab_leak_pages(unsigned int per_order);
 int leaklab_leak_twin(unsigned int sessions, unsigned int requests);
 int leaklab_queue_messages(unsigned int count);
 
+/* Both: leaks, and keeps others, among traffic. */
+int leaklab_run_traffic(unsigned int leases, unsigned int packets);
+
 int leaklab_keep_living(unsigned int count);
 int leaklab_keep_hashed(unsigned int count);
 int leaklab_keep_payloads(unsigned int count, void (*seen)(void *arg, void *payload), void *arg);

@@ -30,6 +30,8 @@ COUNT(requests, 0, "64-byte requests, unlinked, never freed, between the session
 COUNT(living, 0, "innocent: 32-byte entries on a list in use");
 COUNT(hashed, 0, "innocent: random objects of all sizes in a hash table");
 COUNT(freed, 0, "innocent: objects that were freed and left their content behind");
+COUNT(leases, 0, "64-byte leases, never freed, 100 a second, and as many living clients");
+COUNT(packets, 300, "64-byte packets that come and go between one lease and the next");
 
 struct leaklab_control *leaklab_ctl;
 
@@ -82,6 +84,7 @@ static noinline int make_everything(void)
 	err = err ?: leaklab_leak_twin(sessions, requests);
 	err = err ?: leaklab_keep_hashed(hashed);
 	err = err ?: leaklab_free_most(freed);
+	err = err ?: leaklab_run_traffic(leases, packets);
 	return err;
 }
 
