@@ -49,6 +49,9 @@ from .report.procfs_json import proc_document
 from .report.procfs_text import print_proc_report
 from .report.safe import safe
 from .report.text import print_leak_report, print_similarity_report, write_addresses
+from .report.trace_json import trace_document
+from .report.trace_text import print_trace
+from .trace import trace_table
 
 BAD_INPUT = 2
 _DEFAULT_SAMPLES = 250_000
@@ -76,6 +79,13 @@ def leakscan(arguments: Sequence[str] | None = None, host: Host | None = None) -
     )
     parser.add_argument(
         "--list", metavar="FILE", type=Path, help="with --orphans: write their addresses to FILE"
+    )
+    parser.add_argument(
+        "--trace",
+        metavar="FILE",
+        type=Path,
+        help="without CACHE: who allocated in this trace what was not freed (tracefs text, "
+        "trace-cmd report, trace.dat, perf script; - for stdin)",
     )
     _source_options(parser, host)
     if host is None:
@@ -304,6 +314,8 @@ def _console() -> Console:
 
 
 def _leakscan(options: argparse.Namespace, host: Host | None, progress: Progress) -> _Output:
+    if options.trace is not None:
+        return _trace(options)
     if getattr(options, "procfs", None):
         return _procfs(options, progress)
     if options.orphans:
@@ -366,6 +378,17 @@ def _procfs(options: argparse.Namespace, progress: Progress) -> _Output:
     return _Output(
         text=lambda console: print_proc_report(report, console, options.verbose),
         json=lambda: proc_document(report),
+    )
+
+
+def _trace(options: argparse.Namespace) -> _Output:
+    others = ("core", "kernel", "replay", "procfs", "record", "orphans", "list")
+    if options.caches or any(getattr(options, name, None) for name in others):
+        raise HostError("--trace FILE stands alone: give no CACHE, no dump and no --record")
+    trace = trace_table(options.trace)
+    return _Output(
+        text=lambda console: print_trace(trace, console, options.verbose),
+        json=lambda: trace_document(trace),
     )
 
 

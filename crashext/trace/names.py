@@ -35,15 +35,16 @@ class Names(Generic[Value]):
         self._by_value: dict[Value, int] = {others: OTHERS}
         self.values: list[Value] = [others]
         self.left_out = 0
-        """Times that a piece of text did not fit any more."""
+        """Different pieces of text that did not fit any more; one in several calls counts again."""
 
     def ids(self, texts: Sequence[bytes]) -> Ids:
         """The entries of `texts`."""
         found = list(map(self._by_text.get, texts))
         if None in found:
-            for i, number in enumerate(found):
-                if number is None:
-                    found[i] = self.id(texts[i])
+            new = [i for i, number in enumerate(found) if number is None]
+            made = {text: self.id(text) for text in {texts[i]: None for i in new}}
+            for i in new:
+                found[i] = made[texts[i]]
         return np.array(found, np.int32)
 
     def id(self, text: bytes) -> int:

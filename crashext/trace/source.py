@@ -13,7 +13,7 @@ from typing import IO
 
 from ..hosts.base import HostError
 
-PIECE = 4 << 20
+PIECE = 1 << 20
 _TRACE_DAT = b"\x17\x08\x44tracing"
 _PERF_DATA = (b"PERFILE2", b"2ELIFREP")
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2"}

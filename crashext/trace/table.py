@@ -27,8 +27,10 @@ from .summary import (
 
 PAGE_SIZE = 4096
 _ORDER_BITS = 6
-_PIECE = 8 << 20
-_LONGEST_LINE = 1 << 20
+_PIECE = 2 << 20  # fits into a cache, and is what malloc hands out again and again
+_LONGEST_LINE = 1 << 16
+_HEAD = 1 << 16
+_STACKED = re.compile(rb"=>|\n\t")
 _TENTHS = 10
 # What stands between the page allocator's event and the one who wanted the pages.
 _PAGE_ALLOCATOR = re.compile(
@@ -139,7 +141,7 @@ class TraceReader:
             _, newline, data = data.partition(b"\n")
             self._skipping = not newline
         end = data.rfind(b"\n") + 1
-        if end and (self._lines.has_stacks or b"=>" in data[:_LONGEST_LINE] or b"\n\t" in data):
+        if end and (self._lines.has_stacks or _STACKED.search(data, 0, _HEAD)):
             # The last line that is no frame may still wait for its stack.
             end = max(_stack_end(data, end), end - _LONGEST_LINE)
             end = data.rfind(b"\n", 0, end) + 1

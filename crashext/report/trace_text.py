@@ -1,0 +1,167 @@
+"""A trace's table as text. The same trace gives the same table whichever tool printed it.
+
+What only some tools print, the modules of the call sites, stands in the last line, with the
+file's name.
+"""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ..trace.summary import Cache, Site, TraceSummary
+from .safe import safe
+
+_FEW_SITES, _MANY_SITES = 20, 200
+_FEW_CACHES, _MANY_CACHES = 10, 100
+_FEW_OTHERS, _MANY_OTHERS = 5, 50
+_MOST_MODULES = 20
+_DIM, _BOLD, _HEAD, _WARN, _MARK = "dim", "bold", "bold cyan", "yellow", "bold red"
+
+
+def print_trace(trace: TraceSummary, console: Console, verbose: bool) -> None:
+    """The answer to `leakscan --trace FILE`."""
+    _line(console, _headline(trace), _BOLD)
+    if trace.hashed:
+        _line(
+            console,
+            "the pointers are hashed: they pair, but no object can be found by them in a dump; "
+            "for real ones use an own tracing instance with options/hash-ptr 0 (Linux 5.12 and "
+            "newer), trace-cmd or perf, which record them",
+            _WARN,
+        )
+    marked = any(site.marked is not None for site in trace.sites)
+    _sites(console, trace.sites, marked, _MANY_SITES if verbose else _FEW_SITES)
+    few = _MANY_OTHERS if verbose else _FEW_OTHERS
+    if any(site.outstanding for site in trace.pages):
+        _line(console, "Pages, the slab allocator's own included:", _HEAD)
+        _sites(console, trace.pages, False, few)
+    _caches(console, trace, verbose)
+    _tasks(console, trace, few)
+    if verbose and trace.has_stacks:
+        _stacks(console, trace)
+    for item in trace.skipped:
+        _line(console, f"skipped: {item.count:,} {safe(item.what)}; {safe(item.effect)}", _WARN)
+    if trace.interrupted:
+        _line(console, "interrupted: this is what was known so far", _WARN)
+    _line(console, f"trace {safe(trace.source)}{_modules(trace)}", _DIM)
+
+
+def _headline(trace: TraceSummary) -> str:
+    held = len(trace.outstanding)
+    said = (
+        f"{_plural(trace.allocs, 'allocation')} and {_plural(trace.frees, 'free')} in "
+        f"{trace.seconds:,.3f} s; {_plural(held, 'object')} outstanding, "
+        f"{_bytes(int(trace.outstanding.size.sum()))}"
+    )
+    if not held:
+        return said
+    first = trace.sites[0]
+    if first.marked:
+        return f"{said}; leaking function: {safe(first.function)}"
+    equal = [s for s in trace.sites if s.outstanding == first.outstanding]
+    if len(equal) > 3:
+        return f"{said}; {len(equal)} places have {first.outstanding:,} each"
+    names = ", ".join(safe(s.function) for s in equal)
+    each = " each" if len(equal) > 1 else ""
+    return f"{said}; most: {names} ({first.outstanding:,}{each})"
+
+
+def _sites(console: Console, sites: tuple[Site, ...], marked: bool, limit: int) -> None:
+    held = [site for site in sites if site.outstanding]
+    if not held:
+        return
+    table = _table()
+    for column in ("outstanding", "bytes", "allocs", "frees", *(("marked",) if marked else ())):
+        table.add_column(column, justify="right")
+    table.add_column("function", overflow="fold")
+    for site in held[:limit]:
+        numbers = [site.outstanding, site.bytes, site.allocs, site.frees]
+        cells = [Text(f"{number:,}") for number in numbers]
+        if marked:
+            text = "-" if site.marked is None else f"{site.marked:,}"
+            cells.append(Text(text, style=_MARK if site.marked else ""))
+        table.add_row(*cells, Text(safe(site.function)))
+    console.print(table)
+    rest = held[limit:]
+    if rest:
+        objects = sum(site.outstanding for site in rest)
+        _line(console, f"  {_plural(len(rest), 'more place')} with {objects:,} outstanding")
+
+
+def _caches(console: Console, trace: TraceSummary, verbose: bool) -> None:
+    grown = [c for c in trace.caches if c.outstanding or verbose]
+    limit = _MANY_CACHES if verbose else _FEW_CACHES
+    if not grown:
+        return
+    _line(console, "Caches, or sizes where the trace names no cache:", _HEAD)
+    for cache in grown[:limit]:
+        _line(
+            console,
+            f"  {safe(cache.name)}: alloc {cache.allocs} free {cache.frees}, "
+            f"{_bytes(cache.bytes)} outstanding, {_rate(cache)}",
+        )
+    if grown[limit:]:
+        _line(console, f"  {_plural(len(grown) - limit, 'more cache')} (-v shows)")
+
+
+def _rate(cache: Cache) -> str:
+    sign = "-" if cache.per_hour < 0 else "+"
+    parts = len(cache.growth)
+    grew = sum(1 for n in cache.growth if n > 0)
+    return f"{sign}{_bytes(round(abs(cache.per_hour)))} an hour; grew in {grew} of {parts} periods"
+
+
+def _tasks(console: Console, trace: TraceSummary, limit: int) -> None:
+    if not trace.by_task:
+        return
+    shown = [
+        f"{safe(trace.tasks[h.index].comm)}-{trace.tasks[h.index].pid} {h.outstanding:,}"
+        for h in trace.by_task[:limit]
+    ]
+    rest = trace.by_task[limit:]
+    if rest:
+        shown.append(f"{len(rest):,} more {sum(h.outstanding for h in rest):,}")
+    _line(console, f"Allocated by: {', '.join(shown)}")
+
+
+def _stacks(console: Console, trace: TraceSummary) -> None:
+    _line(console, "Stacks of the outstanding objects:", _HEAD)
+    for held in trace.by_stack[:_FEW_OTHERS]:
+        frames = trace.stacks[held.index]
+        way = " < ".join(safe(frame) for frame in frames) if frames else "(none recorded)"
+        _line(console, f"  {held.outstanding:,}: {way}")
+
+
+def _modules(trace: TraceSummary) -> str:
+    named = {
+        safe(f"{site.function} [{site.module}]")
+        for site in trace.sites[:_FEW_SITES]
+        if site.outstanding and site.module
+    }
+    if not named:
+        return ""
+    some = sorted(named)[:_MOST_MODULES]
+    return f"; in modules: {', '.join(some)}"
+
+
+def _table() -> Table:
+    return Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style=_HEAD)
+
+
+def _line(console: Console, text: str, style: str = "") -> None:
+    console.print(Text(text, style=style))
+
+
+def _plural(n: int, noun: str) -> str:
+    return f"{n:,} {noun}" + ("s" if n != 1 else "")
+
+
+def _bytes(n: int) -> str:
+    value = float(n)
+    for unit in ("bytes", "KiB", "MiB", "GiB", "TiB"):
+        if value < 1024 or unit == "TiB":
+            break
+        value /= 1024
+    return f"{n:,} bytes" if unit == "bytes" else f"{value:,.1f} {unit}"
