@@ -80,7 +80,7 @@ def stack(block: bytes) -> tuple[str, ...]:
     Without offsets, which trace-cmd does not print, without user space, and without the
     functions that did the tracing.
     """
-    frames = []
+    frames: list[str] = []
     for line in block.decode("ascii", "backslashreplace").splitlines():
         name = _frame(line)
         if name and (frames or not _TRACING.match(name)):

@@ -69,7 +69,9 @@ def _read(file: IO[bytes], what: str) -> Iterator[bytes]:
 def _report(path: Path) -> Iterator[bytes]:
     program = shutil.which("trace-cmd")
     if program is None:
-        raise HostError(f"{path} is a trace.dat: reading it needs trace-cmd, which is not installed")
+        raise HostError(
+            f"{path} is a trace.dat: reading it needs trace-cmd, which is not installed"
+        )
     with tempfile.TemporaryFile() as said:
         child = subprocess.Popen(
             [program, "report", "-i", str(path.absolute())],

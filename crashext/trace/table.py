@@ -7,11 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..analysis.results import Skipped
 from ..hosts.base import HostError
 from .flows import OTHER, Flows
-from .lines import CACHE_ALLOC, PAGE_ALLOC, SLAB_ALLOC, SLAB_FREE, Events, LineReader
+from .lines import CACHE_ALLOC, PAGE_ALLOC, SLAB_ALLOC, Events, LineReader
+from .names import Ids
 from .pairing import NOT_PAIRED, Table
 from .source import pieces
 from .summary import (
@@ -30,7 +32,8 @@ _ORDER_BITS = 6
 _PIECE = 2 << 20  # fits into a cache, and is what malloc hands out again and again
 _LONGEST_LINE = 1 << 16
 _HEAD = 1 << 16
-_STACKED = re.compile(rb"=>|\n\t")
+_FRAME = re.compile(rb"[ \t]*=>|[^\n]*<stack trace|[ \t]+[0-9a-f]{1,16} [^\n]*\)$", re.MULTILINE)
+_STACKED = re.compile(rb"=>|\n\t|\n +[0-9a-f]{4,16} \S+ \(")
 _TENTHS = 10
 # What stands between the page allocator's event and the one who wanted the pages.
 _PAGE_ALLOCATOR = re.compile(
@@ -126,7 +129,7 @@ class TraceReader:
         self._waiting = []
         whole, newline, cut = rest.rpartition(b"\n")
         if self._skipping:
-            first, found, after = (whole + newline).partition(b"\n")
+            _, found, after = (whole + newline).partition(b"\n")
             whole, newline = after.removesuffix(b"\n"), b"\n" if found and after else b""
         if newline:
             self._take(whole + newline)
@@ -143,7 +146,7 @@ class TraceReader:
         end = data.rfind(b"\n") + 1
         if end and (self._lines.has_stacks or _STACKED.search(data, 0, _HEAD)):
             # The last line that is no frame may still wait for its stack.
-            end = max(_stack_end(data, end), end - _LONGEST_LINE)
+            end = max(_stack_end(data, end), end - _LONGEST_LINE, 0)
             end = data.rfind(b"\n", 0, end) + 1
         if not end and len(data) > _LONGEST_LINE:
             self._lines.heard.too_long += 1
@@ -164,7 +167,7 @@ class TraceReader:
         if is_page.any():
             self._pair(events, np.flatnonzero(is_page), self._pages)
 
-    def _pair(self, events: Events, which: np.ndarray, table: Table) -> None:  # type: ignore[type-arg]
+    def _pair(self, events: Events, which: NDArray[np.int64], table: Table) -> None:
         if not len(which):
             return
         kind, cache = events.kind[which], events.cache[which]
@@ -175,9 +178,7 @@ class TraceReader:
             site = self._sites_by_stack(stack)
         flow = np.zeros(len(which), np.int32)
         flow[a] = self._flows.numbers(kind[a], site[a], events.size[which][a])
-        matched = table.advance(
-            events.key[which], allocates, flow, stack, events.task[which], time
-        )
+        matched = table.advance(events.key[which], allocates, flow, stack, events.task[which], time)
         paired = np.flatnonzero(matched.flow != NOT_PAIRED)
         freed = matched.flow[paired]
         self._flows.count(flow[a], freed, matched.lost)
@@ -195,7 +196,7 @@ class TraceReader:
             self._unknown_frees += int((matched.unknown & ~matched.again).sum())
             self._again += int(matched.again.sum())
 
-    def _sites_by_stack(self, stack: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    def _sites_by_stack(self, stack: Ids) -> Ids:
         """Sites of page allocations, which events do not have: who called the page allocator."""
         distinct, inverse = np.unique(stack, return_inverse=True)
         sites = np.zeros(len(distinct), np.int32)
@@ -387,9 +388,7 @@ class TraceReader:
         """Everything that was not used or not certain, with its effect."""
         heard = self._lines.heard
         names = self._lines
-        left_out = sum(
-            n.left_out for n in (names.sites, names.tasks, names.caches, names.stacks)
-        )
+        left_out = sum(n.left_out for n in (names.sites, names.tasks, names.caches, names.stacks))
         notes = (
             (
                 "events lost, as the trace says",
@@ -456,14 +455,13 @@ def _stack_end(data: bytes, end: int) -> int:
     """Where the last line before `end` starts that is no frame: its stack may be unfinished."""
     while end:
         start = data.rfind(b"\n", 0, end - 1) + 1
-        line = data[start:end].lstrip(b" \t")
-        if not (line.startswith(b"=>") or data[start : start + 1] == b"\t") and b"<stack" not in line:
+        if not _FRAME.match(data, start, end):
             return start
         end = start
     return 0
 
 
-def _held(index: np.ndarray, size: np.ndarray, names: list[str]) -> tuple[Held, ...]:  # type: ignore[type-arg]
+def _held(index: Ids, size: NDArray[np.int64], names: list[str]) -> tuple[Held, ...]:
     """Outstanding ones by `index`, most first; equal ones by name, not by order of appearance."""
     counts = np.bincount(index, minlength=len(names))
     total = np.zeros(len(names), np.int64)

@@ -47,7 +47,7 @@ def main() -> None:
             env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         ).stdout.split()
         seconds = time.perf_counter() - start
-        print("| events | text | time | events/s, wall | events/s, CPU | peak memory | outstanding |")
+        print("| events | text | time | events/s, wall | by CPU time | peak memory | outstanding |")
         print("|---|---|---|---|---|---|---|")
         print(
             f"| {int(said[0]):,} | {path.stat().st_size / 2**20:,.0f} MiB | {seconds:.1f} s "

@@ -124,9 +124,20 @@ def _check_counts(scenario: Scenario, parts: dict[str, dict[str, Any]]) -> None:
     asked = scenario.parameters
     expected = {
         name: asked[name]
-        for name in ("nodes", "private", "tasks", "messages", "sessions", "requests", "living", "leases")
+        for name in (
+            "nodes",
+            "private",
+            "tasks",
+            "messages",
+            "sessions",
+            "requests",
+            "living",
+            "leases",
+        )
         if asked.get(name)
     }
+    if asked.get("leases"):
+        expected["clients"] = asked["leases"]
     if asked.get("chains"):
         expected["chain"] = asked["chains"] * asked.get("chain_length", 200)
     if asked.get("vmallocs"):

@@ -51,15 +51,19 @@ def lines(events: int, seed: int = 0) -> Iterator[bytes]:
                 pointer, address = address, address + 64
             named = not leak and rng.random() < 0.3
             size = 64 if leak else _SIZES[rng.randrange(len(_SIZES))]
-            yield b"%s%s: call_site=%s ptr=%x bytes_req=%d bytes_alloc=%d gfp_flags=%s node=-1 " % (
-                head,
-                b"kmem_cache_alloc" if named else b"kmalloc",
-                b"leaky_function+0x21/0xd0 [leaky]" if leak else sites[rng.randrange(_SITES)],
-                pointer,
-                size - rng.randrange(4),
-                size,
-                b"GFP_KERNEL|__GFP_ZERO" if rng.random() < 0.5 else b"GFP_ATOMIC",
-            ) + b"accounted=false\n"
+            yield (
+                b"%s%s: call_site=%s ptr=%x bytes_req=%d bytes_alloc=%d gfp_flags=%s node=-1 "
+                % (
+                    head,
+                    b"kmem_cache_alloc" if named else b"kmalloc",
+                    b"leaky_function+0x21/0xd0 [leaky]" if leak else sites[rng.randrange(_SITES)],
+                    pointer,
+                    size - rng.randrange(4),
+                    size,
+                    b"GFP_KERNEL|__GFP_ZERO" if rng.random() < 0.5 else b"GFP_ATOMIC",
+                )
+                + b"accounted=false\n"
+            )
             if not leak:
                 live.append((pointer, named))
         else:
