@@ -14,7 +14,7 @@ from ..hosts.base import HostError
 from .flows import OTHER, Flows
 from .lines import CACHE_ALLOC, PAGE_ALLOC, SLAB_ALLOC, Events, LineReader
 from .names import Ids
-from .pairing import NOT_PAIRED, Table
+from .pairing import NOT_PAIRED, Entries, Table
 from .source import pieces
 from .summary import (
     OBJECTS,
@@ -216,16 +216,17 @@ class TraceReader:
     def _summary(self, interrupted: bool) -> TraceSummary:
         flows = self._flows
         begin, end = flows.begin or 0, flows.end
-        cache_of, caches = self._caches()
         site_of: dict[int, tuple[str, str]] = {
             number: self._site_key(number) for number in range(len(flows))
         }
-        objects, object_index = self._sites(self._objects, OBJECTS, site_of)
-        pages, page_index = self._sites(self._pages, PAGES, site_of)
+        held, held_pages = self._objects.entries(), self._pages.entries()
+        cache_of, caches = self._caches(held, held_pages)
+        objects, object_index = self._sites(held, OBJECTS, site_of)
+        pages, page_index = self._sites(held_pages, PAGES, site_of)
         heard = self._lines.heard
         tasks = tuple(self._lines.tasks.values)
         stacks = tuple(self._lines.stacks.values)
-        outstanding = self._outstanding(self._objects, OBJECTS, object_index, cache_of)
+        outstanding = self._outstanding(held, OBJECTS, object_index, cache_of)
         return TraceSummary(
             source=self._source,
             events=self.events,
@@ -245,7 +246,7 @@ class TraceReader:
             if len(stacks) > 1
             else (),
             outstanding=outstanding,
-            outstanding_pages=self._outstanding(self._pages, PAGES, page_index, cache_of),
+            outstanding_pages=self._outstanding(held_pages, PAGES, page_index, cache_of),
             skipped=self._skipped(),
             interrupted=interrupted,
         )
@@ -268,7 +269,7 @@ class TraceReader:
         return site.function, site.module
 
     def _sites(
-        self, table: Table, what: str, site_of: dict[int, tuple[str, str]]
+        self, table: Entries, what: str, site_of: dict[int, tuple[str, str]]
     ) -> tuple[tuple[Site, ...], dict[str, int]]:
         """Sites of one kind, ranked, and where each function is among them."""
         flows = self._flows
@@ -324,7 +325,7 @@ class TraceReader:
         kind = "kmalloc" if flows.kind[flow] == SLAB_ALLOC else "kmem_cache"
         return f"{kind} {flows.size[flow]}"
 
-    def _caches(self) -> tuple[dict[int, int], tuple[Cache, ...]]:
+    def _caches(self, objects: Entries, pages: Entries) -> tuple[dict[int, int], tuple[Cache, ...]]:
         """Flow -> index of its cache, and the caches, by growth."""
         flows = self._flows
         hours = max(1, flows.end - (flows.begin or 0)) / 3.6e12
@@ -335,8 +336,8 @@ class TraceReader:
         freed = {self._lines.caches.values[c]: n for c, n in flows.freed_to.items()}
         for name in freed:
             members.setdefault(name, [])
-        held = np.bincount(self._objects.flow, minlength=len(flows)) + np.bincount(
-            self._pages.flow, minlength=len(flows)
+        held = np.bincount(objects.flow, minlength=len(flows)) + np.bincount(
+            pages.flow, minlength=len(flows)
         )
         found = []
         for name, these in members.items():
@@ -368,7 +369,7 @@ class TraceReader:
         return {f: index[name] for name, these in members.items() for f in these}, tuple(found)
 
     def _outstanding(
-        self, table: Table, what: str, site_index: dict[str, int], cache_of: dict[int, int]
+        self, table: Entries, what: str, site_index: dict[str, int], cache_of: dict[int, int]
     ) -> Outstanding:
         flows = range(len(self._flows))
         site = np.array([site_index.get(self._site_key(f)[0], -1) for f in flows], np.int32)

@@ -7,14 +7,17 @@ import random
 import numpy as np
 import pytest
 
+from crashext.trace import pairing
 from crashext.trace.pairing import NOT_PAIRED, Table
 from tests.trace.generator import lines
 from tests.trace.helpers import read, site, skipped
 from tests.trace.reference import Reference
 
 
+@pytest.mark.parametrize("small", [1, 1 << 16])
 @pytest.mark.parametrize("seed", range(8))
-def test_table_is_a_dictionary(seed: int) -> None:
+def test_table_is_a_dictionary(seed: int, small: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pairing, "_SMALL", small)  # how many entries the new part may have
     rng = random.Random(seed)
     table = Table()
     known: dict[int, int] = {}
@@ -41,8 +44,11 @@ def test_table_is_a_dictionary(seed: int) -> None:
         assert matched.flow.tolist() == paired
         assert matched.unknown.tolist() == unknown
         assert sorted(matched.lost.tolist()) == sorted(lost)
-        assert dict(zip(table.keys.tolist(), table.flow.tolist(), strict=True)) == known
-        assert table.keys.tolist() == sorted(known)
+        assert len(table) == len(known)
+        if rng.random() < 0.2:
+            held = table.entries()
+            assert dict(zip(held.keys.tolist(), held.flow.tolist(), strict=True)) == known
+            assert held.keys.tolist() == sorted(known)
 
 
 @pytest.mark.parametrize("drop", [0.0, 0.01])
