@@ -36,6 +36,10 @@ class Areas:
     """vm_struct.flags; 0 where there is no vm_struct."""
     pages: Words
     """Page frames that it owns (nr_pages)."""
+    structure: Words
+    """Addresses of their vm_structs; 0 where there is none."""
+    array: Words
+    """Addresses of their arrays of struct page pointers; 0 where there is none."""
     frame: NDArray[np.int64]
     """int64[n]: page frames behind areas, ascending."""
     frame_area: NDArray[np.int32]
@@ -64,13 +68,13 @@ def read_areas(host: Host, memory: MemoryMap) -> Areas:
     if area is None or structure is None or not len(nodes):
         none = np.zeros(0, np.int64)
         small = none.astype(np.int32)
-        return Areas(empty, empty, empty, empty, empty, none, small, small, faults)
+        return Areas(*(empty,) * 7, none, small, small, faults)
     rows, ok = host.read_many(nodes, area.size)
     faults += int((~ok).sum())
     rows = rows[ok]
     rows = rows[np.argsort(column(rows, area["va_start"]))]
     start, end = column(rows, area["va_start"]), column(rows, area["va_end"])
-    flags, caller, pages, arrays = (np.zeros(len(rows), np.uint64) for _ in range(4))
+    flags, caller, pages, arrays, structures = (np.zeros(len(rows), np.uint64) for _ in range(5))
     if "vm" in area:
         vm = column(rows, area["vm"])
         known = np.flatnonzero(vm)
@@ -78,12 +82,25 @@ def read_areas(host: Host, memory: MemoryMap) -> Areas:
         # `vm` shares its place with subtree_max_size of free areas: believe what fits.
         ok &= column(about, structure["addr"]) == start[known]
         known, about = known[ok], about[ok]
+        structures[known] = vm[known]
         flags[known] = column(about, structure["flags"])
         caller[known] = column(about, structure["caller"])
         pages[known] = column(about, structure["nr_pages"])
         arrays[known] = column(about, structure["pages"])
     frame, which, number, missing = _frames(host, memory, start, end, pages, arrays)
-    return Areas(start, end, caller, flags, pages, frame, which, number, faults + missing)
+    return Areas(
+        start,
+        end,
+        caller,
+        flags,
+        pages,
+        structures,
+        arrays,
+        frame,
+        which,
+        number,
+        faults + missing,
+    )
 
 
 def _tree(host: Host) -> tuple[Words, int]:

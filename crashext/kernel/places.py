@@ -9,6 +9,7 @@ import enum
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..hosts.base import Host, ReadFault, Symbol
 from .access import variable
@@ -169,6 +170,15 @@ def symbolic(symbol: Symbol | None, address: int) -> str:
 def _percpu_size(host: Host) -> int:
     start, end = host.address_of("__per_cpu_start") or 0, host.address_of("__per_cpu_end") or 0
     return max(0, end - start)
+
+
+def memory_map_frames(view: KernelView, count: int) -> NDArray[np.bool_]:
+    """bool[count]: page frames that the memory map itself lies in."""
+    found = np.zeros(count, np.bool_)
+    per_page = _HUGE >> PAGE_SHIFT
+    for page in _map_pages(view):
+        found[page * per_page : (page + 1) * per_page] = True
+    return found
 
 
 def _map_pages(view: KernelView) -> frozenset[int]:

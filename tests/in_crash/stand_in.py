@@ -91,6 +91,8 @@ class StandIn:
                 if isinstance(m, drgn.RelocatableModule) and m.address_ranges
             ]
             return "".join(rows)
+        if line == "sym -l":
+            return "".join(f"{s.address:x} (d) {s.name}\n" for s in self.program.symbols())
         raise CrashError(f"{line.split()[0]}: command not found: {line}")
 
     def get_epython_cmds(self) -> list[str]:
