@@ -17,6 +17,7 @@ from ..kernel.access import Words
 from ..kernel.btf import Btf, BtfKind
 from ..kernel.caches import SlabCache
 from ..kernel.fields import Choice, Field, Fields, Form, Items
+from ..kernel.pagetables import physical
 from ..kernel.view import KernelView
 from .evidence import TypeCandidate
 from .fit import Observed
@@ -254,11 +255,16 @@ class Ranker:
         """What is at some addresses, and whom the functions found there serve."""
         if not len(values):
             return []
-        content, ok = self._view.host.read_many(values, _TARGET)
+        # A stale pointer into vmalloc space may lead nowhere: ask the page tables first, because
+        # crash does not like reads that fail.
+        mapped = physical(self._view.host, self._view.space, values)[1]
+        mapped |= np.array([kind is not Kind.VMALLOC for kind in kinds])
+        content = np.zeros((len(values), _TARGET), np.uint8)
+        ok = np.zeros(len(values), np.bool_)
+        content[mapped], ok[mapped] = self._view.host.read_many(values[mapped], _TARGET)
         known = np.full(len(values), _TARGET)
-        for at in np.flatnonzero(
-            ~ok
-        ).tolist():  # the end of a page: half a look is better than none
+        # At the end of a page half a look is better than none.
+        for at in np.flatnonzero(mapped & ~ok).tolist():
             room = int(4096 - int(values[at]) % 4096)
             if room < _TARGET:
                 try:

@@ -41,7 +41,10 @@ class StandIn:
     def readmem(self, address: int, size: int) -> bytes:
         if not address:
             raise IndexError("NULL pointer")
+        direct = address - int(self.program["page_offset_base"].value_())
         try:
+            if 0 <= direct < 1 << 46:  # by arithmetic, as crash does it
+                return bytes(self.program.read(direct, size, physical=True))
             return bytes(self.program.read(address, size))
         except drgn.FaultError as error:
             self.failed_reads += 1

@@ -100,7 +100,7 @@ def test_bad_questions_get_one_line_and_the_prompt() -> None:
     with session("default") as crash:
         assert crash.ask("leakscan kmaloc-32").count("\n") == 1
         assert "did you mean kmalloc-32" in crash.ask("leakscan kmaloc-32")
-        assert "leakscan -h helps" in crash.ask("leakscan")
+        assert "leakscan -h helps" in crash.ask("leakscan --nonsense")
         assert "-c" not in crash.ask("leakscan -h").split()
 
 
