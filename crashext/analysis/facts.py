@@ -1,0 +1,141 @@
+"""What is known of a whole machine, from whatever source: the numbers that verdicts are made of.
+
+Sizes are in bytes. None means that the source cannot tell, which is not the same as nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..kernel.processtext import Process
+from .evidence import Reachability
+from .memsplit import MemorySplit
+
+
+@dataclass(frozen=True)
+class CacheFact:
+    """One slab cache, or family of caches of one size."""
+
+    name: str
+    bytes: int
+    """Of its slabs, free slots included."""
+    allocated: int
+    slots: int
+    slot_size: int
+    reclaimable: bool | None
+
+    @property
+    def wasted(self) -> int:
+        """Bytes of free slots."""
+        return max(0, self.slots - self.allocated) * self.slot_size
+
+    @property
+    def use(self) -> float:
+        """Share of the slots that is allocated."""
+        return self.allocated / self.slots if self.slots else 1.0
+
+
+@dataclass(frozen=True)
+class LostFact:
+    """Objects of one cache that nothing reaches, with what hangs below them."""
+
+    by: str
+    """Who says so: ``reachability`` or ``kmemleak``."""
+    cache: str
+    objects: int
+    bytes: int
+    module: str
+    """"" where nothing names one."""
+    caller: str
+    """"" where nothing names one."""
+    told: tuple[str, ...]
+    """What is known of them, in sentences."""
+    examples: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class HolderFact:
+    """Objects of one cache that are reached through one root."""
+
+    cache: str
+    root: str
+    module: str
+    objects: int
+    """Estimated from the objects that were followed."""
+    bytes: int
+    share: float
+    """Of the cache's allocated objects."""
+
+
+@dataclass(frozen=True)
+class AreaFact:
+    """The vmalloc areas of one caller."""
+
+    caller: str
+    module: str
+    areas: int
+    bytes: int
+    unnamed: int | None
+    """Bytes of those areas that nothing live points into."""
+
+
+@dataclass(frozen=True)
+class PagesFact:
+    """Pages that nothing accounts for."""
+
+    bytes: int
+    unnamed: int | None
+    """Bytes of pages that no pointer leads to."""
+    groups: tuple[tuple[str, str, float], ...]
+    """What they are (or who allocated them), the module it names, and the share: most first."""
+
+
+@dataclass(frozen=True)
+class BacklogFact:
+    """Frees that wait for an RCU grace period."""
+
+    callbacks: int
+    """call_rcu() callbacks that are queued."""
+    frees: int
+    """Objects that kfree_rcu() keeps."""
+
+    @property
+    def total(self) -> int:
+        return self.callbacks + self.frees
+
+
+@dataclass(frozen=True)
+class MountFact:
+    """Files in memory: a tmpfs mount."""
+
+    mount: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything the rules of `verdict` look at."""
+
+    split: MemorySplit
+    caches: tuple[CacheFact, ...]
+    """Largest first."""
+    lost: tuple[LostFact, ...] | None
+    """Largest first; None where nobody looked."""
+    explained: int
+    """Unreachable objects that are no leak."""
+    holders: tuple[HolderFact, ...]
+    """Of the largest caches, largest first."""
+    areas: tuple[AreaFact, ...]
+    pages: PagesFact | None
+    backlog: BacklogFact | None
+    processes: tuple[Process, ...]
+    """Largest first."""
+    mounts: tuple[MountFact, ...]
+    reachability: Reachability | None
+    unseen: tuple[str, ...]
+    """What this source cannot tell, in sentences."""
+
+    @property
+    def total(self) -> int:
+        """MemTotal."""
+        return self.split.total
