@@ -46,7 +46,7 @@ def read_hugetlb(host: Host) -> tuple[HugePool, ...]:
     names = ("order", "nr_huge_pages", "free_huge_pages", "resv_huge_pages", "surplus_huge_pages")
     columns = [column(rows, layout[name]).tolist() for name in names]
     return tuple(
-        HugePool((1 << PAGE_SHIFT) << order, *numbers, default=i == default)
-        for i, (order, *numbers) in enumerate(zip(*columns, strict=True))
+        HugePool((1 << PAGE_SHIFT) << order, pages, free, reserved, surplus, i == default)
+        for i, (order, pages, free, reserved, surplus) in enumerate(zip(*columns, strict=True))
         if ok[i] and order <= _MAX_ORDER
     )
