@@ -30,6 +30,8 @@ _EXCERPT = 48
 _MANY_POINTERS = 0.1  # share of the words
 _FEW_GROUPS = 16
 _BATCH = 256
+# Stacks that page_owner gives to pages whose allocation it did not see (mm/page_owner.c).
+_UNSEEN = ("register_early_stack", "register_dummy_stack", "register_failure_stack")
 _PRINTABLE = np.zeros(256, np.bool_)
 _PRINTABLE[[0x09, 0x0A, *range(0x20, 0x7F)]] = True
 
@@ -118,8 +120,8 @@ def _owners(view: KernelView, frames: NDArray[np.int64]) -> Iterator[tuple[int, 
         frames.tolist(), owners.handle.tolist(), owners.ok.tolist(), strict=True
     ):
         stack = stacks.get(handle) if ok else None
-        if stack:
-            site = names.site(stack)
+        site = names.site(stack) if stack else None
+        if site is not None and not site.function.startswith(_UNSEEN):
             yield frame, ("page-owner", "allocated-by", site.site, site.module)
 
 

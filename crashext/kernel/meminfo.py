@@ -199,10 +199,9 @@ class KernelCounters:
         ratio = variable(self.host, "sysctl_overcommit_ratio", 4)
         if ratio is None or self.total is None:
             return None
-        huge = sum(pool.bytes for pool in self.hugetlb)
-        allowed = (self.total * PAGE_SIZE - huge) * ratio // 100
-        swap = variable(self.host, "total_swap_pages") or 0
-        return (kbytes * _KIB if kbytes else allowed) + swap * PAGE_SIZE
+        huge = sum(pool.bytes for pool in self.hugetlb) // PAGE_SIZE
+        allowed = kbytes // 4 if kbytes else (self.total - huge) * ratio // 100
+        return _bytes(allowed + (variable(self.host, "total_swap_pages") or 0))
 
     def _committed(self) -> int | None:
         at = self.host.address_of("vm_committed_as")
