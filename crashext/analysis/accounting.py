@@ -230,6 +230,8 @@ def _by_counters(
     if rest is not None:
         tables = rest.tables << PAGE_SHIFT
         parts.append(Part("page tables in no counter", "kernel", tables, "found by walking them"))
+        tracing = rest.tracing << PAGE_SHIFT
+        parts.append(Part("tracing and stack depot", "kernel", tracing, "found by walking them"))
     parts = [p for p in parts if p.bytes or p.name == "free"]
     return MemorySplit(base.total, tuple(parts), base.total - sum(p.bytes for p in parts))
 
@@ -316,6 +318,7 @@ class _Pages:
             ("kernel stacks", "kernel", stacks, "with those kept for the next tasks"),
             ("page tables", "kernel", count[Frame.TABLE], ""),
             ("page tables in no counter", "kernel", rest.tables, "the kernel's, and top levels"),
+            ("tracing and stack depot", "kernel", rest.tracing, "in no counter"),
             ("per-CPU", "kernel", rest.percpu, ""),
             ("balloon", "kernel", self.balloon, ""),
             ("known by number only", "kernel", self.others, self._others_note()),

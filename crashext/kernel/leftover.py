@@ -21,6 +21,7 @@ from .frames import Frame, Frames
 from .kerneltables import kernel_tables, user_tops
 from .memmap import BLOCK_PAGES
 from .percpu import percpu_frames
+from .rawpages import raw_pages
 from .view import KernelView
 from .vmalloctext import STACK_CALLERS
 
@@ -72,6 +73,8 @@ class Leftover:
     percpu: int
     tables: int
     """Page tables that have no mark, and no counter: the kernel's own, and top levels."""
+    tracing: int
+    """ftrace's records, trace buffers, and the stack depot."""
     frames: NDArray[np.int64]
     """int64[n]: what is left, ascending."""
 
@@ -158,7 +161,8 @@ def leftover(view: KernelView, frames: Frames, areas: Areas) -> Leftover:
     vmalloc = take(np.unique(areas.frame))
     percpu = take(percpu_frames(host, space, areas))
     tables = np.union1d(kernel_tables(host, space), user_tops(host, space, view.memory))
-    return Leftover(vmalloc, percpu, take(tables), np.flatnonzero(left))
+    walked, tracing = take(tables), take(raw_pages(host, space))
+    return Leftover(vmalloc, percpu, walked, tracing, np.flatnonzero(left))
 
 
 def blocks(view: KernelView, frames: NDArray[np.int64], rng: np.random.Generator) -> Blocks:
