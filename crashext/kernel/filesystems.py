@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..hosts.base import Host, Layout, ReadFault
+from ..hosts.base import Host, Layout, ReadFault, UnknownLayout
 from .access import string, u64
 from .addresses import PAGE_SIZE, AddressSpace
 from .lists import entries
@@ -140,7 +140,7 @@ def read_tmpfs(host: Host, space: AddressSpace) -> tuple[Tmpfs, ...]:
             complete = len(files) < left
             left -= len(files)
             found.append(_describe(host, space, inodes, block, superblock, files, complete))
-        except ReadFault:
+        except (ReadFault, UnknownLayout):
             continue
         if left <= 0:
             break

@@ -36,14 +36,14 @@ def read_hugetlb(host: Host) -> tuple[HugePool, ...]:
     """Pools of every size; none where the kernel has no hugetlbfs."""
     layout, table = host.layout("struct hstate"), host.address_of("hstates")
     count = variable(host, "hugetlb_max_hstate", 4)
-    if layout is None or table is None or not count or "nr_huge_pages" not in layout:
+    names = ("order", "nr_huge_pages", "free_huge_pages", "resv_huge_pages", "surplus_huge_pages")
+    if layout is None or table is None or not count or any(n not in layout for n in names):
         return ()
     default = variable(host, "default_hstate_idx", 4) or 0
     where = np.uint64(table) + np.arange(min(count, _MAX_POOLS), dtype=np.uint64) * np.uint64(
         layout.size
     )
     rows, ok = host.read_many(where, layout.size)
-    names = ("order", "nr_huge_pages", "free_huge_pages", "resv_huge_pages", "surplus_huge_pages")
     columns = [column(rows, layout[name]).tolist() for name in names]
     return tuple(
         HugePool((1 << PAGE_SHIFT) << order, pages, free, reserved, surplus, i == default)

@@ -188,7 +188,7 @@ def blocks(view: KernelView, frames: NDArray[np.int64], rng: np.random.Generator
     pages = np.diff(np.append(first, len(some)))
     kmalloc = np.zeros(len(first), np.bool_)
     kind, mark = page.first_of("page_type"), view.host.enumerator("PGTY_large_kmalloc")
-    if kind is not None and mark is not None:  # 2c1ee909a6a5 (6.15)
+    if kind is not None and mark is not None:  # 6.15 marks them
         kmalloc = column(rows[first], kind) >> np.uint64(24) == np.uint64(mark)
     return Blocks(some[first], pages, head[first], kmalloc, len(some))
 

@@ -29,7 +29,7 @@ _LINES = (
     ("Mlocked", ("NR_MLOCK",)),
     ("Dirty", ("NR_FILE_DIRTY",)),
     ("Writeback", ("NR_WRITEBACK",)),
-    # 4b9d0fab7166 (4.8) renamed NR_ANON_PAGES.
+    # NR_ANON_PAGES until 4.8.
     ("AnonPages", ("NR_ANON_MAPPED", "NR_ANON_PAGES")),
     ("Mapped", ("NR_FILE_MAPPED",)),
     ("Shmem", ("NR_SHMEM",)),
@@ -184,7 +184,7 @@ class KernelCounters:
             yield "KReclaimable", (reclaimable + other) * PAGE_SIZE
 
     def _stacks(self) -> Iterator[tuple[str, int | None]]:
-        in_kb = self.pages("NR_KERNEL_STACK_KB")  # d30dd8be06ea (4.9); before, in stacks
+        in_kb = self.pages("NR_KERNEL_STACK_KB")  # 4.9; before, in stacks
         if in_kb is not None:
             yield "KernelStack", in_kb * _KIB
         else:

@@ -1,7 +1,7 @@
 """Pages straight from the page allocator whose owners keep a list: tracing, and the stack depot.
 
 No counter has them, and tracing buffers and the depot may grow to gigabytes: without their names
-they would look like a leak.
+they would look like a leak. Of trace buffers beyond 512 MiB the rest stays without a name.
 
 Sources: kernel/trace/ftrace.c, ring_buffer.c, trace.h, lib/stackdepot.c (5.10 to 6.12). What this
 kernel does not lay out as they do is not taken off.
@@ -14,14 +14,14 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from ..hosts.base import Host, Layout, ReadFault
+from ..hosts.base import Host, Layout, ReadFault, UnknownLayout
 from .access import u64, variable, words_at
 from .addresses import PAGE_SIZE, AddressSpace
 from .lists import entries
 
 _MAX_GROUPS = 1 << 16
 _MAX_INSTANCES = 1 << 10
-_MAX_BUFFER_PAGES = 1 << 20  # of one CPU: 4 GiB
+_MAX_BUFFER_PAGES = 1 << 17  # 512 MiB: a link is a read, and more would take seconds
 _MAX_POOLS = 1 << 17
 _POOL_ORDER = 2  # DEPOT_POOL_ORDER, STACK_ALLOC_ORDER before 6.3
 _MAX_ORDER = 10
@@ -34,7 +34,7 @@ def raw_pages(host: Host, space: AddressSpace) -> NDArray[np.int64]:
     for source in (_ftrace_records, _trace_buffers, _depot_pools):
         try:
             found.extend(source(host, space))
-        except (ReadFault, KeyError):
+        except (ReadFault, UnknownLayout):
             continue
     frames = [
         np.arange(space.pfn(address), space.pfn(address) + pages, dtype=np.int64)
@@ -77,13 +77,17 @@ def _trace_buffers(host: Host, space: AddressSpace) -> Iterator[tuple[int, int]]
     head = host.address_of("ftrace_trace_arrays")
     if instance is None or holder is None or head is None:
         return
+    left = _MAX_BUFFER_PAGES
     members = [instance[m] for m in ("array_buffer", "max_buffer") if m in instance]
     at = instance["list"].offset
     for array in entries(host, head, at, _MAX_INSTANCES):
         for member in members:
             buffer = u64(host, array + member.offset + holder["buffer"].offset)
-            if buffer:
-                yield from _buffer(host, buffer, len(space.percpu_offsets))
+            for page in _buffer(host, buffer, len(space.percpu_offsets)) if buffer else ():
+                yield page
+                left -= 1
+                if left <= 0:
+                    return
 
 
 def _buffer(host: Host, buffer: int, cpus: int) -> Iterator[tuple[int, int]]:
@@ -116,6 +120,9 @@ def _depot_pools(host: Host, _: AddressSpace) -> Iterator[tuple[int, int]]:
     """(address, pages) of the stack depot's pools."""
     # Renamed by 961c949b012f (6.3).
     table = host.address_of("stack_pools") or host.address_of("stack_slabs")
+    symbol = host.symbol_at(table) if table is not None else None
+    if table is not None and symbol is not None and symbol.size == 8:
+        table = u64(host, table)  # a pointer to the array, in newer kernels
     last = variable(host, "depot_index", 4)
     if last is None:
         last = variable(host, "pool_index", 4)  # in between; now pools_num
@@ -126,5 +133,7 @@ def _depot_pools(host: Host, _: AddressSpace) -> Iterator[tuple[int, int]]:
     count = min(last + 2, _MAX_POOLS)  # one may be ready for the next
     where = np.uint64(table) + np.arange(count, dtype=np.uint64) * np.uint64(8)
     pools, ok = words_at(host, where)
+    # Pools are aligned to their size; what is behind the array's end hardly is.
+    ok &= (pools != 0) & (pools % np.uint64(PAGE_SIZE << _POOL_ORDER) == 0)
     for pool in pools[ok].tolist():
         yield int(pool), 1 << _POOL_ORDER

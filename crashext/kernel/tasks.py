@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..hosts.base import Host, Layout, ReadFault
+from ..hosts.base import Host, Layout, ReadFault, UnknownLayout
 from .access import string
 from .addresses import PAGE_SIZE, AddressSpace
 from .lists import entries
@@ -41,7 +41,7 @@ def read_processes(host: Host, space: AddressSpace) -> tuple[Process, ...]:
             pid = int.from_bytes(host.read(at + task["tgid"].offset, 4), "little")
             comm = string(host, at + task["comm"].offset, _COMM)
             found.append(_process(host, space, mm, address, pid, comm))
-        except ReadFault:
+        except (ReadFault, UnknownLayout):
             continue
     return tuple(sorted(found, key=lambda p: (-p.rss - (p.page_tables or 0), p.pid)))
 
