@@ -83,6 +83,8 @@ def address_space(host: Host) -> AddressSpace:
         raise UnknownLayout(
             "the kernel image's bounds (_text, _etext, _end) are not in the symbols"
         )
+    if end < text:  # an absolute symbol in some links: KASLR has not moved it
+        end += int(host.info().vmcoreinfo.get("KERNELOFFSET", "0"), 16)
     page = host.layout("struct page")
     offsets = percpu_offsets(host)
     first_chunk = _first_chunk(host)

@@ -26,7 +26,7 @@ _NO_CALLER = frozenset(("unpurged vm_area", "vm_map_ram"))
 
 # Whoever clones a task, under the name that the compiler left: with VMAP_STACK (4.9+), stacks are
 # vmalloc areas, and meminfo counts them as KernelStack as well.
-_STACK_CALLERS = frozenset(
+STACK_CALLERS = frozenset(
     (
         "alloc_thread_stack_node",
         "dup_task_struct",
@@ -71,7 +71,7 @@ class VmallocLine:
     @property
     def is_stack(self) -> bool:
         """Whether it is a task's stack, as far as its caller tells."""
-        return self.is_memory and not self.module and _bare(self.function) in _STACK_CALLERS
+        return self.is_memory and not self.module and _bare(self.function) in STACK_CALLERS
 
 
 @dataclass(frozen=True)

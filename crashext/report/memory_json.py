@@ -1,0 +1,45 @@
+"""The accounting of a dump's memory as JSON: sizes in bytes, parts that add up to the total."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..analysis.accounting import Accounting
+from ..analysis.memsplit import MemorySplit
+from ..analysis.plain import plain
+
+
+def memory_fields(accounting: Accounting) -> dict[str, Any]:
+    """The `memory` object: the parts and `unaccounted` make `total`, to the byte."""
+    return {
+        **_split(accounting.split),
+        "by": "counters" if accounting.found is None else "page-frames",
+        "counters": _split(accounting.counted),
+        "checks": [
+            {
+                "name": check.name,
+                "counters": check.counted,
+                "page_frames": check.found,
+                "agrees": check.agrees,
+            }
+            for check in accounting.checks
+        ],
+        "meminfo": {line.name: line.bytes for line in accounting.lines},
+        "mlocked": accounting.mlocked,
+        "huge_pages": plain(accounting.huge_pages),
+        "vmalloc_callers": plain(accounting.callers),
+        "reserved": plain(accounting.reserved),
+        "unaccounted_pages": plain(accounting.unaccounted),
+        "processes": plain(accounting.processes),
+        "process_count": accounting.process_count,
+        "tmpfs": plain(accounting.tmpfs),
+        "limits": list(accounting.limits),
+    }
+
+
+def _split(split: MemorySplit) -> dict[str, Any]:
+    return {
+        "total": split.total,
+        "parts": plain(split.parts),
+        "unaccounted": split.unaccounted,
+    }

@@ -1,0 +1,165 @@
+"""The accounting of a dump's memory as lines of text. Every string of the dump is made safe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..analysis.accounting import Accounting, Check, Unaccounted
+from ..analysis.memsplit import MemorySplit
+from ..analysis.pagegroups import PageGroup
+from .counts import bytes_text, plural
+from .safe import safe
+
+_FEW = 5
+_KINDS = {
+    "zeros": "zeros",
+    "one-value": "one value all over",
+    "text": "text",
+    "module-pointers": "pointers into module",
+    "kernel-pointers": "pointers into the kernel image",
+    "pointers": "pointers to other kernel memory",
+    "data": "other data",
+}
+
+
+def memory_lines(accounting: Accounting, rows: int = _FEW) -> list[str]:
+    """The whole of memory, what both counts disagree on, and who has most of it.
+
+    At most `rows` lines of each list.
+    """
+    split = accounting.split
+    lines = [_headline(split)]
+    lines += _split(split)
+    lines += _aside(accounting)
+    lines += _checks(accounting)
+    if accounting.unaccounted is not None and accounting.unaccounted.pages:
+        lines += _unaccounted(accounting.unaccounted, rows)
+    lines += _callers(accounting, rows)
+    lines += _users(accounting, rows)
+    lines += [f"not seen: {safe(limit)}" for limit in accounting.limits]
+    return lines
+
+
+def _headline(split: MemorySplit) -> str:
+    groups = ", ".join(f"{bytes_text(split.sum(g))} {g}" for g in ("free", "user", "kernel"))
+    return (
+        f"{bytes_text(split.total)} of memory: {groups}, {_signed(split.unaccounted)} unaccounted"
+    )
+
+
+def _signed(n: int) -> str:
+    return f"-{bytes_text(-n)}" if n < 0 else bytes_text(n)
+
+
+def _split(split: MemorySplit) -> Iterator[str]:
+    for part in split.parts:
+        name = part.name if part.group == "free" else f"{part.group}: {part.name}"
+        yield _row(name, part.bytes, split.total, part.note)
+    note = "the counters overlap" if split.unaccounted < 0 else ""
+    yield _row("unaccounted", split.unaccounted, split.total, note)
+    yield _row("MemTotal", split.total, split.total, "")
+
+
+def _row(name: str, size: int, total: int, note: str) -> str:
+    share = f"{100 * size / total:5.1f} %" if total else ""
+    text = f"  {name:<34} {_signed(size):>12} {share}"
+    return f"{text}  {safe(note)}" if note else text
+
+
+def _aside(accounting: Accounting) -> Iterator[str]:
+    """What is a part of a part, or of no part."""
+    for pool in accounting.huge_pages:
+        if pool.pages:
+            yield (
+                f"  huge pages of {bytes_text(pool.size)}: {pool.pages:,}, {pool.free:,} free, "
+                f"{pool.reserved:,} reserved, {pool.surplus:,} surplus"
+            )
+    if accounting.mlocked:
+        yield f"  locked in memory (mlock): {bytes_text(accounting.mlocked)}"
+    reserved = accounting.reserved
+    if reserved is not None:
+        yield (
+            f"  outside MemTotal, reserved at boot: {bytes_text(reserved.total)} (kernel image "
+            f"{bytes_text(reserved.image)}, memory map {bytes_text(reserved.memory_map)}, per-CPU "
+            f"{bytes_text(reserved.percpu)})"
+        )
+
+
+def _checks(accounting: Accounting) -> Iterator[str]:
+    if not accounting.checks:
+        return
+    wrong = [c for c in accounting.checks if not c.agrees]
+    exact = sum(1 for c in accounting.checks if not c.difference)
+    yield (
+        f"  counted twice, by the kernel's counters and by page frames: "
+        f"{len(accounting.checks) - len(wrong)} of {len(accounting.checks)} quantities agree, "
+        f"{exact} of them to the page"
+    )
+    for check in wrong:
+        yield _disagreement(check)
+
+
+def _disagreement(check: Check) -> str:
+    return (
+        f"  {check.name}: {_signed(check.counted)} by the counters, {_signed(check.found)} by page "
+        f"frames"
+    )
+
+
+def _unaccounted(rest: Unaccounted, rows: int) -> Iterator[str]:
+    about = "" if rest.looked == rest.pages else f", estimated from {rest.looked:,} of them"
+    orders = ", ".join(f"{o.blocks:,} of order {o.order}" for o in rest.orders)
+    yield f"Unaccounted: {plural(rest.pages, 'page')}; allocations: {orders}{about}"
+    if rest.with_kmalloc:
+        yield f"  {plural(rest.with_kmalloc, 'page')} of large kmalloc()s are among these pages"
+    if rest.unreadable:
+        yield f"  {rest.unreadable:,} of the {rest.sampled:,} pages sampled are not in the dump"
+    for group in rest.groups[:rows]:
+        yield f"  {100 * group.share:5.1f} %  {plural(group.pages, 'page'):>14}  {_group(group)}"
+
+
+def _group(group: PageGroup) -> str:
+    module = f" [{safe(group.module)}]" if group.module else ""
+    detail = safe(group.detail)
+    if group.by == "page-owner":
+        what = f"allocated by {detail}{module}"
+    else:
+        what = _KINDS[group.kind] + module + (f": {detail}" if detail else "")
+    return f"{what} (such as {group.example:#x})"
+
+
+def _callers(accounting: Accounting, rows: int) -> Iterator[str]:
+    some = accounting.callers[:rows]
+    if some:
+        yield "vmalloc by caller:"
+    for c in some:
+        module = f" [{safe(c.module)}]" if c.module else ""
+        name = safe(c.function) or "nobody is noted"
+        yield f"  {bytes_text(c.bytes):>12}  {plural(c.areas, 'area'):>12}  {name}{module}"
+
+
+def _users(accounting: Accounting, rows: int) -> Iterator[str]:
+    if accounting.processes:
+        yield f"Processes by memory ({accounting.process_count:,} have some):"
+    for p in accounting.processes[:rows]:
+        kinds = (
+            ("anon", p.rss_anon),
+            ("file", p.rss_file),
+            ("shmem", p.rss_shmem),
+            ("swap", p.swap),
+            ("page tables", p.page_tables),
+            ("huge pages", p.hugetlb),
+            ("locked", p.locked),
+        )
+        parts = ", ".join(f"{name} {bytes_text(size)}" for name, size in kinds if size)
+        yield f"  {bytes_text(p.rss):>12}  {safe(p.comm)} (pid {p.pid}): {parts}"
+    some = [t for t in accounting.tmpfs if t.bytes][:rows]
+    if some:
+        yield "Files in memory (tmpfs and its kin):"
+    for t in some:
+        where = f"{safe(t.kind)} on {safe(t.mounted)}" if t.mounted else "the kernel's own mount"
+        files = plural(t.files, "file") + ("" if t.complete else " and more")
+        largest = ", ".join(
+            f"{safe(f.name) or 'no name'} {bytes_text(f.bytes)}" for f in t.largest[:1]
+        )
+        yield f"  {bytes_text(t.bytes):>12}  {where}: {files}, largest {largest}"
