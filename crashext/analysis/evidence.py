@@ -110,6 +110,7 @@ class OrphanGroup:
     explanation: str = ""
     """Why the kernel itself does not count these as leaked; "" where it does."""
     allocators: tuple[Allocator, ...] = ()
+    types: tuple[TypeCandidate, ...] = ()
 
 
 @dataclass(frozen=True)

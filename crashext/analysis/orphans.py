@@ -20,7 +20,7 @@ from ..kernel.view import KernelView
 from .attribution import Ladder
 from .decode import Decoder
 from .estimate import Estimate, Share
-from .evidence import Below, OrphanGroup, OrphanTotals
+from .evidence import Below, OrphanGroup, OrphanTotals, TypeCandidate
 from .groups import Settings, describe
 from .held import reachability_of
 from .plain import from_plain, plain
@@ -29,11 +29,13 @@ from .results import Group, OrphanReport
 from .similarity import Cluster, group
 from .structures import Structures, structures
 from .survey import generator, kernel_of, make_classifier, map_gaps
+from .types import Types
 from .words import Kind
 
 _SAMPLED = 4096  # heads of each cache whose content is compared
 _MOST_GROUPS = 64
 _EXAMPLES = 4
+_TYPED_LEAST = 128 << 10  # bytes from which it is worth a moment to find out what they are
 _ATTRIBUTED = 3  # groups of each cache whose allocators are looked up
 _SYMBOLS = (Kind.TEXT_SYMBOL.label, Kind.DATA_SYMBOL.label)
 
@@ -82,9 +84,20 @@ def _scan(
 ) -> tuple[OrphanReport, Words, tuple[str, ...]]:
     marked = reach(view, progress, partial(generator, settings), budget)
     found = structures(marked)
+    report = orphan_report(marked, settings, progress, found)
+    names = tuple(view.caches.all[i].name for i in marked.table.caches(found.slots).tolist())
+    return report, marked.table.addresses(found.slots), names
+
+
+def orphan_report(
+    marked: Reach, settings: Settings, progress: Progress, found: Structures | None = None
+) -> OrphanReport:
+    """Everything that was not reached, in groups."""
+    view = marked.view
+    found = found or structures(marked)
     groups = _groups(marked, found, settings, progress)
     groups.sort(key=lambda g: (bool(g.explanation), -g.bytes, g.cache, g.exemplar))
-    report = OrphanReport(
+    return OrphanReport(
         kernel=kernel_of(view.host),
         seed=settings.seed,
         reachability=reachability_of(marked),
@@ -93,8 +106,6 @@ def _scan(
         more=max(0, len(groups) - _MOST_GROUPS),
         skipped=tuple(map_gaps(view.index, view.caches)),
     )
-    names = tuple(view.caches.all[i].name for i in marked.table.caches(found.slots).tolist())
-    return report, marked.table.addresses(found.slots), names
 
 
 def _groups(
@@ -166,7 +177,7 @@ def _cache_groups(
     rest = grouping.alone[_EXAMPLES:]
     scale = len(heads) / len(some)
     groups = []
-    ladder = Ladder(view, classifier)
+    ladder, types = Ladder(view, classifier), Types(view, classifier)
     for number, cluster in enumerate(clusters):
         if cluster.exemplar == cluster.members[0] and len(rest) and cluster is clusters[-1]:
             cluster = Cluster(  # what is like no other is counted with the last example
@@ -191,7 +202,10 @@ def _cache_groups(
             else ladder.attribute(cache, addresses[members], words.rows(members)).allocators
         )
         found = _orphan_group(hanging, cache, some[members], described, scale)
-        groups.append(replace(found, allocators=who))
+        what: tuple[TypeCandidate, ...] = ()
+        if number < _ATTRIBUTED and found.bytes >= _TYPED_LEAST:
+            what = types.candidates(cache, words, members, described.exemplar)
+        groups.append(replace(found, allocators=who, types=what))
     return groups
 
 

@@ -23,7 +23,7 @@ from ..kernel.slots import Slots, SlotTable, slot_table
 from ..kernel.stacks import Stacks, read_stacks
 from ..kernel.view import KernelView
 from .mark import Marks, mark
-from .references import KERNEL_USES, References, find_references, present_frames
+from .references import BOOKKEEPING, KERNEL_USES, References, find_references, present_frames
 
 MEMORY_BUDGET = 500 << 20
 _SLOT_BYTES = 7 + 8 * 1.5
@@ -123,6 +123,7 @@ def reach(
             break
         chosen = np.union1d(chosen, more)
         index = _subset(whole, chosen)
+    _spare_bookkeeping(view, table, marks)
     pointed = np.zeros(table.count, np.bool_)
     for begin in range(0, len(references.source), _PIECE):
         some = slice(begin, begin + _PIECE)
@@ -193,6 +194,14 @@ def _referrers(
     where = np.uint64(view.space.direct.start) + references.root_at[starts[of_giant]]
     rows = whole.locate(where, view.caches)
     return np.unique(rows[rows >= 0])
+
+
+def _spare_bookkeeping(view: KernelView, table: SlotTable, marks: Marks) -> None:
+    """kmemleak's own records are in a tree of their own, whose pointers count for nothing."""
+    for number, cache in enumerate(view.caches.all):
+        if cache.name in BOOKKEEPING:
+            for row in table.index.rows_of(number).tolist():
+                marks.reached[table.first[row] : table.first[row + 1]] = True
 
 
 def _from_registers(

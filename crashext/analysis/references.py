@@ -29,8 +29,9 @@ _BRIDGE = 16  # page frames nobody wants that are read along
 _BLOCK = 1 << 16  # words: what is compared stays in the CPU's cache
 _ROOTS_KEPT = 4  # words that are remembered for each object they point at
 KERNEL_USES = (Frame.SLAB, Frame.KERNEL, Frame.RESERVED)
-_BOOKKEEPING = ("kmemleak_object", "kmemleak_scan_area")
+BOOKKEEPING = ("kmemleak_object", "kmemleak_scan_area")
 """Caches whose objects point at every object there is, for reasons of their own."""
+_WORD = (1 << 64) - 1
 _NOT_REFERENCES = (("task_struct", "last_wakee"),)
 """Members that keep an address without holding what is there: (cache and struct, member)."""
 
@@ -152,9 +153,12 @@ class _Scan:
         self._table, self._stacks, self._wanted = table, stacks, wanted
         self._start = np.uint64(view.space.direct.start)
         self._limit = np.uint64(len(table.row_of_page) << PAGE_SHIFT)
-        ignored = [i for i, c in enumerate(view.caches.all) if c.name in _BOOKKEEPING]
+        ignored = [i for i, c in enumerate(view.caches.all) if c.name in BOOKKEEPING]
         self._ignored = np.isin(table.index.cache, np.array(ignored, np.uint16))
         self._any_ignored = bool(self._ignored.any())
+        # RCU's list of callbacks runs through those of them that wait to be freed.
+        record = view.host.layout("struct kmemleak_object")
+        self._rcu = record["rcu"].offset if record is not None and "rcu" in record else -1 & _WORD
         self._hints = _hints(view)
         self._edges: list[tuple[NDArray[np.int32], NDArray[np.int32]]] = []
         self._rooted: list[tuple[Words, NDArray[np.int32]]] = []

@@ -1,0 +1,278 @@
+"""`leakscan` with no argument: the facts of a whole dump, gathered for the verdict.
+
+Everything here needs all of memory, so a session keeps the facts, not what they were read from.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+
+from ..hosts.base import HostError
+from ..hosts.derived import derived
+from ..kernel.addresses import PAGE_SIZE
+from ..kernel.areas import Areas, read_areas
+from ..kernel.caches import SlabCache
+from ..kernel.frames import Frames, frames
+from ..kernel.objects import State
+from ..kernel.rcu import read_backlog
+from ..kernel.slabs import Progress
+from ..kernel.usage import usage
+from ..kernel.view import KernelView
+from .accounting import Accounting, account, unaccounted_frames
+from .evidence import OrphanGroup
+from .facts import (
+    AreaFact,
+    BacklogFact,
+    CacheFact,
+    Facts,
+    HolderFact,
+    LostFact,
+    MountFact,
+    PagesFact,
+)
+from .groups import Settings
+from .holders import MOST_EXAMINED, Holders
+from .named import Named, find_named
+from .orphans import orphan_report
+from .plain import from_plain, plain
+from .reachability import MEMORY_BUDGET, Reach, complete_index, reach
+from .results import Kernel, Skipped
+from .survey import generator, kernel_of, map_gaps
+from .types import is_weak
+
+_TOP_CACHES = 12
+"""Caches of which it is looked up who holds their objects: the largest."""
+_TOP_ROOTS = 3
+_LEAST_HELD = 0.1
+_STRONG = ("alloc-tag", "slub-track", "kmemleak", "page-owner", "trace")
+
+
+@dataclass(frozen=True)
+class Overview:
+    """What is known of the whole dump."""
+
+    kernel: Kernel
+    facts: Facts
+    accounting: Accounting | None
+    skipped: tuple[Skipped, ...]
+    interrupted: bool = False
+
+
+def look_over(
+    view: KernelView,
+    settings: Settings,
+    progress: Progress,
+    budget: int = MEMORY_BUDGET,
+    refs: bool | None = None,
+) -> Overview:
+    """Gather the facts. Raises `HostError` where a session has none, or MemTotal is unknown.
+
+    `refs` False leaves out who points at what. Interrupted by Ctrl-C, it returns what it has.
+    """
+    key = f"overview {settings.seed}"
+    answer = derived(
+        view.host, key, lambda: plain(_gather(view, settings, progress, budget, refs is not False))
+    )
+    if answer is None:
+        raise HostError("this session does not know: record one with leakscan --record, no CACHE")
+    try:
+        return from_plain(Overview, answer)
+    except ValueError as error:
+        raise HostError(f"this session is damaged: its answer to '{key}' is none") from error
+
+
+def _gather(
+    view: KernelView, settings: Settings, progress: Progress, budget: int, refs: bool
+) -> Overview:
+    index = complete_index(view, progress)
+    skipped = tuple(map_gaps(index, view.caches))
+    uses = frames(view.host, view.memory, view.space, progress)
+    areas = read_areas(view.host, view.memory)
+    accounting = account(view, uses, areas, settings.seed)
+    if accounting is None:
+        raise HostError("how much memory there is cannot be read: give a CACHE to look at")
+    facts = _counted(view, accounting, progress)
+    interrupted = False
+    if refs:
+        try:
+            facts = _judged(view, facts, uses, areas, settings, progress, budget)
+        except KeyboardInterrupt:
+            interrupted = True
+            note = "interrupted before it was known what can be reached"
+            facts = replace(facts, unseen=(*facts.unseen, note))
+    else:
+        facts = replace(facts, unseen=(*facts.unseen, "nobody looked who points at what: --refs"))
+    return Overview(kernel_of(view.host), facts, accounting, skipped, interrupted)
+
+
+def _counted(view: KernelView, accounting: Accounting, progress: Progress) -> Facts:
+    """What counters, lists and the memory map tell."""
+    caches = []
+    for done, cache in enumerate(view.caches.all):
+        progress("caches", done, len(view.caches.all))
+        caches.append(_cache(view, cache))
+    caches.sort(key=lambda c: (-c.bytes, c.name))
+    waiting = read_backlog(view.host, view.space)
+    pages = accounting.unaccounted
+    return Facts(
+        split=accounting.split,
+        caches=tuple(caches),
+        lost=None,
+        explained=0,
+        holders=(),
+        areas=tuple(
+            AreaFact(c.function, c.module, c.areas, c.bytes, None) for c in accounting.callers
+        ),
+        pages=None
+        if pages is None
+        else PagesFact(
+            max(0, accounting.split.unaccounted),
+            None,
+            tuple((_group_text(g.kind, g.detail), g.module, g.share) for g in pages.groups),
+        ),
+        backlog=None if waiting is None else BacklogFact(waiting.callbacks, waiting.frees),
+        processes=accounting.processes,
+        mounts=tuple(MountFact(t.mounted, t.bytes) for t in accounting.tmpfs),
+        reachability=None,
+        unseen=accounting.limits,
+    )
+
+
+def _group_text(kind: str, detail: str) -> str:
+    return f"{kind}: {detail}" if detail else kind
+
+
+def _cache(view: KernelView, cache: SlabCache) -> CacheFact:
+    used = usage(view, cache, view.index)
+    pages = -(-cache.slot_size * cache.objects_per_slab // PAGE_SIZE)
+    slab = PAGE_SIZE << max(0, (pages - 1).bit_length())
+    return CacheFact(
+        cache.name,
+        used.slabs * slab,
+        used.allocated,
+        used.slots,
+        cache.slot_size,
+        "RECLAIM_ACCOUNT" in cache.flags,
+    )
+
+
+def _judged(
+    view: KernelView,
+    facts: Facts,
+    uses: Frames,
+    areas: Areas,
+    settings: Settings,
+    progress: Progress,
+    budget: int,
+) -> Facts:
+    """What reachability adds."""
+    marked = reach(view, progress, partial(generator, settings), budget)
+    report = orphan_report(marked, settings, progress)
+    named = find_named(marked, progress)
+    pages = facts.pages
+    if pages is not None:
+        left = unaccounted_frames(view, uses, areas, settings.seed)
+        unnamed = int((~named.frames[left]).sum()) * PAGE_SIZE
+        pages = replace(pages, unnamed=min(unnamed, pages.bytes))
+    return replace(
+        facts,
+        lost=tuple(_lost(g) for g in report.orphans if not g.explanation),
+        explained=report.totals.explained,
+        holders=_holders(marked, facts, progress),
+        areas=_areas(view, marked.areas, named),
+        pages=pages,
+        reachability=report.reachability,
+    )
+
+
+def _lost(group: OrphanGroup) -> LostFact:
+    known = next((a for a in group.allocators if a.rung in _STRONG), None)
+    module = known.module if known else ""
+    module = module or next((a.module for a in group.allocators if a.module), "")
+    told = list(group.notes[:2])
+    if group.types and not is_weak(group.types[0]):
+        best = group.types[0]
+        module = module or best.module
+        told.insert(0, f"they may be {best.name}" + (f" [{best.module}]" if best.module else ""))
+    if known:
+        told.insert(0, f"allocated by {known.site} ({known.rung})")
+    if group.below:
+        hanging = ", ".join(f"{b.objects:,} {b.cache}" for b in group.below[:4])
+        told.append(f"below them hang {hanging}")
+    return LostFact(
+        "reachability",
+        group.cache,
+        group.objects,
+        group.bytes,
+        module,
+        known.site if known else "",
+        tuple(told),
+        group.examples,
+    )
+
+
+def _holders(marked: Reach, facts: Facts, progress: Progress) -> tuple[HolderFact, ...]:
+    """Who holds the objects of the largest caches."""
+    holders = Holders(marked)
+    names = {cache.name: cache for cache in marked.view.caches.all}
+    found = []
+    for done, fact in enumerate(facts.caches[:_TOP_CACHES]):
+        progress("holders", done, _TOP_CACHES)
+        cache = names[fact.name]
+        rows = marked.table.index.rows_of(marked.view.caches.index(cache))
+        slots = np.concatenate(
+            [
+                np.zeros(0, np.int64),
+                *(
+                    np.arange(marked.table.first[r], marked.table.first[r + 1])
+                    for r in _spread(rows)
+                ),
+            ]
+        )
+        slots = slots[marked.table.state[slots] == State.ALLOCATED]
+        judged = len(slots)
+        slots = _spread(slots[marked.marks.reached[slots]])
+        if not len(slots):
+            continue
+        reached = len(slots) / judged if judged <= MOST_EXAMINED else None
+        tally: Counter[tuple[str, str]] = Counter()
+        for slot in slots.tolist():
+            place = holders.root_of(holders.start_of(slot))
+            tally[place.owner, place.module] += 1
+        for (root, module), count in tally.most_common(_TOP_ROOTS):
+            share = count / len(slots) * (1.0 if reached is None else reached)
+            if share >= _LEAST_HELD:
+                objects = round(share * fact.allocated)
+                found.append(
+                    HolderFact(fact.name, root, module, objects, objects * fact.slot_size, share)
+                )
+    found.sort(key=lambda h: (-h.bytes, h.cache, h.root))
+    return tuple(found)
+
+
+def _spread(
+    values: np.ndarray[tuple[int], np.dtype[np.int64]],
+) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """At most so many of them, evenly."""
+    if len(values) <= MOST_EXAMINED:
+        return values
+    return values[np.linspace(0, len(values) - 1, MOST_EXAMINED).astype(np.intp)]
+
+
+def _areas(view: KernelView, areas: Areas, named: Named) -> tuple[AreaFact, ...]:
+    """vmalloc areas by caller, most bytes first."""
+    sums: dict[tuple[str, str], list[int]] = {}
+    for row in np.flatnonzero((areas.pages > 0) & (areas.caller != 0)).tolist():
+        symbol = view.host.symbol_at(int(areas.caller[row]))
+        key = (symbol.name, symbol.module) if symbol else (f"{int(areas.caller[row]):#x}", "")
+        entry = sums.setdefault(key, [0, 0, 0])
+        size = int(areas.pages[row]) * PAGE_SIZE
+        entry[0] += 1
+        entry[1] += size
+        entry[2] += 0 if named.areas[row] else size
+    found = [AreaFact(name, module, *counts) for (name, module), counts in sums.items()]
+    return tuple(sorted(found, key=lambda a: (-a.bytes, a.caller)))
