@@ -1,12 +1,13 @@
 # make demo    the main job, on a recorded session
 # make test    ruff, mypy and all tests, on real kernels' memory
+# make test-kmemleak    the tests that need a kernel of our own; compiles it once, 5 to 25 minutes
 
 VENV := .venv
 BIN := $(VENV)/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 APT := DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get
 
-.PHONY: demo test lab-packages samples clean
+.PHONY: demo test test-kmemleak lab-packages samples clean
 
 demo: $(VENV)/installed
 	$(BIN)/leakscan -r sample_sessions/unlinked-nodes.session kmalloc-32
@@ -17,12 +18,16 @@ test: $(VENV)/installed-dev lab-packages
 	$(BIN)/mypy
 	$(BIN)/pytest
 
+test-kmemleak: LAB_SCENARIO := kmemleak
+test-kmemleak: $(VENV)/installed-dev lab-packages
+	CRASHEXT_KMEMLEAK=1 $(BIN)/pytest -k kmemleak
+
 # What the lab needs to build its dumps: QEMU, makedumpfile, a compiler.
 lab-packages: $(VENV)/installed-dev
 	@missing=$$(dpkg-query -W -f '$${db:Status-Abbrev}$${Package}\n' \
-	    $$($(BIN)/python -m tests.lab --print-packages) 2>&1 | grep -cv '^ii'); \
+	    $$($(BIN)/python -m tests.lab --print-packages $(LAB_SCENARIO)) 2>&1 | grep -cv '^ii'); \
 	if [ "$$missing" != 0 ]; then $(APT) update && \
-	    $(APT) install -y $$($(BIN)/python -m tests.lab --print-packages); fi
+	    $(APT) install -y $$($(BIN)/python -m tests.lab --print-packages $(LAB_SCENARIO)); fi
 	@apt-cache show linux-image-amd64 >/dev/null 2>&1 || $(APT) update
 
 # Record sample_sessions/ anew; their addresses change, and so does README's output.

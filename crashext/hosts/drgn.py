@@ -156,9 +156,25 @@ class DrgnHost:
 
     def address_of(self, name: str) -> int | None:
         try:
-            return int(self._program.symbol(name).address)
+            address = int(self._program.symbol(name).address)
         except LookupError:
             return None
+        return self._moved(address) if name == "_end" else address
+
+    def _moved(self, end: int) -> int:
+        """The kernel's `_end`, by KASLR's offset if drgn did not add that.
+
+        drgn 0.3 adds it only to symbols inside the kernel's range (elf_symbol_address() in
+        elf_symtab.c). `_end` is the first address after it, unless .init.scratch follows, which
+        takes CONFIG_AMD_MEM_ENCRYPT.
+        """
+        try:
+            kernel = self._program.main_module()
+        except LookupError:
+            return end
+        offset = kernel.debug_file_bias or kernel.loaded_file_bias or 0
+        ends = [stop for _, stop in kernel.address_ranges or ()]
+        return end + offset if end + offset in ends else end
 
     @lru_cache(maxsize=1)  # noqa: B019  (one host a process)
     def modules(self) -> Sequence[Module]:

@@ -9,8 +9,9 @@ See README.md in this folder. From Python::
     dump.vmcore, dump.truth()["parts"]["nodes"]["count"]
 """
 
-from .build import Dump, build, cache_folder
+from .build import Dump, build, cache_folder, must_compile
 from .errors import LabError, MissingToolsError
+from .own_kernel import own_kernel_packages
 from .packages import APT_PACKAGES
 from .scenarios import SCENARIOS, Scenario, scenario
 from .truth import read_addresses
@@ -24,6 +25,8 @@ __all__ = [
     "Scenario",
     "build",
     "cache_folder",
+    "must_compile",
+    "own_kernel_packages",
     "read_addresses",
     "scenario",
 ]

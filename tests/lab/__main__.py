@@ -7,7 +7,17 @@ import signal
 import sys
 from pathlib import Path
 
-from . import APT_PACKAGES, SCENARIOS, LabError, MissingToolsError, build, cache_folder, scenario
+from . import (
+    APT_PACKAGES,
+    SCENARIOS,
+    LabError,
+    MissingToolsError,
+    build,
+    cache_folder,
+    own_kernel_packages,
+    scenario,
+)
+from .scenarios import DEBIAN
 
 
 def main() -> int:
@@ -16,11 +26,14 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     options = _parser().parse_args()
     if options.print_packages:
-        print(" ".join(sorted(set(APT_PACKAGES.values()))))
+        packages = set(APT_PACKAGES.values())
+        if any(scenario(name).kernel != DEBIAN for name in options.scenarios):
+            packages |= own_kernel_packages()
+        print(" ".join(sorted(packages)))
         return 0
     if options.list or not options.scenarios:
         for known in SCENARIOS.values():
-            print(f"{known.name:12} {known.memory:>5}  {known.summary}")
+            print(f"{known.name:14} {known.memory:>5}  {known.summary}")
         return 0
     try:
         for name in options.scenarios:
@@ -57,7 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO")
     parser.add_argument("--list", action="store_true", help="list the scenarios")
     parser.add_argument(
-        "--print-packages", action="store_true", help="print the Debian packages that are needed"
+        "--print-packages",
+        action="store_true",
+        help="print the Debian packages that are needed, for the scenarios named if any are",
     )
     parser.add_argument("--force", action="store_true", help="build again what is there already")
     parser.add_argument("--memory", metavar="SIZE", help="guest memory, for example 4G")

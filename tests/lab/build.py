@@ -19,10 +19,11 @@ from . import dumps, truth
 from .errors import LabError
 from .initramfs import GUEST_MODULES, IN_CGROUP, INIT, write_initramfs
 from .module_build import build_module, source_hash
+from .own_kernel import compile_kernel, own_kernel
 from .packages import Kernel, fetch, newest_kernel, require_tools
 from .qemu import COMMAND_LINE, Guest, Machine
 from .run import run
-from .scenarios import Scenario
+from .scenarios import DEBIAN, Scenario
 
 BOOT_TIMEOUT = 600.0
 LOCK_TIMEOUT = 3600.0
@@ -113,7 +114,7 @@ def build(
     under another name and renamed.
     """
     cache = cache_folder()
-    kernel = newest_kernel(cache)
+    kernel = _kernel(scenario, cache)
     dump = Dump(cache / "dumps" / f"{scenario.name}-{kernel.release}-{_key(scenario, kernel)}")
     formats = {31: dump.d31} if d31 else {}
     if kdump:
@@ -121,16 +122,41 @@ def build(
     if dump.folder.is_dir() and not force and all(path.is_file() for path in formats.values()):
         return dump
     require_tools()
+    with _step(tell, f"{scenario.name}: kernel"):
+        _provide(kernel, cache, tell)
     with _lock(cache, tell), _step(tell, f"{scenario.name}: all"):
         if force or not dump.folder.is_dir():
-            with _step(tell, f"{scenario.name}: kernel packages"):
-                fetch(kernel)
             _build_folder(scenario, kernel, cache, dump.folder, tell)
         for level, path in formats.items():
             if not path.is_file():
                 with _step(tell, f"{scenario.name}: makedumpfile -d {level}"):
                     dumps.compress(dump.vmcore, path, level)
     return dump
+
+
+def must_compile(scenario: Scenario) -> bool:
+    """Whether `build` would first have to compile a kernel, which takes minutes."""
+    kernel = _kernel(scenario, cache_folder())
+    return kernel.config is not None and not kernel.root.is_dir()
+
+
+def _kernel(scenario: Scenario, cache: Path) -> Kernel:
+    if scenario.kernel == DEBIAN:
+        return newest_kernel(cache)
+    return own_kernel(cache, scenario.kernel)
+
+
+def _provide(kernel: Kernel, cache: Path, tell: Callable[[str], None]) -> None:
+    if kernel.root.is_dir():
+        return
+    if kernel.config is None:
+        with _lock(cache, tell):
+            fetch(kernel)
+        return
+    # Under a lock of its own: builders of other dumps need not wait for it.
+    with _lock(kernel.root.parent, tell):
+        tell(f"compiling {kernel.release}: 5 to 25 minutes, once")
+        compile_kernel(kernel)
 
 
 def _key(scenario: Scenario, kernel: Kernel) -> str:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -39,13 +41,16 @@ UNPACK_TIMEOUT = 300.0
 
 @dataclass(frozen=True)
 class Kernel:
-    """A Debian kernel unpacked in the cache."""
+    """A kernel in the cache, laid out as Debian's packages unpack."""
 
     release: str
     """What ``uname -r`` says in the guest, ``6.1.0-56-amd64``."""
     version: str
-    """The Debian package version, ``6.1.192-2``: a release is rebuilt under the same name."""
+    """The Debian package version, ``6.1.192-2``: a release is rebuilt under the same name.
+    Of a kernel of our own: the source's version, and a digest of its configuration."""
     root: Path
+    config: Path | None = None
+    """What it is compiled with here (own_kernel.py); None: Debian's own binary."""
 
     @property
     def image(self) -> Path:
@@ -78,29 +83,34 @@ def require_tools() -> None:
 @lru_cache
 def newest_kernel(cache: Path) -> Kernel:
     """Name the kernel that apt offers now; nothing is fetched."""
-    package = _dependency("linux-image-amd64", "linux-image-")
+    package, version = newest_dependency("linux-image-amd64", "linux-image-")
     release = package.removeprefix("linux-image-")
-    version = _version(package)
     return Kernel(release, version, cache / "kernels" / f"{release}_{version}")
 
 
 def fetch(kernel: Kernel) -> None:
-    """Unpack `kernel` into the cache, unless it is there already.
-
-    The whole is made in a neighbouring folder and renamed, so what stands under its final name
-    is complete, however the run before ended.
-    """
+    """Unpack `kernel` into the cache, unless it is there already."""
     if kernel.root.is_dir():
         return
-    kernel.root.parent.mkdir(parents=True, exist_ok=True)
-    # Left by a run that was killed. The caller holds the lock, so nobody is at work in it.
-    for stale in kernel.root.parent.glob(".*"):
-        shutil.rmtree(stale)
-    building = Path(mkdtemp(prefix=f".{kernel.root.name}-", dir=kernel.root.parent))
-    try:
+    with staged(kernel.root) as building:
         _unpack_kernel(kernel, building)
+
+
+@contextmanager
+def staged(root: Path) -> Iterator[Path]:
+    """A new folder beside `root`, which gets the name `root` when the block has succeeded.
+
+    So what stands under its final name is complete, however the run before ended.
+    """
+    root.parent.mkdir(parents=True, exist_ok=True)
+    # Left by a run that was killed. The caller holds the lock, so nobody is at work in it.
+    for stale in root.parent.glob(".*"):
+        shutil.rmtree(stale)
+    building = Path(mkdtemp(prefix=f".{root.name}-", dir=root.parent))
+    try:
+        yield building
         building.chmod(0o755)
-        building.rename(kernel.root)
+        building.rename(root)
     finally:
         shutil.rmtree(building, ignore_errors=True)
 
@@ -111,10 +121,10 @@ def _unpack_kernel(kernel: Kernel, into: Path) -> None:
     kbuild = _dependency(headers, "linux-kbuild-")
     common = _dependency(headers, "linux-headers-")
     for package in (image, headers, common, kbuild):
-        deb = _download(package, kernel.version, into)
+        deb = download(package, kernel.version, into)
         run(["dpkg-deb", "-x", deb, into], UNPACK_TIMEOUT)
         deb.unlink()
-    deb = _download(f"{image}-dbg", kernel.version, into)
+    deb = download(f"{image}-dbg", kernel.version, into)
     _extract_vmlinux(deb, kernel.release, into / "vmlinux")
     deb.unlink()
     # The one absolute path in Debian's headers; their symlinks are relative already.
@@ -140,7 +150,8 @@ def _extract_vmlinux(deb: Path, release: str, target: Path) -> None:
     raise LabError(f"{deb.name} has no {wanted}")
 
 
-def _download(package: str, version: str, into: Path) -> Path:
+def download(package: str, version: str, into: Path) -> Path:
+    """Fetch a package into the folder `into`, and return the file."""
     # As root apt would drop to _apt, which cannot write into a private folder.
     run(
         ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", f"{package}={version}"],
@@ -151,6 +162,12 @@ def _download(package: str, version: str, into: Path) -> Path:
     if len(debs) != 1:
         raise LabError(f"apt-get download {package}={version} left {len(debs)} files")
     return debs[0]
+
+
+def newest_dependency(package: str, prefix: str) -> tuple[str, str]:
+    """Name and version of the package that the empty `package` stands for now, as apt knows it."""
+    name = _dependency(package, prefix)
+    return name, _version(name)
 
 
 def _dependency(package: str, prefix: str) -> str:

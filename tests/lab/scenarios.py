@@ -7,6 +7,9 @@ from dataclasses import dataclass, field, replace
 
 from .errors import LabError
 
+DEBIAN = "debian"
+"""The kernel of a scenario that names none: Debian's binary."""
+
 MODULE_PARAMETERS = (
     "nodes",
     "private",
@@ -45,6 +48,9 @@ class Scenario:
     """Guest memory in QEMU's notation."""
     append: str = ""
     """More words for the kernel command line."""
+    kernel: str = DEBIAN
+    """Debian's binary kernel, or the NAME of a ``kernels/NAME.config``, which takes minutes to
+    compile (own_kernel.py)."""
 
     @property
     def module_parameters(self) -> dict[str, int]:
@@ -80,6 +86,8 @@ _EVERYTHING = {
     "living": 5_000,
 }
 
+_KMEMLEAK = "kmemleak=on page_owner=on"
+
 SCENARIOS = {
     scenario.name: scenario
     for scenario in (
@@ -96,6 +104,33 @@ SCENARIOS = {
             {"living": 20_000, "hashed": 10_000, "freed": 20_000, "files": 5_000},
         ),
         Scenario("healthy", "no leak, and the leak module not loaded"),
+        Scenario(
+            "kmemleak",
+            "many leaks, reported by the kernel's own leak detector just before the dump",
+            {
+                "nodes": 6_000,
+                "private": 500,
+                "tasks": 50,
+                "messages": 300,
+                "chains": 100,
+                "chain_length": 20,
+                "vmallocs": 8,
+                "vmalloc_size": 65_536,
+                "sessions": 300,
+                "requests": 150,
+                "living": 1_000,
+                "hashed": 500,
+            },
+            append=_KMEMLEAK,
+            kernel="kmemleak",
+        ),
+        Scenario(
+            "kmemleak-chain",
+            "100 rings of 200, reported by the kernel's own leak detector",
+            {"chains": 100, "chain_length": 200},
+            append=_KMEMLEAK,
+            kernel="kmemleak",
+        ),
         Scenario("tasks", "one leak: task_structs by reference", {"tasks": 400}),
         Scenario("private", "one leak: objects of a private cache", {"private": 60_000}),
         Scenario("messages", "growth, reachable: an undrained queue", {"messages": 20_000}),
