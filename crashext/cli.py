@@ -30,11 +30,13 @@ from .analysis.kmemscan import KmemHost, scan_caches_kmem
 from .analysis.leakscan import scan_caches
 from .analysis.objsim import compare
 from .analysis.orphans import scan_orphans
+from .analysis.overview import look_over
 from .analysis.procfs import read_snapshot
 from .analysis.procfs import report as report_proc
 from .analysis.reachability import MEMORY_BUDGET
 from .analysis.results import LeakReport, Skipped
 from .analysis.similarity import DEFAULT_THRESHOLD, METRICS
+from .analysis.verdict import judge
 from .hosts.base import CommandHost, Host, HostError, ReadFault
 from .hosts.procfs import ProcFolder
 from .hosts.recorded import RecordedHost, RecordingHost
@@ -51,6 +53,8 @@ from .report.safe import safe
 from .report.text import print_leak_report, print_similarity_report, write_addresses
 from .report.trace_json import trace_document
 from .report.trace_text import print_trace
+from .report.verdict_json import overview_document
+from .report.verdict_text import print_overview
 from .trace import trace_table
 
 BAD_INPUT = 2
@@ -323,7 +327,7 @@ def _leakscan(options: argparse.Namespace, host: Host | None, progress: Progress
     if options.list is not None:
         raise HostError("--list writes the addresses that --orphans finds: add --orphans")
     if not options.caches:
-        raise HostError("say which CACHE to look at, or --orphans for all of them")
+        return _overview(options, host, progress)
     if options.walker == "kmem":
         report = _by_kmem(options, host, progress)
     else:
@@ -349,6 +353,18 @@ def _leakscan(options: argparse.Namespace, host: Host | None, progress: Progress
     return _Output(
         text=lambda console: print_leak_report(report, console, options.verbose),
         json=lambda: leak_document(report),
+    )
+
+
+def _overview(options: argparse.Namespace, host: Host | None, progress: Progress) -> _Output:
+    if options.walker == "kmem":
+        raise HostError("--walker kmem lists the objects of a CACHE: say which")
+    with _view(options, host, "leakscan") as view:
+        overview = look_over(view, _settings(options), progress, options.memory << 20, options.refs)
+    verdicts = judge(overview.facts)
+    return _Output(
+        text=lambda console: print_overview(overview, verdicts, console, options.verbose),
+        json=lambda: overview_document(overview, verdicts),
     )
 
 

@@ -234,17 +234,17 @@ def _holders(marked: Reach, facts: Facts, progress: Progress) -> tuple[HolderFac
             ]
         )
         slots = slots[marked.table.state[slots] == State.ALLOCATED]
-        judged = len(slots)
-        slots = _spread(slots[marked.marks.reached[slots]])
+        reached = marked.marks.reached[slots]
+        share_reached = float(reached.mean()) if len(slots) else 0.0
+        slots = _spread(slots[reached])
         if not len(slots):
             continue
-        reached = len(slots) / judged if judged <= MOST_EXAMINED else None
         tally: Counter[tuple[str, str]] = Counter()
         for slot in slots.tolist():
             place = holders.root_of(holders.start_of(slot))
             tally[place.owner, place.module] += 1
         for (root, module), count in tally.most_common(_TOP_ROOTS):
-            share = count / len(slots) * (1.0 if reached is None else reached)
+            share = count / len(slots) * share_reached
             if share >= _LEAST_HELD:
                 objects = round(share * fact.allocated)
                 found.append(
