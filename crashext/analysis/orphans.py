@@ -175,7 +175,7 @@ def _cache_groups(
         Cluster(np.array([row]), int(row), 1, 1, 1.0) for row in grouping.alone[:_EXAMPLES]
     ]
     rest = grouping.alone[_EXAMPLES:]
-    scale = len(heads) / len(some)
+    scale = len(heads) / len(some) * marked.scale(view.caches.index(cache))
     groups = []
     ladder, types = Ladder(view, classifier), Types(view, classifier)
     for number, cluster in enumerate(clusters):
@@ -191,7 +191,7 @@ def _cache_groups(
             cache.object_size,
             cluster,
             share,
-            Estimate.known(len(heads)),
+            Estimate.known(round(len(heads) * marked.scale(view.caches.index(cache)))),
             None,
             settings,
         )
@@ -240,32 +240,29 @@ def _examples(hanging: _Hanging, members: Slots) -> tuple[int, ...]:
 
 
 def _totals(marked: Reach, found: Structures, groups: list[OrphanGroup]) -> OrphanTotals:
+    table = marked.table
     dead = np.unique(marked.references.dead_target)
+    lost, heads = _by_cache(marked, found.slots), _by_cache(marked, found.heads)
+    allocated = np.add.reduceat(
+        np.append(table.state == State.ALLOCATED, False).astype(np.int64), table.first[:-1]
+    )
+    judged = np.zeros(len(marked.view.caches.all))
+    np.add.at(judged, table.index.cache, allocated)
+    sizes = np.array([c.slot_size for c in marked.view.caches.all])
+    scales = np.array([marked.scale(i) for i in range(len(sizes))])
     return OrphanTotals(
-        objects=len(found.slots),
-        bytes=_bytes(marked, found.slots),
-        heads=len(found.heads),
+        objects=round(float(lost @ scales)),
+        bytes=round(float(lost @ (scales * sizes))),
+        heads=round(float(heads @ scales)),
         explained=sum(g.objects for g in groups if g.explanation),
-        judged=int((marked.table.state == State.ALLOCATED).sum()),
-        judged_bytes=_judged_bytes(marked),
+        judged=round(float(judged @ scales)),
+        judged_bytes=round(float(judged @ (scales * sizes))),
         dead_words=int((~marked.marks.reached[dead]).sum()),
     )
 
 
-def _bytes(marked: Reach, slots: Slots) -> int:
-    counts = np.bincount(marked.table.caches(slots), minlength=1)
-    return int(_sizes(marked)[: len(counts)] @ counts)
-
-
-def _judged_bytes(marked: Reach) -> int:
-    table = marked.table
-    counts = (
-        np.add.reduceat((table.state == State.ALLOCATED).astype(np.int64), table.first[:-1])
-        if len(table.first) > 1
-        else np.zeros(0, np.int64)
+def _by_cache(marked: Reach, slots: Slots) -> NDArray[np.float64]:
+    """How many of the slots are in each cache."""
+    return np.bincount(marked.table.caches(slots), minlength=len(marked.view.caches.all)).astype(
+        np.float64
     )
-    return int((counts * table.size.astype(np.int64)).sum())
-
-
-def _sizes(marked: Reach) -> NDArray[np.int64]:
-    return np.array([c.slot_size for c in marked.view.caches.all], np.int64)

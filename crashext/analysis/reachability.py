@@ -63,6 +63,15 @@ class Reach:
     """bool[slots]: an unreachable object points at this one."""
     giants: tuple[int, ...]
     """Indices of caches of which only some slabs are in `table`, because of the memory budget."""
+    whole: SlabIndex
+    """Every slab there is."""
+
+    def scale(self, cache: int) -> float:
+        """How many objects of a cache one that is in `table` stands for."""
+        if cache not in self.giants:
+            return 1.0
+        seen = int(self.table.index.objects[self.table.index.rows_of(cache)].sum())
+        return int(self.whole.objects[self.whole.rows_of(cache)].sum()) / max(1, seen)
 
     @property
     def places(self) -> Places:
@@ -128,7 +137,7 @@ def reach(
     for begin in range(0, len(references.source), _PIECE):
         some = slice(begin, begin + _PIECE)
         pointed[references.target[some][~marks.reached[references.source[some]]]] = True
-    return Reach(view, table, found, areas, stacks, references, marks, pointed, giants)
+    return Reach(view, table, found, areas, stacks, references, marks, pointed, giants, whole)
 
 
 def complete_index(view: KernelView, progress: Progress) -> SlabIndex:

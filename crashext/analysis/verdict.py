@@ -13,13 +13,14 @@ from ..kernel.processtext import Process
 from .facts import AreaFact, Facts, HolderFact, LostFact
 from .sizes import size_text
 
-_MIB, _GIB = 1 << 20, 1 << 30
+_GIB = 1 << 30
 
-LOST_LEAST = 512 << 10
+LOST_LEAST = 64 << 10
 """Unreachable bytes of one cache below which nobody is accused."""
 LOST_SHARE = 0.005
 """... and their least share of all slab memory."""
-AREAS_SHARE = 0.01
+AREAS_LEAST = 512 << 10
+AREAS_SHARE = 0.004
 """Least share of memory that is in vmalloc areas of one caller that nothing points into."""
 PAGES_SHARE = 0.03
 """Least share of memory that nothing accounts for."""
@@ -140,7 +141,11 @@ def lost_areas(facts: Facts) -> Iterator[Verdict]:
     """vmalloc areas that nothing points into are leaked."""
     for fact in facts.areas:
         lost = fact.unnamed
-        if lost is None or lost < max(_MIB, AREAS_SHARE * facts.total) or 2 * lost < fact.bytes:
+        if (
+            lost is None
+            or lost < max(_MIB // 2, AREAS_SHARE * facts.total)
+            or 2 * lost < fact.bytes
+        ):
             continue
         yield Verdict(
             "leak",
@@ -287,7 +292,7 @@ def fragmentation(facts: Facts) -> Iterator[Verdict]:
         yield Verdict(
             "fragmentation",
             "slab",
-            Culprit(cache=cache.name),
+            Culprit(cache=cache.name, module=_module_of(facts, cache.name)),
             cache.wasted,
             "high",
             f"{cache.name} is fragmented: {size_text(cache.wasted)} of its "
@@ -296,6 +301,11 @@ def fragmentation(facts: Facts) -> Iterator[Verdict]:
             (),
             f"leakscan {cache.name}",
         )
+
+
+def _module_of(facts: Facts, cache: str) -> str:
+    """The module that holds most of a cache's objects; "" where that is none."""
+    return next((h.module for h in facts.holders if h.cache == cache and h.share >= 0.5), "")
 
 
 def user_space(facts: Facts) -> Iterator[Verdict]:
