@@ -111,7 +111,11 @@ def test_processes_are_drgns(name: str) -> None:
     theirs = {
         int(task.pid): (
             task.comm.string_().decode(),
-            [int(task.mm.rss_stat.count[program.constant(k)].counter) for k in kinds],
+            [
+                int(task.mm.rss_stat.count[program.constant(k)].counter)
+                + int(task.rss_stat.count[program.constant(k)])
+                for k in kinds
+            ],
             int(task.mm.pgtables_bytes.counter),
         )
         for task in for_each_task(program)
