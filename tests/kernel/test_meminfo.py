@@ -58,7 +58,8 @@ def proc(name: str) -> MemInfo:
     return parse_meminfo((lab_dump(name).proc / "meminfo").read_text().splitlines())
 
 
-@pytest.mark.parametrize("name", DUMPS)
+# The kmemleak guest writes megabytes of reports into its tmpfs after it has read meminfo.
+@pytest.mark.parametrize("name", [n for n in DUMPS if n != "kmemleak"])
 def test_every_line_of_meminfo(name: str) -> None:
     ours, theirs = counters(name).meminfo(), proc(name)
     assert len(theirs.sizes) > 35
