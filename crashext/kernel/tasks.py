@@ -1,7 +1,7 @@
 """Processes and their memory, from the task list.
 
-Sources: include/linux/sched.h, mm_types.h, mm.h get_mm_counter() (3.10 to 6.12). Counters that
-threads of a kernel before 6.2 keep to themselves (up to 64 pages each) are not added.
+Sources: include/linux/sched.h, mm_types.h, mm.h get_mm_counter() (3.10 to 6.12). Of what
+threads of a kernel before 6.2 count for themselves (up to 64 pages each) the first one's is added.
 """
 
 from __future__ import annotations
@@ -40,14 +40,20 @@ def read_processes(host: Host, space: AddressSpace) -> tuple[Process, ...]:
             seen.add(address)
             pid = int.from_bytes(host.read(at + task["tgid"].offset, 4), "little")
             comm = string(host, at + task["comm"].offset, _COMM)
-            found.append(_process(host, space, mm, address, pid, comm))
+            found.append(_process(host, space, mm, address, pid, comm, _unfolded(host, task, at)))
         except (ReadFault, UnknownLayout):
             continue
     return tuple(sorted(found, key=lambda p: (-p.rss - (p.page_tables or 0), p.pid)))
 
 
 def _process(
-    host: Host, space: AddressSpace, mm: Layout, address: int, pid: int, comm: str
+    host: Host,
+    space: AddressSpace,
+    mm: Layout,
+    address: int,
+    pid: int,
+    comm: str,
+    unfolded: tuple[int, ...],
 ) -> Process:
     row = host.read(address, mm.size)
 
@@ -57,7 +63,7 @@ def _process(
         at = mm[name].offset
         return max(0, int.from_bytes(row[at : at + 8], "little", signed=True)) * scale
 
-    counter = _counters(host, space, mm, address, row)
+    counter = _counters(host, space, mm, address, row, unfolded)
     file, anon = counter("MM_FILEPAGES"), counter("MM_ANONPAGES")
     shmem = counter("MM_SHMEMPAGES")  # eca56ff906bd (4.5); before, a part of file
     tables = number("pgtables_bytes", 1)  # af5b0f6a09e4 (4.15)
@@ -79,7 +85,12 @@ def _process(
 
 
 def _counters(
-    host: Host, space: AddressSpace, mm: Layout, address: int, row: bytes
+    host: Host,
+    space: AddressSpace,
+    mm: Layout,
+    address: int,
+    row: bytes,
+    unfolded: tuple[int, ...],
 ) -> Callable[[str], int | None]:
     """Bytes of one of mm's counters."""
     count, percpu = host.enumerator("NR_MM_COUNTERS"), host.layout("struct percpu_counter")
@@ -97,6 +108,19 @@ def _counters(
             total = percpu_sum(host, space, address + member.offset + item * percpu.size)
             return None if total is None else max(0, total) * PAGE_SIZE
         at = member.offset + 8 * item
-        return max(0, int.from_bytes(row[at : at + 8], "little", signed=True)) * PAGE_SIZE
+        own = unfolded[item] if item < len(unfolded) else 0
+        return max(0, int.from_bytes(row[at : at + 8], "little", signed=True) + own) * PAGE_SIZE
 
     return value
+
+
+def _unfolded(host: Host, task: Layout, address: int) -> tuple[int, ...]:
+    """Pages that a thread has not added to its mm yet, by counter; until 6.2."""
+    layout = host.layout("struct task_rss_stat")
+    if layout is None or "rss_stat" not in task or "count" not in layout:
+        return ()
+    member = layout["count"]
+    data = host.read(address + task["rss_stat"].offset + member.offset, member.size)
+    return tuple(
+        int.from_bytes(data[i : i + 4], "little", signed=True) for i in range(0, member.size, 4)
+    )

@@ -192,3 +192,15 @@ def test_user_space_is_named() -> None:
     huge = accounting("hugetlb")
     assert huge.split.get("hugetlb") == 16 * MIB
     assert [p.hugetlb for p in huge.processes if p.hugetlb] == [12 * MIB]
+
+
+def test_page_owner_names_who_allocated() -> None:
+    """The small kernel runs with page_owner=on: its block tags are 8 blocks of 16 pages."""
+    rest = accounting("kmemleak").unaccounted
+    assert rest is not None
+    owned = {g.detail.split("+")[0]: g for g in rest.groups if g.by == "page-owner"}
+    assert owned["blk_mq_alloc_map_and_rqs"].pages == 128
+    assert "vring_alloc_queue" in owned
+    # What was allocated before page_owner was set up is grouped by its content.
+    assert not any(name.startswith("register_") for name in owned)
+    assert any(g.by == "content" for g in rest.groups)

@@ -58,7 +58,8 @@ def proc(name: str) -> MemInfo:
     return parse_meminfo((lab_dump(name).proc / "meminfo").read_text().splitlines())
 
 
-@pytest.mark.parametrize("name", DUMPS)
+# The kmemleak guest writes megabytes of reports into its tmpfs after it has read meminfo.
+@pytest.mark.parametrize("name", [n for n in DUMPS if n != "kmemleak"])
 def test_every_line_of_meminfo(name: str) -> None:
     ours, theirs = counters(name).meminfo(), proc(name)
     assert len(theirs.sizes) > 35
@@ -111,7 +112,11 @@ def test_processes_are_drgns(name: str) -> None:
     theirs = {
         int(task.pid): (
             task.comm.string_().decode(),
-            [int(task.mm.rss_stat.count[program.constant(k)].counter) for k in kinds],
+            [
+                int(task.mm.rss_stat.count[program.constant(k)].counter)
+                + int(task.rss_stat.count[program.constant(k)])
+                for k in kinds
+            ],
             int(task.mm.pgtables_bytes.counter),
         )
         for task in for_each_task(program)
