@@ -72,7 +72,8 @@ class Holders:
         found = view.slot(address) if self._reach.giants else None
         if found is not None:
             what = f"{found.cache.name} object {found.address:#x}, not followed further"
-            return Place(PlaceKind.PAGE, what)
+            of = f"objects of {found.cache.name} that were not followed further"
+            return Place(PlaceKind.PAGE, what, variable=of)
         return self._places.name(offset)
 
     def chain(self, slot: int) -> Chain:
