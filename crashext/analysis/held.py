@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -44,10 +46,18 @@ def held(
     if len(reached) > MOST_EXAMINED:
         reached = reached[np.linspace(0, len(reached) - 1, MOST_EXAMINED).astype(np.intp)]
     most, chains = holders.tally(reached)
+    lost, reachable = share(Class.STRUCTURE), share(Class.HELD)
+    # What only objects outside the sample point at may be of a leaked structure, or an orphan
+    # where those may be free.
+    orphan, some = share(Class.ORPHAN), slots[judged]
+    unsure, doubtful = (
+        float(found[some].mean()) if len(some) else 0.0
+        for found in (marked.unsure, marked.doubtful)
+    )
     return Held(
-        orphan=share(Class.ORPHAN),
-        structure=share(Class.STRUCTURE),
-        held=share(Class.HELD),
+        orphan=replace(orphan, high=min(1.0, orphan.high + doubtful)),
+        structure=replace(lost, high=min(1.0, lost.high + unsure)),
+        held=replace(reachable, low=max(0.0, reachable.low - unsure)),
         weak=share(Class.WEAK),
         examined=int(judged.sum()),
         chains=chains,

@@ -9,13 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..hosts.base import ReadFault
+from ..kernel.addresses import PAGE_SHIFT
 from ..kernel.places import Place, PlaceKind
 from ..kernel.slots import Slots
 from .evidence import Chain
+from .named import Named
 from .reachability import Reach
 
 MOST_EXAMINED = 4096
 _MAX_STEPS = 1 << 24
+_MAX_PAGES = 4096  # pages on a chain of pages, such as kfree_rcu()'s
 _HEAD_STEPS, _TAIL_STEPS = 6, 2
 _ORDER = {kind: i for i, kind in enumerate(PlaceKind)}
 
@@ -23,11 +26,13 @@ _ORDER = {kind: i for i, kind in enumerate(PlaceKind)}
 class Holders:
     """Names the roots of one marked kernel."""
 
-    def __init__(self, reach: Reach) -> None:
-        self._reach = reach
+    def __init__(self, reach: Reach, named: Named | None = None) -> None:
+        """With `named`, a root in a page without a name is followed to what points at the page."""
+        self._reach, self._page_names = reach, named
         self._places = reach.places
         self._named: dict[int, Place] = {}
         self._start: dict[int, int] = {}
+        self._followed: set[int] = set()
 
     @cached_property
     def _by_target(self) -> tuple[NDArray[np.int32], NDArray[np.intp]]:
@@ -72,8 +77,24 @@ class Holders:
         found = view.slot(address) if self._reach.giants else None
         if found is not None:
             what = f"{found.cache.name} object {found.address:#x}, not followed further"
-            return Place(PlaceKind.PAGE, what)
-        return self._places.name(offset)
+            of = f"objects of {found.cache.name} that were not followed further"
+            return Place(PlaceKind.PAGE, what, variable=of)
+        place = self._places.name(offset)
+        for _ in range(_MAX_PAGES):
+            if place.kind is not PlaceKind.PAGE or self._page_names is None:
+                break
+            above = self._page_names.word_to(offset >> PAGE_SHIFT)
+            if above is None or above >> PAGE_SHIFT in self._followed:
+                break
+            self._followed.add(above >> PAGE_SHIFT)
+            place, offset = self._owner_of(above), above
+        self._followed.clear()
+        return place
+
+    def _owner_of(self, offset: int) -> Place:
+        """What a word is in: a slab object goes by what holds the object."""
+        slot = int(self._reach.table.locate(np.array([offset], np.uint64))[0][0])
+        return self._places.name(offset) if slot < 0 else self.root_of(self.start_of(slot))
 
     def chain(self, slot: int) -> Chain:
         """From the root to `slot`; the middle of a long chain is counted, not listed."""

@@ -22,6 +22,7 @@ from .references import KERNEL_USES, present_frames, read_frames, runs_of
 
 _BOOKKEEPING = ("vmap_area", "kmem_cache_node", "kmem_cache")
 _BLOCK = 1 << 16
+_NOWHERE = (1 << 64) - 1
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,18 @@ class Named:
     """bool[areas]: a live word outside its own bookkeeping points into the area."""
     frames: NDArray[np.bool_]
     """bool[frames]: a live word points into the page, or at its struct page."""
+    kernel: NDArray[np.int64]
+    """int64[n]: the page allocator's frames, ascending."""
+    by: Words
+    """uint64[n]: direct-map offset of one word that points into each; all ones where none does."""
+
+    def word_to(self, frame: int) -> int | None:
+        """Direct-map offset of a word that points into a page frame."""
+        at = int(np.searchsorted(self.kernel, frame))
+        if at >= len(self.kernel) or self.kernel[at] != frame:
+            return None
+        where = int(self.by[at])
+        return None if where == _NOWHERE else where
 
 
 def find_named(marked: Reach, progress: Progress) -> Named:
@@ -46,7 +59,7 @@ def find_named(marked: Reach, progress: Progress) -> Named:
         for offset, data, _ in read_frames(marked.view, first, last):
             scan.look(offset, data)
             progress("pointers to areas and pages", last, len(wanted))
-    return Named(scan.areas, scan.frames)
+    return Named(scan.areas, scan.frames, scan.kernel, scan.by)
 
 
 class _Scan:
@@ -61,6 +74,8 @@ class _Scan:
         self.areas = np.zeros(len(areas.start), np.bool_)
         self.frames = np.zeros(len(marked.frames.use), np.bool_)
         self._kernel = marked.frames.use == Frame.KERNEL
+        self.kernel = np.flatnonzero(self._kernel)
+        self.by = np.full(len(self.kernel), _NOWHERE, np.uint64)
         caches = marked.view.caches.all
         self._lists = np.array([i for i, c in enumerate(caches) if c.name in _BOOKKEEPING])
         self._own = np.sort(_structures(marked))
@@ -91,18 +106,24 @@ class _Scan:
     def _pages(self, offset: int, words: Words) -> None:
         direct = (words - self._direct) >> np.uint64(PAGE_SHIFT)
         at = np.flatnonzero(direct < np.uint64(len(self.frames)))
-        self._mark_frames(offset, at, direct[at].astype(np.int64))
+        self._mark_frames(offset, at, direct[at].astype(np.int64), True)
         at = np.flatnonzero(self._map.holds(words))
         frames, ok = self._marked.view.memory.pfns_of(words[at])
         ok &= frames < np.uint64(len(self.frames))
-        self._mark_frames(offset, at[ok], frames[ok].astype(np.int64))
+        self._mark_frames(offset, at[ok], frames[ok].astype(np.int64), False)
 
-    def _mark_frames(self, offset: int, at: NDArray[np.intp], frames: NDArray[np.int64]) -> None:
+    def _mark_frames(
+        self, offset: int, at: NDArray[np.intp], frames: NDArray[np.int64], pointer: bool
+    ) -> None:
         kernel = self._kernel[frames]
         at, frames = at[kernel], frames[kernel]
         where = np.uint64(offset) + at.astype(np.uint64) * np.uint64(8)
         live = self._live(where) & ((where >> np.uint64(PAGE_SHIFT)).astype(np.int64) != frames)
         self.frames[frames[live]] = True
+        if pointer:
+            # Of several words keep the lowest: the same on every run.
+            index = np.searchsorted(self.kernel, frames[live])
+            np.minimum.at(self.by, index, where[live])
 
     def _live(self, where: Words) -> NDArray[np.bool_]:
         """Words that count: not dead stack, not free slots, not bookkeeping, not unreachable."""

@@ -72,6 +72,8 @@ def scan_orphans(
         report = from_plain(OrphanReport, answer)
     except ValueError as error:
         raise HostError(f"this session is damaged: its answer to '{key}' is none") from error
+    if any(a < 0 for g in report.orphans for a in (g.exemplar, *g.examples)):
+        raise HostError(f"this session is damaged: its answer to '{key}' has no addresses")
     if lists:
         return Orphans(report, *lists[0])
     # A session keeps the examples only.

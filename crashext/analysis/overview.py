@@ -5,6 +5,7 @@ Everything here needs all of memory, so a session keeps the facts, not what they
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import partial
@@ -38,6 +39,7 @@ from .groups import Settings
 from .holders import MOST_EXAMINED, Holders
 from .named import Named, find_named
 from .orphans import orphan_report
+from .pagegroups import PageGroup
 from .plain import from_plain, plain
 from .reachability import MEMORY_BUDGET, Reach, complete_index, reach
 from .results import Kernel, Skipped
@@ -48,6 +50,7 @@ _TOP_CACHES = 12
 """Caches of which it is looked up who holds their objects: the largest."""
 _TOP_ROOTS = 3
 _LEAST_HELD = 0.1
+_LONG_NAME = 6
 _STRONG = ("alloc-tag", "slub-track", "kmemleak", "page-owner", "trace")
 
 
@@ -118,6 +121,7 @@ def _counted(view: KernelView, accounting: Accounting, progress: Progress) -> Fa
     caches.sort(key=lambda c: (-c.bytes, c.name))
     waiting = read_backlog(view.host, view.space)
     pages = accounting.unaccounted
+    modules = [module.name for module in view.host.modules()]
     return Facts(
         split=accounting.split,
         caches=tuple(caches),
@@ -132,7 +136,10 @@ def _counted(view: KernelView, accounting: Accounting, progress: Progress) -> Fa
         else PagesFact(
             max(0, accounting.split.unaccounted),
             None,
-            tuple((_group_text(g.kind, g.detail), g.module, g.share) for g in pages.groups),
+            tuple(
+                (_group_text(g), g.module or _module_in(g.detail, modules), g.share)
+                for g in pages.groups
+            ),
         ),
         backlog=None if waiting is None else BacklogFact(waiting.callbacks, waiting.frees),
         processes=accounting.processes,
@@ -142,8 +149,14 @@ def _counted(view: KernelView, accounting: Accounting, progress: Progress) -> Fa
     )
 
 
-def _group_text(kind: str, detail: str) -> str:
-    return f"{kind}: {detail}" if detail else kind
+def _group_text(group: PageGroup) -> str:
+    return f"{group.kind}: {group.detail}" if group.detail else group.kind
+
+
+def _module_in(text: str, modules: list[str]) -> str:
+    """The loaded module that a text names; short names are words of any language."""
+    words = set(re.findall(r"[a-z0-9_]+", text.lower()))
+    return next((m for m in modules if len(m) >= _LONG_NAME and m.lower() in words), "")
 
 
 def _cache(view: KernelView, cache: SlabCache) -> CacheFact:
@@ -182,7 +195,7 @@ def _judged(
         facts,
         lost=tuple(_lost(g) for g in report.orphans if not g.explanation),
         explained=report.totals.explained,
-        holders=_holders(marked, facts, progress),
+        holders=_holders(marked, named, facts, progress),
         areas=_areas(view, marked.areas, named),
         pages=pages,
         reachability=report.reachability,
@@ -215,9 +228,11 @@ def _lost(group: OrphanGroup) -> LostFact:
     )
 
 
-def _holders(marked: Reach, facts: Facts, progress: Progress) -> tuple[HolderFact, ...]:
+def _holders(
+    marked: Reach, named: Named, facts: Facts, progress: Progress
+) -> tuple[HolderFact, ...]:
     """Who holds the objects of the largest caches."""
-    holders = Holders(marked)
+    holders = Holders(marked, named)
     names = {cache.name: cache for cache in marked.view.caches.all}
     found = []
     for done, fact in enumerate(facts.caches[:_TOP_CACHES]):

@@ -47,6 +47,8 @@ def _build(kind: Any, data: Any) -> Any:
         return tuple(_build(a, d) for a, d in zip(arguments, data, strict=True))
     if kind is float and isinstance(data, int) and not isinstance(data, bool):
         return float(data)
+    if kind is int and type(data) is int and not -1 << 63 <= data < 1 << 64:
+        raise ValueError("no number of this machine")
     if kind in (int, float, str, bool) and type(data) is kind:
         return data
     raise ValueError(f"{data!r:.40} is no {kind}")

@@ -63,6 +63,12 @@ class Reach:
     """bool[slots]: an unreachable object points at this one."""
     giants: tuple[int, ...]
     """Indices of caches of which only some slabs are in `table`, because of the memory budget."""
+    unsure: NDArray[np.bool_]
+    """bool[slots]: reached, but only through objects outside that sample: these may themselves be
+    held, or be part of a leaked structure."""
+    doubtful: NDArray[np.bool_]
+    """bool[slots]: those of them that only slabs with free slots point at: what points there may
+    be free itself."""
     whole: SlabIndex
     """Every slab there is."""
 
@@ -124,9 +130,7 @@ def reach(
         table = slot_table(view, present, progress, index)
         stacks = read_stacks(view, table, areas)
         references = find_references(view, table, found, stacks, present, progress)
-        marks = Marks(table.count)
-        mark(marks, references.source, references.target, references.root_target)
-        _from_registers(view, table, references, marks)
+        marks, unsure, doubtful = _marked(view, table, whole, giants, references)
         more = _referrers(view, table, whole, giants, references, marks)
         if attempt == _UPWARDS or not len(np.setdiff1d(more, chosen)):
             break
@@ -137,7 +141,45 @@ def reach(
     for begin in range(0, len(references.source), _PIECE):
         some = slice(begin, begin + _PIECE)
         pointed[references.target[some][~marks.reached[references.source[some]]]] = True
-    return Reach(view, table, found, areas, stacks, references, marks, pointed, giants, whole)
+    return Reach(
+        view=view,
+        table=table,
+        frames=found,
+        areas=areas,
+        stacks=stacks,
+        references=references,
+        marks=marks,
+        pointed=pointed,
+        giants=giants,
+        unsure=unsure,
+        doubtful=doubtful,
+        whole=whole,
+    )
+
+
+def _marked(
+    view: KernelView,
+    table: SlotTable,
+    whole: SlabIndex,
+    giants: tuple[int, ...],
+    references: References,
+) -> tuple[Marks, NDArray[np.bool_], NDArray[np.bool_]]:
+    """The marks, what only objects outside a sample lead to, and what only slots there lead to
+    that may be free: bool[slots]."""
+    marks = Marks(table.count)
+    roots = references.root_target
+    row = np.full(len(roots), -1, np.int64)
+    if giants:
+        where = np.uint64(view.space.direct.start) + references.root_at
+        row = whole.locate(where, view.caches)
+    full = whole.inuse[row] == whole.objects[row]
+    mark(marks, references.source, references.target, roots[row < 0])
+    _from_registers(view, table, references, marks)
+    certain = marks.reached.copy()
+    mark(marks, references.source, references.target, roots[(row >= 0) & full])
+    allocated = marks.reached.copy()
+    mark(marks, references.source, references.target, roots[(row >= 0) & ~full])
+    return marks, marks.reached & ~certain, marks.reached & ~allocated
 
 
 def complete_index(view: KernelView, progress: Progress) -> SlabIndex:

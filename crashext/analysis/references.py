@@ -201,9 +201,10 @@ class _Scan:
             at = np.flatnonzero(within == np.uint64(offset))
             held[at[table.caches(np.maximum(source[at], 0)) == cache]] = False
         if self._any_ignored:
-            held &= ~self._ignored[
+            record = self._ignored[
                 table.row_of_page[(where >> np.uint64(PAGE_SHIFT)).astype(np.intp)]
             ]
+            held &= ~record | (within == np.uint64(self._rcu))
         state = table.state[np.maximum(source, 0)]
         edge = held & (state == State.ALLOCATED) & (source != target)
         self._edges.append((source[edge].astype(np.int32), target[edge]))

@@ -141,11 +141,8 @@ def lost_areas(facts: Facts) -> Iterator[Verdict]:
     """vmalloc areas that nothing points into are leaked."""
     for fact in facts.areas:
         lost = fact.unnamed
-        if (
-            lost is None
-            or lost < max(_MIB // 2, AREAS_SHARE * facts.total)
-            or 2 * lost < fact.bytes
-        ):
+        least = max(AREAS_LEAST, AREAS_SHARE * facts.total)
+        if lost is None or lost < least or 2 * lost < fact.bytes:
             continue
         yield Verdict(
             "leak",
