@@ -32,7 +32,7 @@ class Holders:
         self._places = reach.places
         self._named: dict[int, Place] = {}
         self._start: dict[int, int] = {}
-        self._followed: set[int] = set()
+        self._of_page: dict[int, Place] = {}
 
     @cached_property
     def _by_target(self) -> tuple[NDArray[np.int32], NDArray[np.intp]]:
@@ -80,21 +80,27 @@ class Holders:
             of = f"objects of {found.cache.name} that were not followed further"
             return Place(PlaceKind.PAGE, what, variable=of)
         place = self._places.name(offset)
-        for _ in range(_MAX_PAGES):
-            if place.kind is not PlaceKind.PAGE or self._page_names is None:
+        path: list[int] = []
+        while place.kind is PlaceKind.PAGE and self._page_names is not None:
+            frame = offset >> PAGE_SHIFT
+            if frame in self._of_page:
+                place = self._of_page[frame]
                 break
-            above = self._page_names.word_to(offset >> PAGE_SHIFT)
-            if above is None or above >> PAGE_SHIFT in self._followed:
+            path.append(frame)
+            above = self._page_names.word_to(frame)
+            if above is None or above >> PAGE_SHIFT in path or len(path) > _MAX_PAGES:
                 break
-            self._followed.add(above >> PAGE_SHIFT)
             place, offset = self._owner_of(above), above
-        self._followed.clear()
+        self._of_page.update(dict.fromkeys(path, place))
         return place
 
     def _owner_of(self, offset: int) -> Place:
-        """What a word is in: a slab object goes by what holds the object."""
-        slot = int(self._reach.table.locate(np.array([offset], np.uint64))[0][0])
-        return self._places.name(offset) if slot < 0 else self.root_of(self.start_of(slot))
+        """What a word is in."""
+        slot, _ = self._reach.table.locate(np.array([offset], np.uint64))
+        if slot[0] < 0:
+            return self._places.name(offset)
+        cache = self._reach.view.caches.all[int(self._reach.table.caches(slot)[0])]
+        return Place(PlaceKind.OBJECT, f"pages of {cache.name} objects")
 
     def chain(self, slot: int) -> Chain:
         """From the root to `slot`; the middle of a long chain is counted, not listed."""

@@ -6,7 +6,6 @@ Everything here needs all of memory, so a session keeps the facts, not what they
 from __future__ import annotations
 
 import re
-from collections import Counter
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -18,7 +17,6 @@ from ..kernel.addresses import PAGE_SIZE
 from ..kernel.areas import Areas, read_areas
 from ..kernel.caches import SlabCache
 from ..kernel.frames import Frames, frames
-from ..kernel.objects import State
 from ..kernel.rcu import read_backlog
 from ..kernel.slabs import Progress
 from ..kernel.usage import usage
@@ -30,26 +28,21 @@ from .facts import (
     BacklogFact,
     CacheFact,
     Facts,
-    HolderFact,
     LostFact,
     MountFact,
     PagesFact,
 )
 from .groups import Settings
-from .holders import MOST_EXAMINED, Holders
+from .holder_facts import holder_facts
 from .named import Named, find_named
 from .orphans import orphan_report
 from .pagegroups import PageGroup
 from .plain import from_plain, plain
-from .reachability import MEMORY_BUDGET, Reach, complete_index, reach
+from .reachability import MEMORY_BUDGET, complete_index, reach
 from .results import Kernel, Skipped
 from .survey import generator, kernel_of, map_gaps
 from .types import is_weak
 
-_TOP_CACHES = 12
-"""Caches of which it is looked up who holds their objects: the largest."""
-_TOP_ROOTS = 3
-_LEAST_HELD = 0.1
 _LONG_NAME = 6
 _STRONG = ("alloc-tag", "slub-track", "kmemleak", "page-owner", "trace")
 
@@ -195,7 +188,7 @@ def _judged(
         facts,
         lost=tuple(_lost(g) for g in report.orphans if not g.explanation),
         explained=report.totals.explained,
-        holders=_holders(marked, named, facts, progress),
+        holders=holder_facts(marked, named, facts, progress),
         areas=_areas(view, marked.areas, named),
         pages=pages,
         reachability=report.reachability,
@@ -226,56 +219,6 @@ def _lost(group: OrphanGroup) -> LostFact:
         tuple(told),
         group.examples,
     )
-
-
-def _holders(
-    marked: Reach, named: Named, facts: Facts, progress: Progress
-) -> tuple[HolderFact, ...]:
-    """Who holds the objects of the largest caches."""
-    holders = Holders(marked, named)
-    names = {cache.name: cache for cache in marked.view.caches.all}
-    found = []
-    for done, fact in enumerate(facts.caches[:_TOP_CACHES]):
-        progress("holders", done, _TOP_CACHES)
-        cache = names[fact.name]
-        rows = marked.table.index.rows_of(marked.view.caches.index(cache))
-        slots = np.concatenate(
-            [
-                np.zeros(0, np.int64),
-                *(
-                    np.arange(marked.table.first[r], marked.table.first[r + 1])
-                    for r in _spread(rows)
-                ),
-            ]
-        )
-        slots = slots[marked.table.state[slots] == State.ALLOCATED]
-        reached = marked.marks.reached[slots]
-        share_reached = float(reached.mean()) if len(slots) else 0.0
-        slots = _spread(slots[reached])
-        if not len(slots):
-            continue
-        tally: Counter[tuple[str, str]] = Counter()
-        for slot in slots.tolist():
-            place = holders.root_of(holders.start_of(slot))
-            tally[place.owner, place.module] += 1
-        for (root, module), count in tally.most_common(_TOP_ROOTS):
-            share = count / len(slots) * share_reached
-            if share >= _LEAST_HELD:
-                objects = round(share * fact.allocated)
-                found.append(
-                    HolderFact(fact.name, root, module, objects, objects * fact.slot_size, share)
-                )
-    found.sort(key=lambda h: (-h.bytes, h.cache, h.root))
-    return tuple(found)
-
-
-def _spread(
-    values: np.ndarray[tuple[int], np.dtype[np.int64]],
-) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """At most so many of them, evenly."""
-    if len(values) <= MOST_EXAMINED:
-        return values
-    return values[np.linspace(0, len(values) - 1, MOST_EXAMINED).astype(np.intp)]
 
 
 def _areas(view: KernelView, areas: Areas, named: Named) -> tuple[AreaFact, ...]:

@@ -232,7 +232,7 @@ def backlog(facts: Facts) -> Iterator[Verdict]:
     yield Verdict(
         "deferred-free",
         "slab",
-        Culprit(cache=cache),
+        Culprit(cache=cache, module=largest.module if largest else ""),
         size,
         "high" if waiting else "medium",
         f"{counted.total:,} frees wait for an RCU grace period"

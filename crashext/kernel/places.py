@@ -34,6 +34,7 @@ class PlaceKind(enum.Enum):
     PERCPU = "per-cpu"
     STACK = "stack"
     VMALLOC = "vmalloc"
+    OBJECT = "object"
     PAGE = "page"
     BOOT = "boot"
     STRUCT_PAGE = "struct-page"
