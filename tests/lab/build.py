@@ -17,10 +17,12 @@ from typing import IO, Any
 
 from . import dumps, truth
 from .errors import LabError
-from .initramfs import GUEST_MODULES, IN_CGROUP, INIT, write_initramfs
+from .initramfs import IN_CGROUP, INIT, guest_modules, write_initramfs
 from .module_build import build_module, source_hash
 from .own_kernel import compile_kernel, own_kernel
 from .packages import Kernel, fetch, newest_kernel, require_tools
+from .program_build import SOURCE as PROGRAM
+from .program_build import build_program
 from .qemu import COMMAND_LINE, Guest, Machine
 from .run import run
 from .scenarios import DEBIAN, Scenario
@@ -31,6 +33,9 @@ DISK_BYTES = 1 << 30
 """Of each disk that the guest writes to; they are sparse, so only what is used counts."""
 
 READY = "lab: ready"
+
+BEFORE = "before"
+"""Folder of the earlier dump, in that of the later one."""
 
 
 @dataclass(frozen=True)
@@ -76,13 +81,18 @@ class Dump:
 
     @property
     def proc(self) -> Path:
-        """Files of the guest's /proc, read just before the dump."""
+        """Files of the guest's /proc, read just before the dump; meminfo last of all."""
         return self.folder / "proc"
 
     @property
     def traces(self) -> Path:
         """Traces of the allocations: ``trace.txt`` as tracefs has it, and ``trace.dat``."""
         return self.folder / "traces"
+
+    @property
+    def before(self) -> Dump:
+        """The same guest, dumped earlier, in the ELF format only (scenario ``growth``)."""
+        return Dump(self.folder / BEFORE)
 
     def truth(self) -> dict[str, Any]:
         """The ground truth, parsed."""
@@ -164,7 +174,8 @@ def _key(scenario: Scenario, kernel: Kernel) -> str:
     inputs = [
         sorted(scenario.parameters.items()),
         *(scenario.memory, scenario.append, kernel.version, source_hash(), INIT.read_text()),
-        *(COMMAND_LINE, GUEST_MODULES),
+        *(COMMAND_LINE, guest_modules(scenario)),
+        PROGRAM.read_text() if scenario.needs_program else "",
     ]
     if "rdinit=" in scenario.append:
         inputs.append(IN_CGROUP.read_text())
@@ -190,6 +201,9 @@ def _build_folder(
     # A failed guest leaves this folder behind: its console is what the error points to.
     _boot_and_dump(scenario, kernel, module, building, tell)
     (building / "vmlinux").symlink_to(os.path.relpath(kernel.vmlinux, folder))
+    if (building / BEFORE).is_dir():
+        for name in ("vmlinux", "leaklab.ko"):
+            (building / BEFORE / name).symlink_to(f"../{name}")
     if folder.is_dir():
         shutil.rmtree(folder)
     building.rename(folder)
@@ -210,11 +224,17 @@ def _boot_and_dump(
 ) -> None:
     with TemporaryDirectory(prefix=".work-", dir=building) as work_name:
         work = Path(work_name)
-        disks = (work / "addresses.img", work / "out.img")
+        names = ["addresses", "out"]
+        if scenario.parameters.get("pagecache_mib"):
+            names.append("data")
+        disks = tuple(work / f"{name}.img" for name in names)
         for disk in disks:
             disk.touch()
             os.truncate(disk, DISK_BYTES)
-        write_initramfs(work / "initramfs", kernel, scenario, module)
+        program = work / "labuser" if scenario.needs_program else None
+        if program is not None:
+            build_program(program)
+        write_initramfs(work / "initramfs", kernel, scenario, module, program)
         machine = Machine(
             image=kernel.image,
             initramfs=work / "initramfs",
@@ -224,21 +244,42 @@ def _boot_and_dump(
             console=building / "console.log",
         )
         with Guest(machine) as guest:
-            with _step(tell, f"{scenario.name}: boot and leak"):
-                guest.wait_for(READY, BOOT_TIMEOUT)
-            with _step(tell, f"{scenario.name}: dump"):
-                guest.dump(building / "vmcore")
-        with _step(tell, f"{scenario.name}: mend and check"):
-            dumps.mend_program_headers(building / "vmcore")
-            dumps.punch_holes(building / "vmcore")
-            truth.unpack_disk(disks[0], building)
-            truth.unmask(building / "addresses")
-            truth.unpack_disk(disks[1], work / "out")
-            known = truth.collect(scenario, work / "out", building / "addresses")
-            (work / "out" / "proc").rename(building / "proc")
-            if scenario.parameters.get("trace"):
-                (work / "out" / "traces").rename(building / "traces")
-            truth.write(building / "truth.json", known)
+            if scenario.parameters.get("nodes_later"):
+                earlier = scenario.changed({"nodes_later": 0})
+                _dump_guest(guest, machine, earlier, building / BEFORE, work / BEFORE, tell)
+                guest.go_on()
+            _dump_guest(guest, machine, scenario, building, work, tell)
+
+
+def _dump_guest(
+    guest: Guest,
+    machine: Machine,
+    scenario: Scenario,
+    folder: Path,
+    work: Path,
+    tell: Callable[[str], None],
+) -> None:
+    """Wait until the guest is ready, dump it to `folder`, and collect its truth there."""
+    folder.mkdir(exist_ok=True)
+    with _step(tell, f"{scenario.name}: boot and leak"):
+        guest.wait_for(READY, BOOT_TIMEOUT)
+    with _step(tell, f"{scenario.name}: dump"):
+        guest.dump(folder / "vmcore")
+    with _step(tell, f"{scenario.name}: mend and check"):
+        dumps.mend_program_headers(folder / "vmcore")
+        dumps.punch_holes(folder / "vmcore")
+        truth.unpack_disk(machine.disks[0], folder)
+        truth.unmask(folder / "addresses")
+        # A later dump has the earlier parts as well, but the guest hands each out only once.
+        for table in (folder / BEFORE / "addresses").glob("*.bin"):
+            shutil.copyfile(table, folder / "addresses" / table.name)
+        truth.unpack_disk(machine.disks[1], work / "out")
+        known = truth.collect(scenario, work / "out", folder / "addresses")
+        (work / "out" / "proc").rename(folder / "proc")
+        (folder / "proc" / "meminfo").write_text(truth.meminfo(machine.console.read_text()))
+        if scenario.parameters.get("trace"):
+            (work / "out" / "traces").rename(folder / "traces")
+        truth.write(folder / "truth.json", known)
 
 
 @contextmanager

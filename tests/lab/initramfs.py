@@ -14,7 +14,7 @@ from pathlib import Path
 from .errors import LabError, MissingToolsError
 from .packages import Kernel
 from .run import run
-from .scenarios import GUEST_PARAMETERS, Scenario
+from .scenarios import Scenario
 
 INIT = Path(__file__).parent / "guest" / "init"
 
@@ -27,8 +27,22 @@ GUEST_MODULES = ("virtio_pci", "virtio_blk", "qemu_fw_cfg")
 _DEPENDS = re.compile(rb"(?:^|\0)depends=([\w,-]*)\0")
 
 
-def write_initramfs(path: Path, kernel: Kernel, scenario: Scenario, module: Path | None) -> None:
-    """Write to `path` what boots `scenario`; `module` is the leak module, where one is loaded."""
+DISK_MODULES = ("crc32c_generic", "ext4")
+"""For the file that the page cache holds. ext4 asks for crc32c when it is mounted, not before."""
+
+
+def guest_modules(scenario: Scenario) -> tuple[str, ...]:
+    """The kernel's own modules that `scenario` loads."""
+    return (*GUEST_MODULES, *(DISK_MODULES if scenario.parameters.get("pagecache_mib") else ()))
+
+
+def write_initramfs(
+    path: Path, kernel: Kernel, scenario: Scenario, module: Path | None, program: Path | None
+) -> None:
+    """Write to `path` what boots `scenario`.
+
+    `module` is the leak module and `program` is ``labuser``, where `scenario` uses them.
+    """
     busybox = shutil.which("busybox")
     if busybox is None:
         raise MissingToolsError("missing Debian packages: apt-get install busybox-static")
@@ -39,7 +53,7 @@ def write_initramfs(path: Path, kernel: Kernel, scenario: Scenario, module: Path
     archive.file("init", INIT.read_bytes(), executable=True)
     archive.file("lab/in-cgroup", IN_CGROUP.read_bytes(), executable=True)
     names = []
-    for driver in _with_dependencies(kernel, GUEST_MODULES):
+    for driver in _with_dependencies(kernel, guest_modules(scenario)):
         names.append(driver.name.removesuffix(".xz"))
         archive.file(f"lab/modules/{names[-1]}", _content(driver))
     archive.file("lab/modules/order", "".join(f"{name}\n" for name in names).encode())
@@ -47,10 +61,10 @@ def write_initramfs(path: Path, kernel: Kernel, scenario: Scenario, module: Path
     if module is not None:
         archive.file("lab/leaklab.ko", module.read_bytes())
         leaks = " ".join(f"{k}={v}" for k, v in scenario.module_parameters.items())
-    settings = {name: str(scenario.parameters.get(name, 0)) for name in GUEST_PARAMETERS}
-    settings["leaklab"] = shlex.quote(leaks)
-    lines = (f"{name.upper()}={value}\n" for name, value in settings.items())
-    archive.file("lab/settings", "".join(lines).encode())
+    if program is not None:
+        archive.file("lab/labuser", program.read_bytes(), executable=True)
+    settings = [f"{name}={value}\n" for name, value in scenario.settings.items()]
+    archive.file("lab/settings", f"LEAKLAB={shlex.quote(leaks)}\n{''.join(settings)}".encode())
     if scenario.parameters.get("trace"):
         _add_trace_cmd(archive)
     path.write_bytes(gzip.compress(archive.finish(), compresslevel=1))

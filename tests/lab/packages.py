@@ -25,6 +25,7 @@ APT_PACKAGES = {
     "makedumpfile": "makedumpfile",
     "busybox": "busybox-static",
     "gcc": "gcc",
+    "gencat": "libc6-dev",  # of libc-dev-bin, which comes with it: libc.a has no program
     "make": "make",
     "pahole": "pahole",
     "dpkg-deb": "dpkg",

@@ -61,6 +61,7 @@ class Guest:
         self._machine = machine
         self._log: IO[bytes] = machine.console.open("wb")
         self._log.write(f"# {shlex.join(machine.command)}\n".encode())
+        self._greeted = False
         self._monitor, theirs = socket.socketpair()
         self._monitor.settimeout(MONITOR_TIMEOUT)
         self._replies = self._monitor.makefile("rb")
@@ -111,11 +112,17 @@ class Guest:
                 tail = tail[-len(text) :] + chunk
 
     def dump(self, path: Path) -> None:
-        """Stop the guest for good and write its memory to `path`, an ELF core."""
-        self._reply()  # the greeting
-        self._command("qmp_capabilities")
+        """Stop the guest and write its memory to `path`, an ELF core."""
+        if not self._greeted:
+            self._reply()
+            self._command("qmp_capabilities")
+            self._greeted = True
         self._command("stop")
         self._command("dump-guest-memory", paging=False, protocol=f"file:{path}")
+
+    def go_on(self) -> None:
+        """Let a guest that was dumped run again."""
+        self._command("cont")
 
     def _command(self, name: str, **arguments: object) -> None:
         request = {"execute": name, "arguments": arguments}

@@ -12,6 +12,7 @@ DEBIAN = "debian"
 
 MODULE_PARAMETERS = (
     "nodes",
+    "nodes_later",
     "private",
     "tasks",
     "messages",
@@ -27,10 +28,25 @@ MODULE_PARAMETERS = (
     "freed",
     "leases",
     "packets",
+    "fragments",
+    "rcu_calls",
+    "rcu_frees",
 )
 """Parameters of ``module/main.c``, which explains them."""
 
-GUEST_PARAMETERS = ("files", "trace", "stacks")
+USER_PARAMETERS = (
+    "process_mib",
+    "pagetables_mib",
+    "hugetlb",
+    "tmpfs_mib",
+    "pagecache_mib",
+    "dentries",
+)
+"""Parameters of ``guest/init`` that need ``guest/labuser.c``: MiB of a process's own memory, of
+page tables of another, 2 MiB pages in use (``hugepages=`` on the command line reserves them), MiB
+of a file on tmpfs, MiB of a clean file on a disk, names that do not exist."""
+
+GUEST_PARAMETERS = ("files", "trace", "stacks", *USER_PARAMETERS)
 """Parameters of ``guest/init``: ``files`` is how many files, and as many missing names;
 ``trace`` traces the allocations while the module works, ``stacks`` with the stack of each."""
 
@@ -56,6 +72,17 @@ class Scenario:
     def module_parameters(self) -> dict[str, int]:
         """The part of the parameters that goes to the leak module."""
         return {k: v for k, v in self.parameters.items() if k in MODULE_PARAMETERS}
+
+    @property
+    def needs_program(self) -> bool:
+        """Whether ``guest/labuser.c`` has something to do."""
+        return any(self.parameters.get(name) for name in USER_PARAMETERS)
+
+    @property
+    def settings(self) -> dict[str, int]:
+        """Every parameter there is, as ``guest/init`` reads them."""
+        names = (*MODULE_PARAMETERS, *GUEST_PARAMETERS)
+        return {name.upper(): self.parameters.get(name, 0) for name in names}
 
     def changed(
         self, parameters: Mapping[str, int], memory: str | None = None, append: str = ""
@@ -196,6 +223,48 @@ SCENARIOS = {
             {"leases": 50, "packets": 100, "trace": 1, "stacks": 1},
             memory="512M",
         ),
+        Scenario(
+            "two",
+            "two leaks of different places: nodes, and 24 MiB of vmalloc",
+            {"nodes": 100_000, "vmallocs": 384, "vmalloc_size": 65_536},
+        ),
+        Scenario(
+            "kmem_test",
+            "one leak: a single vmalloc area of 96 MiB",
+            {"vmallocs": 1, "vmalloc_size": 96 << 20},
+        ),
+        Scenario(
+            "growth",
+            "the same leak dumped twice: 20,000 nodes, then 80,000 more",
+            {"nodes": 20_000, "nodes_later": 80_000},
+        ),
+        Scenario(
+            "rcu",
+            "no leak: 200,000 objects each of call_rcu() and kfree_rcu(), which a reader holds up",
+            {"rcu_calls": 200_000, "rcu_frees": 200_000},
+            append="rcupdate.rcu_cpu_stall_suppress=1",
+        ),
+        Scenario(
+            "fragmentation",
+            "no leak: 300,000 objects freed, but for one in each slab",
+            {"fragments": 300_000},
+        ),
+        Scenario("dentries", "no leak: 350,000 names that do not exist", {"dentries": 350_000}),
+        Scenario("pagecache", "no leak: a clean file of 96 MiB, read", {"pagecache_mib": 96}),
+        Scenario("process", "user space: a process with 100 MiB of its own", {"process_mib": 100}),
+        Scenario("tmpfs", "user space: a file of 80 MiB on tmpfs", {"tmpfs_mib": 80}),
+        Scenario(
+            "pagetables",
+            "user space: a process with 48 MiB of page tables and no memory in them",
+            {"pagetables_mib": 48},
+        ),
+        Scenario(
+            "hugetlb",
+            "user space: 6 of 8 huge pages in use by a process",
+            {"hugetlb": 6},
+            append="hugepages=8",
+        ),
+        Scenario("healthy4g", "no leak, 4 GiB, the leak module not loaded", memory="4G"),
         Scenario("huge", "20 million nodes in 4 GiB", {"nodes": 20_000_000}, memory="4G"),
     )
 }

@@ -13,12 +13,14 @@ from typing import Any
 from .errors import LabError
 from .functions import FUNCTIONS
 from .scenarios import Scenario
+from .verdicts import verdicts
 
-VERSION = 1
+VERSION = 2
 ADDRESS_MASK = 0xA5C35A3C96690FF0
 """Of ``module/table.c``: the guest's memory must not hold the table of addresses in plain."""
 
 _LINE = re.compile(r"leaklab: (\w+=\S+(?: \w+=\S+)*)$", re.MULTILINE)
+_MEMINFO = re.compile(r"^lab: meminfo\n((?:[\w()]+: +\d+(?: kB)?\n)+)lab: ready$", re.MULTILINE)
 _CHUNK = 1 << 20
 
 
@@ -65,6 +67,14 @@ def read_addresses(path: Path) -> array[int]:
     return addresses
 
 
+def meminfo(console: str) -> str:
+    """The guest's /proc/meminfo as it printed it on its console, the last time it did."""
+    printed = _MEMINFO.findall(console.replace("\r", ""))
+    if not printed:
+        raise LabError("the guest printed no /proc/meminfo, or something in between")
+    return str(printed[-1])
+
+
 def collect(scenario: Scenario, out: Path, addresses: Path) -> dict[str, Any]:
     """Make the truth out of the guest's files in `out` and the tables in `addresses`."""
     slots = _slot_sizes((out / "proc" / "slabinfo").read_text())
@@ -78,6 +88,8 @@ def collect(scenario: Scenario, out: Path, addresses: Path) -> dict[str, Any]:
         elif values.get("done", "0") != "0":
             raise LabError(f"the leak module failed with error {values['done']}")
     _check_counts(scenario, parts)
+    processes = _processes(out)
+    worst, *also = verdicts(scenario.parameters, parts, processes, slots)
     return {
         "version": VERSION,
         "kernel": (out / "release").read_text().strip(),
@@ -86,6 +98,8 @@ def collect(scenario: Scenario, out: Path, addresses: Path) -> dict[str, Any]:
         "cmdline": (out / "cmdline").read_text().strip(),
         "memory": scenario.memory,
         "module": _module(out),
+        "verdict": worst.as_json(),
+        "also": [verdict.as_json() for verdict in also],
         "parts": parts,
     }
 
@@ -125,14 +139,8 @@ def _check_counts(scenario: Scenario, parts: dict[str, dict[str, Any]]) -> None:
     expected = {
         name: asked[name]
         for name in (
-            "nodes",
-            "private",
-            "tasks",
-            "messages",
-            "sessions",
-            "requests",
-            "living",
-            "leases",
+            *("nodes", "nodes_later", "private", "tasks", "messages", "sessions", "requests"),
+            *("living", "leases", "rcu_calls", "rcu_frees"),
         )
         if asked.get(name)
     }
@@ -151,6 +159,18 @@ def _check_counts(scenario: Scenario, parts: dict[str, dict[str, Any]]) -> None:
     freed = sum(parts[name]["count"] for name in ("freed", "freed_kept") if name in parts)
     if freed != asked.get("freed", 0):
         raise LabError(f"the guest made {freed} of {asked['freed']} freed objects")
+
+
+def _processes(out: Path) -> dict[str, tuple[int, str]]:
+    """PID and comm of the processes that hold something, by what they hold."""
+    listed = out / "processes"
+    if not listed.is_file():
+        return {}
+    found = {}
+    for line in listed.read_text().splitlines():
+        what, pid, comm = re.split("[= ]", line, maxsplit=2)
+        found[what] = (int(pid), comm)
+    return found
 
 
 def _slot_sizes(slabinfo: str) -> dict[str, int]:

@@ -13,16 +13,17 @@
 
 /* Empty at all times when seen from outside: what is added is deleted at once. */
 static LIST_HEAD(leaklab_inflight);
+static unsigned int next_node_id;
 
 /* Unlinked from the list of work in flight, and the kfree() forgotten on the error path. */
-int leaklab_leak_nodes(unsigned int count)
+int leaklab_leak_nodes(const char *name, unsigned int count)
 {
 	struct leaklab_part *part;
 	unsigned int i;
 
 	if (!count)
 		return 0;
-	part = leaklab_part_begin("nodes", count);
+	part = leaklab_part_begin(name, count);
 	if (!part)
 		return -ENOMEM;
 	for (i = 0; i < count; i++) {
@@ -31,7 +32,7 @@ int leaklab_leak_nodes(unsigned int count)
 		if (!node)
 			return -ENOMEM;
 		node->owner = leaklab_ctl;
-		node->id = i;
+		node->id = next_node_id++;
 		node->pad = 0;
 		list_add(&node->link, &leaklab_inflight);
 		list_del(&node->link);
@@ -267,7 +268,7 @@ struct twin {
 	int err;
 };
 
-static int leak_session(struct twin *twin, char *payload, unsigned int i)
+static noinline int leak_session(struct twin *twin, char *payload, unsigned int i)
 {
 	struct leaklab_session *session = kmalloc(sizeof(*session), GFP_KERNEL);
 
@@ -288,7 +289,7 @@ static int leak_session(struct twin *twin, char *payload, unsigned int i)
 	return 0;
 }
 
-static int leak_request(struct twin *twin, unsigned int i)
+static noinline int leak_request(struct twin *twin, unsigned int i)
 {
 	struct leaklab_request *request = kmalloc(sizeof(*request), GFP_KERNEL);
 

@@ -169,3 +169,61 @@ int leaklab_free_most(unsigned int count)
 	leaklab_pointer(kept, "head", &leaklab_freed_kept);
 	return 0;
 }
+
+/* 256 bytes, of which what the entry says is the least. */
+struct leaklab_fragment {
+	struct list_head link;
+	u64 id;
+	char text[232];
+};
+
+static LIST_HEAD(leaklab_fragments);
+
+static void leaklab_fragment_ctor(void *memory)
+{
+	memset(memory, 0, sizeof(struct leaklab_fragment));
+}
+
+/*
+ * A burst that is over: nearly all objects are free again, but the first one of every slab lives
+ * on, and keeps the slab. Nothing is lost, and next to nothing of the memory is used.
+ */
+int leaklab_fragment(unsigned int count)
+{
+	struct leaklab_fragment *fragment, *next;
+	struct leaklab_part *survivors;
+	struct page *slab = NULL;
+	struct kmem_cache *cache;
+	unsigned int i;
+
+	if (!count)
+		return 0;
+	cache = kmem_cache_create("leaklab_fragment", sizeof(struct leaklab_fragment), 0, 0,
+				  leaklab_fragment_ctor);
+	survivors = leaklab_part_begin("survivors", count);
+	if (!cache || !survivors)
+		return -ENOMEM;
+	for (i = 0; i < count; i++) {
+		fragment = kmem_cache_alloc(cache, GFP_KERNEL);
+		if (!fragment)
+			return -ENOMEM;
+		fragment->id = i;
+		snprintf(fragment->text, sizeof(fragment->text), "fragment %u", i);
+		list_add_tail(&fragment->link, &leaklab_fragments);
+		cond_resched();
+	}
+	list_for_each_entry_safe(fragment, next, &leaklab_fragments, link) {
+		if (virt_to_head_page(fragment) != slab) {
+			slab = virt_to_head_page(fragment);
+			leaklab_part_add(survivors, fragment);
+			continue;
+		}
+		list_del(&fragment->link);
+		kmem_cache_free(cache, fragment);
+		cond_resched();
+	}
+	leaklab_part_end(survivors, false, sizeof(struct leaklab_fragment), "leaklab_fragment");
+	leaklab_pointer(survivors, "head", &leaklab_fragments);
+	leaklab_pointer(survivors, "cache", cache);
+	return 0;
+}

@@ -58,7 +58,7 @@ void leaklab_part_end(struct leaklab_part *part, bool guilty, size_t size, const
 void leaklab_pointer(const struct leaklab_part *part, const char *name, const void *address);
 
 /* Each makes its share of memory, and returns 0 or a negative error. */
-int leaklab_leak_nodes(unsigned int count);
+int leaklab_leak_nodes(const char *name, unsigned int count);
 int leaklab_leak_private(unsigned int count);
 int leaklab_leak_tasks(unsigned int count);
 int leaklab_leak_chains(unsigned int chains, unsigned int length);
@@ -74,5 +74,9 @@ int leaklab_keep_living(unsigned int count);
 int leaklab_keep_hashed(unsigned int count);
 int leaklab_keep_payloads(unsigned int count, void (*seen)(void *arg, void *payload), void *arg);
 int leaklab_free_most(unsigned int count);
+int leaklab_fragment(unsigned int count);
+
+int leaklab_make_deferred(unsigned int calls, unsigned int frees);
+int leaklab_defer_frees(void);
 
 #endif
