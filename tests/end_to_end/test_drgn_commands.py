@@ -36,7 +36,7 @@ def test_pipes_work() -> None:
     ("line", "says"),
     [
         ("leakscan kmaloc-32", "did you mean kmalloc-32"),
-        ("leakscan", "which CACHE"),
+        ("leakscan --list x", "add --orphans"),
         ("objsim zork", "neither a hexadecimal address nor a symbol"),
     ],
 )

@@ -122,7 +122,7 @@ def test_hostile_names_do_not_reach_the_terminal(tmp_path: Path) -> None:
         (["--procfs", "/proc", "kmalloc-32"], "leave out CACHE"),
         (["--procfs", "/proc", "-k"], "no dump"),
         (["--procfs", "/proc", "--record", "{}/x"], "cannot be recorded"),
-        ([], "CACHE"),
+        ([], "say where memory is"),
     ],
 )
 def test_bad_input_is_one_line(tmp_path: Path, arguments: list[str], said: str) -> None:
