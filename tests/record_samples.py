@@ -15,14 +15,16 @@ FOLDER = Path(__file__).parent.parent / "sample_sessions"
 
 @dataclass(frozen=True)
 class Sample:
-    """One session: a lab scenario and the caches that were looked at."""
+    """One session: a lab scenario and what was asked of it."""
 
     name: str
     scenario: str
-    caches: tuple[str, ...]
+    question: tuple[str, ...]
 
 
 SAMPLES = (
+    Sample("many-leaks", "default", ()),
+    Sample("orphans", "default", ("--orphans",)),
     Sample("unlinked-nodes", "nodes", ("kmalloc-32",)),
     Sample("two-leaks", "twin", ("kmalloc-64",)),
     Sample("living-list", "innocent", ("kmalloc-32", "leaklab_freed", "dentry")),
@@ -35,7 +37,7 @@ def record(sample: Sample) -> None:
     dump = build(scenario(sample.scenario))
     session = FOLDER / f"{sample.name}.session"
     options = ["-c", str(dump.vmcore), "-s", str(dump.vmlinux), "--record", str(session)]
-    if cli.leakscan([*options, *sample.caches]):
+    if cli.leakscan([*options, *sample.question]):
         raise SystemExit(f"recording {sample.name} failed")
     shutil.copyfile(dump.folder / "truth.json", FOLDER / f"{sample.name}.truth.json")
 

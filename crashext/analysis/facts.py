@@ -51,6 +51,8 @@ class LostFact:
     told: tuple[str, ...]
     """What is known of them, in sentences."""
     examples: tuple[int, ...] = ()
+    below: int = 0
+    """Of `objects`, those of any cache that only hang below the others."""
 
 
 @dataclass(frozen=True)

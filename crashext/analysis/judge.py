@@ -29,6 +29,8 @@ from .weak import weakly_held
 
 T = TypeVar("T")
 
+_QUICK_BYTES = 2 << 30  # of slabs; most other kernel memory is less
+
 
 class Judge:
     """Answers for the groups of one run."""
@@ -45,10 +47,7 @@ class Judge:
         self._view, self._settings, self._progress = view, settings, progress
         self._memory = memory
         self._weak: dict[int, Words] = {}
-        size = view.memory.pages * view.memory.page_size
-        self.wanted = wanted is True or (
-            wanted is None and size <= MAP_BUDGET and not view.host.info().live
-        )
+        self.wanted = _quick(view) and not view.host.info().live if wanted is None else wanted
 
     @cached_property
     def _marked(self) -> Reach:
@@ -104,3 +103,11 @@ class Judge:
             return from_plain(kind, answer)
         except ValueError as error:
             raise HostError(f"this session is damaged: its answer to '{key}' is none") from error
+
+
+def _quick(view: KernelView) -> bool:
+    """Whether the pass takes seconds: the map is read whole anyway, and slabs are not too many."""
+    if view.memory.pages * view.memory.page_size > MAP_BUDGET or not view.index.complete:
+        return False
+    sizes = np.array([c.slot_size for c in view.caches.all])
+    return int(sizes[view.index.cache] @ view.index.objects.astype(np.int64)) <= _QUICK_BYTES

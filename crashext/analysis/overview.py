@@ -218,6 +218,7 @@ def _lost(group: OrphanGroup) -> LostFact:
         known.site if known else "",
         tuple(told),
         group.examples,
+        group.objects - group.heads,
     )
 
 

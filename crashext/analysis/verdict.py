@@ -119,6 +119,8 @@ def lost_objects(facts: Facts) -> Iterator[Verdict]:
         module = next((f.module for f in lost if f.module), "")
         caller = next((f.caller for f in lost if f.caller), "")
         told = tuple(t for f in lost[:2] for t in f.told)
+        below = sum(f.below for f in lost)
+        what = f"{objects - below:,} {cache} objects" + (f" and {below:,} below them" * (below > 0))
         by = "kmemleak reports them" if first.by == "kmemleak" else "nothing reaches them"
         yield Verdict(
             "leak",
@@ -126,12 +128,8 @@ def lost_objects(facts: Facts) -> Iterator[Verdict]:
             Culprit(cache=cache, module=module, caller=caller),
             size,
             _confidence(facts),
-            f"{objects:,} {cache} objects ({size_text(size)}) are leaked: {by}"
-            + _by(caller, module),
-            (
-                f"{objects:,} objects under {cache}, {_share(size, slab)} of slab memory: {by}",
-                *told,
-            ),
+            f"{what} ({size_text(size)}) are leaked: {by}" + _by(caller, module),
+            (f"{_share(size, slab)} of slab memory is in them", *told),
             _doubts(facts),
             f"leakscan {cache}",
         )

@@ -31,7 +31,7 @@ def first_groups(name: str, cache: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda s: s.name)
 def test_each_session_answers_what_it_was_recorded_for(sample: Sample) -> None:
     session = SESSIONS / f"{sample.name}.session"
-    ran = run("leakscan", "-r", session, *sample.caches)
+    ran = run("leakscan", "-r", session, *sample.question)
     assert ran.status == 0
     assert ran.err == ""
     assert session.stat().st_size < 2 << 20
