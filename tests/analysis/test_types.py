@@ -73,9 +73,9 @@ def test_the_true_type_is_first_whatever_the_cache_is_called(scenario: str, name
 
 
 @pytest.mark.parametrize("scenario", ["default", "innocent", "healthy"])
-def test_a_struct_that_another_equals_is_among_the_rivals(scenario: str) -> None:
+def test_a_struct_that_another_equals_is_told_by_its_cache(scenario: str) -> None:
     """Most of struct pid is lists: hib_bio_batch explains them as well, and only the name helps."""
-    assert "struct pid" in {t.name for t in rivals(_ranked(scenario, "pid", "nameless"))}
+    assert "struct pid" in {t.name for t in _ranked(scenario, "pid", "nameless")[:2]}
     named = _ranked(scenario, "pid")
     assert named[0].name == "struct pid"
     assert "the cache is named like it" in named[0].agreements
@@ -130,7 +130,6 @@ def test_agreements_say_what_was_seen() -> None:
     )
     assert "+0x8 link: list_head, list-poison" in node.agreements
     file = _ranked("default", "filp")[0]
-    assert any("file_free_rcu, of this prototype" in line for line in file.agreements)
     assert any("take a struct file" in line for line in file.agreements)
 
 
