@@ -95,8 +95,9 @@ def test_memory_adds_up(name: str) -> None:
 
 def test_the_size_of_what_is_lost() -> None:
     for name in ("nodes", "private", "vmalloc", "kmem_test"):
-        truth = lab_dump(name).truth()["verdict"]
-        assert overview(name)["verdict"]["bytes"] == pytest.approx(truth["bytes"], rel=0.01), name
+        truth = lab_dump(name).truth()["verdict"]["bytes"]  # what was asked for
+        found = overview(name)["verdict"]["bytes"]  # in slots and whole pages
+        assert truth <= found <= 1.1 * truth, name
 
 
 def test_the_same_from_a_session(tmp_path: Path) -> None:
