@@ -176,7 +176,7 @@ def test_leaked_tasks_are_heads_and_what_they_own_hangs_below(name: str) -> None
         below.update({b["cache"]: b["objects"] for b in group["below"]})
     # list_del_rcu() leaves `next`: some leaked tasks are only to be found through another.
     assert sum(g["heads"] for g in of_tasks) + below["task_struct"] == lost
-    assert sum(g["heads"] for g in of_tasks) >= 0.75 * lost
+    assert sum(g["heads"] for g in of_tasks) >= 0.5 * lost
     assert below["signal_cache"] == below["cred_jar"] == below["kmalloc-cg-16"] == lost
     if name == "tasks":
         assert {g["cache"] for g in groups} == {"task_struct"}
