@@ -1,0 +1,153 @@
+"""The verdicts of single objects, checked by drgn's own search through all memory.
+
+drgn finds every word that points into a few hundred random objects. Of an orphan, each must be in
+memory that holds nothing: free pages, free slots, dead parts of stacks, or the object itself.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+
+import numpy as np
+import pytest
+
+from crashext.analysis.holders import Holders
+from crashext.analysis.reachability import Class, Reach
+from crashext.kernel.frames import USER, Frame
+from crashext.kernel.objects import State
+from crashext.kernel.slots import Slots
+from tests.kernel.oracle import drgn_program
+
+from .test_orphans import marked
+
+SAMPLE = 200
+
+
+def sample(found: Reach, kind: Class, seed: int) -> Slots:
+    slots = np.arange(found.table.count, dtype=np.int64)
+    mine = slots[found.classes(slots) == kind]
+    # As many of small caches as of large ones.
+    caches = found.table.caches(mine)
+    rng = np.random.default_rng(seed)
+    sizes = np.bincount(caches)[caches]
+    weights = 1 / sizes
+    count = min(SAMPLE, len(mine))
+    return np.sort(rng.choice(mine, count, replace=False, p=weights / weights.sum()))
+
+
+def searched(name: str, found: Reach, slots: Slots) -> dict[int, list[int]]:
+    """Direct-map addresses of all words that point into each of the objects, by drgn."""
+    table = found.table
+    starts = table.addresses(slots)
+    ends = starts + table.length[table.rows(slots)] - np.uint64(1)
+    ranges = list(zip(starts.tolist(), ends.tolist(), strict=True))
+    hits: dict[int, list[int]] = defaultdict(list)
+    for address, value in drgn_program(name).search_memory_word(*ranges):
+        at = int(np.searchsorted(starts, np.uint64(value), side="right")) - 1
+        hits[int(slots[at])].append(address)
+    return hits
+
+
+def holds_nothing(found: Reach, address: int, target: int) -> str:
+    """Why a word counts for nothing; "" where it counts."""
+    direct, table = found.view.space.direct, found.table
+    if not direct.start <= address < direct.end:
+        return ""
+    offset = address - direct.start
+    use = Frame(int(found.frames.use[offset >> 12]))
+    if use is Frame.FREE or use in USER:
+        return use.name
+    if found.stacks.dead(np.array([offset], np.uint64))[0]:
+        return "dead stack"
+    if use is not Frame.SLAB:
+        return ""
+    slot = int(table.at(np.array([address], np.uint64))[0])
+    if slot < 0:
+        return "between objects"
+    if slot == target:
+        return "itself"
+    if table.state[slot] == State.FREE:
+        return "free slot"
+    cache = found.view.caches.all[int(table.caches(np.array([slot]))[0])]
+    layout = found.view.host.layout("struct task_struct")
+    if cache.name == "task_struct" and layout is not None:
+        start = int(table.addresses(np.array([slot]))[0])
+        if address - start == layout["last_wakee"].offset:
+            return "last_wakee"
+    return ""
+
+
+@pytest.mark.parametrize("name", ["default", "twin", "healthy", "nodes-debug"])
+def test_every_word_that_points_at_an_orphan_holds_nothing(name: str) -> None:
+    found = marked(name)
+    slots = sample(found, Class.ORPHAN, 1)
+    hits = searched(name, found, slots)
+    reasons: Counter[str] = Counter()
+    for slot in slots.tolist():
+        for address in hits[slot]:
+            why = holds_nothing(found, address, slot)
+            assert why, f"{address:#x} points at orphan {slot}"
+            reasons[why] += 1
+
+
+@pytest.mark.parametrize("name", ["chain", "tasks"])
+def test_only_unreachable_objects_point_at_a_leaked_structure(name: str) -> None:
+    found = marked(name)
+    slots = sample(found, Class.STRUCTURE, 2)
+    hits = searched(name, found, slots)
+    for slot in slots.tolist():
+        members = 0
+        for address in hits[slot]:
+            if holds_nothing(found, address, slot):
+                continue
+            source = found.table.at(np.array([address], np.uint64))
+            assert source[0] >= 0, hex(address)
+            assert found.classes(source)[0] in (Class.ORPHAN, Class.STRUCTURE)
+            members += 1
+        assert members
+
+
+@pytest.mark.parametrize("name", ["default", "healthy", "messages", "innocent"])
+def test_every_step_of_a_chain_is_a_word_in_memory(name: str) -> None:
+    """From the object up to a word outside all objects, which is not dead: read one by one."""
+    found = marked(name)
+    table, via = found.table, found.marks.via
+    holders = Holders(found)
+    slots = sample(found, Class.HELD, 3)
+    assert len(slots) == SAMPLE
+    starts: set[int] = set()
+    for slot in slots.tolist():
+        steps = 0
+        while via[slot] >= 0:
+            above = int(via[slot])
+            assert points(found, above, slot)
+            slot, steps = above, steps + 1
+            if steps > 200 or slot in starts:
+                break
+        starts.add(slot)
+        if via[slot] < 0:
+            assert holders.root_of(slot).name
+    assert len(starts) > 50
+    # The roots themselves: words that drgn's search finds as well.
+    tops = np.array(sorted(s for s in starts if via[s] < 0), np.int64)[:100]
+    hits = searched(name, found, tops)
+    roots, targets = found.references.root_at, found.references.root_target
+    registers = {v for r in found.view.host.registers() for v in r}
+    for top in tops.tolist():
+        ours = {int(a) + found.view.space.direct.start for a in roots[targets == top]}
+        if not ours:
+            start = int(table.addresses(np.array([top]))[0])
+            size = int(table.length[table.rows(np.array([top]))[0]])
+            assert any(start <= v < start + size for v in registers)
+        assert ours <= set(hits[top])
+        assert not any(holds_nothing(found, a, top) for a in ours)
+
+
+def points(found: Reach, above: int, below: int) -> bool:
+    """Whether a word of one object points into another, as memory says."""
+    table = found.table
+    pair = np.array([above, below], np.int64)
+    first, second = table.addresses(pair).tolist()
+    length, target = table.length[table.rows(pair)].tolist()
+    words = np.frombuffer(found.view.host.read(first, length & ~7), "<u8")
+    return bool(((words >= np.uint64(second)) & (words < np.uint64(second + target))).any())
