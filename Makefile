@@ -10,7 +10,7 @@ APT := DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get
 .PHONY: demo test test-kmemleak lab-packages samples clean
 
 demo: $(VENV)/installed
-	$(BIN)/leakscan -r sample_sessions/unlinked-nodes.session kmalloc-32
+	$(BIN)/leakscan -r sample_sessions/many-leaks.session
 
 test: $(VENV)/installed-dev lab-packages
 	$(BIN)/ruff check .

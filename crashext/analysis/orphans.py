@@ -177,7 +177,8 @@ def _cache_groups(
         Cluster(np.array([row]), int(row), 1, 1, 1.0) for row in grouping.alone[:_EXAMPLES]
     ]
     rest = grouping.alone[_EXAMPLES:]
-    scale = len(heads) / len(some) * marked.scale(view.caches.index(cache))
+    cache_scale = marked.scale(view.caches.index(cache))
+    scale = len(heads) / len(some) * cache_scale
     groups = []
     ladder, types = Ladder(view, classifier), Types(view, classifier)
     for number, cluster in enumerate(clusters):
@@ -193,7 +194,7 @@ def _cache_groups(
             cache.object_size,
             cluster,
             share,
-            Estimate.known(round(len(heads) * marked.scale(view.caches.index(cache)))),
+            Estimate.known(round(len(heads) * cache_scale)),
             None,
             settings,
         )
@@ -204,6 +205,8 @@ def _cache_groups(
             else ladder.attribute(cache, addresses[members], words.rows(members)).allocators
         )
         found = _orphan_group(hanging, cache, some[members], described, scale)
+        if len(members) == len(some) and cache_scale == 1:
+            found = replace(found, estimated=bool(found.below) and scale > 1)  # all are of one kind
         what: tuple[TypeCandidate, ...] = ()
         if number < _ATTRIBUTED and found.bytes >= _TYPED_LEAST:
             what = types.candidates(cache, words, members, described.exemplar)

@@ -8,6 +8,7 @@ from .counts import share_text
 
 _STEPS = " -> "
 _FEW = 3
+_UNTOLD = 0.001
 
 
 def headline(group: Group) -> str:
@@ -56,7 +57,7 @@ def _classes(held: Held) -> str:
         (held.weak, "weakly held, by struct page pointers or physical addresses only"),
         (held.held, "held, reachable from a root"),
     ):
-        if share.value > 0:
+        if share.value > (_UNTOLD if share is held.weak else 0.0):
             parts.append(f"{share_text(share)} {what}")
     return "; ".join(parts) or "none could be judged"
 
