@@ -34,8 +34,8 @@ def _run(program: Program, name: str, arguments: Sequence[str]) -> None:
 
 @custom_command(
     name="leakscan",
-    description="group, count and decode the objects of a slab cache",
-    usage="**leakscan** [*OPTIONS*] *CACHE*...",
+    description="say whether memory is leaked, where, and by whom",
+    usage="**leakscan** [*OPTIONS*] [*CACHE*...]",
     long_description="See **leakscan -h**.",
     parse=parse_shell_command,
 )

@@ -13,18 +13,22 @@ COMMANDS = ("leakscan", "objsim")
 
 _HELP = {
     "leakscan": (
-        "groups, counts and decodes the objects of a slab cache",
-        "[options] CACHE...",
-        """  Looks at the objects of a slab cache, full slabs included, groups those that are
-  alike, and decodes one of each group: list poison, symbols, pointers into slab
-  caches, text, counters. `leakscan -h` lists the options.
+        "says whether memory is leaked, where, and by whom",
+        "[options] [CACHE...]",
+        """  Without a cache: the verdict over the whole machine, with the evidence for and
+  against it, and where all memory is. With one: its objects, full slabs included,
+  grouped by likeness and decoded; who points at them, who allocated them, what
+  struct they may be. `leakscan -h` lists the options.
 
-    --samples N    objects to look at in each cache
+    --orphans      every object of every cache that nothing reaches
+    --no-refs      do not look for who points at objects
     --json         print one JSON document
     --record FILE  record what was looked at, to replay elsewhere
     -v             all groups, all words
 
 EXAMPLE
+    crash> leakscan
+    crash> leakscan --orphans
     crash> leakscan kmalloc-32
     crash> leakscan dentry | head -20
     crash> leakscan kmalloc-64 > report""",

@@ -54,7 +54,7 @@ def test_unlinked_nodes_come_first_and_are_counted(samples: int) -> None:
 
 
 def test_intervals_hold_the_truth_over_many_seeds() -> None:
-    """A 95 % interval from 5,000 of 205,628 objects: one in twenty may miss, not more."""
+    """A 95 % interval from 5,000 of 205,000 objects: one in twenty may miss, not more."""
     truth = lab_dump("default").truth()["parts"]["nodes"]["count"]
     held = 0
     for seed in range(20):

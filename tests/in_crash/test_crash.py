@@ -117,15 +117,19 @@ def test_extend_is_otherwise_what_it_was(crash: Crash) -> None:
 def test_the_document_is_the_drgn_hosts(build: str, form: str, tmp_path: Path) -> None:
     caches = ["kmalloc-32", "dentry", "task_struct"]
     session = Crash(tmp_path, build, form)
-    session.ask(f"leakscan --json {' '.join(caches)} > report.json")
+    questions = (caches, ["--orphans"], [])
+    for number, question in enumerate(questions):
+        session.ask(f"leakscan --json {' '.join(question)} > report{number}.json")
     session.quit()
-    ours = run("leakscan", *on("default", form), "--json", *caches)
-    assert json.loads((tmp_path / "report.json").read_text()) == ours.document
+    for number, question in enumerate(questions):
+        ours = run("leakscan", *on("default", form), "--json", *question)
+        theirs = json.loads((tmp_path / f"report{number}.json").read_text())
+        assert theirs == ours.document, question
 
 
 def test_objsim(crash: Crash) -> None:
     node = read_addresses(lab_dump("default").addresses("nodes"))[7]
-    assert "200,000 of 205,628 kmalloc-32" in crash.ask(f"objsim {node:x}")
+    assert re.search(r"200,000 of 205,\d{3} kmalloc-32", crash.ask(f"objsim {node:x}"))
     assert f"{node:x}: kmalloc-32 object" in crash.ask(f"objsim 0x{node:x}")
     assert "leaklab_ops+0x8 [leaklab]" in crash.ask("objsim leaklab_ops+8")
     assert "init_task" in crash.ask("objsim &init_task")
@@ -151,7 +155,7 @@ def test_the_pager_returns(crash: Crash) -> None:
 
 
 def test_help(crash: Crash) -> None:
-    assert "leakscan [options] CACHE..." in crash.ask("help leakscan")
+    assert "leakscan [options] [CACHE...]" in crash.ask("help leakscan")
     assert "objsim [options] ADDR..." in crash.ask("help objsim")
     assert "--samples" in crash.ask("leakscan -h")
 
