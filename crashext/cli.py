@@ -56,8 +56,8 @@ def leakscan(arguments: Sequence[str] | None = None, host: Host | None = None) -
     """Console script `leakscan`. Returns the exit status: 0 answered, 2 bad input."""
     parser = Parser(
         prog="leakscan",
-        description="Say whether memory is leaked, where, and by whom; with CACHE, what its objects "
-        "are, how many are alike, who points at them and who allocated them.",
+        description="Say whether memory is leaked, where, and by whom; with CACHE, what its "
+        "objects are, how many are alike, who points at them and who allocated them.",
         epilog=f"Examples: leakscan {example(host)}; leakscan {example(host)}kmalloc-32",
     )
     parser.add_argument("caches", metavar="CACHE", nargs="*", help="slab cache, by name or alias")

@@ -117,7 +117,7 @@ def test_extend_is_otherwise_what_it_was(crash: Crash) -> None:
 def test_the_document_is_the_drgn_hosts(build: str, form: str, tmp_path: Path) -> None:
     caches = ["kmalloc-32", "dentry", "task_struct"]
     session = Crash(tmp_path, build, form)
-    questions = (caches, ["--orphans"], [])
+    questions: tuple[list[str], ...] = (caches, ["--orphans"], [])
     for number, question in enumerate(questions):
         session.ask(f"leakscan --json {' '.join(question)} > report{number}.json")
     session.quit()
