@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from ..analysis.estimate import Estimate, Share
+from ..analysis.sizes import size_text as bytes_text
+
+__all__ = ["bytes_text", "count_text", "plural", "share_text"]
 
 
 def plural(n: int, noun: str) -> str:
@@ -25,12 +28,3 @@ def share_text(share: Share) -> str:
     if share.value < 0.001:
         return "<0.1 %"
     return f"{100 * share.value:.1f} %" if share.value < 0.9995 else ">99.9 %"
-
-
-def bytes_text(n: int) -> str:
-    value = float(n)
-    for unit in ("bytes", "KiB", "MiB", "GiB", "TiB"):
-        if value < 1024 or unit == "TiB":
-            break
-        value /= 1024
-    return f"{n:,} bytes" if unit == "bytes" else f"{value:.1f} {unit}"

@@ -35,9 +35,9 @@ pytestmark = pytest.mark.skipif(
 class Crash:
     """A crash session on a terminal, its ~/.crashrc written by `crashext setup`."""
 
-    def __init__(self, home: Path, pykdump: str, form: str) -> None:
+    def __init__(self, home: Path, pykdump: str, form: str, scenario: str = "default") -> None:
         crash_setup.main(["setup", "--write", "--crashrc", str(home / ".crashrc"), pykdump])
-        dump = lab_dump("default")
+        dump = lab_dump(scenario)
         self.home = home
         self.terminal = pexpect.spawn(
             "crash",
