@@ -122,7 +122,8 @@ def _counted(view: KernelView, accounting: Accounting, progress: Progress) -> Fa
         explained=0,
         holders=(),
         areas=tuple(
-            AreaFact(c.function, c.module, c.areas, c.bytes, None) for c in accounting.callers
+            AreaFact(c.function, c.module, c.areas, c.bytes // PAGE_SIZE, c.bytes, None)
+            for c in accounting.callers
         ),
         pages=None
         if pages is None
@@ -159,6 +160,7 @@ def _cache(view: KernelView, cache: SlabCache) -> CacheFact:
     return CacheFact(
         cache.name,
         used.slabs * slab,
+        used.slabs,
         used.allocated,
         used.slots,
         cache.slot_size,
@@ -211,6 +213,7 @@ def _lost(group: OrphanGroup) -> LostFact:
         told.append(f"below them hang {hanging}")
     return LostFact(
         "reachability",
+        "slab",
         group.cache,
         group.objects,
         group.bytes,
@@ -228,10 +231,11 @@ def _areas(view: KernelView, areas: Areas, named: Named) -> tuple[AreaFact, ...]
     for row in np.flatnonzero((areas.pages > 0) & (areas.caller != 0)).tolist():
         symbol = view.host.symbol_at(int(areas.caller[row]))
         key = (symbol.name, symbol.module) if symbol else (f"{int(areas.caller[row]):#x}", "")
-        entry = sums.setdefault(key, [0, 0, 0])
+        entry = sums.setdefault(key, [0, 0, 0, 0])
         size = int(areas.pages[row]) * PAGE_SIZE
         entry[0] += 1
-        entry[1] += size
-        entry[2] += 0 if named.areas[row] else size
+        entry[1] += int(areas.pages[row])
+        entry[2] += size
+        entry[3] += 0 if named.areas[row] else size
     found = [AreaFact(name, module, *counts) for (name, module), counts in sums.items()]
     return tuple(sorted(found, key=lambda a: (-a.bytes, a.caller)))

@@ -7,10 +7,10 @@ honest "cannot tell": where a number is missing, no rule that needs it speaks.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from ..kernel.processtext import Process
-from .facts import AreaFact, Facts, HolderFact, LostFact
+from .facts import Facts, HolderFact, LostFact
+from .judgement import Culprit, Verdict, bracketed, plural, share, share_text
 from .sizes import size_text
 
 _GIB = 1 << 30
@@ -58,39 +58,6 @@ def excessive(used: int, total: int) -> bool:
     return used > most or (used > 1.5 * _GIB and used > total / 10)
 
 
-@dataclass(frozen=True)
-class Culprit:
-    """Who has the memory; "" where nothing says."""
-
-    cache: str = ""
-    caller: str = ""
-    module: str = ""
-    process: str = ""
-    """``comm (pid 12)``"""
-    mount: str = ""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """One thing that is to be said of the machine."""
-
-    kind: str
-    """leak, held-growth, deferred-free, reclaimable, fragmentation, user-space, healthy,
-    cannot-tell."""
-    where: str
-    """slab, vmalloc, pages, user, none."""
-    culprit: Culprit
-    bytes: int
-    confidence: str
-    """high, medium, low."""
-    says: str
-    """The verdict in a sentence."""
-    evidence: tuple[str, ...]
-    against: tuple[str, ...]
-    next: str
-    """The one next command."""
-
-
 Rule = Callable[[Facts], Iterator[Verdict]]
 
 
@@ -129,7 +96,7 @@ def lost_objects(facts: Facts) -> Iterator[Verdict]:
             size,
             _confidence(facts),
             f"{what} ({size_text(size)}) are leaked: {by}" + _by(caller, module),
-            (f"{_share(size, slab)} of slab memory is in them", *told),
+            (f"{share(size, slab)} of slab memory is in them", *told),
             _doubts(facts),
             f"leakscan {cache}",
         )
@@ -149,10 +116,11 @@ def lost_areas(facts: Facts) -> Iterator[Verdict]:
             lost,
             _confidence(facts),
             f"{size_text(lost)} of vmalloc memory is leaked: nothing points into the areas of "
-            f"{fact.caller}{_bracketed(fact)}",
+            f"{bracketed(fact.caller, fact.module)}",
             (
-                f"{fact.areas:,} areas of one caller, {size_text(fact.bytes)}: "
-                f"{_share(fact.bytes, facts.total)} of memory",
+                f"{plural(fact.areas, 'area')} of one caller, {fact.pages:,} pages, "
+                f"{size_text(fact.bytes)}: "
+                f"{share(fact.bytes, facts.total)} of memory",
                 f"no live word points into {size_text(lost)} of them",
             ),
             _doubts(facts),
@@ -178,9 +146,9 @@ def large_areas(facts: Facts) -> Iterator[Verdict]:
             Culprit(caller=fact.caller, module=fact.module),
             fact.bytes,
             "medium" if fact.unnamed is not None else "low",
-            f"{fact.caller}{_bracketed(fact)} holds {size_text(fact.bytes)} of vmalloc memory, "
-            f"{_share(fact.bytes, facts.total)} of all",
-            (f"{fact.areas:,} areas of one caller",),
+            f"{bracketed(fact.caller, fact.module)} holds {size_text(fact.bytes)} of vmalloc "
+            f"memory, {share(fact.bytes, facts.total)} of all",
+            (f"{plural(fact.areas, 'area')} of one caller, {fact.pages:,} pages",),
             (held,),
             f"crash> kmem -v | grep -i {fact.module or fact.caller.split('+')[0]}",
         )
@@ -194,13 +162,11 @@ def lost_pages(facts: Facts) -> Iterator[Verdict]:
     size = pages.bytes
     if size < PAGES_SHARE * facts.total and not excessive(size, facts.total):
         return
-    module = next((m for _, m, share in pages.groups if m and share >= 0.25), "")
-    evidence = [f"{_share(size, facts.total)} of memory is in no counter and no known structure"]
+    module = next((m for _, m, part in pages.groups if m and part >= 0.25), "")
+    evidence = [f"{share(size, facts.total)} of memory is in no counter and no known structure"]
     if pages.unnamed is not None:
         evidence.append(f"no pointer leads to {size_text(pages.unnamed)} of it")
-    evidence += [
-        f"{_share_text(share)} of these pages: {what}" for what, _, share in pages.groups[:3]
-    ]
+    evidence += [f"{share_text(part)} of these pages: {what}" for what, _, part in pages.groups[:3]]
     against = _doubts(facts)
     if pages.unnamed is not None and 2 * pages.unnamed < size:
         against += (f"pointers lead to {size_text(size - pages.unnamed)} of it",)
@@ -270,9 +236,8 @@ def held_growth(facts: Facts) -> Iterator[Verdict]:
             f"{holder.root} holds ~{holder.objects:,} {holder.cache} objects "
             f"({size_text(holder.bytes)}): growth that somebody still holds, no lost memory",
             (
-                f"{_share(holder.bytes, unreclaimable)} of the slab memory that cannot be "
-                "reclaimed",
-                f"{_share_text(holder.share)} of {holder.cache} is reached through {holder.root}",
+                f"{share(holder.bytes, unreclaimable)} of the slab memory that cannot be reclaimed",
+                f"{share_text(holder.share)} of {holder.cache} is reached through {holder.root}",
             ),
             ("everything is reachable: its owner may still drain it",),
             f"leakscan {holder.cache}",
@@ -292,7 +257,7 @@ def fragmentation(facts: Facts) -> Iterator[Verdict]:
             "high",
             f"{cache.name} is fragmented: {size_text(cache.wasted)} of its "
             f"{size_text(cache.bytes)} are free slots that no other cache can use",
-            (f"{_share_text(cache.use)} of {cache.slots:,} slots are allocated",),
+            (f"{share_text(cache.use)} of {cache.slots:,} slots are allocated",),
             (),
             f"leakscan {cache.name}",
         )
@@ -325,7 +290,7 @@ def user_space(facts: Facts) -> Iterator[Verdict]:
                 "high",
                 f"files on {mount.mount or 'an unmounted tmpfs'} take {size_text(mount.bytes)} "
                 "of memory: user space, not the kernel",
-                (f"{_share(mount.bytes, total)} of memory is in this tmpfs",),
+                (f"{share(mount.bytes, total)} of memory is in this tmpfs",),
                 (),
                 f"du -x {mount.mount}" if mount.mount else "crash> mount",
             )
@@ -342,7 +307,7 @@ def user_space(facts: Facts) -> Iterator[Verdict]:
             f"the huge page pool has {size_text(huge)}"
             + (f", used by {who}" if who else "")
             + ": user space, not the kernel",
-            (f"{_share(huge, total)} of memory is in hugetlb's pool",),
+            (f"{share(huge, total)} of memory is in hugetlb's pool",),
             (),
             "cat /proc/sys/vm/nr_hugepages",
         )
@@ -357,7 +322,7 @@ def _process(facts: Facts, process: Process, size: int, what: str) -> Verdict:
         size,
         "high",
         f"{who} has {size_text(size)} {what}: user space, not the kernel",
-        (f"{_share(size, facts.total)} of memory",),
+        (f"{share(size, facts.total)} of memory",),
         (),
         f"crash> vm {process.pid}",
     )
@@ -375,7 +340,7 @@ def reclaimable(facts: Facts) -> Iterator[Verdict]:
                 "high",
                 f"{cache.name} has {size_text(cache.bytes)} that the kernel can reclaim: "
                 "a cache by design",
-                (f"{_share(cache.bytes, facts.total)} of memory", "its slabs count as reclaimable"),
+                (f"{share(cache.bytes, facts.total)} of memory", "its slabs count as reclaimable"),
                 (),
                 f"leakscan {cache.name}",
             )
@@ -388,7 +353,7 @@ def reclaimable(facts: Facts) -> Iterator[Verdict]:
             files,
             "high",
             f"the page cache has {size_text(files)}, which the kernel drops when memory is needed",
-            (f"{_share(files, facts.total)} of memory is cache of files",),
+            (f"{share(files, facts.total)} of memory is cache of files",),
             (),
             "echo 1 > /proc/sys/vm/drop_caches shows how much of it comes back",
         )
@@ -423,14 +388,14 @@ def _unseen(facts: Facts) -> Verdict | None:
         "low",
         f"cannot tell: {size_text(stuck)} of slab memory cannot be reclaimed, and this source "
         "does not say whether anything still points at it",
-        (f"{_share(stuck, facts.total)} of memory, most of it {largest.name}",),
+        (f"{share(stuck, facts.total)} of memory, most of it {largest.name}",),
         facts.unseen,
         "leakscan --orphans on a vmcore",
     )
 
 
 def _healthy(facts: Facts) -> Verdict:
-    evidence = [f"{_share(facts.split.get('free'), facts.total)} of memory is free"]
+    evidence = [f"{share(facts.split.get('free'), facts.total)} of memory is free"]
     if facts.lost is not None:
         lost = sum(f.bytes for f in facts.lost)
         evidence.append(
@@ -469,15 +434,3 @@ def _by(caller: str, module: str) -> str:
     if caller:
         return f"; allocated by {caller}" + (f" [{module}]" if module else "")
     return f"; they name {module}" if module else ""
-
-
-def _bracketed(fact: AreaFact) -> str:
-    return f" [{fact.module}]" if fact.module and "[" not in fact.caller else ""
-
-
-def _share(part: int, whole: int) -> str:
-    return _share_text(part / whole if whole else 0.0)
-
-
-def _share_text(share: float) -> str:
-    return f"{100 * share:.0f} %" if share >= 0.0995 else f"{100 * share:.2g} %"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ..analysis.facts import Facts
+from ..analysis.judgement import Verdict
 from ..analysis.overview import Overview
 from ..analysis.plain import plain
-from ..analysis.verdict import Verdict
 from .as_json import SCHEMA_VERSION, dump, kernel_fields, skipped_fields
 from .evidence_json import reachability
 from .memory_json import memory_fields

@@ -5,8 +5,8 @@ from __future__ import annotations
 from rich.console import Console
 
 from ..analysis.facts import CacheFact, Facts
+from ..analysis.judgement import Verdict
 from ..analysis.overview import Overview
-from ..analysis.verdict import Verdict
 from .counts import bytes_text
 from .memory_text import memory_lines
 from .reach_text import reachability_lines
