@@ -13,9 +13,11 @@ import numpy as np
 
 from ..hosts.base import HostError
 from ..hosts.derived import derived
+from ..hosts.procfs import Moment
 from ..kernel.addresses import PAGE_SIZE
 from ..kernel.areas import Areas, read_areas
 from ..kernel.caches import SlabCache
+from ..kernel.clock import uptime, wall_clock
 from ..kernel.frames import Frames, frames
 from ..kernel.rcu import read_backlog
 from ..kernel.slabs import Progress
@@ -55,6 +57,8 @@ class Overview:
     facts: Facts
     accounting: Accounting | None
     skipped: tuple[Skipped, ...]
+    moment: Moment
+    """Of the dump, by the kernel's own clocks."""
     interrupted: bool = False
 
 
@@ -102,7 +106,8 @@ def _gather(
             facts = replace(facts, unseen=(*facts.unseen, note))
     else:
         facts = replace(facts, unseen=(*facts.unseen, "nobody looked who points at what: --refs"))
-    return Overview(kernel_of(view.host), facts, accounting, skipped, interrupted)
+    moment = Moment(wall_clock(view.host), uptime(view.host), None)
+    return Overview(kernel_of(view.host), facts, accounting, skipped, moment, interrupted)
 
 
 def _counted(view: KernelView, accounting: Accounting, progress: Progress) -> Facts:

@@ -8,6 +8,7 @@ from ..analysis.facts import CacheFact, Facts
 from ..analysis.judgement import Verdict
 from ..analysis.overview import Overview
 from .counts import bytes_text
+from .growth_text import print_growth
 from .memory_text import memory_lines
 from .reach_text import reachability_lines
 from .safe import safe
@@ -18,16 +19,25 @@ _NAME = 24
 
 
 def print_overview(
-    overview: Overview, verdicts: tuple[Verdict, ...], console: Console, verbose: bool
+    overview: Overview,
+    facts: Facts,
+    verdicts: tuple[Verdict, ...],
+    console: Console,
+    verbose: bool,
 ) -> None:
-    """The answer to `leakscan` with no argument: the first line is the worst verdict."""
+    """The answer to `leakscan` with no argument: the first line is the worst verdict.
+
+    `facts` are the overview's own, with growth if it was asked for.
+    """
     print_verdicts(verdicts, console)
+    if facts.growth is not None:
+        print_growth(facts.growth, console, verbose)
     if overview.accounting is not None:
         line(console, "Where memory is", "bold cyan")
         for text in memory_lines(overview.accounting):
             line(console, f"  {text}")
-    print_caches(overview.facts, console, verbose)
-    for text in reachability_lines(overview.facts.reachability):
+    print_caches(facts, console, verbose)
+    for text in reachability_lines(facts.reachability):
         line(console, safe(text), "dim")
     footer(console, overview.kernel, overview.skipped, overview.interrupted, 0)
 
