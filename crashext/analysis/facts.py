@@ -15,7 +15,7 @@ from .memsplit import MemorySplit
 
 @dataclass(frozen=True)
 class CacheFact:
-    """One slab cache, those of its memory cgroups included."""
+    """One slab cache."""
 
     name: str
     bytes: int

@@ -9,6 +9,7 @@ from ..analysis.judgement import Verdict
 from ..analysis.overview import Overview
 from ..analysis.plain import plain
 from ..analysis.procfs import ProcReport
+from ..kernel.families import bucket_owners, family
 from .as_json import SCHEMA_VERSION, dump, kernel_fields, skipped_fields
 from .evidence_json import reachability
 from .growth_json import growth_fields
@@ -77,8 +78,9 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
 
 def fact_fields(facts: Facts) -> dict[str, Any]:
     """What the verdicts were made of."""
+    owners = bucket_owners(c.name for c in facts.caches)
     return {
-        "caches": [plain(c) for c in facts.caches],
+        "caches": [{**plain(c), "family": family(c.name, owners)[0]} for c in facts.caches],
         "lost": None if facts.lost is None else [_lost(f) for f in plain(facts.lost)],
         "holders": plain(facts.holders),
         "areas": plain(facts.areas),
