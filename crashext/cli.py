@@ -17,15 +17,19 @@ import numpy as np
 
 from .analysis.excerpt import MAX_TEXT, compare_text
 from .analysis.groups import Settings
+from .analysis.growth import Compared, growth
 from .analysis.kmemscan import KmemHost, scan_caches_kmem
 from .analysis.leakscan import scan_caches
+from .analysis.moments import of_overview
 from .analysis.objsim import compare
 from .analysis.orphans import scan_orphans
 from .analysis.overview import look_over
+from .analysis.proc_facts import proc_facts
 from .analysis.procfs import read_snapshot
 from .analysis.procfs import report as report_proc
 from .analysis.results import LeakReport, Skipped
 from .analysis.verdict import judge
+from .before import earlier
 from .hosts.base import CommandHost, Host, HostError
 from .hosts.procfs import ProcFolder
 from .hosts.recorded import RecordedHost, RecordingHost
@@ -37,12 +41,11 @@ from .options import Parser, comparison_options, example, number, reference_opti
 from .report.as_json import leak_document, similarity_document
 from .report.orphans_json import orphan_document
 from .report.orphans_text import print_orphan_report, write_list
-from .report.procfs_json import proc_document
 from .report.procfs_text import print_proc_report
 from .report.text import print_leak_report, print_similarity_report
 from .report.trace_json import trace_document
 from .report.trace_text import print_trace
-from .report.verdict_json import overview_document
+from .report.verdict_json import overview_document, proc_document
 from .report.verdict_text import print_overview
 from .running import Output, open_view, run
 from .trace import trace_table
@@ -88,6 +91,13 @@ def leakscan(arguments: Sequence[str] | None = None, host: Host | None = None) -
             "/proc; repeated, in time order, it shows what grew",
         )
     parser.add_argument(
+        "--before",
+        metavar="OLD",
+        type=Path,
+        help="without CACHE: what grew since OLD, an earlier dump, a session or --json report of "
+        "leakscan without CACHE, or a directory of proc files",
+    )
+    parser.add_argument(
         "--walker",
         choices=("map", "kmem"),
         default="map",
@@ -132,6 +142,8 @@ def _leakscan(options: argparse.Namespace, host: Host | None, progress: Progress
         return _trace(options)
     if getattr(options, "procfs", None):
         return _procfs(options, progress)
+    if options.before is not None and (options.caches or options.orphans):
+        raise HostError("--before compares whole machines: leave out CACHE and --orphans")
     if options.orphans:
         return _orphans(options, host, progress)
     if options.list is not None:
@@ -171,11 +183,22 @@ def _overview(options: argparse.Namespace, host: Host | None, progress: Progress
         raise HostError("--walker kmem lists the objects of a CACHE: say which")
     with open_view(options, host, "leakscan") as view:
         overview = look_over(view, _settings(options), progress, options.memory << 20, options.refs)
-    verdicts = judge(overview.facts)
+    facts = overview.facts
+    if (before := _before(options, progress)) is not None:
+        facts = replace(
+            facts, growth=growth([before, of_overview(overview.kernel.source, overview)])
+        )
+    verdicts = judge(facts)
     return Output(
-        text=lambda console: print_overview(overview, verdicts, console, options.verbose),
-        json=lambda: overview_document(overview, verdicts),
+        text=lambda console: print_overview(overview, facts, verdicts, console, options.verbose),
+        json=lambda: overview_document(overview, facts, verdicts),
     )
+
+
+def _before(options: argparse.Namespace, progress: Progress) -> Compared | None:
+    if options.before is None:
+        return None
+    return earlier(options.before, getattr(options, "symbols", []), _settings(options), progress)
 
 
 def _orphans(options: argparse.Namespace, host: Host | None, progress: Progress) -> Output:
@@ -200,15 +223,18 @@ def _procfs(options: argparse.Namespace, progress: Progress) -> Output:
         raise HostError("--procfs cannot look into a cache: leave out CACHE, or give a dump (-c)")
     if options.record is not None:
         raise HostError("--procfs cannot be recorded: keep the files themselves")
-    report = report_proc([read_snapshot(ProcFolder(path), progress) for path in options.procfs])
+    moments = [read_snapshot(ProcFolder(path), progress) for path in options.procfs]
+    report = report_proc(moments, _before(options, progress))
+    facts = proc_facts(report)
+    verdicts = judge(facts)
     return Output(
-        text=lambda console: print_proc_report(report, console, options.verbose),
-        json=lambda: proc_document(report),
+        text=lambda console: print_proc_report(report, verdicts, console, options.verbose),
+        json=lambda: proc_document(report, facts, verdicts),
     )
 
 
 def _trace(options: argparse.Namespace) -> Output:
-    others = ("core", "kernel", "replay", "procfs", "record", "orphans", "list")
+    others = ("core", "kernel", "replay", "procfs", "record", "orphans", "list", "before")
     if options.caches or any(getattr(options, name, None) for name in others):
         raise HostError("--trace FILE stands alone: give no CACHE, no dump and no --record")
     trace = trace_table(options.trace)

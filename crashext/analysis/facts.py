@@ -9,20 +9,23 @@ from dataclasses import dataclass
 
 from ..kernel.processtext import Process
 from .evidence import Reachability
+from .growth import Growth
 from .memsplit import MemorySplit
 
 
 @dataclass(frozen=True)
 class CacheFact:
-    """One slab cache, or family of caches of one size."""
+    """One slab cache."""
 
     name: str
     bytes: int
     """Of its slabs, free slots included."""
+    slabs: int
     allocated: int
     slots: int
     slot_size: int
     reclaimable: bool | None
+    """None where the source does not tell the caches apart."""
 
     @property
     def wasted(self) -> int:
@@ -41,7 +44,10 @@ class LostFact:
 
     by: str
     """Who says so: ``reachability`` or ``kmemleak``."""
+    where: str
+    """``slab``, or ``pages`` for per-CPU memory."""
     cache: str
+    """"" where nobody knows which: kmemleak notes none."""
     objects: int
     bytes: int
     module: str
@@ -76,6 +82,7 @@ class AreaFact:
     caller: str
     module: str
     areas: int
+    pages: int
     bytes: int
     unnamed: int | None
     """Bytes of those areas that nothing live points into."""
@@ -104,6 +111,18 @@ class BacklogFact:
     @property
     def total(self) -> int:
         return self.callbacks + self.frees
+
+
+@dataclass(frozen=True)
+class SiteFact:
+    """The place that allocated most objects of one cache, by the kernel's own count."""
+
+    cache: str
+    site: str
+    module: str
+    objects: int
+    of: int
+    """Objects of that cache that were counted."""
 
 
 @dataclass(frozen=True)
@@ -136,8 +155,13 @@ class Facts:
     reachability: Reachability | None
     unseen: tuple[str, ...]
     """What this source cannot tell, in sentences."""
+    source: str = "dump"
+    """``dump`` (or the running kernel's memory), or ``procfs``."""
+    sites: tuple[SiteFact, ...] = ()
+    growth: Growth | None = None
+    """Since an earlier moment; None where none was given."""
 
     @property
     def total(self) -> int:
-        """MemTotal."""
+        """MemTotal; 0 where it is not known."""
         return self.split.total

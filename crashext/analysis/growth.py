@@ -15,10 +15,19 @@ from ..hosts.procfs import Moment
 from ..kernel.families import Family, by_name
 from ..kernel.proctext import MemInfo
 from ..kernel.slabtext import SlabInfo
-from ..kernel.vmalloctext import VmallocInfo, by_caller
 
 _FALLEN = 0.05
 """A cache's use must have fallen by this share of its objects to be called fragmented."""
+
+
+@dataclass(frozen=True)
+class Caller:
+    """The vmalloc areas of one function of one module."""
+
+    function: str
+    module: str
+    areas: int
+    bytes: int
 
 
 class Compared(Protocol):
@@ -35,7 +44,9 @@ class Compared(Protocol):
     @property
     def slabs(self) -> SlabInfo | None: ...
     @property
-    def vmalloc(self) -> VmallocInfo | None: ...
+    def callers(self) -> tuple[Caller, ...] | None: ...
+    @property
+    def exact(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -52,12 +63,15 @@ class CacheGrowth:
     """Active share of the objects, first and last."""
     steps: tuple[int, ...]
     """Bytes at every moment that has a slabinfo."""
+    alike: bool
+    """Both count objects in one way, so that `use` can be compared."""
 
     @property
     def fragmenting(self) -> bool:
         """More slabs, but mostly holes: use fell, and fewer objects came than room for them."""
         return (
-            self.slabs > 0
+            self.alike
+            and self.slabs > 0
             and self.use[1] < self.use[0] - _FALLEN
             and self.active_objs * 2 < self.num_objs
         )
@@ -107,6 +121,10 @@ class Growth:
     meminfo: tuple[LineGrowth, ...]
     vmalloc: tuple[CallerGrowth, ...]
     """None of the three lists holds what did not change."""
+    compared: tuple[str, ...]
+    """What two moments have, of ``slabinfo``, ``meminfo`` and ``vmallocinfo``."""
+    alike: bool
+    """All count objects in one way. A dump is exact; /proc counts those on CPUs' lists too."""
 
     def per_hour(self, difference: int) -> float | None:
         """A difference as a rate; None where the time is not known."""
@@ -124,6 +142,16 @@ def growth(snapshots: Sequence[Compared]) -> Growth:
         _caches(snapshots),
         _meminfo(snapshots),
         _vmalloc(snapshots),
+        tuple(
+            kind
+            for kind, number in (
+                ("slabinfo", sum(s.slabs is not None for s in snapshots)),
+                ("meminfo", sum(s.meminfo is not None for s in snapshots)),
+                ("vmallocinfo", sum(s.callers is not None for s in snapshots)),
+            )
+            if number > 1
+        ),
+        len({s.exact for s in snapshots if s.slabs is not None}) < 2,
     )
 
 
@@ -147,9 +175,11 @@ def _backwards(dates: Sequence[float | None]) -> bool:
 
 
 def _caches(snapshots: Sequence[Compared]) -> tuple[CacheGrowth, ...]:
-    kept = [(by_name(s.slabs.caches), s.page_size) for s in snapshots if s.slabs is not None]
+    counted = [s for s in snapshots if s.slabs is not None]
+    kept = [(by_name(s.slabs.caches), s.page_size) for s in counted if s.slabs is not None]
     if len(kept) < 2:
         return ()
+    alike = counted[0].exact == counted[-1].exact
     (first, _), (last, _) = kept[0], kept[-1]
     empty = Family("", (), ())
     found = []
@@ -164,6 +194,7 @@ def _caches(snapshots: Sequence[Compared]) -> tuple[CacheGrowth, ...]:
             steps[-1] - steps[0],
             (a.use, b.use),
             steps,
+            alike,
         )
         if change.active_objs or change.num_objs or change.bytes:
             found.append(change)
@@ -184,18 +215,16 @@ def _meminfo(snapshots: Sequence[Compared]) -> tuple[LineGrowth, ...]:
 
 def _vmalloc(snapshots: Sequence[Compared]) -> tuple[CallerGrowth, ...]:
     kept = [
-        ({(c.function, c.module): c for c in by_caller(s.vmalloc)}, s.page_size)
-        for s in snapshots
-        if s.vmalloc is not None
+        {(c.function, c.module): c for c in s.callers} for s in snapshots if s.callers is not None
     ]
     if len(kept) < 2:
         return ()
-    (first, before), (last, after) = kept[0], kept[-1]
+    first, last = kept[0], kept[-1]
     found = []
     for key in first.keys() | last.keys():
         a, b = first.get(key), last.get(key)
         areas = (b.areas if b else 0) - (a.areas if a else 0)
-        size = (b.pages * after if b else 0) - (a.pages * before if a else 0)
+        size = (b.bytes if b else 0) - (a.bytes if a else 0)
         if areas or size:
             found.append(CallerGrowth(*key, areas, size))
     return tuple(sorted(found, key=lambda c: (-c.bytes, c.function, c.module)))

@@ -13,9 +13,11 @@ import numpy as np
 
 from ..hosts.base import HostError
 from ..hosts.derived import derived
+from ..hosts.procfs import Moment
 from ..kernel.addresses import PAGE_SIZE
 from ..kernel.areas import Areas, read_areas
 from ..kernel.caches import SlabCache
+from ..kernel.clock import uptime, wall_clock
 from ..kernel.frames import Frames, frames
 from ..kernel.rcu import read_backlog
 from ..kernel.slabs import Progress
@@ -55,6 +57,8 @@ class Overview:
     facts: Facts
     accounting: Accounting | None
     skipped: tuple[Skipped, ...]
+    moment: Moment
+    """Of the dump, by the kernel's own clocks."""
     interrupted: bool = False
 
 
@@ -102,7 +106,8 @@ def _gather(
             facts = replace(facts, unseen=(*facts.unseen, note))
     else:
         facts = replace(facts, unseen=(*facts.unseen, "nobody looked who points at what: --refs"))
-    return Overview(kernel_of(view.host), facts, accounting, skipped, interrupted)
+    moment = Moment(wall_clock(view.host), uptime(view.host), None)
+    return Overview(kernel_of(view.host), facts, accounting, skipped, moment, interrupted)
 
 
 def _counted(view: KernelView, accounting: Accounting, progress: Progress) -> Facts:
@@ -122,7 +127,8 @@ def _counted(view: KernelView, accounting: Accounting, progress: Progress) -> Fa
         explained=0,
         holders=(),
         areas=tuple(
-            AreaFact(c.function, c.module, c.areas, c.bytes, None) for c in accounting.callers
+            AreaFact(c.function, c.module, c.areas, c.bytes // PAGE_SIZE, c.bytes, None)
+            for c in accounting.callers
         ),
         pages=None
         if pages is None
@@ -159,6 +165,7 @@ def _cache(view: KernelView, cache: SlabCache) -> CacheFact:
     return CacheFact(
         cache.name,
         used.slabs * slab,
+        used.slabs,
         used.allocated,
         used.slots,
         cache.slot_size,
@@ -211,6 +218,7 @@ def _lost(group: OrphanGroup) -> LostFact:
         told.append(f"below them hang {hanging}")
     return LostFact(
         "reachability",
+        "slab",
         group.cache,
         group.objects,
         group.bytes,
@@ -228,10 +236,11 @@ def _areas(view: KernelView, areas: Areas, named: Named) -> tuple[AreaFact, ...]
     for row in np.flatnonzero((areas.pages > 0) & (areas.caller != 0)).tolist():
         symbol = view.host.symbol_at(int(areas.caller[row]))
         key = (symbol.name, symbol.module) if symbol else (f"{int(areas.caller[row]):#x}", "")
-        entry = sums.setdefault(key, [0, 0, 0])
+        entry = sums.setdefault(key, [0, 0, 0, 0])
         size = int(areas.pages[row]) * PAGE_SIZE
         entry[0] += 1
-        entry[1] += size
-        entry[2] += 0 if named.areas[row] else size
+        entry[1] += int(areas.pages[row])
+        entry[2] += size
+        entry[3] += 0 if named.areas[row] else size
     found = [AreaFact(name, module, *counts) for (name, module), counts in sums.items()]
     return tuple(sorted(found, key=lambda a: (-a.bytes, a.caller)))

@@ -31,7 +31,7 @@ from ..kernel.proctext import (
 )
 from ..kernel.slabtext import SlabInfo, parse_slabinfo
 from ..kernel.vmalloctext import VmallocCaller, VmallocInfo, by_caller, parse_vmallocinfo
-from .growth import Growth, growth
+from .growth import Caller, Compared, Growth, growth
 from .memsplit import MemorySplit, memory_split
 from .results import Skipped
 
@@ -66,8 +66,25 @@ class Snapshot:
     allocinfo: AllocInfo | None = None
     traces: Mapping[str, AllocTraces] = field(default_factory=dict)
     """By cache."""
+    reclaim: Mapping[str, bool] = field(default_factory=dict)
+    """Whether the pages of a cache count as reclaimable, by cache; of those that sysfs has."""
     processes: tuple[Process, ...] = ()
     skipped: tuple[Skipped, ...] = ()
+
+    @property
+    def exact(self) -> bool:
+        """slabinfo counts objects on CPUs' lists as allocated."""
+        return False
+
+    @property
+    def callers(self) -> tuple[Caller, ...] | None:
+        """Who vmalloc()ed, most first; None without vmallocinfo."""
+        if self.vmalloc is None:
+            return None
+        return tuple(
+            Caller(c.function, c.module, c.areas, c.pages * self.page_size)
+            for c in by_caller(self.vmalloc)
+        )
 
 
 @dataclass(frozen=True)
@@ -128,6 +145,7 @@ def read_snapshot(folder: ProcFolder, progress: Progress | None = None) -> Snaps
         or parsed("page_owner_stacks", parse_page_owner),
         allocinfo=parsed("allocinfo", parse_allocinfo),
         traces=_traces(folder, damage),
+        reclaim=folder.reclaim_account(),
         processes=_processes(folder, damage),
     )
     facts = (
@@ -148,16 +166,20 @@ def read_snapshot(folder: ProcFolder, progress: Progress | None = None) -> Snaps
     return replace(snapshot, skipped=(*problems, *damage))
 
 
-def report(snapshots: Sequence[Snapshot]) -> ProcReport:
-    """Sum up the last of `snapshots`, which are in time order, and what grew since the first."""
+def report(snapshots: Sequence[Snapshot], before: Compared | None = None) -> ProcReport:
+    """Sum up the last of `snapshots`, which are in time order, and what grew since the first.
+
+    `before` is a moment before the first, of whatever source.
+    """
     last = snapshots[-1]
+    moments = [*([before] if before is not None else []), *snapshots]
     return ProcReport(
         snapshot=last,
         split=memory_split(last.meminfo, last.vmalloc, last.page_size),
         families=families(last.slabs.caches) if last.slabs else (),
         vmalloc=by_caller(last.vmalloc) if last.vmalloc else (),
         processes=tuple(sorted(last.processes, key=lambda p: (-p.rss - (p.swap or 0), p.pid))),
-        growth=growth(snapshots) if len(snapshots) > 1 else None,
+        growth=growth(moments) if len(moments) > 1 else None,
         limits=_limits(last),
         skipped=_skipped(snapshots),
     )
@@ -226,6 +248,6 @@ def _limits(snapshot: Snapshot) -> tuple[str, ...]:
         )
     limits.append(
         "what the objects of a cache are, and whether anything still points at them: that takes "
-        "a vmcore (leakscan -c VMCORE CACHE), or leakscan -k on the running machine"
+        "a vmcore (leakscan -c VMCORE), or leakscan -k on the running machine"
     )
     return tuple(limits)

@@ -6,11 +6,12 @@ honest "cannot tell": where a number is missing, no rule that needs it speaks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 
 from ..kernel.processtext import Process
-from .facts import AreaFact, Facts, HolderFact, LostFact
+from .facts import Facts, HolderFact, LostFact, PagesFact
+from .grown import completed, grown
+from .judgement import Culprit, Verdict, bracketed, plural, share, share_text
 from .sizes import size_text
 
 _GIB = 1 << 30
@@ -22,6 +23,8 @@ LOST_SHARE = 0.005
 AREAS_LEAST = 512 << 10
 AREAS_SHARE = 0.004
 """Least share of memory that is in vmalloc areas of one caller that nothing points into."""
+AREAS_UNSEEN_SHARE = 0.10
+"""Least share of memory of one caller's areas, where nobody can see what points into them."""
 PAGES_SHARE = 0.03
 """Least share of memory that nothing accounts for."""
 HELD_SHARE = 0.03
@@ -33,6 +36,8 @@ BACKLOG_LEAST = 10_000
 WASTE_SHARE = 0.03
 """Least share of memory in free slots of one cache of which most slots are free."""
 RECLAIMABLE_SHARE = 0.10
+FEW = 5
+"""Verdicts about leaks that are too small to matter."""
 USER_SHARE = 0.25
 """Least share of memory that one process, mount or the page cache has."""
 TABLES_SHARE = 0.10
@@ -58,81 +63,90 @@ def excessive(used: int, total: int) -> bool:
     return used > most or (used > 1.5 * _GIB and used > total / 10)
 
 
-@dataclass(frozen=True)
-class Culprit:
-    """Who has the memory; "" where nothing says."""
-
-    cache: str = ""
-    caller: str = ""
-    module: str = ""
-    process: str = ""
-    """``comm (pid 12)``"""
-    mount: str = ""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """One thing that is to be said of the machine."""
-
-    kind: str
-    """leak, held-growth, deferred-free, reclaimable, fragmentation, user-space, healthy,
-    cannot-tell."""
-    where: str
-    """slab, vmalloc, pages, user, none."""
-    culprit: Culprit
-    bytes: int
-    confidence: str
-    """high, medium, low."""
-    says: str
-    """The verdict in a sentence."""
-    evidence: tuple[str, ...]
-    against: tuple[str, ...]
-    next: str
-    """The one next command."""
-
-
 Rule = Callable[[Facts], Iterator[Verdict]]
 
 
 def judge(facts: Facts) -> tuple[Verdict, ...]:
     """All verdicts, worst first; never none."""
-    found = [verdict for rule in RULES for verdict in rule(facts)]
+    # Without MemTotal nothing is much or little.
+    rules = RULES if facts.total else (lost_objects,)
+    found = [verdict for rule in rules for verdict in rule(facts)]
+    if facts.total:
+        found += grown(facts, found)
+        found += unseen(facts, found)
     if not found:
-        found = [_unseen(facts) or _healthy(facts)]
+        found = list(few_lost(facts)) or [_healthy(facts) if facts.total else _no_total(facts)]
+    found = [completed(facts, verdict) for verdict in found]
     return tuple(sorted(found, key=lambda v: (_SEVERITY.index(v.kind), -v.bytes)))
 
 
 def lost_objects(facts: Facts) -> Iterator[Verdict]:
     """Objects that nothing reaches are leaked."""
-    if facts.lost is None:
-        return
-    slab = facts.split.get("slab") or sum(c.bytes for c in facts.caches)
-    by_cache: dict[str, list[LostFact]] = {}
-    for fact in facts.lost:
-        by_cache.setdefault(fact.cache, []).append(fact)
-    for cache, lost in by_cache.items():
-        size = sum(f.bytes for f in lost)
-        if size < max(LOST_LEAST, LOST_SHARE * slab):
-            continue
-        objects = sum(f.objects for f in lost)
-        first = lost[0]
-        module = next((f.module for f in lost if f.module), "")
-        caller = next((f.caller for f in lost if f.caller), "")
-        told = tuple(t for f in lost[:2] for t in f.told)
-        below = sum(f.below for f in lost)
-        what = f"{objects - below:,} {cache} objects" + (f" and {below:,} below them" * (below > 0))
-        by = "kmemleak reports them" if first.by == "kmemleak" else "nothing reaches them"
-        yield Verdict(
-            "leak",
-            "slab",
-            Culprit(cache=cache, module=module, caller=caller),
-            size,
-            _confidence(facts),
-            f"{what} ({size_text(size)}) are leaked: {by}" + _by(caller, module),
-            (f"{_share(size, slab)} of slab memory is in them", *told),
-            _doubts(facts),
-            f"leakscan {cache}",
-        )
+    slab = _slab(facts)
+    for lost in _lost(facts):
+        if sum(f.bytes for f in lost) >= max(LOST_LEAST, LOST_SHARE * slab):
+            yield _leaked(facts, lost, _confidence(facts), _doubts(facts))
+
+
+def few_lost(facts: Facts) -> Iterator[Verdict]:
+    """kmemleak accuses somebody, but of little: it is said where there is nothing else to say."""
+    for lost in _lost(facts)[:FEW]:
+        if lost[0].by == "kmemleak":
+            little = (
+                f"it is only {size_text(sum(f.bytes for f in lost))}, and kmemleak errs at times "
+                "about what was just allocated: does it stay after another scan?"
+            )
+            yield _leaked(facts, lost, "low", (little, *_doubts(facts)))
+
+
+def _slab(facts: Facts) -> int:
+    return sum(p.bytes for p in facts.split.parts if p.name.startswith("slab")) or sum(
+        c.bytes for c in facts.caches
+    )
+
+
+def _lost(facts: Facts) -> list[list[LostFact]]:
+    """By cache, or by caller where no cache is known; most bytes first."""
+    groups: dict[tuple[str, str], list[LostFact]] = {}
+    for fact in facts.lost or ():
+        groups.setdefault((fact.cache, "" if fact.cache else fact.caller), []).append(fact)
+    return sorted(groups.values(), key=lambda lost: -sum(f.bytes for f in lost))
+
+
+def _leaked(
+    facts: Facts, lost: list[LostFact], confidence: str, against: tuple[str, ...]
+) -> Verdict:
+    cache, where = lost[0].cache, lost[0].where
+    slab = _slab(facts)
+    size = sum(f.bytes for f in lost)
+    objects = sum(f.objects for f in lost)
+    module = next((f.module for f in lost if f.module), "")
+    caller = next((f.caller for f in lost if f.caller), "")
+    told = tuple(t for f in lost[:2] for t in f.told)
+    below = sum(f.below for f in lost)
+    kind = f"{cache} object" if cache else "object" if where == "slab" else "per-CPU object"
+    what = plural(objects - below, kind) + (f" and {below:,} below them" * (below > 0))
+    are = "is" if objects == 1 else "are"
+    by = "kmemleak reports them" if lost[0].by == "kmemleak" else "nothing reaches them"
+    shares = (f"{share(size, slab)} of slab memory is in them",) if where == "slab" and slab else ()
+    return Verdict(
+        "leak",
+        where,
+        Culprit(cache=cache, module=module, caller=caller),
+        size,
+        confidence,
+        f"{what} ({size_text(size)}) {are} leaked: {by}" + _by(caller, module),
+        (*shares, *told),
+        against,
+        _scan(facts, cache),
+    )
+
+
+def _scan(facts: Facts, cache: str) -> str:
+    """What to ask of a cache next."""
+    if facts.source == "procfs":
+        return f"leakscan -c VMCORE {cache or '--orphans'}"
+    return f"leakscan {cache or '--orphans'}"
 
 
 def lost_areas(facts: Facts) -> Iterator[Verdict]:
@@ -149,10 +163,11 @@ def lost_areas(facts: Facts) -> Iterator[Verdict]:
             lost,
             _confidence(facts),
             f"{size_text(lost)} of vmalloc memory is leaked: nothing points into the areas of "
-            f"{fact.caller}{_bracketed(fact)}",
+            f"{bracketed(fact.caller, fact.module)}",
             (
-                f"{fact.areas:,} areas of one caller, {size_text(fact.bytes)}: "
-                f"{_share(fact.bytes, facts.total)} of memory",
+                f"{plural(fact.areas, 'area')} of one caller, {fact.pages:,} pages, "
+                f"{size_text(fact.bytes)}: "
+                f"{share(fact.bytes, facts.total)} of memory",
                 f"no live word points into {size_text(lost)} of them",
             ),
             _doubts(facts),
@@ -164,7 +179,8 @@ def large_areas(facts: Facts) -> Iterator[Verdict]:
     """One caller with very much vmalloc memory, which is still in use as far as can be seen."""
     for fact in facts.areas:
         known = fact.unnamed is not None and 2 * fact.unnamed >= fact.bytes
-        much = fact.bytes >= USER_SHARE * facts.total or excessive(fact.bytes, facts.total)
+        least = AREAS_UNSEEN_SHARE if fact.unnamed is None else USER_SHARE
+        much = fact.bytes >= least * facts.total or excessive(fact.bytes, facts.total)
         if known or not much:
             continue
         held = (
@@ -178,9 +194,9 @@ def large_areas(facts: Facts) -> Iterator[Verdict]:
             Culprit(caller=fact.caller, module=fact.module),
             fact.bytes,
             "medium" if fact.unnamed is not None else "low",
-            f"{fact.caller}{_bracketed(fact)} holds {size_text(fact.bytes)} of vmalloc memory, "
-            f"{_share(fact.bytes, facts.total)} of all",
-            (f"{fact.areas:,} areas of one caller",),
+            f"{bracketed(fact.caller, fact.module)} holds {size_text(fact.bytes)} of vmalloc "
+            f"memory, {share(fact.bytes, facts.total)} of all",
+            (f"{plural(fact.areas, 'area')} of one caller, {fact.pages:,} pages",),
             (held,),
             f"crash> kmem -v | grep -i {fact.module or fact.caller.split('+')[0]}",
         )
@@ -194,13 +210,14 @@ def lost_pages(facts: Facts) -> Iterator[Verdict]:
     size = pages.bytes
     if size < PAGES_SHARE * facts.total and not excessive(size, facts.total):
         return
-    module = next((m for _, m, share in pages.groups if m and share >= 0.25), "")
-    evidence = [f"{_share(size, facts.total)} of memory is in no counter and no known structure"]
+    module = next((m for _, m, part in pages.groups if m and part >= 0.25), "")
+    if pages.unnamed is None and not module:
+        yield _unseen_pages(facts, pages)
+        return
+    evidence = [f"{share(size, facts.total)} of memory is in no counter and no known structure"]
     if pages.unnamed is not None:
         evidence.append(f"no pointer leads to {size_text(pages.unnamed)} of it")
-    evidence += [
-        f"{_share_text(share)} of these pages: {what}" for what, _, share in pages.groups[:3]
-    ]
+    evidence += [f"{share_text(part)} of these pages: {what}" for what, _, part in pages.groups[:3]]
     against = _doubts(facts)
     if pages.unnamed is not None and 2 * pages.unnamed < size:
         against += (f"pointers lead to {size_text(size - pages.unnamed)} of it",)
@@ -214,6 +231,24 @@ def lost_pages(facts: Facts) -> Iterator[Verdict]:
         + _by("", module),
         tuple(evidence),
         against,
+        "boot with page_owner=on where the kernel has it: it names who allocates pages",
+    )
+
+
+def _unseen_pages(facts: Facts, pages: PagesFact) -> Verdict:
+    """Nobody looked whose they are, or who points at them: drivers take pages too."""
+    return Verdict(
+        "cannot-tell",
+        "pages",
+        Culprit(),
+        pages.bytes,
+        "low",
+        f"cannot tell: {size_text(pages.bytes)} of pages are in no counter: leaked, or a driver's",
+        (
+            f"{share(pages.bytes, facts.total)} of memory is in no counter",
+            *(f"{share_text(part)} of these pages: {what}" for what, _, part in pages.groups[:3]),
+        ),
+        () if facts.source == "procfs" else ("nobody looked who points at these pages",),
         "boot with page_owner=on where the kernel has it: it names who allocates pages",
     )
 
@@ -270,12 +305,11 @@ def held_growth(facts: Facts) -> Iterator[Verdict]:
             f"{holder.root} holds ~{holder.objects:,} {holder.cache} objects "
             f"({size_text(holder.bytes)}): growth that somebody still holds, no lost memory",
             (
-                f"{_share(holder.bytes, unreclaimable)} of the slab memory that cannot be "
-                "reclaimed",
-                f"{_share_text(holder.share)} of {holder.cache} is reached through {holder.root}",
+                f"{share(holder.bytes, unreclaimable)} of the slab memory that cannot be reclaimed",
+                f"{share_text(holder.share)} of {holder.cache} is reached through {holder.root}",
             ),
             ("everything is reachable: its owner may still drain it",),
-            f"leakscan {holder.cache}",
+            _scan(facts, holder.cache),
         )
 
 
@@ -292,9 +326,9 @@ def fragmentation(facts: Facts) -> Iterator[Verdict]:
             "high",
             f"{cache.name} is fragmented: {size_text(cache.wasted)} of its "
             f"{size_text(cache.bytes)} are free slots that no other cache can use",
-            (f"{_share_text(cache.use)} of {cache.slots:,} slots are allocated",),
+            (f"{share_text(cache.use)} of {cache.slots:,} slots are allocated",),
             (),
-            f"leakscan {cache.name}",
+            _scan(facts, cache.name),
         )
 
 
@@ -325,7 +359,7 @@ def user_space(facts: Facts) -> Iterator[Verdict]:
                 "high",
                 f"files on {mount.mount or 'an unmounted tmpfs'} take {size_text(mount.bytes)} "
                 "of memory: user space, not the kernel",
-                (f"{_share(mount.bytes, total)} of memory is in this tmpfs",),
+                (f"{share(mount.bytes, total)} of memory is in this tmpfs",),
                 (),
                 f"du -x {mount.mount}" if mount.mount else "crash> mount",
             )
@@ -342,7 +376,7 @@ def user_space(facts: Facts) -> Iterator[Verdict]:
             f"the huge page pool has {size_text(huge)}"
             + (f", used by {who}" if who else "")
             + ": user space, not the kernel",
-            (f"{_share(huge, total)} of memory is in hugetlb's pool",),
+            (f"{share(huge, total)} of memory is in hugetlb's pool",),
             (),
             "cat /proc/sys/vm/nr_hugepages",
         )
@@ -357,7 +391,7 @@ def _process(facts: Facts, process: Process, size: int, what: str) -> Verdict:
         size,
         "high",
         f"{who} has {size_text(size)} {what}: user space, not the kernel",
-        (f"{_share(size, facts.total)} of memory",),
+        (f"{share(size, facts.total)} of memory",),
         (),
         f"crash> vm {process.pid}",
     )
@@ -375,9 +409,9 @@ def reclaimable(facts: Facts) -> Iterator[Verdict]:
                 "high",
                 f"{cache.name} has {size_text(cache.bytes)} that the kernel can reclaim: "
                 "a cache by design",
-                (f"{_share(cache.bytes, facts.total)} of memory", "its slabs count as reclaimable"),
+                (f"{share(cache.bytes, facts.total)} of memory", "its slabs count as reclaimable"),
                 (),
-                f"leakscan {cache.name}",
+                _scan(facts, cache.name),
             )
     files = facts.split.get("file cache") + facts.split.get("buffers")
     if files >= USER_SHARE * facts.total:
@@ -388,7 +422,7 @@ def reclaimable(facts: Facts) -> Iterator[Verdict]:
             files,
             "high",
             f"the page cache has {size_text(files)}, which the kernel drops when memory is needed",
-            (f"{_share(files, facts.total)} of memory is cache of files",),
+            (f"{share(files, facts.total)} of memory is cache of files",),
             (),
             "echo 1 > /proc/sys/vm/drop_caches shows how much of it comes back",
         )
@@ -407,37 +441,80 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-def _unseen(facts: Facts) -> Verdict | None:
-    """Much kernel memory, and nobody could look for who holds it."""
-    if facts.lost is not None:
-        return None
-    stuck = sum(c.bytes for c in facts.caches if c.reclaimable is not True)
+def unseen(facts: Facts, found: Sequence[Verdict]) -> Iterator[Verdict]:
+    """Much kernel memory beyond what the verdicts explain, and nobody could look who holds it."""
+    if facts.reachability is not None:
+        return
+    stuck = facts.split.get("slab, unreclaimable") or sum(
+        c.bytes for c in facts.caches if c.reclaimable is not True
+    )
+    stuck -= sum(v.bytes for v in found if v.where == "slab" and v.kind != "reclaimable")
     if stuck < RECLAIMABLE_SHARE * facts.total and not excessive(stuck, facts.total):
-        return None
-    largest = facts.caches[0]
-    return Verdict(
+        return
+    largest = next((c for c in facts.caches if c.reclaimable is not True), None)
+    evidence = [f"{share(stuck, facts.total)} of memory is slab memory that cannot be reclaimed"]
+    if largest is not None:
+        evidence.append(
+            f"{largest.name} has {size_text(largest.bytes)}: {largest.allocated:,} objects"
+        )
+    if facts.lost is not None:
+        lost = sum(f.bytes for f in facts.lost)
+        evidence.append(f"kmemleak reports {size_text(lost) if lost else 'nothing'} of it")
+    yield Verdict(
         "cannot-tell",
         "slab",
-        Culprit(cache=largest.name),
+        Culprit(cache=largest.name if largest else ""),
         stuck,
         "low",
         f"cannot tell: {size_text(stuck)} of slab memory cannot be reclaimed, and this source "
         "does not say whether anything still points at it",
-        (f"{_share(stuck, facts.total)} of memory, most of it {largest.name}",),
-        facts.unseen,
-        "leakscan --orphans on a vmcore",
+        tuple(evidence),
+        _not_seen(facts),
+        "leakscan -c VMCORE" if facts.source == "procfs" else "leakscan --refs",
+    )
+
+
+def _no_total(facts: Facts) -> Verdict:
+    """Nothing says how much memory there is: only who has most."""
+    cache = max(facts.caches, key=lambda c: c.bytes, default=None)
+    area = max(facts.areas, key=lambda a: a.bytes, default=None)
+    where, culprit, size = "none", Culprit(), 0
+    evidence = []
+    if cache is not None:
+        where, culprit, size = "slab", Culprit(cache=cache.name), cache.bytes
+        evidence.append(f"{cache.name} has most slab memory, {size_text(size)}")
+    if area is not None:
+        everything = sum(a.bytes for a in facts.areas)
+        evidence.append(
+            f"{bracketed(area.caller, area.module)} has most vmalloc memory, "
+            f"{size_text(area.bytes)}: {area.pages:,} pages, {share(area.bytes, everything)} of it"
+        )
+        if area.bytes > size:
+            where, size = "vmalloc", area.bytes
+            culprit = Culprit(caller=area.caller, module=area.module)
+    return Verdict(
+        "cannot-tell",
+        where,
+        culprit,
+        size,
+        "low",
+        "cannot tell: how much memory there is is not known",
+        tuple(evidence),
+        _not_seen(facts),
+        "cat /proc/meminfo, saved beside the other files",
     )
 
 
 def _healthy(facts: Facts) -> Verdict:
-    evidence = [f"{_share(facts.split.get('free'), facts.total)} of memory is free"]
+    evidence = [f"{share(facts.split.get('free'), facts.total)} of memory is free"]
     if facts.lost is not None:
         lost = sum(f.bytes for f in facts.lost)
-        evidence.append(
-            f"all slab objects but {size_text(lost)} can be reached"
-            if lost
-            else "every slab object can be reached"
-        )
+        if facts.reachability is None:
+            evidence.append("kmemleak reports nothing")
+        elif lost:
+            evidence.append(f"all slab objects but {size_text(lost)} can be reached")
+        else:
+            evidence.append("every slab object can be reached")
     if facts.pages is not None:
         evidence.append(f"all but {size_text(facts.pages.bytes)} of memory is accounted for")
     return Verdict(
@@ -445,10 +522,10 @@ def _healthy(facts: Facts) -> Verdict:
         "none",
         Culprit(),
         0,
-        _confidence(facts) if facts.lost is not None else "low",
+        _confidence(facts) if facts.reachability is not None else "low",
         "no leak is to be seen",
         tuple(evidence),
-        facts.unseen if facts.lost is None else _doubts(facts),
+        _not_seen(facts) if facts.reachability is None else _doubts(facts),
         "leakscan --before OLDER-DUMP says what grows",
     )
 
@@ -465,19 +542,11 @@ def _doubts(facts: Facts) -> tuple[str, ...]:
     return facts.reachability.notes if facts.reachability is not None else ()
 
 
+def _not_seen(facts: Facts) -> tuple[str, ...]:
+    return tuple(f"not seen: {what}" for what in facts.unseen)
+
+
 def _by(caller: str, module: str) -> str:
     if caller:
         return f"; allocated by {caller}" + (f" [{module}]" if module else "")
     return f"; they name {module}" if module else ""
-
-
-def _bracketed(fact: AreaFact) -> str:
-    return f" [{fact.module}]" if fact.module and "[" not in fact.caller else ""
-
-
-def _share(part: int, whole: int) -> str:
-    return _share_text(part / whole if whole else 0.0)
-
-
-def _share_text(share: float) -> str:
-    return f"{100 * share:.0f} %" if share >= 0.0995 else f"{100 * share:.2g} %"

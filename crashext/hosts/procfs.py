@@ -184,6 +184,28 @@ class ProcFolder:
         for why, count in refused.items():
             self._problem("alloc_traces files", f"not read: {why}", count)
 
+    def reclaim_account(self) -> dict[str, bool]:
+        """SLUB's own word which caches count as reclaimable, by every name; empty without sysfs."""
+        found: dict[str, bool] = {}
+        for folder in (base / place for base in self._bases for place in (_SYS + "slab", "slab")):
+            if folder.is_symlink():
+                continue
+            for name in _names(folder):
+                # A merged cache is a folder ":0000192", and its names are links to it.
+                path = folder / name
+                target = folder / os.path.basename(os.readlink(path)) if path.is_symlink() else path
+                if not self._is_own_file(target / "reclaim_account"):
+                    continue
+                try:
+                    text = next(
+                        _lines(target / "reclaim_account", 16, None, lambda what, effect: None), ""
+                    )
+                except OSError:
+                    continue
+                if text.strip() in ("0", "1"):
+                    found[name] = text.strip() == "1"
+        return found
+
     def moment(self) -> Moment:
         """When the files were saved."""
         if self.live:

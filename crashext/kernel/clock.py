@@ -64,6 +64,38 @@ def clock(host: Host) -> Clock | None:
     return None if now is None else Clock(now, tick_rate(host))
 
 
+def uptime(host: Host) -> float | None:
+    """Seconds since boot, without those of suspend; None where jiffies or HZ is not known."""
+    known = clock(host)
+    if known is None or not known.hz:
+        return None
+    ticks = known.now - ((1 << 32) - 300 * known.hz)  # INITIAL_JIFFIES
+    return ticks / known.hz if 0 <= ticks < 1 << 48 else None
+
+
+def wall_clock(host: Host) -> float | None:
+    """Seconds since 1970 at the last tick; None where the kernel does not tell.
+
+    It is in the shadow of the timekeeper, which has a symbol (3.10 to 6.12) or a member (6.13+) of
+    its own; the timekeeper itself is in a structure without a name until then. The shadow is what
+    the last tick made of it.
+    """
+    keeper, data = host.layout("struct timekeeper"), host.layout("struct tk_data")
+    if keeper is None or "xtime_sec" not in keeper:
+        return None
+    at = host.address_of("shadow_timekeeper")
+    if at is None:
+        core = host.address_of("timekeeper_data") or host.address_of("tk_core")
+        if core is None or data is None or "timekeeper" not in data:
+            return None
+        at = core + data["timekeeper"].offset
+    try:
+        seconds = u64(host, at + keeper["xtime_sec"].offset)
+    except ReadFault:
+        return None
+    return float(seconds) if 0 < seconds < 1 << 40 else None
+
+
 def tick_rate(host: Host) -> int | None:
     """HZ, from the length of a tick that NTP steers by (fixed point, nanoseconds << 32)."""
     for scaled in (variable(host, "tick_length"), _timekeeper_tick(host)):

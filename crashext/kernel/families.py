@@ -84,6 +84,12 @@ def family(name: str, buckets: Iterable[str] = BUCKETS) -> tuple[str, str]:
     return name, ""
 
 
+def parent(name: str) -> str:
+    """The cache that a memory cgroup's child cache belongs to; any other name as it is."""
+    child = _CHILD.fullmatch(name)
+    return child[1] if child else name
+
+
 def bucket_owners(names: Iterable[str]) -> frozenset[str]:
     """Names X whose caches ``X-64`` ... ``X-8k`` are a set of kmalloc buckets, and `BUCKETS`."""
     marks: dict[str, set[str]] = {}

@@ -7,6 +7,7 @@ from typing import Any
 from ..analysis.accounting import Accounting
 from ..analysis.memsplit import MemorySplit
 from ..analysis.plain import plain
+from ..kernel.proctext import MemInfo
 
 
 def memory_fields(accounting: Accounting) -> dict[str, Any]:
@@ -35,6 +36,11 @@ def memory_fields(accounting: Accounting) -> dict[str, Any]:
         "tmpfs": plain(accounting.tmpfs),
         "limits": list(accounting.limits),
     }
+
+
+def proc_memory_fields(split: MemorySplit, meminfo: MemInfo) -> dict[str, Any]:
+    """The `memory` object of proc files: the parts and `unaccounted` make `total`, to the byte."""
+    return {**_split(split), "by": "counters", "meminfo": dict(meminfo.sizes)}
 
 
 def _split(split: MemorySplit) -> dict[str, Any]:

@@ -1,12 +1,9 @@
-"""The overview of `leakscan --procfs` as plain data, under one key: ``procfs``. Sizes in bytes."""
+"""What `leakscan --procfs` read, beyond what a verdict needs, as plain data. Sizes in bytes."""
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-from ..analysis.growth import Growth
-from ..analysis.memsplit import MemorySplit
 from ..analysis.procfs import ProcReport, Snapshot
 from ..kernel.families import Family
 from ..kernel.kmemleaktext import KmemleakReport
@@ -19,12 +16,7 @@ _MOST = 1000
 """Rows of any list: stacks come in tens of thousands."""
 
 
-def proc_document(report: ProcReport) -> str:
-    """The answer to `leakscan --procfs DIR… --json`."""
-    return json.dumps({"procfs": proc_facts(report)}, indent=1)
-
-
-def proc_facts(report: ProcReport) -> dict[str, Any]:
+def proc_fields(report: ProcReport) -> dict[str, Any]:
     """The report as dicts, lists, numbers and strings. Lists hold the largest 1,000."""
     snapshot = report.snapshot
     return {
@@ -33,11 +25,8 @@ def proc_facts(report: ProcReport) -> dict[str, Any]:
         "page_size": snapshot.page_size,
         "page_size_known": snapshot.page_size_known,
         "files": list(snapshot.files),
-        "memory": None if report.split is None else _split(report.split),
-        "meminfo": None
-        if snapshot.meminfo is None
-        else {**snapshot.meminfo.sizes, **snapshot.meminfo.counts},
-        "caches": [_family(f, snapshot.page_size) for f in report.families[:_MOST]],
+        "counts": {} if snapshot.meminfo is None else dict(snapshot.meminfo.counts),
+        "families": [_family(f, snapshot.page_size) for f in report.families[:_MOST]],
         "vmalloc": [_caller(c, snapshot.page_size) for c in report.vmalloc[:_MOST]],
         "kmemleak": None if snapshot.kmemleak is None else _kmemleak(snapshot.kmemleak),
         "page_owner": None
@@ -46,20 +35,6 @@ def proc_facts(report: ProcReport) -> dict[str, Any]:
         "alloc_traces": _traces(snapshot),
         "allocinfo": _allocinfo(snapshot),
         "processes": [_process(p) for p in report.processes[:_MOST]],
-        "growth": None if report.growth is None else _growth(report.growth),
-        "limits": list(report.limits),
-        "skipped": [{"what": s.what, "count": s.count, "effect": s.effect} for s in report.skipped],
-    }
-
-
-def _split(split: MemorySplit) -> dict[str, Any]:
-    return {
-        "total": split.total,
-        "parts": [
-            {"name": p.name, "group": p.group, "bytes": p.bytes, "note": p.note}
-            for p in split.parts
-        ],
-        "unaccounted": split.unaccounted,
     }
 
 
@@ -196,37 +171,6 @@ def _process(process: Process) -> dict[str, Any]:
         "locked": process.locked,
         "page_tables": process.page_tables,
         "hugetlb": process.hugetlb,
-    }
-
-
-def _growth(growth: Growth) -> dict[str, Any]:
-    return {
-        "paths": list(growth.paths),
-        "seconds": growth.seconds,
-        "clock": growth.clock,
-        "backwards": growth.backwards,
-        "caches": [
-            {
-                "name": c.name,
-                "active_objs": c.active_objs,
-                "num_objs": c.num_objs,
-                "slabs": c.slabs,
-                "bytes": c.bytes,
-                "bytes_per_hour": growth.per_hour(c.bytes),
-                "use": [round(u, 6) for u in c.use],
-                "steps": list(c.steps),
-                "fragmenting": c.fragmenting,
-            }
-            for c in growth.caches[:_MOST]
-        ],
-        "meminfo": [
-            {"name": m.name, "first": m.first, "last": m.last, "bytes": m.bytes}
-            for m in growth.meminfo
-        ],
-        "vmalloc": [
-            {"function": c.function, "module": c.module, "areas": c.areas, "bytes": c.bytes}
-            for c in growth.vmalloc[:_MOST]
-        ],
     }
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from rich.console import Console
-from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
-from ..analysis.growth import CacheGrowth, Growth
+from ..analysis.judgement import Verdict
 from ..analysis.memsplit import MemorySplit
 from ..analysis.procfs import ProcReport, Snapshot
 from ..kernel.families import Family
@@ -15,24 +13,29 @@ from ..kernel.kmemleaktext import KmemleakReport
 from ..kernel.pageownertext import PageOwner
 from ..kernel.processtext import Process
 from ..kernel.stacktext import Frame, passes_on
+from .growth_text import print_growth
 from .safe import safe
+from .tables import duration, new_table, show_table, size
+from .text import line
+from .verdict_text import print_verdicts
 
 _FEW, _MANY = 8, 40
 _FEW_FRAMES = 6
-_NO_MEMORY = ("DirectMap", "Commit", "MemFree", "MemAvailable", "VmallocTotal", "VmallocChunk")
-"""Lines of meminfo whose growth is nobody's memory."""
 _DIM, _BOLD, _HEAD, _WARN = "dim", "bold", "bold cyan", "yellow"
 
 
-def print_proc_report(report: ProcReport, console: Console, verbose: bool) -> None:
+def print_proc_report(
+    report: ProcReport, verdicts: tuple[Verdict, ...], console: Console, verbose: bool
+) -> None:
     """The answer to `leakscan --procfs DIR…`."""
     rows = _MANY if verbose else _FEW
     snapshot = report.snapshot
-    _line(console, _headline(report), _BOLD)
+    print_verdicts(verdicts, console)
+    line(console, _headline(report), _HEAD)
     if report.split is not None:
         _split(console, report.split)
     if report.growth is not None:
-        _growth(console, report.growth, rows)
+        print_growth(report.growth, console, verbose)
     if report.families:
         _families(console, report, rows)
     if report.vmalloc:
@@ -47,11 +50,11 @@ def print_proc_report(report: ProcReport, console: Console, verbose: bool) -> No
         _allocinfo(console, snapshot, rows)
     if report.processes:
         _processes(console, report.processes, rows)
-    _line(console, "What these files cannot say:", _HEAD)
+    line(console, "What these files cannot say:", _HEAD)
     for limit in report.limits:
-        _line(console, f"  - {safe(limit)}")
+        line(console, f"  - {safe(limit)}")
     for item in report.skipped:
-        _line(console, f"skipped: {item.count:,} {safe(item.what)}; {safe(item.effect)}", _WARN)
+        line(console, f"skipped: {item.count:,} {safe(item.what)}; {safe(item.effect)}", _WARN)
     _footer(console, snapshot)
 
 
@@ -66,7 +69,7 @@ def _headline(report: ProcReport) -> str:
 
 
 def _split(console: Console, split: MemorySplit) -> None:
-    table = _table("left", "right", "right", "left")
+    table = new_table("left", "right", "right", "left")
     for part in split.parts:
         table.add_row(
             f"{part.group}: {part.name}" if part.group != "free" else "free",
@@ -78,75 +81,14 @@ def _split(console: Console, split: MemorySplit) -> None:
     unaccounted = _percent(split.unaccounted, split.total)
     table.add_row("unaccounted", size(split.unaccounted), unaccounted, Text(note, style=_DIM))
     table.add_row("MemTotal", size(split.total), "", "")
-    _show(console, table)
-
-
-def _growth(console: Console, growth: Growth, rows: int) -> None:
-    first, last = safe(growth.paths[0]), safe(growth.paths[-1])
-    between = (
-        f"{_duration(growth.seconds)} by {growth.clock}"
-        if growth.seconds is not None
-        else "no clock tells the time between"
-    )
-    steps = f" in {len(growth.paths) - 1} steps" if len(growth.paths) > 2 else ""
-    _line(console, f"Growth from {first} to {last}{steps} ({between}):", _HEAD)
-    if growth.backwards:
-        _line(console, "    by their dates the folders are not in time order", _WARN)
-    table = _table("left", "right", "right", "right", "right", "left")
-    table.add_row("cache", "objects", "slabs", "bytes", "an hour", "", style=_DIM)
-    grown = [c for c in growth.caches if c.bytes > 0 or c.active_objs > 0]
-    for cache in grown[:rows]:
-        table.add_row(
-            safe(cache.name),
-            f"{cache.active_objs:+,}",
-            f"{cache.slabs:+,}",
-            _signed(cache.bytes),
-            _rate(growth, cache.bytes),
-            Text(_shape(cache), style=_DIM),
-        )
-    if grown:
-        _show(console, table)
-    for title, lines in (
-        (
-            "meminfo",
-            [
-                (safe(m.name), m.bytes)
-                for m in growth.meminfo
-                if m.bytes > 0 and not m.name.startswith(_NO_MEMORY)
-            ],
-        ),
-        (
-            "vmalloc",
-            [
-                (f"{safe(_called(c.function, c.module))}, {c.areas:+,} areas", c.bytes)
-                for c in growth.vmalloc
-                if c.bytes > 0
-            ],
-        ),
-    ):
-        table = _table("left", "right", "right")
-        for name, difference in lines[:rows]:
-            table.add_row(f"{title}: {name}", _signed(difference), _rate(growth, difference))
-        if lines:
-            _show(console, table)
-    shrunk = sum(c.bytes for c in growth.caches if c.bytes < 0)
-    if shrunk:
-        _line(console, f"    other caches shrank by {size(-shrunk)}", _DIM)
-
-
-def _shape(cache: CacheGrowth) -> str:
-    if cache.fragmenting:
-        return (
-            f"fragmentation: use fell from {100 * cache.use[0]:.0f} % to {100 * cache.use[1]:.0f} %"
-        )
-    return "at every step" if len(cache.steps) > 2 and cache.steady else ""
+    show_table(console, table)
 
 
 def _families(console: Console, report: ProcReport, rows: int) -> None:
     slabs, page = report.snapshot.slabs, report.snapshot.page_size
     total = sum(f.pages for f in report.families) * page
-    _line(console, f"Slab caches, {len(report.families):,} families, {size(total)}:", _HEAD)
-    table = _table("left", "right", "right", "right", "left")
+    line(console, f"Slab caches, {len(report.families):,} families, {size(total)}:", _HEAD)
+    table = new_table("left", "right", "right", "right", "left")
     table.add_row("cache", "bytes", "objects", "in use", "", style=_DIM)
     for family in report.families[:rows]:
         table.add_row(
@@ -156,11 +98,11 @@ def _families(console: Console, report: ProcReport, rows: int) -> None:
             _percent(family.active_objs, family.num_objs) if family.num_objs else "",
             Text(safe(_members(family, page)), style=_DIM),
         )
-    _show(console, table)
+    show_table(console, table)
     counted = report.snapshot.meminfo.get("Slab") if report.snapshot.meminfo else None
     if slabs is not None and counted is not None and counted > total:
         what = "kmalloc() of more than a cache's largest size, and what changed meanwhile"
-        _line(console, f"    {size(counted - total)} of Slab is in no cache: {what}", _DIM)
+        line(console, f"    {size(counted - total)} of Slab is in no cache: {what}", _DIM)
 
 
 def _members(family: Family, page: int) -> str:
@@ -175,8 +117,8 @@ def _members(family: Family, page: int) -> str:
 def _vmalloc(console: Console, report: ProcReport, rows: int) -> None:
     page = report.snapshot.page_size
     total = sum(c.pages for c in report.vmalloc)
-    _line(console, f"vmalloc, {total:,} pages, {size(total * page)}:", _HEAD)
-    table = _table("left", "right", "right", "right", "right")
+    line(console, f"vmalloc, {total:,} pages, {size(total * page)}:", _HEAD)
+    table = new_table("left", "right", "right", "right", "right")
     table.add_row("caller", "areas", "pages", "bytes", "share", style=_DIM)
     for caller in report.vmalloc[:rows]:
         stacks = " (tasks' stacks)" if caller.example.is_stack else ""
@@ -187,21 +129,21 @@ def _vmalloc(console: Console, report: ProcReport, rows: int) -> None:
             size(caller.pages * page),
             _percent(caller.pages, total),
         )
-    _show(console, table)
+    show_table(console, table)
 
 
 def _kmemleak(console: Console, found: KmemleakReport, rows: int) -> None:
     if not found.objects:
-        _line(console, "kmemleak: its file reports nothing", _HEAD)
+        line(console, "kmemleak: its file reports nothing", _HEAD)
         return
     objects = _plural(found.objects, "unreferenced object")
     groups = _plural(len(found.groups), "call stack")
-    _line(console, f"kmemleak: {objects}, {size(found.size)}, {groups}:", _HEAD)
+    line(console, f"kmemleak: {objects}, {size(found.size)}, {groups}:", _HEAD)
     for group in found.groups[:rows]:
         one = str(group.smallest) if group.smallest == group.largest else "various"
         who = f", {safe(group.comm)} (pid {group.pid})" if group.pid is not None else ""
-        age = f", {_duration(group.age[0])} to {_duration(group.age[1])} old" if group.age else ""
-        _line(
+        age = f", {duration(group.age[0])} to {duration(group.age[1])} old" if group.age else ""
+        line(
             console,
             f"    {group.count:,} of {one} bytes, {size(group.size)}: "
             f"{_named(group.origin, group.module)}{who}{age}; such as {group.example:x}",
@@ -214,7 +156,7 @@ def _page_owner(console: Console, snapshot: Snapshot, found: PageOwner, rows: in
     page = snapshot.page_size
     mine = [g for g in found.groups if g.kind == "kernel"]
     pages = sum(g.pages for g in mine)
-    _line(
+    line(
         console,
         f"page_owner: {found.pages:,} pages; {pages:,} of them, {size(pages * page)}, are neither "
         "slab nor vmalloc nor movable:",
@@ -223,7 +165,7 @@ def _page_owner(console: Console, snapshot: Snapshot, found: PageOwner, rows: in
     for group in mine[:rows]:
         orders = ", ".join(f"{n:,} of order {o}" for o, n in sorted(group.orders.items()))
         who = f", {safe(group.comm)} (pid {group.pid})" if group.pid is not None else ""
-        _line(
+        line(
             console,
             f"    {group.pages:,} pages, {size(group.pages * page)}"
             f"{f' ({orders})' if orders else ''}: {_named(group.origin, group.module)}{who}",
@@ -233,25 +175,25 @@ def _page_owner(console: Console, snapshot: Snapshot, found: PageOwner, rows: in
 
 
 def _traces(console: Console, snapshot: Snapshot, rows: int) -> None:
-    _line(console, "alloc_traces, who allocated the objects of a cache:", _HEAD)
+    line(console, "alloc_traces, who allocated the objects of a cache:", _HEAD)
     sites = sorted(
         ((site.count, cache, site) for cache, t in snapshot.traces.items() for site in t.sites),
         key=lambda item: (-item[0], item[1]),
     )
-    table = _table("left", "right", "left", "left")
+    table = new_table("left", "right", "left", "left")
     for count, cache, site in sites[:rows]:
         age = f"{site.age[0]:,} to {site.age[2]:,} jiffies old" if site.age else ""
         table.add_row(
             safe(cache), f"{count:,}", safe(str(site.site or "site not known")), Text(age, _DIM)
         )
-    _show(console, table)
+    show_table(console, table)
     _rest(console, len(sites) - rows, "site")
 
 
 def _allocinfo(console: Console, snapshot: Snapshot, rows: int) -> None:
     tags = snapshot.allocinfo.tags if snapshot.allocinfo else ()
-    _line(console, "allocinfo, lines of source that hold memory:", _HEAD)
-    table = _table("right", "right", "left")
+    line(console, "allocinfo, lines of source that hold memory:", _HEAD)
+    table = new_table("right", "right", "left")
     for tag in tags[:rows]:
         module = f" [{tag.module}]" if tag.module else ""
         doubt = "" if tag.accurate else " (not accurate)"
@@ -260,19 +202,19 @@ def _allocinfo(console: Console, snapshot: Snapshot, rows: int) -> None:
             _plural(tag.calls, "call"),
             safe(f"{tag.function}{module} {tag.file}:{tag.line}{doubt}"),
         )
-    _show(console, table)
+    show_table(console, table)
     _rest(console, len(tags) - rows, "line")
 
 
 def _processes(console: Console, processes: tuple[Process, ...], rows: int) -> None:
-    _line(console, f"Processes, {len(processes):,}, largest first:", _HEAD)
-    table = _table("right", "left", "right", "right", "right", "right", "right", "right")
+    line(console, f"Processes, {len(processes):,}, largest first:", _HEAD)
+    table = new_table("right", "left", "right", "right", "right", "right", "right", "right")
     table.add_row("pid", "", "resident", "anon", "file", "shmem", "swap", "page tables", style=_DIM)
     shown = [p for p in processes if p.rss or p.swap]
     for p in shown[:rows]:
         sizes = (p.rss, p.rss_anon, p.rss_file, p.rss_shmem, p.swap, p.page_tables)
         table.add_row(str(p.pid), safe(p.comm[:40]), *("" if s is None else size(s) for s in sizes))
-    _show(console, table)
+    show_table(console, table)
 
 
 def _footer(console: Console, snapshot: Snapshot) -> None:
@@ -280,7 +222,7 @@ def _footer(console: Console, snapshot: Snapshot) -> None:
     guess = "" if snapshot.page_size_known else " (a guess)"
     page = f"pages of {snapshot.page_size:,} bytes{guess}"
     found = ", ".join(snapshot.files)
-    _line(console, f"{state} {safe(snapshot.path)}; {page}; read: {found}", _DIM)
+    line(console, f"{state} {safe(snapshot.path)}; {page}; read: {found}", _DIM)
 
 
 def _stack(console: Console, frames: tuple[Frame, ...]) -> None:
@@ -290,7 +232,7 @@ def _stack(console: Console, frames: tuple[Frame, ...]) -> None:
     more = " <- ..." if len(frames) > start + _FEW_FRAMES else ""
     text = " <- ".join(safe(_called(f.symbol, f.module)) for f in shown)
     if text:
-        _line(console, f"        {text}{more}", _DIM)
+        line(console, f"        {text}{more}", _DIM)
 
 
 def _named(origin: Frame | None, module: str) -> str:
@@ -306,27 +248,7 @@ def _called(function: str, module: str) -> str:
 
 def _rest(console: Console, hidden: int, noun: str) -> None:
     if hidden > 0:
-        _line(console, f"    {_plural(hidden, f'more {noun}')} (-v shows more)", _DIM)
-
-
-def _rate(growth: Growth, difference: int) -> str:
-    rate = growth.per_hour(difference)
-    return "" if rate is None else _signed(round(rate))
-
-
-def _table(*columns: str) -> Table:
-    table = Table.grid(padding=(0, 2))
-    for side in columns:
-        table.add_column(justify="right" if side == "right" else "left", overflow="fold")
-    return table
-
-
-def _show(console: Console, table: Table) -> None:
-    console.print(Padding(table, (0, 0, 0, 4)))
-
-
-def _line(console: Console, text: str, style: str = "") -> None:
-    console.print(Text(text, style=style))
+        line(console, f"    {_plural(hidden, f'more {noun}')} (-v shows more)", _DIM)
 
 
 def _plural(n: int, noun: str) -> str:
@@ -335,25 +257,3 @@ def _plural(n: int, noun: str) -> str:
 
 def _percent(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f} %" if whole else ""
-
-
-def _signed(n: int) -> str:
-    return f"+{size(n)}" if n >= 0 else size(n)
-
-
-def size(n: int) -> str:
-    """Bytes for a reader; negative ones with their sign."""
-    value = float(abs(n))
-    sign = "-" if n < 0 else ""
-    for unit in ("bytes", "KiB", "MiB", "GiB", "TiB"):
-        if value < 1024 or unit == "TiB":
-            break
-        value /= 1024
-    return f"{sign}{abs(n):,} bytes" if unit == "bytes" else f"{sign}{value:,.1f} {unit}"
-
-
-def _duration(seconds: float) -> str:
-    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.0f} seconds"

@@ -5,26 +5,52 @@ from __future__ import annotations
 from typing import Any
 
 from ..analysis.facts import Facts
+from ..analysis.judgement import Verdict
 from ..analysis.overview import Overview
 from ..analysis.plain import plain
-from ..analysis.verdict import Verdict
+from ..analysis.procfs import ProcReport
+from ..kernel.families import bucket_owners, family
 from .as_json import SCHEMA_VERSION, dump, kernel_fields, skipped_fields
 from .evidence_json import reachability
-from .memory_json import memory_fields
+from .growth_json import growth_fields
+from .memory_json import memory_fields, proc_memory_fields
+from .procfs_json import proc_fields
 
 
-def overview_document(overview: Overview, verdicts: tuple[Verdict, ...]) -> str:
-    """The answer to `leakscan` with no argument."""
-    facts, accounting = overview.facts, overview.accounting
+def overview_document(overview: Overview, facts: Facts, verdicts: tuple[Verdict, ...]) -> str:
+    """The answer to `leakscan` with no argument. `facts` are its own, with growth if asked for."""
+    accounting = overview.accounting
     return dump(
         {
             "schema": f"crashext/verdict/{SCHEMA_VERSION}",
             "kernel": kernel_fields(overview.kernel),
+            "moment": plain(overview.moment),
             **verdict_fields(verdicts),
             "memory": None if accounting is None else memory_fields(accounting),
             **fact_fields(facts),
+            "procfs": None,
             "skipped": skipped_fields(overview.skipped),
             "interrupted": overview.interrupted,
+        }
+    )
+
+
+def proc_document(report: ProcReport, facts: Facts, verdicts: tuple[Verdict, ...]) -> str:
+    """The answer to `leakscan --procfs DIR…`: the same, with what else the files said."""
+    snapshot = report.snapshot
+    return dump(
+        {
+            "schema": f"crashext/verdict/{SCHEMA_VERSION}",
+            "kernel": None,
+            "moment": plain(snapshot.moment),
+            **verdict_fields(verdicts),
+            "memory": None
+            if report.split is None or snapshot.meminfo is None
+            else proc_memory_fields(report.split, snapshot.meminfo),
+            **fact_fields(facts),
+            "procfs": proc_fields(report),
+            "skipped": skipped_fields(report.skipped),
+            "interrupted": False,
         }
     )
 
@@ -52,13 +78,16 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
 
 def fact_fields(facts: Facts) -> dict[str, Any]:
     """What the verdicts were made of."""
+    owners = bucket_owners(c.name for c in facts.caches)
     return {
-        "caches": [plain(c) for c in facts.caches],
+        "caches": [{**plain(c), "family": family(c.name, owners)[0]} for c in facts.caches],
         "lost": None if facts.lost is None else [_lost(f) for f in plain(facts.lost)],
         "holders": plain(facts.holders),
         "areas": plain(facts.areas),
         "unaccounted": plain(facts.pages),
         "backlog": plain(facts.backlog),
+        "sites": plain(facts.sites),
+        "growth": None if facts.growth is None else growth_fields(facts.growth),
         "reachability": reachability(facts.reachability),
         "unseen": list(facts.unseen),
     }

@@ -2,32 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
 
 from ..analysis.facts import CacheFact, Facts
+from ..analysis.judgement import Verdict
 from ..analysis.overview import Overview
-from ..analysis.verdict import Verdict
+from ..kernel.families import bucket_owners, family
 from .counts import bytes_text
+from .growth_text import print_growth
 from .memory_text import memory_lines
 from .reach_text import reachability_lines
 from .safe import safe
 from .text import footer, line
 
 _FEW_CACHES, _MANY_CACHES = 5, 20
+_FEW_MEMBERS = 3
 _NAME = 24
 
 
 def print_overview(
-    overview: Overview, verdicts: tuple[Verdict, ...], console: Console, verbose: bool
+    overview: Overview,
+    facts: Facts,
+    verdicts: tuple[Verdict, ...],
+    console: Console,
+    verbose: bool,
 ) -> None:
-    """The answer to `leakscan` with no argument: the first line is the worst verdict."""
+    """The answer to `leakscan` with no argument: the first line is the worst verdict.
+
+    `facts` are the overview's own, with growth if it was asked for.
+    """
     print_verdicts(verdicts, console)
+    if facts.growth is not None:
+        print_growth(facts.growth, console, verbose)
     if overview.accounting is not None:
         line(console, "Where memory is", "bold cyan")
         for text in memory_lines(overview.accounting):
             line(console, f"  {text}")
-    print_caches(overview.facts, console, verbose)
-    for text in reachability_lines(overview.facts.reachability):
+    print_caches(facts, console, verbose)
+    for text in reachability_lines(facts.reachability):
         line(console, safe(text), "dim")
     footer(console, overview.kernel, overview.skipped, overview.interrupted, 0)
 
@@ -49,17 +63,41 @@ def _title(verdict: Verdict) -> str:
 
 
 def print_caches(facts: Facts, console: Console, verbose: bool) -> None:
-    """The largest caches with what is known of each."""
+    """The largest caches with what is known of each; caches of one purpose under their sum."""
     if not facts.caches:
         return
     line(console, "Largest slab caches", "bold cyan")
-    for cache in facts.caches[: _MANY_CACHES if verbose else _FEW_CACHES]:
-        line(console, f"  {safe(cache.name):{_NAME}} {_cache(facts, cache)}")
+    for name, members in cache_families(facts.caches)[: _MANY_CACHES if verbose else _FEW_CACHES]:
+        if len(members) == 1:
+            line(console, f"  {safe(members[0].name):{_NAME}} {_cache(facts, members[0])}")
+            continue
+        line(console, f"  {safe(f'{name}, {len(members)} caches'):{_NAME}} {_sum(members)}")
+        for cache in members if verbose else members[:_FEW_MEMBERS]:
+            line(console, f"    {safe(cache.name):{_NAME - 2}} {_cache(facts, cache)}")
+        if not verbose and len(members) > _FEW_MEMBERS:
+            rest = members[_FEW_MEMBERS:]
+            line(console, f"    {f'{len(rest)} more (-v)':{_NAME - 2}} {_sum(rest)}")
+
+
+def cache_families(caches: Sequence[CacheFact]) -> list[tuple[str, list[CacheFact]]]:
+    """Caches that have slabs by family (kmalloc-64 with kmalloc-cg-64), most bytes first."""
+    owners = bucket_owners(c.name for c in caches)
+    members: dict[str, list[CacheFact]] = {}
+    for cache in caches:
+        if cache.bytes:
+            members.setdefault(family(cache.name, owners)[0], []).append(cache)
+    return sorted(members.items(), key=lambda item: (-sum(c.bytes for c in item[1]), item[0]))
+
+
+def _sum(caches: Sequence[CacheFact]) -> str:
+    allocated, slots = sum(c.allocated for c in caches), sum(c.slots for c in caches)
+    use = 100 * allocated / slots if slots else 100.0
+    size = bytes_text(sum(c.bytes for c in caches))
+    return f"{size:>10}  {allocated:>11,} objects, {use:3.0f} % used"
 
 
 def _cache(facts: Facts, cache: CacheFact) -> str:
-    size = f"{bytes_text(cache.bytes):>10}"
-    parts = [f"{size}  {cache.allocated:>11,} objects, {100 * cache.use:3.0f} % used"]
+    parts = [_sum([cache])]
     if cache.reclaimable:
         parts.append("reclaimable")
     lost = sum(f.objects for f in facts.lost or () if f.cache == cache.name)

@@ -1,0 +1,106 @@
+"""Counters of one moment, from a dump's overview or its JSON report, to be compared in growth.py.
+
+A dump counts objects exactly; /proc/slabinfo counts those on CPUs' lists as allocated. Between a
+dump and proc files some growth or shrinking is only that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from ..hosts.base import HostError
+from ..hosts.procfs import Moment
+from ..kernel.addresses import PAGE_SIZE
+from ..kernel.proctext import MemInfo
+from ..kernel.slabtext import SlabInfo, SlabLine
+from .facts import AreaFact, CacheFact
+from .growth import Caller
+from .overview import Overview
+from .plain import from_plain
+
+_SCHEMA = "crashext/verdict/1"
+_MOST = 1 << 19
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What growth.py compares."""
+
+    path: str
+    moment: Moment
+    meminfo: MemInfo | None
+    slabs: SlabInfo | None
+    callers: tuple[Caller, ...] | None
+    exact: bool
+    """Objects were counted one by one, or by /proc."""
+    page_size: int = PAGE_SIZE
+    """The unit of `slabs`, whatever the machine's pages are."""
+
+
+def of_overview(path: str, overview: Overview) -> Counted:
+    """The counters of a dump, or of a session that holds its overview."""
+    lines = overview.accounting.lines if overview.accounting is not None else None
+    return Counted(
+        path,
+        overview.moment,
+        None if lines is None else MemInfo({line.name: line.bytes for line in lines}, {}),
+        _slabs(overview.facts.caches),
+        _callers(overview.facts.areas),
+        True,
+    )
+
+
+def of_document(path: str, document: Any) -> Counted:
+    """The counters of a `--json` report. Raises `HostError` where it is none."""
+    if not isinstance(document, dict) or document.get("schema") != _SCHEMA:
+        raise HostError(f"{path} is no report of leakscan --json without CACHE ({_SCHEMA})")
+    try:
+        caches = from_plain(tuple[CacheFact, ...], document["caches"])
+        areas = from_plain(tuple[AreaFact, ...], document["areas"])
+        memory = document["memory"]
+        meminfo = None if memory is None else memory["meminfo"]
+        if meminfo is not None:
+            names = list(meminfo)
+            sizes = from_plain(tuple[int, ...], [meminfo[n] for n in names])
+            meminfo = MemInfo(dict(zip(names, sizes, strict=True)), {})
+        files = None if document["procfs"] is None else document["procfs"]["files"]
+        return Counted(
+            path,
+            from_plain(Moment, document["moment"]),
+            meminfo,
+            None if files is not None and "slabinfo" not in files else _slabs(caches),
+            None if files is not None and "vmallocinfo" not in files else _callers(areas),
+            files is None,
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise HostError(f"{path} is damaged: it is not what leakscan --json writes") from error
+
+
+def _slabs(caches: Iterable[CacheFact]) -> SlabInfo:
+    lines = []
+    for cache in caches:
+        slabs = max(0, cache.slabs)
+        per_slab = (cache.slots // slabs, cache.bytes // PAGE_SIZE // slabs) if slabs else (0, 0)
+        lines.append(
+            SlabLine(
+                cache.name,
+                max(0, cache.allocated),
+                max(0, cache.slots),
+                cache.slot_size,
+                *per_slab,
+                slabs,
+                slabs,
+            )
+        )
+    return SlabInfo(tuple(lines[:_MOST]))
+
+
+def _callers(areas: Iterable[AreaFact]) -> tuple[Caller, ...]:
+    sums: dict[tuple[str, str], Caller] = {}
+    for area in areas:
+        key = (area.caller, area.module)
+        before = sums.get(key, Caller(*key, 0, 0))
+        sums[key] = Caller(*key, before.areas + area.areas, before.bytes + area.bytes)
+    return tuple(sums.values())

@@ -1,0 +1,241 @@
+"""What proc files say, in the words that the verdict's rules understand.
+
+A proc file knows no pointers, so nothing here is unreachable, unless kmemleak says so.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+from ..kernel.families import by_name, family, parent
+from ..kernel.kmemleaktext import KmemleakGroup
+from ..kernel.pageownertext import PageOwner
+from ..kernel.slabtext import SlabLine
+from ..kernel.stacktext import Frame, passes_on
+from .facts import AreaFact, CacheFact, Facts, LostFact, PagesFact, SiteFact
+from .memsplit import MemorySplit
+from .procfs import ProcReport, Snapshot
+
+_FRAMES = 6
+_GROUPS = 5
+_SUM_AGREES = 0.05
+_VMALLOC = re.compile(r"_*(?:v[mz]alloc|vmap)\w*", re.ASCII)  # kvmalloc() may be kmalloc()
+_KMALLOC = re.compile(
+    r"_*(?:do_)?k[mzc]?(?:re)?alloc\w*|_*krealloc\w*|kmem_cache_alloc\w*_trace\w*|kmemdup\w*"
+    r"|_*kstrn?dup\w*",
+    re.ASCII,
+)
+_LARGEST_KMALLOC = 8192
+"""Larger ones have had no cache in SLUB since its beginning, or from 8 KiB up."""
+
+# Caches that every kernel since 3.10 that has them makes with SLAB_RECLAIM_ACCOUNT: fs/dcache.c,
+# fs/inode.c, fs/buffer.c, lib/radix-tree.c, fs/*/super.c.
+_RECLAIMABLE = re.compile(
+    r"dentry|inode_cache|(?:proc|sock|ext[234]|nfs|fat|isofs|cifs|ntfs)_inode_cache|xfs_inode"
+    r"|btrfs_inode|fuse_inode|ovl_inode|squashfs_inode_cache|ceph_inode_info|bdev_cache"
+    r"|buffer_head|radix_tree_node|ext4_extent_status|jbd2_journal_head|fat_cache|kmalloc-rcl-\w+",
+    re.ASCII,
+)
+
+
+def proc_facts(report: ProcReport) -> Facts:
+    """Facts of the last moment of `report`. MemTotal is 0 where no meminfo tells it."""
+    snapshot = report.snapshot
+    caches = _caches(snapshot)
+    kmemleak = snapshot.kmemleak.groups if snapshot.kmemleak else ()
+    return Facts(
+        split=report.split or MemorySplit(0, (), 0),
+        caches=caches,
+        lost=None
+        if snapshot.kmemleak is None
+        else tuple(_lost(g, snapshot) for g in kmemleak if not _is_area(g)),
+        explained=0,
+        holders=(),
+        areas=_areas(report, [g for g in kmemleak if _is_area(g)]),
+        pages=None
+        if report.split is None
+        else _pages(report.split, snapshot.page_owner, snapshot.page_size),
+        backlog=None,
+        processes=report.processes,
+        mounts=(),
+        reachability=None,
+        unseen=report.limits,
+        source="procfs",
+        sites=tuple(_sites(snapshot)),
+        growth=report.growth,
+    )
+
+
+def _caches(snapshot: Snapshot) -> tuple[CacheFact, ...]:
+    """Every cache by its own name, the children of memory cgroups added to their parents."""
+    if snapshot.slabs is None:
+        return ()
+    members: dict[str, list[SlabLine]] = {}
+    for line in snapshot.slabs.caches:
+        members.setdefault(parent(line.name), []).append(line)
+    sizes = {n: sum(m.pages for m in ms) * snapshot.page_size for n, ms in members.items()}
+    counted = snapshot.meminfo.get("SReclaimable") if snapshot.meminfo else None
+    known = reclaimable(sizes, snapshot.reclaim, counted)
+    facts = [
+        CacheFact(
+            name,
+            sizes[name],
+            sum(m.num_slabs for m in lines),
+            sum(m.active_objs for m in lines),
+            sum(m.num_objs for m in lines),
+            max(m.objsize for m in lines),
+            known.get(name),
+        )
+        for name, lines in members.items()
+    ]
+    return tuple(sorted(facts, key=lambda c: (-c.bytes, c.name)))
+
+
+def reclaimable(
+    sizes: Mapping[str, int], said: Mapping[str, bool], counted: int | None
+) -> dict[str, bool]:
+    """Which caches the kernel can reclaim, as far as it is known; `sizes` in bytes by cache.
+
+    Where sysfs says it (`said`), it is known. Elsewhere names suggest it, and the kernel's own sum
+    (SReclaimable) must agree: names that come to more than it are not believed; where they come to
+    all of it, every other cache is known not to be reclaimable.
+    """
+    known = {name: said[name] for name in sizes if name in said}
+    rest = {name: size for name, size in sizes.items() if name not in said}
+    if counted is None:
+        return known
+    likely = {name for name in rest if _RECLAIMABLE.fullmatch(name)}
+    found = sum(rest[n] for n in likely) + sum(sizes[n] for n, yes in known.items() if yes)
+    slack = max(1 << 20, _SUM_AGREES * counted)
+    if found <= counted + slack:
+        known |= dict.fromkeys(likely, True)
+        known |= {
+            name: False
+            for name, size in rest.items()
+            # What is larger than all that is missing from the sum is not in it.
+            if name not in likely and size > max(0, counted - found) + slack
+        }
+    return known
+
+
+def _is_area(group: KmemleakGroup) -> bool:
+    """kmemleak knows of vmalloc areas too."""
+    return any(_VMALLOC.fullmatch(f.symbol) for f in _allocator(group.frames))
+
+
+def _allocator(frames: Sequence[Frame]) -> list[Frame]:
+    """The innermost frames, which only pass an allocation on."""
+    own = []
+    for frame in frames:
+        if not passes_on(frame.symbol):
+            break
+        own.append(frame)
+    return own
+
+
+def _lost(group: KmemleakGroup, snapshot: Snapshot) -> LostFact:
+    told = [_stack(group.frames)] if group.frames else []
+    if group.comm:
+        pid = f" (pid {group.pid})" if group.pid is not None else ""
+        told.append(f"{group.comm}{pid} allocated the first of them")
+    cache, how = _cache(group, snapshot)
+    if how:
+        told.append(how)
+    return LostFact(
+        "kmemleak",
+        "pages" if group.percpu else "slab",
+        cache,
+        group.count,
+        group.size,
+        group.module,
+        group.origin.symbol if group.origin else "",
+        tuple(told),
+        (group.example,),
+    )
+
+
+def _stack(frames: Sequence[Frame]) -> str:
+    start = len(_allocator(frames))
+    shown = " <- ".join(
+        f"{f.symbol}{f' [{f.module}]' if f.module else ''}" for f in frames[start : start + _FRAMES]
+    )
+    more = " <- ..." if len(frames) > start + _FRAMES else ""
+    return f"call stack: {shown}{more}"
+
+
+def _cache(group: KmemleakGroup, snapshot: Snapshot) -> tuple[str, str]:
+    """The cache, and how it is known: kmemleak notes an object's size, not its cache."""
+    if group.percpu or group.smallest != group.largest:
+        return "", ""
+    size = group.smallest
+    lines = snapshot.slabs.caches if snapshot.slabs else ()
+    if any(_KMALLOC.fullmatch(f.symbol) for f in _allocator(group.frames)):
+        if size > _LARGEST_KMALLOC or (size & (size - 1) and size not in (96, 192)):
+            return "", f"kmalloc() of {size:,} bytes"
+        name = family(f"kmalloc-{size}")[0]
+        present = by_name(lines).get(name)
+        # Before 4.20 it was kmalloc-1024, before 3.11 size-1024.
+        plain = [m.name for m in present.members if not _variant(m.name)] if present else []
+        return (plain[0] if plain else name), ""
+    fit = [
+        c.name
+        for c in lines
+        if c.objsize == size and c.active_objs >= group.count and "alloc-" not in c.name
+    ]
+    if len(fit) == 1:
+        return fit[0], f"{fit[0]} is the only cache of {size:,}-byte objects"
+    return "", f"objects of {size:,} bytes"
+
+
+def _variant(name: str) -> bool:
+    return family(name)[1] not in ("", "size")
+
+
+def _areas(report: ProcReport, lost: Sequence[KmemleakGroup]) -> tuple[AreaFact, ...]:
+    """vmalloc by caller; what kmemleak reports as unreferenced is known to be so."""
+    page = report.snapshot.page_size
+    unnamed: dict[tuple[str, str], list[int]] = {}
+    for group in lost:
+        key = (group.origin.symbol if group.origin else "", group.module)
+        entry = unnamed.setdefault(key, [0, 0])
+        entry[0] += group.count
+        entry[1] += group.size
+    facts = []
+    for caller in report.vmalloc:
+        entry = unnamed.pop((caller.function, caller.module), [0, 0])
+        size = caller.pages * page
+        known = min(entry[1], size) if entry[0] else None
+        facts.append(
+            AreaFact(caller.function, caller.module, caller.areas, caller.pages, size, known)
+        )
+    facts += [
+        AreaFact(function, module, areas, size // page, size, size)
+        for (function, module), (areas, size) in unnamed.items()
+    ]
+    return tuple(sorted(facts, key=lambda a: (-a.bytes, a.caller)))
+
+
+def _pages(split: MemorySplit, owners: PageOwner | None, page: int) -> PagesFact:
+    """What is in no counter; page_owner's kernel pages name it, page tables among them."""
+    size = max(0, split.unaccounted)
+    mine = [g for g in owners.groups if g.kind == "kernel"] if owners else []
+    return PagesFact(
+        size,
+        None,
+        tuple(
+            (
+                f"page_owner has {g.pages:,} pages of {g.origin or 'a stack that is not shown'}",
+                g.module,
+                min(1.0, g.pages * page / size) if size else 0.0,
+            )
+            for g in mine[:_GROUPS]
+        ),
+    )
+
+
+def _sites(snapshot: Snapshot) -> Iterator[SiteFact]:
+    for cache, traces in snapshot.traces.items():
+        top = next((s for s in traces.sites if s.site is not None), None)
+        if top is not None and top.site is not None:
+            yield SiteFact(cache, top.site.symbol, top.site.module, top.count, traces.objects)

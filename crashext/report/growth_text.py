@@ -1,0 +1,89 @@
+"""What grew since an earlier moment, as text."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.text import Text
+
+from ..analysis.growth import CacheGrowth, CallerGrowth, Growth
+from ..analysis.judgement import bracketed
+from .safe import safe
+from .tables import duration, new_table, show_table, signed, size
+from .text import line
+
+_FEW, _MANY = 8, 40
+_NO_MEMORY = ("DirectMap", "Commit", "MemFree", "MemAvailable", "VmallocTotal", "VmallocChunk")
+"""Lines of meminfo whose growth is nobody's memory."""
+_DIM, _HEAD, _WARN = "dim", "bold cyan", "yellow"
+
+
+def print_growth(growth: Growth, console: Console, verbose: bool) -> None:
+    """Caches, lines of meminfo and callers of vmalloc that grew, most first."""
+    rows = _MANY if verbose else _FEW
+    first, last = safe(growth.paths[0]), safe(growth.paths[-1])
+    between = (
+        f"{duration(growth.seconds)} by {growth.clock}"
+        if growth.seconds is not None
+        else "no clock tells the time between"
+    )
+    steps = f" in {len(growth.paths) - 1} steps" if len(growth.paths) > 2 else ""
+    line(console, f"Growth from {first} to {last}{steps} ({between}):", _HEAD)
+    if growth.backwards:
+        line(console, "    by their dates the folders are not in time order", _WARN)
+    if not growth.alike:
+        note = "/proc counts objects on CPUs' lists as allocated, a dump does not: look at slabs"
+        line(console, f"    {note}", _DIM)
+    table = new_table("left", "right", "right", "right", "right", "left")
+    table.add_row("cache", "objects", "slabs", "bytes", "an hour", "", style=_DIM)
+    grown = [c for c in growth.caches if c.bytes > 0 or c.active_objs > 0]
+    for cache in grown[:rows]:
+        table.add_row(
+            safe(cache.name),
+            f"{cache.active_objs:+,}",
+            f"{cache.slabs:+,}",
+            signed(cache.bytes),
+            _rate(growth, cache.bytes),
+            Text(_shape(cache), style=_DIM),
+        )
+    if grown:
+        show_table(console, table)
+    for title, lines in (
+        (
+            "meminfo",
+            [
+                (safe(m.name), m.bytes)
+                for m in growth.meminfo
+                if m.bytes > 0 and not m.name.startswith(_NO_MEMORY)
+            ],
+        ),
+        (
+            "vmalloc",
+            [(_caller(c), c.bytes) for c in growth.vmalloc if c.bytes > 0],
+        ),
+    ):
+        table = new_table("left", "right", "right")
+        for name, difference in lines[:rows]:
+            table.add_row(f"{title}: {name}", signed(difference), _rate(growth, difference))
+        if lines:
+            show_table(console, table)
+    shrunk = sum(c.bytes for c in growth.caches if c.bytes < 0)
+    if shrunk:
+        line(console, f"    other caches shrank by {size(-shrunk)}", _DIM)
+
+
+def _shape(cache: CacheGrowth) -> str:
+    if cache.fragmenting:
+        return (
+            f"fragmentation: use fell from {100 * cache.use[0]:.0f} % to {100 * cache.use[1]:.0f} %"
+        )
+    return "at every step" if len(cache.steps) > 2 and cache.steady else ""
+
+
+def _rate(growth: Growth, difference: int) -> str:
+    rate = growth.per_hour(difference)
+    return "" if rate is None else signed(round(rate))
+
+
+def _caller(caller: CallerGrowth) -> str:
+    who = safe(bracketed(caller.function or "nobody noted", caller.module))
+    return f"{who}, {caller.areas:+,} areas"
