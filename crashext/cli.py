@@ -47,10 +47,13 @@ from .report.trace_json import trace_document
 from .report.trace_text import print_trace
 from .report.verdict_json import overview_document, proc_document
 from .report.verdict_text import print_overview
-from .running import Output, open_view, run
-from .trace import trace_table
+from .running import Output, open_host, open_view, run
+from .trace import TraceSummary, trace_table
+from .trace.live import Wanted, capture
+from .trace.outstanding import kept, outstanding
 
 _MOST_SUBJECTS = 16
+_LONGEST_LIVE = 24 * 3600
 _NEAR_SYMBOL = re.compile(r"([A-Za-z_][\w.]*) *([+-] *(?:0x[0-9a-fA-F]+|[1-9][0-9]*))")
 _ADDRESS_DIGITS = 8  # a shorter word without 0x, such as dead or add, may be a symbol
 
@@ -76,9 +79,16 @@ def leakscan(arguments: Sequence[str] | None = None, host: Host | None = None) -
         "--trace",
         metavar="FILE",
         type=Path,
-        help="without CACHE: who allocated in this trace what was not freed (tracefs text, "
-        "trace-cmd report, trace.dat, perf script; - for stdin)",
+        help="who allocated in this trace what was not freed (tracefs text, trace-cmd report, "
+        "trace.dat, perf script; - for stdin); with a later dump: which of it is leaked",
     )
+    parser.add_argument(
+        "--live",
+        metavar="SECONDS",
+        type=number(1, _LONGEST_LIVE),
+        help="trace the running kernel for so long (root), then see what is leaked of it",
+    )
+    parser.add_argument("--stacks", action="store_true", help="with --live: trace stacks, too")
     source_options(parser, host)
     if host is None:
         parser.add_argument(
@@ -138,8 +148,11 @@ def objsim(arguments: Sequence[str] | None = None, host: Host | None = None) -> 
 
 
 def _leakscan(options: argparse.Namespace, host: Host | None, progress: Progress) -> Output:
-    if options.trace is not None:
-        return _trace(options)
+    trace = _trace(options) if options.live is None else None
+    if options.live is not None:
+        trace, host = _live(options, host, progress)
+    if trace is not None and host is None and not (options.core or options.kernel):
+        return _trace_alone(options, trace)
     if getattr(options, "procfs", None):
         return _procfs(options, progress)
     if options.before is not None and (options.caches or options.orphans):
@@ -148,30 +161,40 @@ def _leakscan(options: argparse.Namespace, host: Host | None, progress: Progress
         return _orphans(options, host, progress)
     if options.list is not None:
         raise HostError("--list writes the addresses that --orphans finds: add --orphans")
-    if not options.caches:
+    if not options.caches and trace is None:
         return _overview(options, host, progress)
     if options.walker == "kmem":
         report = _by_kmem(options, host, progress)
     else:
         try:
             with open_view(options, host, "leakscan") as view:
+                traced = kept(view.host, None if trace is None else outstanding(trace))
                 report = scan_caches(
                     view,
                     options.caches,
                     _settings(options),
                     progress,
                     _budget(view),
-                    options.refs,
+                    _refs(options, view),
                     options.memory << 20,
+                    traced,
                 )
+                # A session tells how to ask again.
+                options.caches = options.caches or [c.name for c in report.caches]
         except UnknownLayout as why:
-            if not isinstance(host, KmemHost) or options.record is not None:
+            if trace is not None and options.live is not None:
+                options.caches = []
+                return _trace_alone(options, _unmarked(trace, why))
+            if not isinstance(host, KmemHost) or options.record is not None or trace is not None:
                 raise
             report = _by_kmem(options, host, progress)
             instead = Skipped(
                 f"own slab walker: {why}", 1, "crash's kmem -S was used instead (--walker kmem)"
             )
             report = replace(report, skipped=(instead, *report.skipped))
+    if trace is not None:
+        said = (replace(s, what=f"trace: {s.what}") for s in trace.skipped)
+        report = replace(report, skipped=(*report.skipped, *said))
     return Output(
         text=lambda console: print_leak_report(report, console, options.verbose),
         json=lambda: leak_document(report),
@@ -233,11 +256,61 @@ def _procfs(options: argparse.Namespace, progress: Progress) -> Output:
     )
 
 
-def _trace(options: argparse.Namespace) -> Output:
-    others = ("core", "kernel", "replay", "procfs", "record", "orphans", "list", "before")
-    if options.caches or any(getattr(options, name, None) for name in others):
-        raise HostError("--trace FILE stands alone: give no CACHE, no dump and no --record")
-    trace = trace_table(options.trace)
+def _trace(options: argparse.Namespace) -> TraceSummary | None:
+    """The trace that was asked for, before any dump is opened: it may be no trace at all."""
+    if options.stacks:
+        raise HostError("--stacks is for --live: a trace in a file has stacks or has not")
+    if options.trace is None:
+        return None
+    others = ("replay", "procfs", "orphans", "list", "before")
+    if any(getattr(options, name, None) for name in others):
+        raise HostError("--trace goes with a dump or alone: no --orphans, --procfs or --replay")
+    if options.walker == "kmem":
+        raise HostError("--trace needs objects with their content: no --walker kmem")
+    return trace_table(options.trace)
+
+
+def _refs(options: argparse.Namespace, view: KernelView) -> bool | None:
+    """Whether to look for who points at the objects: after --live also on a small machine, for
+    likeness alone does not tell leaked objects from living ones."""
+    if options.live is None or options.refs is not None:
+        refs: bool | None = options.refs
+        return refs
+    return view.memory.pages * view.memory.page_size <= MAP_BUDGET
+
+
+def _live(
+    options: argparse.Namespace, host: Host | None, progress: Progress
+) -> tuple[TraceSummary, Host | None]:
+    """A trace of this machine, and its memory afterwards; None where it cannot be read."""
+    others = ("core", "replay", "procfs", "orphans", "list", "trace", "before")
+    if any(getattr(options, name, None) for name in others) or options.walker == "kmem":
+        raise HostError("--live looks at the running kernel: no dump, no other trace, no --orphans")
+    if host is not None and not host.info().live:
+        raise HostError("--live needs the running kernel: this is a dump")
+    trace = capture(Wanted(options.live, tuple(options.caches), options.stacks), progress)
+    if host is None:
+        try:
+            options.kernel = True
+            host = open_host(options)
+        except HostError as why:
+            if options.record is not None:
+                raise
+            options.kernel, options.caches = False, []
+            return _unmarked(trace, why), None
+    return trace, host
+
+
+def _unmarked(trace: TraceSummary, why: Exception) -> TraceSummary:
+    said = f"memory cannot be read, so nothing is marked: {why}"
+    return replace(trace, remarks=(*trace.remarks, said))
+
+
+def _trace_alone(options: argparse.Namespace, trace: TraceSummary) -> Output:
+    if options.caches or options.record is not None:
+        raise HostError(
+            "a trace alone knows no CACHE and is no session: give memory with it (-c, -k)"
+        )
     return Output(
         text=lambda console: print_trace(trace, console, options.verbose),
         json=lambda: trace_document(trace),

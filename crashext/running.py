@@ -97,7 +97,7 @@ def _console() -> Console:
 
 @contextmanager
 def open_view(options: argparse.Namespace, host: Host | None, program: str) -> Iterator[KernelView]:
-    host = host or _open(options)
+    host = host or open_host(options)
     if options.record is None:
         yield KernelView(host)
     else:
@@ -133,7 +133,7 @@ def _question(options: argparse.Namespace) -> list[str]:
     return words
 
 
-def _open(options: argparse.Namespace) -> Host:
+def open_host(options: argparse.Namespace) -> Host:
     if options.replay is not None:
         return RecordedHost(options.replay)
     if options.core is None and not options.kernel:

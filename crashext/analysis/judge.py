@@ -85,6 +85,24 @@ class Judge:
             ),
         )
 
+    def classes(self, what: str, addresses: Words) -> NDArray[np.uint8] | None:
+        """`Class` of the objects at `addresses` by themselves: uint8[n]; None where nobody knows.
+
+        Weakly held ones pass for unreachable here. A session keeps the answer under `what`.
+        """
+        if not self.wanted or not len(addresses):
+            return None
+        known = derived(
+            self._view.host,
+            f"classes {what}",
+            lambda: "".join(map(str, self._marked.classes(self._marked.table.at(addresses)))),
+        )
+        if known is None:
+            return None
+        if not isinstance(known, str) or len(known) != len(addresses) or known.strip("01234"):
+            raise HostError(f"this session is damaged: its classes of '{what}' are none")
+        return np.frombuffer(known.encode(), np.uint8) - np.uint8(ord("0"))
+
     def _weak_ones(self, cache: SlabCache, population: Population) -> Words:
         """Addresses of the cache's sampled objects that are weakly held: one pass for them all."""
         if cache.address not in self._weak:

@@ -17,11 +17,13 @@ from .decode import Decoder
 from .estimate import Estimate
 from .evidence import Reachability
 from .groups import Settings, describe, residue
+from .joining import Joiner
 from .judge import Judge
 from .reachability import MEMORY_BUDGET
 from .results import CacheReport, Group, LeakReport, Skipped
 from .similarity import group
 from .survey import kernel_of, make_classifier, map_gaps, slabs_wanted, survey
+from .traced import Traced
 from .types import Types
 
 REPORTED_GROUPS = 8
@@ -37,24 +39,32 @@ def scan_caches(
     budget: int = MAP_BUDGET,
     refs: bool | None = None,
     memory: int = MEMORY_BUDGET,
+    traced: Traced | None = None,
 ) -> LeakReport:
     """Examine the caches called `names`. Raises `HostError` when one does not exist.
 
     `refs` says whether to look for who points at the objects (None: where that takes seconds);
-    `memory` is what the pass for it may use. Interrupted by Ctrl-C, it returns what it has.
+    `memory` is what the pass for it may use. With a trace's outstanding objects (`traced`), those
+    are compared with the groups; without `names`, the caches are those that hold most of them.
+    Interrupted by Ctrl-C, it returns what it has.
     """
+    if traced is not None and not names:
+        view.scan({}, settings.seed, progress, 1 << 62 if refs else budget)
+        names = [cache.name for cache in Joiner(view, traced, settings).busiest()]
     chosen = [(name, find_cache(view.caches, name)) for name in names]
     wanted = {view.caches.index(c): slabs_wanted(settings, c) for _, c in chosen}
     reports: list[CacheReport] = []
     skipped: list[Skipped] = []
     reachability: Reachability | None = None
+    joiner: Joiner | None = None
     interrupted = False
     try:
         index = view.scan(wanted, settings.seed, progress, 1 << 62 if refs else budget)
         skipped += map_gaps(index, view.caches)
         judge = Judge(view, settings, progress, memory, refs)
+        joiner = None if traced is None else Joiner(view, traced, settings)
         for asked, cache in chosen:
-            report, gaps = examine_cache(view, cache, asked, settings, progress, judge)
+            report, gaps = examine_cache(view, cache, asked, settings, progress, judge, joiner)
             reports.append(report)
             skipped += gaps
         reachability = judge.reachability
@@ -71,6 +81,7 @@ def scan_caches(
         tuple(skipped),
         interrupted,
         reachability,
+        None if joiner is None else joiner.result(),
     )
 
 
@@ -94,6 +105,7 @@ def examine_cache(
     settings: Settings,
     progress: Progress,
     judge: Judge,
+    joiner: Joiner | None = None,
 ) -> tuple[CacheReport, tuple[Skipped, ...]]:
     """Sample, group, decode one cache; `view.scan` was called."""
     classifier = make_classifier(view)
@@ -134,6 +146,10 @@ def examine_cache(
         progress(f"{cache.name}: types", number, TYPED_GROUPS)
         found = types.candidates(cache, words, cluster.members, groups[number].exemplar)
         groups[number] = replace(groups[number], types=found)
+    if joiner is not None:
+        groups = joiner.join(
+            cache, population, words, grouping.clusters, groups, judge, classifier, progress
+        )
     others = grouping.clusters[REPORTED_GROUPS:]
     more = np.concatenate([np.zeros(0, np.intp), *(c.members for c in others)])
     report = CacheReport(

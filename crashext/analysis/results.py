@@ -16,6 +16,7 @@ from .evidence import (
     Reachability,
     TypeCandidate,
 )
+from .traced import JoinedTrace
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,8 @@ class LeakReport:
     interrupted: bool = False
     reachability: Reachability | None = None
     """The pass over memory that `Group.held` comes from; None where there was none."""
+    trace: JoinedTrace | None = None
+    """Who allocated during a trace what is alike; None where no trace was given."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from ..analysis.results import (
     Word,
 )
 from .evidence_json import held, number, reachability, share_fields
+from .joined_json import joined
 
 SCHEMA_VERSION = 1
 
@@ -35,6 +36,7 @@ def leak_document(report: LeakReport) -> str:
             "skipped": skipped_fields(report.skipped),
             "interrupted": report.interrupted,
             "reachability": reachability(report.reachability),
+            "trace": joined(report.trace),
         }
     )
 

@@ -26,6 +26,7 @@ from ..analysis.results import (
 )
 from .counts import bytes_text, count_text, plural, share_text
 from .evidence_text import allocator_lines
+from .joined_text import print_joined
 from .reach_text import headline, held_lines, reachability_lines
 from .safe import safe
 from .types_text import member_lines, type_lines
@@ -41,6 +42,8 @@ _POISONS = ("list-poison", "poison")
 
 def print_leak_report(report: LeakReport, console: Console, verbose: bool) -> None:
     """The answer to `leakscan CACHE…`."""
+    if report.trace is not None:
+        print_joined(report.trace, console, verbose)
     for cache in report.caches:
         _headline(console, cache)
         _cache(console, cache, verbose)

@@ -48,6 +48,7 @@ def trace_dict(trace: TraceSummary) -> dict[str, Any]:
             for held in trace.by_stack[:_MOST_STACKS]
         ],
         "skipped": [{"what": s.what, "count": s.count, "effect": s.effect} for s in trace.skipped],
+        "remarks": list(trace.remarks),
         "interrupted": trace.interrupted,
     }
 

@@ -45,6 +45,8 @@ def print_trace(trace: TraceSummary, console: Console, verbose: bool) -> None:
         _line(console, f"skipped: {item.count:,} {safe(item.what)}; {safe(item.effect)}", _WARN)
     if trace.interrupted:
         _line(console, "interrupted: this is what was known so far", _WARN)
+    for remark in trace.remarks:
+        _line(console, safe(remark), _DIM)
     _line(console, f"trace {safe(trace.source)}{_modules(trace)}", _DIM)
 
 

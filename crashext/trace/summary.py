@@ -127,6 +127,7 @@ class TraceSummary:
     skipped: tuple[Skipped, ...]
     interrupted: bool = False
     remarks: tuple[str, ...] = field(default=())
+    """How it was traced, where that was done here."""
 
     @property
     def seconds(self) -> float:

@@ -121,6 +121,11 @@ class TraceReader:
         if self._waiting_bytes >= _PIECE:
             self._work()
 
+    def catch_up(self) -> None:
+        """Read the lines that wait for more, so that `events` and `outstanding` are of now."""
+        if self._waiting_bytes:
+            self._work()
+
     def finish(self, interrupted: bool = False) -> TraceSummary:
         """Take what is left, and sum up. Only once."""
         assert not self._ended

@@ -1,0 +1,161 @@
+"""A trace joined with memory, as text: who allocated what is alike to the leaked objects.
+
+The same trace and memory give the same text whichever tool printed the trace; only the last line
+names the file.
+"""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ..analysis.traced import JoinedTrace, MarkedCache, MarkedSite
+from .counts import count_text, plural
+from .safe import safe
+
+_FEW_SITES, _MANY_SITES = 10, 200
+_CLEARLY = 2
+_DIM, _BOLD, _HEAD, _WARN, _MARK = "dim", "bold", "bold cyan", "yellow", "bold red"
+
+
+def print_joined(trace: JoinedTrace, console: Console, verbose: bool) -> None:
+    """The trace's part of the answer to `leakscan CACHE… --trace FILE`."""
+    for cache in trace.caches:
+        _cache(console, cache, verbose)
+    for note in trace.notes:
+        _line(console, safe(note), _WARN)
+    for remark in trace.remarks:
+        _line(console, safe(remark), _DIM)
+    _line(console, _rest(trace), _DIM)
+
+
+def _cache(console: Console, cache: MarkedCache, verbose: bool) -> None:
+    if not cache.outstanding:
+        _line(console, f"{safe(cache.cache)}: no outstanding object of the trace is in it", _BOLD)
+        return
+    first = cache.sites[0]
+    named = _certain(cache)
+    if first.marked and not named:
+        alike = ", ".join(f"{_place(s)} ({s.marked:,})" for s in cache.sites[:3] if s.marked)
+        _line(
+            console,
+            f"{safe(cache.cache)}: likeness alone does not tell leaked from living objects: {alike}"
+            " have most of what is alike to a large part of the cache",
+            _BOLD,
+        )
+    elif named:
+        _line(
+            console,
+            f"leaking function: {_place(first)}: {first.marked:,} of its "
+            f"{first.outstanding:,} outstanding {safe(cache.cache)} objects are like {_why(cache)}",
+            _BOLD,
+        )
+    else:
+        _line(
+            console,
+            f"{safe(cache.cache)}: none of {plural(cache.outstanding, 'outstanding object')} is "
+            f"like {_why(cache)}",
+            _BOLD,
+        )
+    _sites(console, cache, _MANY_SITES if verbose else _FEW_SITES)
+    leaked = _guilty(cache)
+    if named and leaked is not None:
+        group = next(g for g in cache.groups if g.number == leaked)
+        _line(
+            console,
+            f"cache: {safe(cache.cache)}   object: {group.exemplar:x} (group {group.number})   "
+            f"similar objects: {count_text(group.objects)}",
+        )
+        _line(console, f"leaking function: {_place(first)}", _MARK)
+    for text in _outcomes(cache):
+        _line(console, f"  {text}")
+
+
+def _certain(cache: MarkedCache) -> bool:
+    """Whether the first site can be called the leak: likeness alone must set it well apart."""
+    first = cache.sites[0].marked
+    second = cache.sites[1].marked if len(cache.sites) > 1 else 0
+    return bool(first) and (cache.by_reach or first > _CLEARLY * second)
+
+
+def _why(cache: MarkedCache) -> str:
+    if cache.by_reach:
+        return "objects that nothing in use points at"
+    return "a large part of the cache (likeness alone)"
+
+
+def _guilty(cache: MarkedCache) -> int | None:
+    """The group that most marks of the first site belong to."""
+    groups = cache.sites[0].groups
+    return groups[0][0] if groups else None
+
+
+def _place(site: MarkedSite) -> str:
+    return safe(site.function) + (f" [{safe(site.module)}]" if site.module else "")
+
+
+def _sites(console: Console, cache: MarkedCache, limit: int) -> None:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style=_HEAD)
+    for column in ("count", "marked", "reachable", "allocs"):
+        table.add_column(column, justify="right")
+    table.add_column("function", overflow="fold")
+    for site in cache.sites[:limit]:
+        cells = [
+            Text(f"{site.outstanding:,}"),
+            Text(f"{site.marked:,}", style=_MARK if site.marked else ""),
+            Text(f"{site.reachable:,}" if cache.judged else "-"),
+            Text(f"{site.allocs:,}", style=_DIM),
+        ]
+        table.add_row(*cells, Text(_place(site) + _groups(site)))
+    console.print(table)
+    rest = cache.sites[limit:]
+    if rest:
+        objects, marked = sum(s.outstanding for s in rest), sum(s.marked for s in rest)
+        _line(
+            console,
+            f"  {plural(len(rest), 'more place')} (-v shows): {objects:,} outstanding, "
+            f"{marked:,} marked",
+        )
+
+
+def _groups(site: MarkedSite) -> str:
+    if not site.groups:
+        return ""
+    return "  like " + ", ".join(f"group {n} ({times:,})" for n, times in site.groups[:3])
+
+
+def _outcomes(cache: MarkedCache) -> list[str]:
+    lines = []
+    parts = [f"{cache.compared:,} were compared"]
+    if cache.gone:
+        parts.append(f"{cache.gone:,} were freed since, or moved on")
+    if cache.unreadable:
+        parts.append(f"{cache.unreadable:,} cannot be read")
+    if cache.not_compared:
+        parts.append(f"{cache.not_compared:,} more were not looked at")
+    lines.append(f"of {plural(cache.outstanding, 'outstanding object')}, {', '.join(parts)}")
+    if not cache.by_reach:
+        lines.append(
+            "marked by likeness alone: innocents that are alike are marked too; --refs tells "
+            "them apart by who points at them"
+        )
+    innocent = [g for g in cache.groups if not g.suspect and g.alike]
+    if cache.by_reach and innocent:
+        names = ", ".join(f"group {g.number} ({g.alike:,})" for g in innocent[:4])
+        more = f" and {len(innocent) - 4} more" if len(innocent) > 4 else ""
+        lines.append(f"not marked, of groups that are in use: {names}{more}")
+    return lines
+
+
+def _rest(trace: JoinedTrace) -> str:
+    parts = [f"{trace.outstanding:,} outstanding in {trace.seconds:,.3f} s"]
+    if trace.elsewhere:
+        parts.append(f"{trace.elsewhere:,} of them in other caches")
+    if trace.moved:
+        parts.append(f"{trace.moved:,} where there is no slab of their size any more")
+    return f"trace {safe(trace.source)}: {', '.join(parts)}"
+
+
+def _line(console: Console, text: str, style: str = "") -> None:
+    console.print(Text(text, style=style))
