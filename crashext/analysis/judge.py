@@ -5,14 +5,11 @@ The pass over memory is made for the first group that asks. A session keeps its 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cached_property, partial
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..hosts.base import HostError
 from ..hosts.derived import derived
 from ..kernel.access import Words
 from ..kernel.caches import SlabCache
@@ -22,12 +19,10 @@ from .evidence import Held, Reachability
 from .groups import Population, Settings
 from .held import of_group, reachability_of
 from .holders import Holders
-from .plain import from_plain, plain
+from .plain import answered, no_answer
 from .reachability import Class, Reach, reach
 from .survey import generator
 from .weak import weakly_held
-
-T = TypeVar("T")
 
 _QUICK_BYTES = 2 << 30  # of slabs; most other kernel memory is less
 
@@ -65,7 +60,9 @@ class Judge:
         """What the pass saw; None where none was wanted, or where a session has none."""
         if not self.wanted:
             return None
-        return self._ask("reachability", Reachability, lambda: reachability_of(self._marked))
+        return answered(
+            self._view.host, "reachability", Reachability, lambda: reachability_of(self._marked)
+        )
 
     def held(
         self,
@@ -77,7 +74,8 @@ class Judge:
         """Who points at the sampled `members` of the group around `exemplar`."""
         if not self.wanted:
             return None
-        return self._ask(
+        return answered(
+            self._view.host,
             f"held {cache.name} {exemplar:#x}",
             Held,
             lambda: of_group(
@@ -100,7 +98,7 @@ class Judge:
         if known is None:
             return None
         if not isinstance(known, str) or len(known) != len(addresses) or known.strip("01234"):
-            raise HostError(f"this session is damaged: its classes of '{what}' are none")
+            raise no_answer(f"classes {what}")
         return np.frombuffer(known.encode(), np.uint8) - np.uint8(ord("0"))
 
     def _weak_ones(self, cache: SlabCache, population: Population) -> Words:
@@ -112,15 +110,6 @@ class Judge:
             named = weakly_held(self._marked, slots[lost], self._progress)
             self._weak[cache.address] = addresses[lost][named]
         return self._weak[cache.address]
-
-    def _ask(self, key: str, kind: type[T], compute: Callable[[], T]) -> T | None:
-        answer = derived(self._view.host, key, lambda: plain(compute()))
-        if answer is None:
-            return None
-        try:
-            return from_plain(kind, answer)
-        except ValueError as error:
-            raise HostError(f"this session is damaged: its answer to '{key}' is none") from error
 
 
 def _quick(view: KernelView) -> bool:

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..hosts.base import HostError
-from ..hosts.derived import derived
 from ..kernel.access import Words
 from ..kernel.caches import SlabCache
 from ..kernel.notleaks import explanation
@@ -23,7 +22,7 @@ from .estimate import Estimate, Share
 from .evidence import Below, OrphanGroup, OrphanTotals, TypeCandidate
 from .groups import Settings, describe
 from .held import reachability_of
-from .plain import from_plain, plain
+from .plain import answered, no_answer
 from .reachability import MEMORY_BUDGET, Reach, reach
 from .results import Group, OrphanReport
 from .similarity import Cluster, group
@@ -65,15 +64,11 @@ def scan_orphans(
         return report
 
     key = f"orphans {settings.seed}"
-    answer = derived(view.host, key, lambda: plain(compute()))
-    if answer is None:
+    report = answered(view.host, key, OrphanReport, compute)
+    if report is None:
         raise HostError("this session does not know: record one with leakscan --orphans --record")
-    try:
-        report = from_plain(OrphanReport, answer)
-    except ValueError as error:
-        raise HostError(f"this session is damaged: its answer to '{key}' is none") from error
     if any(a < 0 for g in report.orphans for a in (g.exemplar, *g.examples)):
-        raise HostError(f"this session is damaged: its answer to '{key}' has no addresses")
+        raise no_answer(key)
     if lists:
         return Orphans(report, *lists[0])
     # A session keeps the examples only.

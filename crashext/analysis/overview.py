@@ -12,7 +12,6 @@ from functools import partial
 import numpy as np
 
 from ..hosts.base import HostError
-from ..hosts.derived import derived
 from ..hosts.procfs import Moment
 from ..kernel.addresses import PAGE_SIZE
 from ..kernel.areas import Areas, read_areas
@@ -39,7 +38,7 @@ from .holder_facts import holder_facts
 from .named import Named, find_named
 from .orphans import orphan_report
 from .pagegroups import PageGroup
-from .plain import from_plain, plain
+from .plain import answered
 from .reachability import MEMORY_BUDGET, complete_index, reach
 from .results import Kernel, Skipped
 from .survey import generator, kernel_of, map_gaps
@@ -74,15 +73,15 @@ def look_over(
     `refs` False leaves out who points at what. Interrupted by Ctrl-C, it returns what it has.
     """
     key = f"overview {settings.seed}"
-    answer = derived(
-        view.host, key, lambda: plain(_gather(view, settings, progress, budget, refs is not False))
+    found = answered(
+        view.host,
+        key,
+        Overview,
+        lambda: _gather(view, settings, progress, budget, refs is not False),
     )
-    if answer is None:
+    if found is None:
         raise HostError("this session does not know: record one with leakscan --record, no CACHE")
-    try:
-        return from_plain(Overview, answer)
-    except ValueError as error:
-        raise HostError(f"this session is damaged: its answer to '{key}' is none") from error
+    return found
 
 
 def _gather(

@@ -4,9 +4,34 @@ from __future__ import annotations
 
 import dataclasses
 import types
+from collections.abc import Callable
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
+from ..hosts.base import Host, HostError
+from ..hosts.derived import derived
+
 T = TypeVar("T")
+
+
+def answered(host: Host, key: str, kind: type[T], compute: Callable[[], T]) -> T | None:
+    """`compute()`, or the answer that a session keeps under `key`; None where it has none.
+
+    Raises `HostError` where the session's answer is no `kind`.
+    """
+    answer = derived(host, key, lambda: plain(compute()))
+    if answer is None:
+        return None
+    try:
+        return from_plain(kind, answer)
+    except ValueError as error:
+        raise no_answer(key) from error
+
+
+def no_answer(key: str) -> HostError:
+    """The error for a session whose answer makes no sense."""
+    return HostError(
+        f"this session is damaged, or of another version of crashext: its answer to '{key}' is none"
+    )
 
 
 def plain(value: Any) -> Any:
