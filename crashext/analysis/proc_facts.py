@@ -20,6 +20,8 @@ from .procfs import ProcReport, Snapshot
 _FRAMES = 6
 _GROUPS = 5
 _SUM_AGREES = 0.05
+_SUM_LEAST = 256 << 10
+"""slabinfo and meminfo are read one after the other."""
 _VMALLOC = re.compile(r"_*(?:v[mz]alloc|vmap)\w*", re.ASCII)  # kvmalloc() may be kmalloc()
 _KMALLOC = re.compile(
     r"_*(?:do_)?k[mzc]?(?:re)?alloc\w*|_*krealloc\w*|kmem_cache_alloc\w*_trace\w*|kmemdup\w*"
@@ -107,7 +109,7 @@ def reclaimable(
         return known
     likely = {name for name in rest if _RECLAIMABLE.fullmatch(name)}
     found = sum(rest[n] for n in likely) + sum(sizes[n] for n, yes in known.items() if yes)
-    slack = max(1 << 20, _SUM_AGREES * counted)
+    slack = max(_SUM_LEAST, _SUM_AGREES * counted)
     if found <= counted + slack:
         known |= dict.fromkeys(likely, True)
         known |= {

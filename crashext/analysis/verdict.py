@@ -126,8 +126,8 @@ def _leaked(
     below = sum(f.below for f in lost)
     kind = f"{cache} object" if cache else "object" if where == "slab" else "per-CPU object"
     what = plural(objects - below, kind) + (f" and {below:,} below them" * (below > 0))
-    are = "is" if objects == 1 else "are"
-    by = "kmemleak reports them" if lost[0].by == "kmemleak" else "nothing reaches them"
+    are, them = ("is", "it") if objects == 1 else ("are", "them")
+    by = f"kmemleak reports {them}" if lost[0].by == "kmemleak" else f"nothing reaches {them}"
     shares = (f"{share(size, slab)} of slab memory is in them",) if where == "slab" and slab else ()
     return Verdict(
         "leak",

@@ -361,7 +361,7 @@ def test_kmemleak_accuses_of_little_too_but_softly() -> None:
     few = replace(BLIND, lost=(lost(64, "", "kmemleak", "take"),), source="procfs")
     found = only(few)
     assert (found.kind, found.confidence, found.culprit.caller) == ("leak", "low", "take")
-    assert found.says.startswith("1 object (64 bytes) is leaked: kmemleak reports them")
+    assert found.says.startswith("1 object (64 bytes) is leaked: kmemleak reports it")
     assert any("another scan" in t for t in found.against)
     assert kinds(replace(HEALTHY, lost=(lost(64),))) == [("healthy", "none")]
     much = replace(BLIND, lost=(lost(LEAST_LOST, "", "kmemleak", "take"),))

@@ -1,0 +1,72 @@
+"""A verdict stands on its evidence: without it, a recorded session is judged otherwise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from crashext.hosts.session import load, write
+from tests.conftest import on, run
+
+KEY = "overview 0"
+
+
+def without(session: Path, into: Path, **facts: Any) -> Any:
+    """The verdict of a session whose overview knows these facts otherwise."""
+    document, extents = load(session)
+    document["derived"][KEY]["facts"].update(facts)
+    write(into, document, [(address, bytes(data)) for address, data in extents])
+    ran = run("leakscan", "-r", into, "--json")
+    assert (ran.status, ran.err) == (0, "")
+    return ran.document
+
+
+@pytest.fixture(scope="module")
+def sessions(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("evidence")
+    found = {}
+    for name in ("nodes", "vmalloc", "pages"):
+        found[name] = folder / f"{name}.session"
+        assert run("leakscan", *on(name), "--record", found[name]).status == 0
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "where", "removed"),
+    [
+        ("nodes", "slab", {"lost": []}),
+        ("vmalloc", "vmalloc", {"areas": []}),
+        ("pages", "pages", {"pages": None}),
+    ],
+)
+def test_without_its_evidence_there_is_no_leak(
+    sessions: dict[str, Path],
+    tmp_path: Path,
+    name: str,
+    where: str,
+    removed: dict[str, Any],
+    schema: Any,
+) -> None:
+    whole = run("leakscan", "-r", sessions[name], "--json").document
+    jsonschema.validate(whole, schema)
+    verdict = whole["verdict"]
+    assert (verdict["class"], verdict["where"]) == ("leak", where)
+    assert verdict["for"]
+    assert whole["verdict"] == without(sessions[name], tmp_path / "same")["verdict"]
+    left = without(sessions[name], tmp_path / "less", **removed)
+    jsonschema.validate(left, schema)
+    assert all(v["where"] != where for v in left["verdicts"])
+    # The rest of the evidence is still there, and speaks as before.
+    assert left["verdicts"] == [v for v in whole["verdicts"] if v["where"] != where] or (
+        left["verdict"]["class"] == "healthy"
+    )
+
+
+def test_who_could_not_look_does_not_say_healthy(sessions: dict[str, Path], tmp_path: Path) -> None:
+    """Without reachability the same numbers are a riddle or low confidence, never a clean bill."""
+    blind = without(sessions["nodes"], tmp_path / "blind", lost=None, reachability=None)
+    assert blind["verdict"]["class"] in ("healthy", "cannot-tell")
+    assert blind["verdict"]["confidence"] == "low"
