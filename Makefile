@@ -1,5 +1,6 @@
 # make demo    the main job, on a recorded session
 # make test    ruff, mypy and all tests, on real kernels' memory
+# make test-live    leakscan --live in a guest that carries Python; some minutes more
 # make test-kmemleak    the tests that need a kernel of our own; compiles it once, 5 to 25 minutes
 
 VENV := .venv
@@ -7,7 +8,7 @@ BIN := $(VENV)/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 APT := DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get
 
-.PHONY: demo test test-kmemleak lab-packages samples clean
+.PHONY: demo test test-live test-kmemleak lab-packages samples clean
 
 demo: $(VENV)/installed
 	$(BIN)/leakscan -r sample_sessions/many-leaks.session
@@ -21,6 +22,9 @@ test: $(VENV)/installed-dev lab-packages
 test-kmemleak: LAB_SCENARIO := kmemleak
 test-kmemleak: $(VENV)/installed-dev lab-packages
 	CRASHEXT_KMEMLEAK=1 $(BIN)/pytest -k kmemleak
+
+test-live: $(VENV)/installed-dev lab-packages
+	CRASHEXT_LIVE=1 $(BIN)/pytest tests/trace/test_live_guest.py
 
 # What the lab needs to build its dumps: QEMU, makedumpfile, a compiler.
 lab-packages: $(VENV)/installed-dev

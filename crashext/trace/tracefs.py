@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -70,11 +71,14 @@ class Instance:
         self.folder = root / "instances" / f"crashext-{pid}-{started(pid) or '0'}"
 
     def __enter__(self) -> Instance:
-        with uninterrupted():
-            try:
+        try:
+            with uninterrupted():
                 make_folder(self.folder)
-            except OSError as error:
-                raise HostError(f"cannot make a tracing instance: {_why(error)}") from error
+        except OSError as error:
+            raise HostError(f"cannot make a tracing instance: {_why(error)}") from error
+        except KeyboardInterrupt:  # it had waited until the folder was there
+            _take_away(self.folder)
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -136,11 +140,19 @@ class Instance:
 @contextmanager
 def uninterrupted() -> Iterator[None]:
     """Ctrl-C waits until the end of the block."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    # Not by the thread's signal mask: the kernel would give the signal to another thread.
+    usual = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or usual is None:
+        yield
+        return
+    waiting: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, frame: waiting.append(number))
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, usual)
+        if waiting:
+            signal.raise_signal(signal.SIGINT)
 
 
 def make_folder(folder: Path) -> None:

@@ -52,11 +52,7 @@ def write_initramfs(
     archive.file("bin/busybox", Path(busybox).read_bytes(), executable=True)
     archive.file("init", INIT.read_bytes(), executable=True)
     archive.file("lab/in-cgroup", IN_CGROUP.read_bytes(), executable=True)
-    names = []
-    for driver in _with_dependencies(kernel, guest_modules(scenario)):
-        names.append(driver.name.removesuffix(".xz"))
-        archive.file(f"lab/modules/{names[-1]}", _content(driver))
-    archive.file("lab/modules/order", "".join(f"{name}\n" for name in names).encode())
+    add_modules(archive, kernel, guest_modules(scenario))
     leaks = ""
     if module is not None:
         archive.file("lab/leaklab.ko", module.read_bytes())
@@ -68,6 +64,15 @@ def write_initramfs(
     if scenario.parameters.get("trace"):
         _add_trace_cmd(archive)
     path.write_bytes(gzip.compress(archive.finish(), compresslevel=1))
+
+
+def add_modules(archive: Archive, kernel: Kernel, wanted: Iterable[str]) -> None:
+    """Add modules with those they need, and the order in which the guest loads them."""
+    names = []
+    for driver in _with_dependencies(kernel, wanted):
+        names.append(driver.name.removesuffix(".xz"))
+        archive.file(f"lab/modules/{names[-1]}", _content(driver))
+    archive.file("lab/modules/order", "".join(f"{name}\n" for name in names).encode())
 
 
 def _add_trace_cmd(archive: Archive) -> None:

@@ -33,6 +33,7 @@ class Machine:
     """Raw disk images; the guest sees /dev/vda, /dev/vdb and so on."""
     console: Path
     """Where all that the guest prints is written, after the command that started it."""
+    cpu: str = "qemu64,+rdrand,+rdseed"
 
     @property
     def command(self) -> list[str]:
@@ -45,7 +46,7 @@ class Machine:
             # The guest does not outlive this process, not even when it is killed.
             *("setpriv", "--pdeathsig", "KILL"),
             *("qemu-system-x86_64", "-accel", "tcg,thread=multi"),
-            *("-cpu", "qemu64,+rdrand,+rdseed", "-smp", "2", "-m", self.memory),
+            *("-cpu", self.cpu, "-smp", "2", "-m", self.memory),
             *("-nodefaults", "-display", "none", "-no-reboot", "-device", "vmcoreinfo"),
             *("-kernel", str(self.image), "-initrd", str(self.initramfs)),
             *("-append", f"{COMMAND_LINE} {self.append}".strip()),

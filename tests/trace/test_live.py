@@ -142,6 +142,23 @@ def test_ctrl_c_before_anything_was_traced(root: Path) -> None:
     assert not _instances(root)
 
 
+@pytest.mark.parametrize("moment", ["make_folder", "remove_folder"])
+@pytest.mark.usefixtures("kernel")
+def test_ctrl_c_while_the_instance_comes_or_goes(
+    root: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    usual = getattr(tracefs, moment)
+
+    def interrupted(folder: Path) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        usual(folder)
+
+    monkeypatch.setattr(tracefs, moment, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        capture(Wanted(0.2), silent, root)
+    assert not _instances(root)
+
+
 @pytest.mark.usefixtures("kernel")
 def test_an_exception_leaves_nothing_behind(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(self: TraceReader, text: bytes) -> None:
