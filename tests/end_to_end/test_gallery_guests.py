@@ -30,8 +30,9 @@ SHOWS = {
     "two": ("VmallocUsed", 24 * MIB),
     "growth": ("SUnreclaim", 100_000 * 32),
 }
-# Gone to where it belongs, and not to more than that.
+# Gone to where it belongs, and not to more than that; two boots differ by some pages.
 ROOM = 1.1
+BOOTS_DIFFER = 256 * 1024
 
 
 def meminfo(dump: Dump) -> dict[str, int]:
@@ -51,7 +52,7 @@ def open_drgn(dump: Dump) -> drgn.Program:
 def test_meminfo_shows_what_the_truth_says(name: str) -> None:
     line, size = SHOWS[name]
     more = meminfo(lab_dump(name))[line] - meminfo(lab_dump("healthy"))[line]
-    assert size <= more <= size * ROOM + MIB
+    assert size - BOOTS_DIFFER <= more <= size * ROOM + MIB
 
 
 @pytest.mark.parametrize("name", ["healthy", "default", "process", "tmpfs", "dentries", "rcu"])
