@@ -12,6 +12,7 @@ import jsonschema
 import numpy as np
 import pytest
 
+from crashext import cli
 from crashext.analysis.groups import Settings
 from crashext.analysis.leakscan import scan_caches
 from crashext.analysis.results import LeakReport
@@ -248,3 +249,25 @@ def test_what_does_not_go_together_is_said(more: list[str], says: str) -> None:
     assert (ran.status, ran.out) == (2, "")
     assert says in ran.err
     assert ran.err.count("\n") == 1
+
+
+def test_a_live_trace_is_joined_with_memory_and_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a running machine: the trace and the memory are a lab guest's."""
+    trace = replace(trace_table(_file()), remarks=("cost: measured",))
+    monkeypatch.setattr(cli, "capture", lambda wanted, progress: trace)
+    monkeypatch.setattr(cli, "open_host", lambda options: lab_host("trace"))
+    session = tmp_path / "live.session"
+    ran = run("leakscan", "--live", "5", "--record", session)
+    assert ran.status == 0
+    assert "leaking function: leaklab_lease_grant+" in ran.out
+    assert "cost: measured" in ran.out
+    replayed = run("leakscan", "kmalloc-64", "-r", session)
+    assert "cost: measured" in replayed.out
+    assert "leaking function: leaklab_lease_grant+" in replayed.out
+
+
+def test_live_wants_the_running_kernel(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.leakscan(["--live", "1"], lab_host("trace")) == 2  # a dump that is open already
+    assert "this is a dump" in capsys.readouterr().err
