@@ -31,6 +31,7 @@ from .analysis.results import LeakReport, Skipped
 from .analysis.verdict import judge
 from .before import earlier
 from .hosts.base import CommandHost, Host, HostError
+from .hosts.crash import CrashHost
 from .hosts.procfs import ProcFolder
 from .hosts.recorded import RecordedHost, RecordingHost
 from .hosts.session import MAX_MEMORY
@@ -207,7 +208,7 @@ def _overview(options: argparse.Namespace, host: Host | None, progress: Progress
     with open_view(options, host, "leakscan") as view:
         overview = look_over(view, _settings(options), progress, options.memory << 20, options.refs)
     facts = overview.facts
-    if (before := _before(options, progress)) is not None:
+    if (before := _before(options, host, progress)) is not None:
         facts = replace(
             facts, growth=growth([before, of_overview(overview.kernel.source, overview)])
         )
@@ -218,10 +219,11 @@ def _overview(options: argparse.Namespace, host: Host | None, progress: Progress
     )
 
 
-def _before(options: argparse.Namespace, progress: Progress) -> Compared | None:
+def _before(options: argparse.Namespace, host: Host | None, progress: Progress) -> Compared | None:
     if options.before is None:
         return None
-    return earlier(options.before, getattr(options, "symbols", []), _settings(options), progress)
+    symbols = host.debug_files() if isinstance(host, CrashHost) else getattr(options, "symbols", [])
+    return earlier(options.before, symbols, _settings(options), progress)
 
 
 def _orphans(options: argparse.Namespace, host: Host | None, progress: Progress) -> Output:
@@ -247,7 +249,7 @@ def _procfs(options: argparse.Namespace, progress: Progress) -> Output:
     if options.record is not None:
         raise HostError("--procfs cannot be recorded: keep the files themselves")
     moments = [read_snapshot(ProcFolder(path), progress) for path in options.procfs]
-    report = report_proc(moments, _before(options, progress))
+    report = report_proc(moments, _before(options, None, progress))
     facts = proc_facts(report)
     verdicts = judge(facts)
     return Output(

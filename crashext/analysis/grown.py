@@ -34,9 +34,17 @@ def grown(facts: Facts, found: Sequence[Verdict]) -> Iterator[Verdict]:
     if facts.growth is None:
         return
     least = max(GROWN_LEAST, GROWN_SHARE * facts.total)
-    known = {_family(facts, v.culprit.cache) for v in found if v.kind in _EXPLAINED} - {""}
+    owners = bucket_owners(c.name for c in facts.caches)
+    known = {
+        family(v.culprit.cache, owners)[0]
+        for v in found
+        if v.kind in _EXPLAINED and v.culprit.cache
+    }
+    of_family: dict[str, list[CacheFact]] = {}
+    for fact in facts.caches:
+        of_family.setdefault(family(fact.name, owners)[0], []).append(fact)
     for cache in facts.growth.caches:
-        members = [c for c in facts.caches if _family(facts, c.name) == cache.name]
+        members = of_family.get(cache.name, [])
         if cache.bytes < least or cache.name in known or not members:
             continue
         if all(m.reclaimable for m in members):
@@ -67,7 +75,7 @@ def _held(facts: Facts, cache: CacheGrowth, largest: CacheFact) -> Verdict:
         ("everything is reachable: its owner may still drain it",)
         if looked
         else ("growth alone is no leak: nobody looked whether they are still held",),
-        f"leakscan {'' if looked else '-c VMCORE '}{largest.name}",
+        _scan(facts, largest),
     )
 
 
@@ -85,8 +93,12 @@ def _fragmented(facts: Facts, cache: CacheGrowth, largest: CacheFact) -> Verdict
             "its slots",
         ),
         (),
-        f"leakscan {'-c VMCORE ' if facts.source == 'procfs' else ''}{largest.name}",
+        _scan(facts, largest),
     )
+
+
+def _scan(facts: Facts, cache: CacheFact) -> str:
+    return f"leakscan {'-c VMCORE ' if facts.source == 'procfs' else ''}{cache.name}"
 
 
 def _held_areas(facts: Facts, caller: CallerGrowth) -> Verdict:
@@ -145,7 +157,7 @@ def _growth(
     """Sentences for and against."""
     culprit = verdict.culprit
     if culprit.cache and verdict.where == "slab" and "slabinfo" in growth.compared:
-        name = _family(facts, culprit.cache)
+        name = family(culprit.cache, bucket_owners(c.name for c in facts.caches))[0]
         cache = next((c for c in growth.caches if c.name == name), None)
         if cache is not None and cache.active_objs > 0 and cache.bytes > 0:
             objects = f"{name} grew by {cache.active_objs:,} objects"
@@ -173,7 +185,3 @@ def _amount(facts: Facts, growth: Growth, size: int) -> str:
     hourly = f", {size_text(round(rate))} per hour" if rate is not None else ""
     of_all = f" ({share(size, facts.total)} of memory)" if facts.total else ""
     return f"{size_text(size)}{of_all}{hourly}"
-
-
-def _family(facts: Facts, cache: str) -> str:
-    return family(cache, bucket_owners(c.name for c in facts.caches))[0] if cache else ""

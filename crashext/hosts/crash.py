@@ -71,6 +71,12 @@ class CrashHost:
         )
         self._watch_direct_map()
 
+    def debug_files(self) -> list[Path]:
+        """The debug files that crash itself opened, as `sys` names them."""
+        names = (self._sys.get(key, "") for key in ("KERNEL", "DEBUG KERNEL", "DEBUGINFO"))
+        paths = (Path(name.split("  ")[0].strip()) for name in names if name)
+        return [path for path in paths if path.is_file()]
+
     def _ask(self, code: int, payload: bytes) -> bytes:
         """One question; raises `_Refused` when crash answers with an error."""
         try:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import jsonschema
 import pytest
 
 from tests.conftest import lab_dump, run
@@ -58,7 +60,7 @@ def test_one_saved_line_will_do(tmp_path: Path) -> None:
     assert "no meminfo here" in out
 
 
-def test_excerpts_of_debug_files(tmp_path: Path) -> None:
+def test_excerpts_of_debug_files(tmp_path: Path, schema: Any) -> None:
     debug = tmp_path / "sys/kernel/debug"
     (debug / "slab/kmalloc-512").mkdir(parents=True)
     (debug / "kmemleak").write_text(GUEST + OLD)
@@ -78,6 +80,7 @@ def test_excerpts_of_debug_files(tmp_path: Path) -> None:
     ):
         assert said in ran.out
     document = run("leakscan", "--procfs", tmp_path, "--json").document
+    jsonschema.validate(document, schema)
     found = document["procfs"]
     assert [g["kind"] for g in found["page_owner"]["groups"]] == ["kernel", "slab", "movable"]
     assert found["kmemleak"]["groups"][0]["module"] == "leaklab"
@@ -85,7 +88,8 @@ def test_excerpts_of_debug_files(tmp_path: Path) -> None:
     assert document["memory"] is None
 
 
-def test_this_machine() -> None:
+def test_this_machine(schema: Any) -> None:
+    jsonschema.validate(run("leakscan", "--procfs", "/proc", "--json").document, schema)
     ran = run("leakscan", "--procfs", "/proc")
     assert ran.status == 0
     assert "running machine /proc" in ran.out

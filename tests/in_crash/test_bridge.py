@@ -194,3 +194,13 @@ def test_questions_that_crash_cannot_answer_are_refused() -> None:
         said = crash.ask("objsim 0x0 0xffffffffffffffff 0xdead000000000100")
         assert "Traceback" not in said
         assert said.count("no slab object") == 3
+
+
+def test_an_earlier_dump_is_opened_with_crashs_own_debug_file() -> None:
+    earlier = lab_dump("growth").before
+    with session("growth") as crash:
+        inside = crash.ask(f"leakscan --before {earlier.vmcore}")
+    outside = run("leakscan", *on("growth"), "--before", earlier.vmcore).out
+    grew = [line for line in outside.splitlines() if "kmalloc-32 grew by" in line]
+    assert len(grew) == 1
+    assert grew[0] in inside
