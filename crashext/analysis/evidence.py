@@ -146,3 +146,5 @@ class Reachability:
     sampled: bool = False
     """Objects were followed upwards from a sample, not marked downwards from every root."""
     notes: tuple[str, ...] = field(default=())
+    misgivings: tuple[str, ...] = field(default=())
+    """Why what it says is not to be believed: the pass did not understand this kernel."""

@@ -14,6 +14,7 @@ from .evidence import Held, Reachability
 from .groups import Population
 from .holders import MOST_EXAMINED, Holders
 from .reachability import Class, Reach
+from .selfcheck import misgivings
 
 
 def held(
@@ -83,7 +84,8 @@ def reachability_of(marked: Reach) -> Reachability:
     """What the pass saw, and how it limits the answer."""
     coverage, references = marked.references.coverage, marked.references
     total = coverage.present + coverage.missing
-    notes = []
+    doubts = misgivings(marked)
+    notes = [f"do not believe it: {doubt}" for doubt in doubts]
     if coverage.missing and coverage.missing >= total // 200:
         share = 100 * coverage.missing / total
         notes.append(
@@ -118,4 +120,5 @@ def reachability_of(marked: Reach) -> Reachability:
         bytes_read=coverage.bytes_read,
         sampled=bool(marked.giants),
         notes=tuple(notes),
+        misgivings=doubts,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import types
 from collections.abc import Callable
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
@@ -58,7 +59,9 @@ def _build(kind: Any, data: Any) -> Any:
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         hints = get_type_hints(kind)
         fields = [f for f in dataclasses.fields(kind) if f.init]
-        return kind(**{f.name: _build(hints[f.name], data[f.name]) for f in fields})
+        # What a later release added has a default: a session of an earlier one lacks it.
+        known = [f for f in fields if f.name in data or f.default is dataclasses.MISSING]
+        return kind(**{f.name: _build(hints[f.name], data[f.name]) for f in known})
     if origin in (Union, types.UnionType):
         if data is None and type(None) in arguments:
             return None
@@ -70,7 +73,9 @@ def _build(kind: Any, data: Any) -> Any:
         if len(arguments) == 2 and arguments[1] is Ellipsis:
             return tuple(_build(arguments[0], d) for d in data)
         return tuple(_build(a, d) for a, d in zip(arguments, data, strict=True))
-    if kind is float and isinstance(data, int) and not isinstance(data, bool):
+    if kind is float and type(data) in (int, float):
+        if not abs(data) <= sys.float_info.max:
+            raise ValueError("no finite number")
         return float(data)
     if kind is int and type(data) is int and not -1 << 63 <= data < 1 << 64:
         raise ValueError("no number of this machine")

@@ -7,6 +7,7 @@ honest "cannot tell": where a number is missing, no rule that needs it speaks.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from ..kernel.processtext import Process
 from .facts import Facts, HolderFact, LostFact, PagesFact
@@ -68,16 +69,57 @@ Rule = Callable[[Facts], Iterator[Verdict]]
 
 def judge(facts: Facts) -> tuple[Verdict, ...]:
     """All verdicts, worst first; never none."""
+    doubted = misunderstood(facts)
+    if doubted is not None:
+        facts = _unjudged(facts)
     # Without MemTotal nothing is much or little.
     rules = RULES if facts.total else (lost_objects,)
     found = [verdict for rule in rules for verdict in rule(facts)]
     if facts.total:
         found += grown(facts, found)
-        found += unseen(facts, found)
+        if doubted is None:
+            found += unseen(facts, found)
+    if doubted is not None:
+        found.append(doubted)
     if not found:
         found = list(few_lost(facts)) or [_healthy(facts) if facts.total else _no_total(facts)]
     found = [completed(facts, verdict) for verdict in found]
     return tuple(sorted(found, key=lambda v: (_SEVERITY.index(v.kind), -v.bytes)))
+
+
+def misunderstood(facts: Facts) -> Verdict | None:
+    """What looks lost is not, where objects look lost that are in use: nobody is accused."""
+    seen = facts.reachability
+    if seen is None or not seen.misgivings:
+        return None
+    size = sum(f.bytes for f in facts.lost or () if f.by == "reachability")
+    return Verdict(
+        "cannot-tell",
+        "slab",
+        Culprit(),
+        size,
+        "low",
+        f"cannot tell: {size_text(size)} of slab objects look unreachable, but who points at what "
+        "was not understood in this dump",
+        seen.misgivings,
+        tuple(n for n in seen.notes if not any(m in n for m in seen.misgivings)),
+        "leakscan CACHE compares what is in the largest caches",
+    )
+
+
+def _unjudged(facts: Facts) -> Facts:
+    """The facts without what reachability said."""
+    told = tuple(f for f in facts.lost or () if f.by != "reachability")
+    return replace(
+        facts,
+        lost=told or None,
+        explained=0,
+        holders=(),
+        areas=tuple(replace(a, unnamed=None) for a in facts.areas),
+        pages=None if facts.pages is None else replace(facts.pages, unnamed=None),
+        reachability=None,
+        unseen=(*facts.unseen, "who points at what was not understood"),
+    )
 
 
 def lost_objects(facts: Facts) -> Iterator[Verdict]:

@@ -30,6 +30,7 @@ def reachability(seen: Reachability | None) -> dict[str, Any] | None:
         "bytes_read": seen.bytes_read,
         "sampled": seen.sampled,
         "notes": list(seen.notes),
+        "misgivings": list(seen.misgivings),
     }
 
 

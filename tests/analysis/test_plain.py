@@ -82,3 +82,15 @@ def test_a_list_nested_without_end_is_refused() -> None:
 def test_members_nobody_knows_are_passed_over() -> None:
     """A later version's session may say more."""
     assert from_plain(Reachability, {**plain(SEEN), "more": 1}) == SEEN
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 10**400])
+def test_a_number_that_is_not_finite_is_none(value: float) -> None:
+    with pytest.raises(ValueError, match="finite"):
+        from_plain(Share, {"value": value, "low": 0.0, "high": 1.0})
+
+
+def test_what_a_later_release_added_may_be_missing() -> None:
+    data = plain(SEEN)
+    del data["misgivings"]
+    assert from_plain(Reachability, data) == SEEN

@@ -86,6 +86,31 @@ def only(facts: Facts) -> Verdict:
     return found
 
 
+def test_a_mark_that_is_not_to_be_believed_accuses_nobody() -> None:
+    wrong = replace(SEEN, misgivings=("5 of 9 tasks look unreachable",), notes=("a limit",))
+    facts = replace(
+        areas(LEAST_AREAS, LEAST_AREAS),
+        lost=(lost(100 * MIB), lost(50 * MIB, "dentry")),
+        pages=PagesFact(LEAST_PAGES, LEAST_PAGES, ()),
+        holders=held(LEAST_HELD).holders,
+    )
+    assert "leak" in dict(kinds(facts))
+    found = judge(replace(facts, reachability=wrong))
+    assert {v.kind for v in found} == {"cannot-tell"}
+    (slab,) = (v for v in found if v.where == "slab")
+    assert slab.bytes == 150 * MIB
+    assert (slab.confidence, slab.evidence) == ("low", wrong.misgivings)
+    assert slab.against == ("a limit",)
+
+
+def test_what_kmemleak_said_stands_beside_a_mark_that_is_not_believed() -> None:
+    wrong = replace(SEEN, misgivings=("5 of 9 tasks look unreachable",))
+    facts = replace(
+        HEALTHY, reachability=wrong, lost=(lost(MIB), lost(2 * MIB, "dentry", by="kmemleak"))
+    )
+    assert [(v.kind, v.bytes) for v in judge(facts)] == [("leak", 2 * MIB), ("cannot-tell", MIB)]
+
+
 LEAST_LOST = rules.LOST_LEAST
 LEAST_AREAS = int(rules.AREAS_SHARE * TOTAL) + 1
 LEAST_PAGES = int(rules.PAGES_SHARE * TOTAL) + 1
