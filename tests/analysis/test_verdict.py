@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from crashext.analysis import verdict as rules
+from crashext.analysis import thresholds as rules
 from crashext.analysis.evidence import Reachability
 from crashext.analysis.facts import (
     AreaFact,
@@ -23,7 +23,8 @@ from crashext.analysis.grown import GROWN_LEAST, GROWN_SHARE
 from crashext.analysis.growth import CacheGrowth, CallerGrowth, Growth
 from crashext.analysis.judgement import Verdict
 from crashext.analysis.memsplit import MemorySplit, Part
-from crashext.analysis.verdict import excessive, judge
+from crashext.analysis.thresholds import excessive
+from crashext.analysis.verdict import judge
 from crashext.kernel.processtext import Process
 
 MIB, GIB = 1 << 20, 1 << 30

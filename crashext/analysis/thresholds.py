@@ -1,0 +1,41 @@
+"""From where on numbers are worth a verdict. Shares are of MemTotal, unless it says otherwise."""
+
+from __future__ import annotations
+
+_GIB = 1 << 30
+
+LOST_LEAST = 64 << 10
+"""Unreachable bytes of one cache below which nobody is accused."""
+LOST_SHARE = 0.005
+"""... and their least share of all slab memory."""
+AREAS_LEAST = 512 << 10
+AREAS_SHARE = 0.004
+"""Least share of memory that is in vmalloc areas of one caller that nothing points into."""
+AREAS_UNSEEN_SHARE = 0.10
+"""Least share of memory of one caller's areas, where nobody can see what points into them."""
+PAGES_SHARE = 0.03
+"""Least share of memory that nothing accounts for."""
+HELD_SHARE = 0.03
+"""Least share of memory that one root holds in one cache that cannot be reclaimed ..."""
+HELD_OF_SLAB = 0.25
+"""... and its least share of the slab memory that cannot be reclaimed."""
+BACKLOG_LEAST = 10_000
+"""Callbacks that wait for a grace period: a busy healthy machine has some thousands."""
+WASTE_SHARE = 0.03
+"""Least share of memory in free slots of one cache of which most slots are free."""
+RECLAIMABLE_SHARE = 0.10
+FEW = 5
+"""Verdicts about leaks that are too small to matter."""
+USER_SHARE = 0.25
+"""Least share of memory that one process, mount or the page cache has."""
+TABLES_SHARE = 0.10
+HUGETLB_SHARE = 0.05
+
+
+def excessive(used: int, total: int) -> bool:
+    """SysAK's thresholds for one kind of kernel memory on large machines.
+
+    More than 10 % and 1.5 GiB, or 6 GiB; 10 GiB where there are more than 100 GiB.
+    """
+    most = 10 * _GIB if total > 100 * _GIB else 6 * _GIB
+    return used > most or (used > 1.5 * _GIB and used > total / 10)
