@@ -98,6 +98,8 @@ def _console() -> Console:
 @contextmanager
 def open_view(options: argparse.Namespace, host: Host | None, program: str) -> Iterator[KernelView]:
     host = host or open_host(options)
+    if isinstance(host, RecordedHost) and program == "leakscan":
+        _require_question(host, options)
     if options.record is None:
         yield KernelView(host)
     else:
@@ -121,6 +123,21 @@ def open_view(options: argparse.Namespace, host: Host | None, program: str) -> I
         )
 
 
+def _require_question(host: RecordedHost, options: argparse.Namespace) -> None:
+    """A session knows what it was recorded for: another cache would look empty, not unknown."""
+    try:
+        words = shlex.split(host.command)[1:]
+    except ValueError:
+        return  # a stranger's nonsense: the counters will say what is missing
+    options_at = next((i for i, word in enumerate(words) if word.startswith("--")), len(words))
+    known = set(words[:options_at])
+    orphans = "--orphans" in words
+    asked = set(options.caches)
+    if not asked <= known or (not asked and known) or options.orphans != orphans:
+        what = " ".join(["leakscan", *words[:options_at], *(["--orphans"] if orphans else [])])
+        raise HostError(f"this session holds the answer to '{what}': ask it that")
+
+
 def _question(options: argparse.Namespace) -> list[str]:
     """What was asked, without where: the replay's command line."""
     words = [*getattr(options, "caches", []), *getattr(options, "addresses", [])]
@@ -137,7 +154,10 @@ def open_host(options: argparse.Namespace) -> Host:
     if options.replay is not None:
         return RecordedHost(options.replay)
     if options.core is None and not options.kernel:
-        raise HostError("say where memory is: -c VMCORE, -k (this machine) or -r SESSION")
+        raise HostError(
+            "say where memory is: -c VMCORE, -k (this machine) or -r SESSION; without memory: "
+            "--procfs DIR or --trace FILE"
+        )
     # drgn takes a third of a second to import, and a replay does without it.
     from .hosts.drgn import open_core, open_live
 

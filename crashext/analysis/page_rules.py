@@ -17,6 +17,8 @@ from .thresholds import (
     excessive,
 )
 
+_SAYS = 0.05
+
 
 def lost_areas(facts: Facts) -> Iterator[Verdict]:
     """vmalloc areas that nothing points into are leaked."""
@@ -86,7 +88,7 @@ def lost_pages(facts: Facts) -> Iterator[Verdict]:
     evidence = [f"{share(size, facts.total)} of memory is in no counter and no known structure"]
     if pages.unnamed is not None:
         evidence.append(f"no pointer leads to {size_text(pages.unnamed)} of it")
-    evidence += [f"{share_text(part)} of these pages: {what}" for what, _, part in pages.groups[:3]]
+    evidence += [f"{share_text(part)} of these pages: {what}" for what, _, part in _most(pages)]
     against = doubts(facts)
     if pages.unnamed is not None and 2 * pages.unnamed < size:
         against += (f"pointers lead to {size_text(size - pages.unnamed)} of it",)
@@ -104,6 +106,11 @@ def lost_pages(facts: Facts) -> Iterator[Verdict]:
     )
 
 
+def _most(pages: PagesFact) -> list[tuple[str, str, float]]:
+    """The groups that say something of the whole."""
+    return [group for group in pages.groups[:3] if group[2] >= _SAYS]
+
+
 def _unseen_pages(facts: Facts, pages: PagesFact) -> Verdict:
     """Nobody looked whose they are, or who points at them: drivers take pages too."""
     return Verdict(
@@ -115,7 +122,7 @@ def _unseen_pages(facts: Facts, pages: PagesFact) -> Verdict:
         f"cannot tell: {size_text(pages.bytes)} of pages are in no counter: leaked, or a driver's",
         (
             f"{share(pages.bytes, facts.total)} of memory is in no counter",
-            *(f"{share_text(part)} of these pages: {what}" for what, _, part in pages.groups[:3]),
+            *(f"{share_text(part)} of these pages: {what}" for what, _, part in _most(pages)),
         ),
         () if facts.source == "procfs" else ("nobody looked who points at these pages",),
         "boot with page_owner=on where the kernel has it: it names who allocates pages",

@@ -202,5 +202,5 @@ def reclaimable(facts: Facts) -> Iterator[Verdict]:
             f"the page cache has {size_text(files)}, which the kernel drops when memory is needed",
             (f"{share(files, facts.total)} of memory is cache of files",),
             (),
-            "echo 1 > /proc/sys/vm/drop_caches shows how much of it comes back",
+            "MemAvailable in /proc/meminfo counts it as available: is that low?",
         )

@@ -22,6 +22,25 @@ def user_space(facts: Facts) -> Iterator[Verdict]:
         size = process.rss_anon if process.rss_anon is not None else process.rss
         if size >= USER_SHARE * total:
             yield _process(facts, process, size, "of its own memory")
+    anonymous = split.get("anonymous")
+    alone = any(
+        (p.rss_anon if p.rss_anon is not None else p.rss) >= USER_SHARE * total
+        for p in facts.processes
+    )
+    if anonymous >= USER_SHARE * total and not alone and facts.processes:
+        first = facts.processes[0]
+        yield Verdict(
+            "user-space",
+            "user",
+            Culprit(process=f"{first.comm} (pid {first.pid})"),
+            anonymous,
+            "high",
+            f"processes have {size_text(anonymous)} of their own memory, most of it "
+            f"{first.comm} (pid {first.pid}): user space, not the kernel",
+            (f"{share(anonymous, total)} of memory",),
+            (),
+            f"crash> vm {first.pid}",
+        )
     tables = split.get("page tables")
     if tables >= TABLES_SHARE * total:
         owner = max(facts.processes, key=lambda p: p.page_tables or 0, default=None)

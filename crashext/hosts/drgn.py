@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
 
@@ -248,10 +251,22 @@ def _flatten(kind: drgn.Type, base: int, members: dict[str, Member]) -> None:
         )
 
 
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits: drgn swallows it while it loads its plugins."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def open_core(core: Path, debug: Sequence[Path]) -> DrgnHost:
     """Open a dump with its debug files (the first is usually vmlinux; none: by build ID)."""
     examine(core)
-    program = drgn.Program()
+    logging.getLogger("drgn").setLevel(logging.CRITICAL)  # what is wrong is said in our own words
+    with _uninterrupted():
+        program = drgn.Program()
     try:
         program.set_core_dump(str(core))
     except Exception as error:  # libkdumpfile's errors arrive as bare Exception
@@ -264,11 +279,15 @@ def open_core(core: Path, debug: Sequence[Path]) -> DrgnHost:
 
 def open_live(debug: Sequence[Path]) -> DrgnHost:
     """The running kernel, through /proc/kcore; needs root."""
-    program = drgn.Program()
+    logging.getLogger("drgn").setLevel(logging.CRITICAL)
+    with _uninterrupted():
+        program = drgn.Program()
     try:
         program.set_kernel()
     except PermissionError as error:
         raise HostError(f"cannot read {_KCORE}: run as root to look at this kernel") from error
+    except FileNotFoundError as error:
+        raise HostError(f"this kernel has no {_KCORE}: try --procfs /proc") from error
     except Exception as error:  # drgn raises bare Exception for what it has no class for
         raise HostError(f"cannot look at the running kernel: {_one_line(error)}") from error
     _load_debug_info(program, debug)

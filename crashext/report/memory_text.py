@@ -140,7 +140,7 @@ def _callers(accounting: Accounting, rows: int) -> Iterator[str]:
 
 def _users(accounting: Accounting, rows: int) -> Iterator[str]:
     if accounting.processes:
-        yield f"Processes by memory ({accounting.process_count:,} have some):"
+        yield f"Processes by memory ({accounting.process_count:,} with some):"
     for p in accounting.processes[:rows]:
         kinds = (
             ("anon", p.rss_anon),

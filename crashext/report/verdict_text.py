@@ -20,6 +20,7 @@ from .text import footer, line
 _FEW_CACHES, _MANY_CACHES = 5, 20
 _FEW_MEMBERS = 3
 _NAME = 24
+_NAMELESS = ("per-CPU memory", "boot memory", "page frame")
 
 
 def print_overview(
@@ -104,6 +105,6 @@ def _cache(facts: Facts, cache: CacheFact) -> str:
     if lost:
         parts.append(f"{lost:,} unreachable")
     holder = next((h for h in facts.holders if h.cache == cache.name and h.share >= 0.5), None)
-    if holder is not None:
+    if holder is not None and not holder.root.startswith(_NAMELESS):
         parts.append(f"{100 * holder.share:.0f} % held by {safe(holder.root)}")
     return "; ".join(parts)

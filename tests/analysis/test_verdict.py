@@ -481,3 +481,14 @@ def test_who_allocated_most_of_a_cache_is_named() -> None:
     assert any("take [mod] allocated 500 of the 1,000" in t for t in found.evidence)
     less = replace(facts, sites=(SiteFact("kmalloc-64", "take", "mod", 499, 1000),))
     assert only(less).culprit.caller == ""
+
+
+def test_many_processes_that_are_each_small() -> None:
+    facts = replace(
+        HEALTHY,
+        split=split(anonymous=LEAST_USER),
+        processes=(Process(7, "one", LEAST_USER // 3), Process(8, "two", LEAST_USER // 3)),
+    )
+    (verdict,) = judge(facts)
+    assert (verdict.kind, verdict.culprit.process) == ("user-space", "one (pid 7)")
+    assert kinds(replace(facts, split=split(anonymous=LEAST_USER - 4096))) == kinds(HEALTHY)

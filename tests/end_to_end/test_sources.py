@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import lab_dump, run
+from tests.conftest import SESSIONS, lab_dump, run
 
 
 def refused(*arguments: object) -> str:
@@ -99,3 +99,13 @@ def test_session_of_a_newer_format(tmp_path: Path) -> None:
 
 def test_a_dump_is_no_session() -> None:
     assert "not a crashext session" in refused("-r", lab_dump("default").vmcore)
+
+
+def test_a_session_refuses_what_it_was_not_asked(tmp_path: Path) -> None:
+    """Another cache would look empty, which is worse than unknown."""
+    session = SESSIONS / "living-list.session"
+    for question in (["kmalloc-8"], [], ["--orphans"]):
+        ran = run("leakscan", "-r", session, *question)
+        assert (ran.status, ran.out) == (2, "")
+        assert "this session holds the answer to 'leakscan kmalloc-32" in ran.err
+    assert run("leakscan", "-r", session, "dentry").status == 0
