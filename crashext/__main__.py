@@ -24,25 +24,40 @@ def main() -> int:
     if not arguments or arguments[0] not in COMMANDS:
         print(f"crashext: say which command: {' or '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    # Only now, as these need a Python that is new enough.
-    from . import cli
+    return _run(arguments[0], arguments[1:], bridge)
 
-    entry = cli.leakscan if arguments[0] == "leakscan" else cli.objsim
-    if bridge < 0:
-        return entry(arguments[1:])
-    from .hosts.base import HostError
-    from .hosts.crash import connect
-    from .report.safe import safe
 
+def leakscan() -> int:
+    """The script of this name."""
+    return _run("leakscan", sys.argv[1:])
+
+
+def objsim() -> int:
+    """The script of this name."""
+    return _run("objsim", sys.argv[1:])
+
+
+def _run(command: str, arguments: list[str], bridge: int = -1) -> int:
+    """Ctrl-C may come while Python still loads the rest, which takes most of a second."""
     try:
-        host = connect(bridge)
-    except HostError as error:
-        print(f"{arguments[0]}: {safe(str(error))}", file=sys.stderr)
-        return 2
+        # Only now, as these need a Python that is new enough.
+        from . import cli
+        from .hosts.base import HostError
+        from .hosts.crash import connect
+        from .report.safe import safe
+
+        entry = cli.leakscan if command == "leakscan" else cli.objsim
+        if bridge < 0:
+            return entry(arguments)
+        try:
+            host = connect(bridge)
+        except HostError as error:
+            print(f"{command}: {safe(str(error))}", file=sys.stderr)
+            return 2
+        return entry(arguments, host)
     except KeyboardInterrupt:
-        print(f"{arguments[0]}: interrupted before anything was known", file=sys.stderr)
+        print(f"{command}: interrupted before anything was known", file=sys.stderr)
         return 130
-    return entry(arguments[1:], host)
 
 
 if __name__ == "__main__":
