@@ -71,8 +71,14 @@ class Judge:
         population: Population,
         members: NDArray[np.intp],
     ) -> Held | None:
-        """Who points at the sampled `members` of the group around `exemplar`."""
+        """Who points at the sampled `members` of the group around `exemplar`.
+
+        None where nobody looked, and where the mark is not to be believed.
+        """
         if not self.wanted:
+            return None
+        seen = self.reachability
+        if seen is not None and seen.misgivings:
             return None
         return answered(
             self._view.host,

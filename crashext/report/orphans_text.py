@@ -39,6 +39,8 @@ def print_orphan_report(report: OrphanReport, console: Console, verbose: bool) -
         answer = f"all {totals.judged:,} objects can be reached"
     elif not unexplained:
         answer += "; all of them are explained below"
+    if report.reachability.misgivings:
+        answer = "not understood in this dump, so not to be believed: " + answer
     line(console, safe(answer), "bold")
     leaks = [g for g in report.orphans if not g.explanation]
     shown = leaks if verbose else leaks[:_FEW_GROUPS]
