@@ -14,10 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from rich.console import Console
 
 from .analysis.excerpt import MAX_TEXT, compare_text
 from .analysis.groups import Settings
 from .analysis.growth import Compared, growth
+from .analysis.judgement import Verdict
 from .analysis.kmemscan import KmemHost, scan_caches_kmem
 from .analysis.leakscan import scan_caches
 from .analysis.moments import of_overview
@@ -28,6 +30,7 @@ from .analysis.proc_facts import proc_facts
 from .analysis.procfs import read_snapshot
 from .analysis.procfs import report as report_proc
 from .analysis.results import LeakReport, Skipped
+from .analysis.traced import Traced
 from .analysis.verdict import judge
 from .before import earlier
 from .hosts.base import CommandHost, Host, HostError
@@ -46,8 +49,8 @@ from .report.procfs_text import print_proc_report
 from .report.text import print_leak_report, print_similarity_report
 from .report.trace_json import trace_document
 from .report.trace_text import print_trace
-from .report.verdict_json import overview_document, proc_document
-from .report.verdict_text import print_overview
+from .report.verdict_json import overview_document, proc_document, verdict_fields
+from .report.verdict_text import print_overview, print_verdicts
 from .running import Output, open_host, open_view, run
 from .trace import TraceSummary, trace_table
 from .trace.live import Wanted, capture
@@ -164,6 +167,7 @@ def _leakscan(options: argparse.Namespace, host: Host | None, progress: Progress
         raise HostError("--list writes the addresses that --orphans finds: add --orphans")
     if not options.caches and trace is None:
         return _overview(options, host, progress)
+    verdicts: tuple[Verdict, ...] = ()
     if options.walker == "kmem":
         report = _by_kmem(options, host, progress)
     else:
@@ -180,6 +184,8 @@ def _leakscan(options: argparse.Namespace, host: Host | None, progress: Progress
                     options.memory << 20,
                     traced,
                 )
+                if traced is not None and not options.caches and options.record is None:
+                    verdicts = _traced_verdicts(options, view, progress, traced)
                 # A session tells how to ask again.
                 options.caches = options.caches or [c.name for c in report.caches]
         except UnknownLayout as why:
@@ -196,10 +202,25 @@ def _leakscan(options: argparse.Namespace, host: Host | None, progress: Progress
     if trace is not None:
         said = (replace(s, what=f"trace: {s.what}") for s in trace.skipped)
         report = replace(report, skipped=(*report.skipped, *said))
-    return Output(
-        text=lambda console: print_leak_report(report, console, options.verbose),
-        json=lambda: leak_document(report),
+
+    def text(console: Console) -> None:
+        print_verdicts(verdicts, console)
+        print_leak_report(report, console, options.verbose)
+
+    extra = verdict_fields(verdicts) if verdicts else {}
+    return Output(text=text, json=lambda: leak_document(report, extra))
+
+
+def _traced_verdicts(
+    options: argparse.Namespace, view: KernelView, progress: Progress, traced: Traced
+) -> tuple[Verdict, ...]:
+    """The verdict over the whole machine, the trace's call sites among its evidence."""
+    if _refs(options, view) is False or isinstance(view.host, RecordedHost):
+        return ()
+    overview = look_over(
+        view, _settings(options), progress, options.memory << 20, options.refs, traced
     )
+    return judge(overview.facts)
 
 
 def _overview(options: argparse.Namespace, host: Host | None, progress: Progress) -> Output:

@@ -59,6 +59,8 @@ class LostFact:
     examples: tuple[int, ...] = ()
     below: int = 0
     """Of `objects`, those of any cache that only hang below the others."""
+    traced: bool = False
+    """A trace saw them allocated: it is still going on, so that little is already too much."""
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,8 @@ from .plain import answered
 from .reachability import MEMORY_BUDGET, complete_index, reach
 from .results import Kernel, Skipped
 from .survey import generator, kernel_of, map_gaps
+from .traced import Traced
+from .traced_loss import named_by_trace
 from .types import is_weak
 
 _LONG_NAME = 6
@@ -67,17 +69,19 @@ def look_over(
     progress: Progress,
     budget: int = MEMORY_BUDGET,
     refs: bool | None = None,
+    traced: Traced | None = None,
 ) -> Overview:
     """Gather the facts. Raises `HostError` where a session has none, or MemTotal is unknown.
 
-    `refs` False leaves out who points at what. Interrupted by Ctrl-C, it returns what it has.
+    `refs` False leaves out who points at what; `traced` names who allocated what is lost.
+    Interrupted by Ctrl-C, it returns what it has.
     """
     key = f"overview {settings.seed}"
     found = answered(
         view.host,
         key,
         Overview,
-        lambda: _gather(view, settings, progress, budget, refs is not False),
+        lambda: _gather(view, settings, progress, budget, refs is not False, traced),
     )
     if found is None:
         raise HostError("this session does not know: record one with leakscan --record, no CACHE")
@@ -85,7 +89,12 @@ def look_over(
 
 
 def _gather(
-    view: KernelView, settings: Settings, progress: Progress, budget: int, refs: bool
+    view: KernelView,
+    settings: Settings,
+    progress: Progress,
+    budget: int,
+    refs: bool,
+    traced: Traced | None,
 ) -> Overview:
     index = complete_index(view, progress)
     skipped = tuple(map_gaps(index, view.caches))
@@ -98,7 +107,7 @@ def _gather(
     interrupted = False
     if refs:
         try:
-            facts = _judged(view, facts, uses, areas, settings, progress, budget)
+            facts = _judged(view, facts, uses, areas, settings, progress, budget, traced)
         except KeyboardInterrupt:
             interrupted = True
             note = "interrupted before it was known what can be reached"
@@ -180,6 +189,7 @@ def _judged(
     settings: Settings,
     progress: Progress,
     budget: int,
+    traced: Traced | None,
 ) -> Facts:
     """What reachability adds."""
     marked = reach(view, progress, partial(generator, settings), budget)
@@ -192,7 +202,9 @@ def _judged(
         pages = replace(pages, unnamed=min(unnamed, pages.bytes))
     return replace(
         facts,
-        lost=tuple(_lost(g) for g in report.orphans if not g.explanation),
+        lost=named_by_trace(
+            marked, traced, tuple(_lost(g) for g in report.orphans if not g.explanation)
+        ),
         explained=report.totals.explained,
         holders=holder_facts(marked, named, facts, progress),
         areas=_areas(view, marked.areas, named),

@@ -26,7 +26,8 @@ def lost_objects(facts: Facts) -> Iterator[Verdict]:
     """Objects that nothing reaches are leaked."""
     slab = _slab(facts)
     for lost in _lost(facts):
-        if sum(f.bytes for f in lost) >= max(LOST_LEAST, LOST_SHARE * slab):
+        enough = sum(f.bytes for f in lost) >= max(LOST_LEAST, LOST_SHARE * slab)
+        if enough or any(f.traced for f in lost):
             yield _leaked(facts, lost, confidence(facts), doubts(facts))
 
 

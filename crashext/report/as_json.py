@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from ..analysis.estimate import Estimate
@@ -23,8 +24,8 @@ from .joined_json import joined
 SCHEMA_VERSION = 1
 
 
-def leak_document(report: LeakReport) -> str:
-    """The answer to `leakscan CACHE…`."""
+def leak_document(report: LeakReport, extra: Mapping[str, Any] | None = None) -> str:
+    """The answer to `leakscan CACHE…`; `extra` are more fields of the document."""
     return dump(
         {
             "schema": f"crashext/leakscan/{SCHEMA_VERSION}",
@@ -37,6 +38,7 @@ def leak_document(report: LeakReport) -> str:
             "interrupted": report.interrupted,
             "reachability": reachability(report.reachability),
             "trace": joined(report.trace),
+            **(extra or {}),
         }
     )
 

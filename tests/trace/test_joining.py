@@ -271,3 +271,20 @@ def test_a_live_trace_is_joined_with_memory_and_recorded(
 def test_live_wants_the_running_kernel(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.leakscan(["--live", "1"], lab_host("trace")) == 2  # a dump that is open already
     assert "this is a dump" in capsys.readouterr().err
+
+
+def test_the_verdict_takes_the_trace() -> None:
+    """Without a CACHE: what it saw allocated and nothing reaches is a leak, however little."""
+    dump = lab_dump("trace")
+    ran = run("leakscan", *on("trace"), "--trace", dump.traces / "trace.txt", "--json")
+    assert ran.status == 0
+    verdict = ran.document["verdict"]
+    assert (verdict["class"], verdict["where"]) == ("leak", "slab")
+    culprit = verdict["culprit"]
+    assert culprit["cache"] == "kmalloc-64"
+    assert culprit["caller"].startswith("leaklab_lease_grant+")
+    assert culprit["module"] == "leaklab"
+    assert any("500 of the 500 lost kmalloc-64 objects" in text for text in verdict["for"])
+    # The same guest without the trace: 31 KiB are not worth an accusation.
+    alone = run("leakscan", *on("trace"), "--json").document["verdict"]
+    assert alone["class"] == "healthy"
