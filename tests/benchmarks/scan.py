@@ -58,7 +58,8 @@ def measure(command: list[str]) -> Measured:
 def compare(name: str, dump: Dump) -> None:
     """One table row for each contender on one dump."""
     where = [str(dump.vmcore), str(dump.vmlinux)]
-    leakscan = [sys.executable, "-m", "crashext", "leakscan", "-c", where[0], "-s", where[1], "--no-refs", CACHE]
+    opened = ["-c", where[0], "-s", where[1]]
+    leakscan = [sys.executable, "-m", "crashext", "leakscan", *opened, "--no-refs", CACHE]
     ours = min((measure(leakscan) for _ in range(3)), key=lambda m: m.seconds)
     rows = [(f"leakscan {CACHE}", ours)]
     for what in ("addresses", "content"):
