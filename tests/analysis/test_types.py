@@ -37,7 +37,6 @@ _TRUE = {
     "radix_tree_node": "xa_node",
     "signal_cache": "signal_struct",
     "sighand_cache": "sighand_struct",
-    "mm_struct": "mm_struct",
     "mnt_cache": "mount",
 }
 

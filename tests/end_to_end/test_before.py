@@ -128,7 +128,7 @@ def test_clocks_of_a_dump_against_the_guests_own() -> None:
     for dump, up in zip((earlier, later), ups, strict=True):
         said = float((dump.proc / "uptime").read_text().split()[0])
         assert up is not None
-        assert 0 <= up - said < 10  # the dump comes a moment later
+        assert -1 < up - said < 10  # the dump comes a moment later; ticks lag behind the clock
     wall = [w for w in walls if w is not None]
     up_times = [u for u in ups if u is not None]
     assert wall[1] - wall[0] == pytest.approx(up_times[1] - up_times[0], abs=2)
