@@ -18,7 +18,7 @@ from ..kernel.objects import State
 from ..kernel.places import memory_map_frames
 from ..kernel.slabs import Progress
 from .reachability import Reach
-from .references import KERNEL_USES, present_frames, read_frames, runs_of
+from .references import KERNEL_USES, present_frames, read_frames, readable_frames, runs_of
 
 _BOOKKEEPING = ("vmap_area", "kmem_cache_node", "kmem_cache")
 _BLOCK = 1 << 16
@@ -50,13 +50,12 @@ class Named:
 def find_named(marked: Reach, progress: Progress) -> Named:
     """One pass over kernel memory."""
     scan = _Scan(marked)
-    wanted = np.isin(marked.frames.use, np.array([int(u) for u in KERNEL_USES], np.uint8))
-    wanted &= ~memory_map_frames(marked.view, len(wanted))
-    present = present_frames(marked.view.host, len(wanted))
-    if present is not None:
-        wanted &= present[: len(wanted)]
+    view = marked.view
+    present = present_frames(view.host, len(marked.frames.use))
+    wanted = readable_frames(view, marked.frames, present, *KERNEL_USES)
+    wanted &= ~memory_map_frames(view, len(wanted))
     for first, last in runs_of(wanted):
-        for offset, data, _ in read_frames(marked.view, first, last):
+        for offset, data, _ in read_frames(view, first, last):
             scan.look(offset, data)
             progress("pointers to areas and pages", last, len(wanted))
     return Named(scan.areas, scan.frames, scan.kernel, scan.by)

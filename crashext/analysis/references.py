@@ -28,7 +28,8 @@ _READ = 1 << 20
 _BRIDGE = 16  # page frames nobody wants that are read along
 _BLOCK = 1 << 16  # words: what is compared stays in the CPU's cache
 _ROOTS_KEPT = 4  # words that are remembered for each object they point at
-KERNEL_USES = (Frame.SLAB, Frame.KERNEL, Frame.RESERVED)
+_ALLOCATED = (Frame.SLAB, Frame.KERNEL)
+KERNEL_USES = (*_ALLOCATED, Frame.RESERVED)
 BOOKKEEPING = ("kmemleak_object", "kmemleak_scan_area")
 """Caches whose objects point at every object there is, for reasons of their own."""
 _WORD = (1 << 64) - 1
@@ -43,7 +44,7 @@ class Coverage:
     present: int
     """Page frames of kernel memory that were read."""
     missing: int
-    """Page frames of kernel memory that are not in the dump."""
+    """Page frames that the kernel allocated and that are not in the dump."""
     missing_slab: int
     """Those of them that belong to slabs."""
     bytes_read: int
@@ -81,6 +82,14 @@ def present_frames(host: Host, frames: int) -> Mask | None:
     return held
 
 
+def readable_frames(view: KernelView, frames: Frames, present: Mask | None, *uses: Frame) -> Mask:
+    """bool[frames]: page frames of these uses that the dump holds, none past the end of memory."""
+    wanted = np.isin(frames.use, np.array([int(u) for u in uses], np.uint8))
+    # The last section of the memory map goes on where memory has ended.
+    wanted[(view.space.direct.end - view.space.direct.start) >> PAGE_SHIFT :] = False
+    return wanted if present is None else wanted & present[: len(wanted)]
+
+
 def find_references(
     view: KernelView,
     table: SlotTable,
@@ -90,23 +99,26 @@ def find_references(
     progress: Progress,
 ) -> References:
     """The pass. Memory is 8 bytes an edge and 12 a kept root."""
-    kernel = np.isin(frames.use, np.array([int(u) for u in KERNEL_USES], np.uint8))
-    readable = kernel if present is None else kernel & present[: len(kernel)]
+    readable = readable_frames(view, frames, present, *KERNEL_USES)
     total = int(readable.sum())
     scan = _Scan(view, table, stacks, readable)
-    done = lost = lost_slab = 0
+    done = lost = lost_allocated = lost_slab = 0
     for first, last in runs_of(_bridged(readable, present)):
         for offset, data, missing in read_frames(view, first, last):
             scan.look(offset, data)
             missing = missing[readable[missing]]
             lost += len(missing)
+            lost_allocated += int((frames.use[missing] != Frame.RESERVED).sum())
             lost_slab += int((frames.use[missing] == Frame.SLAB).sum())
             here = offset >> PAGE_SHIFT
             done += int(readable[here : here + (len(data) >> PAGE_SHIFT)].sum())
             progress("pointers", done, total)
-    away = kernel & ~readable
-    missing_slab = int((frames.use[away] == Frame.SLAB).sum()) + lost_slab
-    coverage = Coverage(total - lost, int(away.sum()) + lost, missing_slab, done << PAGE_SHIFT)
+    # Reserved page frames that the dump lacks are holes between banks of memory: no dump has them.
+    absent = frames.count(*_ALLOCATED) - int(np.isin(frames.use[readable], _ALLOCATED).sum())
+    missing_slab = frames.count(Frame.SLAB) - int((frames.use[readable] == Frame.SLAB).sum())
+    coverage = Coverage(
+        total - lost, absent + lost_allocated, missing_slab + lost_slab, done << PAGE_SHIFT
+    )
     return scan.result(coverage)
 
 

@@ -16,7 +16,7 @@ from ..kernel.objects import State
 from ..kernel.slabs import Progress
 from ..kernel.slots import Slots
 from .reachability import Reach
-from .references import present_frames, read_frames, runs_of
+from .references import present_frames, read_frames, readable_frames, runs_of
 
 _SLAB_LISTS = ("kmem_cache_node", "kmem_cache")
 """Caches whose objects link the struct pages of slabs, which holds no object."""
@@ -33,10 +33,8 @@ def weakly_held(marked: Reach, slots: Slots, progress: Progress) -> NDArray[np.b
     starts = table.addresses(slots) - np.uint64(table.start)
     pages = view.memory.maps_of(starts >> np.uint64(PAGE_SHIFT))
     seen = _Seen(marked, starts, pages)
-    wanted = np.isin(marked.frames.use, np.array([Frame.SLAB, Frame.KERNEL], np.uint8))
-    present = present_frames(view.host, len(wanted))
-    if present is not None:
-        wanted &= present[: len(wanted)]
+    present = present_frames(view.host, len(marked.frames.use))
+    wanted = readable_frames(view, marked.frames, present, Frame.SLAB, Frame.KERNEL)
     for first, last in runs_of(wanted):
         for offset, data, _ in read_frames(view, first, last):
             seen.look(offset, data)
