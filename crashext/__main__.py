@@ -41,10 +41,10 @@ def _run(command: str, arguments: list[str], bridge: int = -1) -> int:
     """Ctrl-C may come while Python still loads the rest, which takes most of a second."""
     try:
         # Only now, as these need a Python that is new enough.
-        from . import cli
-        from .hosts.base import HostError
-        from .hosts.crash import connect
-        from .report.safe import safe
+        from crashext.commands import cli
+        from crashext.hosts.base import HostError
+        from crashext.hosts.crash import connect
+        from crashext.report.safe import safe
 
         entry = cli.leakscan if command == "leakscan" else cli.objsim
         if bridge < 0:

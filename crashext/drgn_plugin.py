@@ -15,10 +15,10 @@ from drgn.commands import CommandError, custom_command, parse_shell_command
 
 
 def _run(program: Program, name: str, arguments: Sequence[str]) -> None:
-    from . import cli
-    from .hosts.base import HostError
-    from .hosts.drgn import DrgnHost
-    from .report.safe import safe
+    from crashext.commands import cli
+    from crashext.hosts.base import HostError
+    from crashext.hosts.drgn import DrgnHost
+    from crashext.report.safe import safe
 
     source = program.core_dump_path
     try:

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from crashext import cli
+from crashext.commands import cli
 from crashext.hosts.drgn import DrgnHost, open_core
-from crashext.kernel.view import KernelView
+from crashext.kernel.slab.view import KernelView
 from tests.lab import Dump, build, must_compile, scenario
 
 SESSIONS = Path(__file__).parent.parent / "sample_sessions"
@@ -86,5 +86,5 @@ def on(name: str, form: str = "vmcore") -> list[object]:
 
 @pytest.fixture(scope="session")
 def schema() -> Any:
-    path = Path(cli.__file__).parent / "report" / "schema.json"
+    path = Path(cli.__file__).parents[1] / "report" / "schema.json"
     return json.loads(path.read_text())

@@ -21,7 +21,7 @@ from crashext.hosts.base import (
     ReadFault,
     Symbol,
 )
-from crashext.kernel.caches import SlabCache
+from crashext.kernel.slab.caches import SlabCache
 
 INFO = Info("6.1.0-9-amd64", "x86_64", 4096, False, "vmcore", {"PAGESIZE": "4096"})
 

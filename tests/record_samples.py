@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from crashext import cli
+from crashext.commands import cli
 from tests.lab import build, scenario
 
 FOLDER = Path(__file__).parent.parent / "sample_sessions"

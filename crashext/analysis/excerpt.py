@@ -7,14 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..hosts.base import HostError
-from .decode import Decoder
-from .estimate import Estimate, Share
-from .groups import Settings, decode_object, describe
-from .objsim import compare_pairs
-from .results import SimilarityReport, Skipped, Subject
-from .similarity import group
-from .words import Classifier
+from crashext.analysis.likeness.decode import Decoder
+from crashext.analysis.likeness.groups import Settings, decode_object, describe
+from crashext.analysis.likeness.similarity import group
+from crashext.analysis.likeness.words import Classifier
+from crashext.analysis.objects import compare_pairs
+from crashext.analysis.results.estimate import Estimate, Share
+from crashext.analysis.results.reports import SimilarityReport, Subject
+from crashext.hosts.base import HostError
+from crashext.skipped import Skipped
 
 MAX_TEXT = 16 << 20
 _MAX_SUBJECTS = 8

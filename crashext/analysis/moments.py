@@ -10,15 +10,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ..hosts.base import HostError
-from ..hosts.procfs import Moment
-from ..kernel.addresses import PAGE_SIZE
-from ..kernel.proctext import MemInfo
-from ..kernel.slabtext import SlabInfo, SlabLine
-from .facts import AreaFact, CacheFact
-from .growth import Caller
-from .overview import Overview
-from .plain import from_plain
+from crashext.analysis.memory.growth import Caller
+from crashext.analysis.overview import Overview
+from crashext.analysis.verdict.facts import AreaFact, CacheFact
+from crashext.hosts.base import HostError
+from crashext.hosts.plain import from_plain
+from crashext.kernel.addresses import PAGE_SIZE
+from crashext.procfs.counters import MemInfo
+from crashext.procfs.folder import Moment
+from crashext.procfs.slabinfo import SlabInfo, SlabLine
 
 _SCHEMA = "crashext/verdict/1"
 _MOST = 1 << 19

@@ -8,28 +8,28 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from ..hosts.base import HostError
-from ..kernel.access import Words
-from ..kernel.caches import SlabCache
-from ..kernel.notleaks import explanation
-from ..kernel.objects import State
-from ..kernel.slabs import Progress
-from ..kernel.slots import Slots
-from ..kernel.view import KernelView
-from .attribution import Ladder
-from .decode import Decoder
-from .estimate import Estimate, Share
-from .evidence import Below, OrphanGroup, OrphanTotals, TypeCandidate
-from .groups import Settings, describe
-from .held import reachability_of
-from .plain import answered, no_answer
-from .reachability import MEMORY_BUDGET, Reach, reach
-from .results import Group, OrphanReport
-from .similarity import Cluster, group
-from .structures import Structures, structures
-from .survey import generator, kernel_of, make_classifier, map_gaps
-from .types import Types
-from .words import Kind
+from crashext.analysis.likeness.decode import Decoder
+from crashext.analysis.likeness.groups import Settings, describe
+from crashext.analysis.likeness.similarity import Cluster, group
+from crashext.analysis.likeness.survey import generator, kernel_of, make_classifier, map_gaps
+from crashext.analysis.likeness.words import Kind
+from crashext.analysis.origin.ladder import Ladder
+from crashext.analysis.reach.group_reach import reachability_of
+from crashext.analysis.reach.reachability import MEMORY_BUDGET, Reach, reach
+from crashext.analysis.reach.structures import Structures, structures
+from crashext.analysis.results.estimate import Estimate, Share
+from crashext.analysis.results.evidence import Below, OrphanGroup, OrphanTotals, TypeCandidate
+from crashext.analysis.results.reports import Group, OrphanReport
+from crashext.analysis.types.candidates import Types
+from crashext.hosts.base import HostError
+from crashext.hosts.plain import answered, no_answer
+from crashext.kernel.access import Words
+from crashext.kernel.origin.notleaks import explanation
+from crashext.kernel.slab.caches import SlabCache
+from crashext.kernel.slab.objects import State
+from crashext.kernel.slab.slots import Slots
+from crashext.kernel.slab.view import KernelView
+from crashext.progress import Progress
 
 _SAMPLED = 4096  # heads of each cache whose content is compared
 _MOST_GROUPS = 64

@@ -11,20 +11,20 @@ from functools import partial
 
 import numpy as np
 
-from ..hosts.base import HostError
-from ..hosts.procfs import Moment
-from ..kernel.addresses import PAGE_SIZE
-from ..kernel.areas import Areas, read_areas
-from ..kernel.caches import SlabCache
-from ..kernel.clock import uptime, wall_clock
-from ..kernel.frames import Frames, frames
-from ..kernel.rcu import read_backlog
-from ..kernel.slabs import Progress
-from ..kernel.usage import usage
-from ..kernel.view import KernelView
-from .accounting import Accounting, account, unaccounted_frames
-from .evidence import OrphanGroup
-from .facts import (
+from crashext.analysis.cache_holders import holder_facts
+from crashext.analysis.likeness.groups import Settings
+from crashext.analysis.likeness.survey import generator, kernel_of, map_gaps
+from crashext.analysis.memory.accounting import Accounting, account, unaccounted_frames
+from crashext.analysis.memory.pagegroups import PageGroup
+from crashext.analysis.orphans import orphan_report
+from crashext.analysis.reach.pointed import PointedAt, find_pointed_at
+from crashext.analysis.reach.reachability import MEMORY_BUDGET, complete_index, reach
+from crashext.analysis.results.evidence import OrphanGroup
+from crashext.analysis.results.joined import Traced
+from crashext.analysis.results.reports import Kernel
+from crashext.analysis.trace_losses import named_by_trace
+from crashext.analysis.types.candidates import inconclusive
+from crashext.analysis.verdict.facts import (
     AreaFact,
     BacklogFact,
     CacheFact,
@@ -33,18 +33,19 @@ from .facts import (
     MountFact,
     PagesFact,
 )
-from .groups import Settings
-from .holder_facts import holder_facts
-from .named import Named, find_named
-from .orphans import orphan_report
-from .pagegroups import PageGroup
-from .plain import answered
-from .reachability import MEMORY_BUDGET, complete_index, reach
-from .results import Kernel, Skipped
-from .survey import generator, kernel_of, map_gaps
-from .traced import Traced
-from .traced_loss import named_by_trace
-from .types import is_weak
+from crashext.hosts.base import HostError
+from crashext.hosts.plain import answered
+from crashext.kernel.addresses import PAGE_SIZE
+from crashext.kernel.counters.clock import uptime, wall_clock
+from crashext.kernel.counters.rcu import read_backlog
+from crashext.kernel.pages.areas import Areas, read_areas
+from crashext.kernel.pages.frames import Frames, frames
+from crashext.kernel.slab.caches import SlabCache
+from crashext.kernel.slab.usage import usage
+from crashext.kernel.slab.view import KernelView
+from crashext.procfs.folder import Moment
+from crashext.progress import Progress
+from crashext.skipped import Skipped
 
 _LONG_NAME = 6
 _STRONG = ("alloc-tag", "slub-track", "kmemleak", "page-owner", "trace")
@@ -194,7 +195,7 @@ def _judged(
     """What reachability adds."""
     marked = reach(view, progress, partial(generator, settings), budget)
     report = orphan_report(marked, settings, progress)
-    named = find_named(marked, progress)
+    named = find_pointed_at(marked, progress)
     pages = facts.pages
     if pages is not None:
         left = unaccounted_frames(view, uses, areas, settings.seed)
@@ -218,7 +219,7 @@ def _lost(group: OrphanGroup) -> LostFact:
     module = known.module if known else ""
     module = module or next((a.module for a in group.allocators if a.module), "")
     told = list(group.notes[:2])
-    if group.types and not is_weak(group.types[0]):
+    if group.types and not inconclusive(group.types[0]):
         best = group.types[0]
         module = module or best.module
         told.insert(0, f"they may be {best.name}" + (f" [{best.module}]" if best.module else ""))
@@ -241,7 +242,7 @@ def _lost(group: OrphanGroup) -> LostFact:
     )
 
 
-def _areas(view: KernelView, areas: Areas, named: Named) -> tuple[AreaFact, ...]:
+def _areas(view: KernelView, areas: Areas, named: PointedAt) -> tuple[AreaFact, ...]:
     """vmalloc areas by caller, most bytes first."""
     sums: dict[tuple[str, str], list[int]] = {}
     for row in np.flatnonzero((areas.pages > 0) & (areas.caller != 0)).tolist():

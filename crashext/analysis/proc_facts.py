@@ -8,14 +8,21 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from ..kernel.families import by_name, family, parent
-from ..kernel.kmemleaktext import KmemleakGroup
-from ..kernel.pageownertext import PageOwner
-from ..kernel.slabtext import SlabLine
-from ..kernel.stacktext import Frame, passes_on
-from .facts import AreaFact, CacheFact, Facts, LostFact, PagesFact, SiteFact
-from .memsplit import MemorySplit
-from .procfs import ProcReport, Snapshot
+from crashext.analysis.memory.memsplit import MemorySplit
+from crashext.analysis.proc import ProcReport, Snapshot
+from crashext.analysis.verdict.facts import (
+    AreaFact,
+    CacheFact,
+    Facts,
+    LostFact,
+    PagesFact,
+    SiteFact,
+)
+from crashext.kernel.slab.families import by_name, family, parent
+from crashext.procfs.kmemleak import KmemleakGroup
+from crashext.procfs.pageowner import PageOwner
+from crashext.procfs.slabinfo import SlabLine
+from crashext.procfs.stacks import PrintedFrame, passes_on
 
 _FRAMES = 6
 _GROUPS = 5
@@ -126,7 +133,7 @@ def _is_area(group: KmemleakGroup) -> bool:
     return any(_VMALLOC.fullmatch(f.symbol) for f in _allocator(group.frames))
 
 
-def _allocator(frames: Sequence[Frame]) -> list[Frame]:
+def _allocator(frames: Sequence[PrintedFrame]) -> list[PrintedFrame]:
     """The innermost frames, which only pass an allocation on."""
     own = []
     for frame in frames:
@@ -157,7 +164,7 @@ def _lost(group: KmemleakGroup, snapshot: Snapshot) -> LostFact:
     )
 
 
-def _stack(frames: Sequence[Frame]) -> str:
+def _stack(frames: Sequence[PrintedFrame]) -> str:
     start = len(_allocator(frames))
     shown = " <- ".join(
         f"{f.symbol}{f' [{f.module}]' if f.module else ''}" for f in frames[start : start + _FRAMES]

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..incrash import crashext_wire as wire
-from .base import (
+from crashext.hosts.base import (
     Addresses,
     Bytes,
     HostError,
@@ -31,11 +30,12 @@ from .base import (
     Symbol,
     coalesce,
 )
-from .dumpfile import DumpFile, examine
-from .percpu import PERCPU_END, percpu_table, symbol_in
+from crashext.hosts.dumpfile import DumpFile, examine
+from crashext.hosts.percpu import PERCPU_END, percpu_table, symbol_in
+from crashext.incrash import crashext_wire as wire
 
 if TYPE_CHECKING:
-    from .drgn import PhysicalMemory
+    from crashext.hosts.drgn import PhysicalMemory
 
 _PAGE = 4096
 _RUN = 1 << 20
@@ -149,7 +149,9 @@ class CrashHost:
         if not self._direct or not 0 <= physical < _DIRECT_MAP:
             return None
         if self._memory is None:
-            from .drgn import PhysicalMemory  # drgn takes a third of a second to import
+            from crashext.hosts.drgn import (
+                PhysicalMemory,  # drgn takes a third of a second to import
+            )
 
             self._memory = PhysicalMemory(self._dump)
         return self._memory.read(physical, size)

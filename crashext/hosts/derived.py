@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
-from .base import Host
+from crashext.hosts.base import Host
 
 
 @runtime_checkable

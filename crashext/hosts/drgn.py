@@ -13,7 +13,7 @@ import drgn
 import numpy as np
 from drgn.helpers.linux.kallsyms import load_module_kallsyms
 
-from .base import (
+from crashext.hosts.base import (
     Addresses,
     Bytes,
     HostError,
@@ -26,8 +26,8 @@ from .base import (
     Symbol,
     coalesce,
 )
-from .dumpfile import DumpFile, build_id, examine
-from .percpu import PERCPU_END, percpu_table, symbol_in
+from crashext.hosts.dumpfile import DumpFile, build_id, examine
+from crashext.hosts.percpu import PERCPU_END, percpu_table, symbol_in
 
 _READ_LIMIT = 1 << 20  # bigger pieces gain nothing (measured 2.7 GB/s at 1 MiB on an ELF dump)
 _DIRECT_MAP = 1 << 46  # bytes of direct map that 4-level paging has room for

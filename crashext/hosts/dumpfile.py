@@ -19,7 +19,7 @@ from elftools.construct import ConstructError
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import NoteSection
 
-from .base import HostError
+from crashext.hosts.base import HostError
 
 _KDUMP_SIGNATURE = b"KDUMP   "
 _FLATTENED_SIGNATURE = b"makedumpfile\0\0\0\0"

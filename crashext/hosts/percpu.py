@@ -9,7 +9,7 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from itertools import pairwise
 
-from .base import Symbol
+from crashext.hosts.base import Symbol
 
 PERCPU_END = 1 << 24
 """Offsets of static per-CPU variables are below."""

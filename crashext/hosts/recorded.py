@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .base import (
+from crashext.hosts.base import (
     Addresses,
     Bytes,
     Host,
@@ -23,7 +23,7 @@ from .base import (
     ReadFault,
     Symbol,
 )
-from .session import MAX_MEMORY, NONSENSE, damaged, load, write
+from crashext.hosts.session import MAX_MEMORY, NONSENSE, damaged, load, write
 
 _MAX_STRUCT = 1 << 20
 _MAX_BITS = 64

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from .base import HostError
+from crashext.hosts.base import HostError
 
 Extents = list[tuple[int, memoryview]]
 """(address, bytes), ascending and apart."""

@@ -10,7 +10,16 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ..hosts.base import Addresses, Bytes, Host, Layout, Mask, Member, ReadFault, UnknownLayout
+from crashext.hosts.base import (
+    Addresses,
+    Bytes,
+    Host,
+    Layout,
+    Mask,
+    Member,
+    ReadFault,
+    UnknownLayout,
+)
 
 Words = NDArray[np.uint64]
 

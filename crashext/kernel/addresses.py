@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..hosts.base import Addresses, Host, ReadFault
-from .access import UnknownLayout, Words, u64, variable
+from crashext.hosts.base import Addresses, Host, ReadFault
+from crashext.kernel.access import UnknownLayout, Words, u64, variable
 
 PAGE_SHIFT = 12
 PAGE_SIZE = 1 << PAGE_SHIFT

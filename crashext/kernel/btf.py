@@ -15,8 +15,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from ..hosts.base import Host, ReadFault
-from .access import string, u32, u64
+from crashext.hosts.base import Host, ReadFault
+from crashext.kernel.access import string, u32, u64
 
 _MAGIC = 0xEB9F
 _HEADER = 24

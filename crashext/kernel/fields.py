@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from typing import NamedTuple
 
-from .btf import Btf, BtfKind
+from crashext.kernel.btf import Btf, BtfKind
 
 _MAX_DEPTH = 24
 _MAX_ELEMENTS = 64

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..hosts.base import Host, ReadFault
-from .access import u64
+from crashext.hosts.base import Host, ReadFault
+from crashext.kernel.access import u64
 
 
 def entries(host: Host, head: int, offset: int, limit: int) -> Iterator[int]:

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..hosts.base import Addresses, Bytes, Host, Mask, ReadFault
-from .access import UnknownLayout, Words, require, words_at
-from .addresses import PAGE_SHIFT, PAGE_SIZE, AddressSpace
+from crashext.hosts.base import Addresses, Bytes, Host, Mask, ReadFault
+from crashext.kernel.access import UnknownLayout, Words, require, words_at
+from crashext.kernel.addresses import PAGE_SHIFT, PAGE_SIZE, AddressSpace
 
 BLOCK_PAGES = 4096  # page frames a block: 256 KiB of map, 16 MiB of memory
 _SECTION_FLAGS = 0x3F  # low bits of section_mem_map (SECTION_MAP_LAST_BIT <= 6)

@@ -6,20 +6,20 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from ..analysis.estimate import Estimate
-from ..analysis.evidence import Allocator
-from ..analysis.results import (
+from crashext.analysis.results.estimate import Estimate
+from crashext.analysis.results.evidence import Allocator
+from crashext.analysis.results.reports import (
     CacheReport,
     Group,
     Kernel,
     LeakReport,
     SimilarityReport,
-    Skipped,
     Subject,
     Word,
 )
-from .evidence_json import held, number, reachability, share_fields
-from .joined_json import joined
+from crashext.report.evidence_json import held, number, reachability, share_fields
+from crashext.report.joined_json import joined
+from crashext.skipped import Skipped
 
 SCHEMA_VERSION = 1
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..analysis.estimate import Estimate, Share
-from ..analysis.sizes import size_text as bytes_text
+from crashext.analysis.results.estimate import Estimate, Share
+from crashext.analysis.sizes import size_text as bytes_text
 
 __all__ = ["bytes_text", "count_text", "plural", "share_text"]
 

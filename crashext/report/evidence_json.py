@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..analysis.estimate import Share
-from ..analysis.evidence import Allocator, Chain, Held, Reachability
+from crashext.analysis.results.estimate import Share
+from crashext.analysis.results.evidence import Allocator, Chain, Held, Reachability
 
 
 def share_fields(share: Share) -> dict[str, float]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..analysis.evidence import Allocator
-from ..analysis.results import Group
-from .safe import safe
+from crashext.analysis.results.evidence import Allocator
+from crashext.analysis.results.reports import Group
+from crashext.report.safe import safe
 
 _FEW_FRAMES = 5
 _FEW_SITES = 3

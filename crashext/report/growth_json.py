@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..analysis.growth import Growth
+from crashext.analysis.memory.growth import Growth
 
 _MOST = 1000
 """Rows of any list."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from rich.console import Console
 from rich.text import Text
 
-from ..analysis.growth import CacheGrowth, CallerGrowth, Growth
-from ..analysis.judgement import bracketed
-from .safe import safe
-from .tables import duration, new_table, show_table, signed, size
-from .text import line
+from crashext.analysis.memory.growth import CacheGrowth, CallerGrowth, Growth
+from crashext.analysis.verdict.verdict import bracketed
+from crashext.report.safe import safe
+from crashext.report.tables import duration, new_table, show_table, signed, size
+from crashext.report.text import line
 
 _FEW, _MANY = 8, 40
 _NO_MEMORY = ("DirectMap", "Commit", "MemFree", "MemAvailable", "VmallocTotal", "VmallocChunk")

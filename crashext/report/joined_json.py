@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..analysis.traced import JoinedTrace, MarkedCache
+from crashext.analysis.results.joined import JoinedTrace, MarkedCache
 
 
 def joined(trace: JoinedTrace | None) -> dict[str, Any] | None:

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..analysis.traced import JoinedTrace, MarkedCache, MarkedSite
-from .counts import count_text, plural
-from .safe import safe
+from crashext.analysis.results.joined import JoinedTrace, MarkedCache, MarkedSite
+from crashext.report.counts import count_text, plural
+from crashext.report.safe import safe
 
 _FEW_SITES, _MANY_SITES = 10, 200
 _CLEARLY = 2

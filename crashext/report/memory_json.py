@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..analysis.accounting import Accounting
-from ..analysis.memsplit import MemorySplit
-from ..analysis.plain import plain
-from ..kernel.proctext import MemInfo
+from crashext.analysis.memory.accounting import Accounting
+from crashext.analysis.memory.memsplit import MemorySplit
+from crashext.hosts.plain import plain
+from crashext.procfs.counters import MemInfo
 
 
 def memory_fields(accounting: Accounting) -> dict[str, Any]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..analysis.accounting import Accounting, Check, Unaccounted
-from ..analysis.memsplit import MemorySplit
-from ..analysis.pagegroups import PageGroup
-from .counts import bytes_text, plural
-from .safe import safe
+from crashext.analysis.memory.accounting import Accounting, Check, Unaccounted
+from crashext.analysis.memory.memsplit import MemorySplit
+from crashext.analysis.memory.pagegroups import PageGroup
+from crashext.report.counts import bytes_text, plural
+from crashext.report.safe import safe
 
 _FEW = 5
 _KINDS = {

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..analysis.evidence import OrphanGroup
-from ..analysis.results import OrphanReport
-from .as_json import SCHEMA_VERSION, dump, kernel_fields, skipped_fields
-from .evidence_json import allocators, reachability
+from crashext.analysis.results.evidence import OrphanGroup
+from crashext.analysis.results.reports import OrphanReport
+from crashext.report.as_json import SCHEMA_VERSION, dump, kernel_fields, skipped_fields
+from crashext.report.evidence_json import allocators, reachability
 
 
 def orphan_document(report: OrphanReport) -> str:

@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from ..analysis.evidence import OrphanGroup
-from ..analysis.results import OrphanReport
-from ..hosts.base import HostError
-from .counts import bytes_text, plural
-from .evidence_text import allocator_headline
-from .reach_text import reachability_lines
-from .safe import safe
-from .text import footer, line
+from crashext.analysis.results.evidence import OrphanGroup
+from crashext.analysis.results.reports import OrphanReport
+from crashext.hosts.base import HostError
+from crashext.report.counts import bytes_text, plural
+from crashext.report.evidence_text import allocator_headline
+from crashext.report.reach_text import reachability_lines
+from crashext.report.safe import safe
+from crashext.report.text import footer, line
 
 _FEW_GROUPS = 12
 _FEW_NOTES = 3

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..analysis.procfs import ProcReport, Snapshot
-from ..kernel.families import Family
-from ..kernel.kmemleaktext import KmemleakReport
-from ..kernel.pageownertext import PageOwner
-from ..kernel.processtext import Process
-from ..kernel.stacktext import Frame
-from ..kernel.vmalloctext import VmallocCaller
+from crashext.analysis.proc import ProcReport, Snapshot
+from crashext.kernel.slab.families import Family
+from crashext.procfs.kmemleak import KmemleakReport
+from crashext.procfs.pageowner import PageOwner
+from crashext.procfs.processes import Process
+from crashext.procfs.stacks import PrintedFrame
+from crashext.procfs.vmallocinfo import VmallocCaller
 
 _MOST = 1000
 """Rows of any list: stacks come in tens of thousands."""
@@ -174,5 +174,5 @@ def _process(process: Process) -> dict[str, Any]:
     }
 
 
-def _frame(frame: Frame | None) -> str | None:
+def _frame(frame: PrintedFrame | None) -> str | None:
     return None if frame is None else str(frame)

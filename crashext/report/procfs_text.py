@@ -5,19 +5,19 @@ from __future__ import annotations
 from rich.console import Console
 from rich.text import Text
 
-from ..analysis.judgement import Verdict
-from ..analysis.memsplit import MemorySplit
-from ..analysis.procfs import ProcReport, Snapshot
-from ..kernel.families import Family
-from ..kernel.kmemleaktext import KmemleakReport
-from ..kernel.pageownertext import PageOwner
-from ..kernel.processtext import Process
-from ..kernel.stacktext import Frame, passes_on
-from .growth_text import print_growth
-from .safe import safe
-from .tables import duration, new_table, show_table, size
-from .text import line
-from .verdict_text import print_verdicts
+from crashext.analysis.memory.memsplit import MemorySplit
+from crashext.analysis.proc import ProcReport, Snapshot
+from crashext.analysis.verdict.verdict import Verdict
+from crashext.kernel.slab.families import Family
+from crashext.procfs.kmemleak import KmemleakReport
+from crashext.procfs.pageowner import PageOwner
+from crashext.procfs.processes import Process
+from crashext.procfs.stacks import PrintedFrame, passes_on
+from crashext.report.growth_text import print_growth
+from crashext.report.safe import safe
+from crashext.report.tables import duration, new_table, show_table, size
+from crashext.report.text import line
+from crashext.report.verdict_text import print_verdicts
 
 _FEW, _MANY = 8, 40
 _FEW_FRAMES = 6
@@ -225,7 +225,7 @@ def _footer(console: Console, snapshot: Snapshot) -> None:
     line(console, f"{state} {safe(snapshot.path)}; {page}; read: {found}", _DIM)
 
 
-def _stack(console: Console, frames: tuple[Frame, ...]) -> None:
+def _stack(console: Console, frames: tuple[PrintedFrame, ...]) -> None:
     """The frames that say something: the allocator's own are left out."""
     start = next((i for i, f in enumerate(frames) if not passes_on(f.symbol)), 0)
     shown = frames[start : start + _FEW_FRAMES]
@@ -235,7 +235,7 @@ def _stack(console: Console, frames: tuple[Frame, ...]) -> None:
         line(console, f"        {text}{more}", _DIM)
 
 
-def _named(origin: Frame | None, module: str) -> str:
+def _named(origin: PrintedFrame | None, module: str) -> str:
     if origin is None:
         return safe(f"call stack not shown{f', [{module}]' if module else ''}")
     via = f" for [{module}]" if module and origin.module != module else ""

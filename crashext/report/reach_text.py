@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..analysis.evidence import Held, Reachability
-from ..analysis.results import Group
-from .counts import share_text
+from crashext.analysis.results.evidence import Held, Reachability
+from crashext.analysis.results.reports import Group
+from crashext.report.counts import share_text
 
 _STEPS = " -> "
 _FEW = 3

@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ..analysis.results import (
+from crashext.analysis.results.reports import (
     CacheReport,
     Group,
     Kernel,
@@ -20,16 +20,16 @@ from ..analysis.results import (
     LeakReport,
     Pair,
     SimilarityReport,
-    Skipped,
     Subject,
     Word,
 )
-from .counts import bytes_text, count_text, plural, share_text
-from .evidence_text import allocator_lines
-from .joined_text import print_joined
-from .reach_text import headline, held_lines, reachability_lines
-from .safe import safe
-from .types_text import member_lines, type_lines
+from crashext.report.counts import bytes_text, count_text, plural, share_text
+from crashext.report.evidence_text import allocator_lines
+from crashext.report.joined_text import print_joined
+from crashext.report.reach_text import headline, held_lines, reachability_lines
+from crashext.report.safe import safe
+from crashext.report.types_text import member_lines, type_lines
+from crashext.skipped import Skipped
 
 _FEW_GROUPS = 3
 _FEW_WORDS = 32

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ..trace.summary import Cache, Outstanding, Site, TraceSummary
+from crashext.trace.summary import Cache, Outstanding, Site, TraceSummary
 
 TRACE_SCHEMA_VERSION = 1
 _MOST_STACKS = 1000

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..trace.summary import Cache, Site, TraceSummary
-from .safe import safe
+from crashext.report.safe import safe
+from crashext.trace.summary import Cache, Site, TraceSummary
 
 _FEW_SITES, _MANY_SITES = 20, 200
 _FEW_CACHES, _MANY_CACHES = 10, 100

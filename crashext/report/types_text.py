@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ..analysis.evidence import TypeCandidate
-from ..analysis.results import Group, MemberValue
-from ..analysis.types import is_weak, rivals
-from .safe import safe
+from crashext.analysis.results.evidence import TypeCandidate
+from crashext.analysis.results.reports import Group, MemberValue
+from crashext.analysis.types.candidates import inconclusive, rivals
+from crashext.report.safe import safe
 
 _LEAST = 0.3
 _SHOWN = 3
@@ -21,7 +21,7 @@ def type_lines(group: Group, verbose: bool) -> list[str]:
         return []
     best, *others = group.types
     equal = rivals(group.types)
-    if is_weak(best):
+    if inconclusive(best):
         line = f"type: cannot tell; the least unlikely is {_name(best)} ({_score(best)})"
     elif len(equal) > 1:
         named = ", ".join(f"{_name(t)} ({t.score:.2f})" for t in equal[:_SHOWN])

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..analysis.facts import Facts
-from ..analysis.judgement import Verdict
-from ..analysis.overview import Overview
-from ..analysis.plain import plain
-from ..analysis.procfs import ProcReport
-from ..kernel.families import bucket_owners, family
-from .as_json import SCHEMA_VERSION, dump, kernel_fields, skipped_fields
-from .evidence_json import reachability
-from .growth_json import growth_fields
-from .memory_json import memory_fields, proc_memory_fields
-from .procfs_json import proc_fields
+from crashext.analysis.overview import Overview
+from crashext.analysis.proc import ProcReport
+from crashext.analysis.verdict.facts import Facts
+from crashext.analysis.verdict.verdict import Verdict
+from crashext.hosts.plain import plain
+from crashext.kernel.slab.families import bucket_owners, family
+from crashext.report.as_json import SCHEMA_VERSION, dump, kernel_fields, skipped_fields
+from crashext.report.evidence_json import reachability
+from crashext.report.growth_json import growth_fields
+from crashext.report.memory_json import memory_fields, proc_memory_fields
+from crashext.report.procfs_json import proc_fields
 
 
 def overview_document(overview: Overview, facts: Facts, verdicts: tuple[Verdict, ...]) -> str:

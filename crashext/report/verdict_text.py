@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from ..analysis.facts import CacheFact, Facts
-from ..analysis.judgement import Verdict
-from ..analysis.overview import Overview
-from ..kernel.families import bucket_owners, family
-from .counts import bytes_text
-from .growth_text import print_growth
-from .memory_text import memory_lines
-from .reach_text import reachability_lines
-from .safe import safe
-from .text import footer, line
+from crashext.analysis.overview import Overview
+from crashext.analysis.verdict.facts import CacheFact, Facts
+from crashext.analysis.verdict.verdict import Verdict
+from crashext.kernel.slab.families import bucket_owners, family
+from crashext.report.counts import bytes_text
+from crashext.report.growth_text import print_growth
+from crashext.report.memory_text import memory_lines
+from crashext.report.reach_text import reachability_lines
+from crashext.report.safe import safe
+from crashext.report.text import footer, line
 
 _FEW_CACHES, _MANY_CACHES = 5, 20
 _FEW_MEMBERS = 3

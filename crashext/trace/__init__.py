@@ -5,7 +5,7 @@
 `TraceReader` is the same for bytes that arrive piece by piece, from a pipe for example.
 """
 
-from .summary import Outstanding, Site, TraceSummary
-from .table import TraceReader, trace_table
+from crashext.trace.summary import Outstanding, Site, TraceSummary
+from crashext.trace.table import TraceReader, trace_table
 
 __all__ = ["Outstanding", "Site", "TraceReader", "TraceSummary", "trace_table"]

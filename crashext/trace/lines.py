@@ -27,9 +27,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from .columns import MOST, decimal, decimal_before, hexadecimal, past_0x, words
-from .names import Ids, Names
-from .places import Place, Task, place, stack, task
+from crashext.trace.callsites import CallSite, Task, place, stack, task
+from crashext.trace.columns import MOST, decimal, decimal_before, hexadecimal, past_0x, words
+from crashext.trace.names import Ids, Names
 
 SLAB_ALLOC, CACHE_ALLOC, SLAB_FREE, PAGE_ALLOC, PAGE_FREE = range(5)
 """Kinds of events: kmalloc, kmem_cache_alloc, a free of either, pages."""
@@ -51,7 +51,7 @@ _MOST_TASKS = 1 << 16
 _MOST_CACHES = 1 << 14
 _MOST_STACKS = 1 << 17
 _NO_STACK = 0
-_NO_SITE = Place("")
+_NO_SITE = CallSite("")
 _LONGEST_STACK = 1 << 14
 _LOOK_BACK = 256  # lines between a stack and its event, at most
 _MAX_ORDER = 64
@@ -133,7 +133,7 @@ class LineReader:
 
     def __init__(self) -> None:
         self.heard = Heard()
-        self.sites: Names[Place] = Names(place, Place("(others)"), _MOST_SITES)
+        self.sites: Names[CallSite] = Names(place, CallSite("(others)"), _MOST_SITES)
         self.tasks: Names[Task] = Names(task, Task("(others)", -1), _MOST_TASKS)
         self.caches: Names[str] = Names(_cache, "", _MOST_CACHES)
         self.stacks: Names[tuple[str, ...]] = Names(stack, (), _MOST_STACKS, _LONGEST_STACK)

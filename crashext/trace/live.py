@@ -16,10 +16,10 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..hosts.base import HostError
-from .summary import TraceSummary
-from .table import TraceReader
-from .tracefs import Instance, find_root, remove_stale
+from crashext.hosts.base import HostError
+from crashext.trace.summary import TraceSummary
+from crashext.trace.table import TraceReader
+from crashext.trace.tracefs import Instance, find_root, remove_stale
 
 Progress = Callable[[str, int, int], None]
 

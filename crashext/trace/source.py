@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from ..hosts.base import HostError
+from crashext.hosts.base import HostError
 
 PIECE = 1 << 20
 _TRACE_DAT = b"\x17\x08\x44tracing"

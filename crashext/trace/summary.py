@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ..analysis.results import Skipped
-from .places import Task
+from crashext.skipped import Skipped
+from crashext.trace.callsites import Task
 
 OBJECTS, PAGES = "objects", "pages"
 """What a site allocates: slab objects, or pages from the page allocator."""
@@ -86,7 +86,7 @@ class Cache:
 
 
 @dataclass(frozen=True)
-class Held:
+class OutstandingOf:
     """Outstanding allocations of one task, or with one stack."""
 
     index: int
@@ -119,8 +119,8 @@ class TraceSummary:
     tasks: tuple[Task, ...]
     stacks: tuple[tuple[str, ...], ...]
     """Function names, innermost first."""
-    by_task: tuple[Held, ...]
-    by_stack: tuple[Held, ...]
+    by_task: tuple[OutstandingOf, ...]
+    by_stack: tuple[OutstandingOf, ...]
     """Of slab objects, most outstanding first."""
     outstanding: Outstanding
     outstanding_pages: Outstanding

@@ -9,19 +9,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..analysis.results import Skipped
-from ..hosts.base import HostError
-from .flows import OTHER, Flows
-from .lines import CACHE_ALLOC, PAGE_ALLOC, SLAB_ALLOC, Events, LineReader
-from .names import Ids
-from .pairing import NOT_PAIRED, Entries, Table
-from .source import pieces
-from .summary import (
+from crashext.hosts.base import HostError
+from crashext.skipped import Skipped
+from crashext.trace.flows import OTHER, Flows
+from crashext.trace.lines import CACHE_ALLOC, PAGE_ALLOC, SLAB_ALLOC, Events, LineReader
+from crashext.trace.names import Ids
+from crashext.trace.pairing import NOT_PAIRED, Entries, Table
+from crashext.trace.source import pieces
+from crashext.trace.summary import (
     OBJECTS,
     PAGES,
     Cache,
-    Held,
     Outstanding,
+    OutstandingOf,
     Site,
     TraceSummary,
     rank,
@@ -467,12 +467,14 @@ def _stack_end(data: bytes, end: int) -> int:
     return 0
 
 
-def _held(index: Ids, size: NDArray[np.int64], names: list[str]) -> tuple[Held, ...]:
+def _held(index: Ids, size: NDArray[np.int64], names: list[str]) -> tuple[OutstandingOf, ...]:
     """Outstanding ones by `index`, most first; equal ones by name, not by order of appearance."""
     counts = np.bincount(index, minlength=len(names))
     total = np.zeros(len(names), np.int64)
     np.add.at(total, index, size)
-    found = [Held(i, int(counts[i]), int(total[i])) for i in np.flatnonzero(counts).tolist()]
+    found = [
+        OutstandingOf(i, int(counts[i]), int(total[i])) for i in np.flatnonzero(counts).tolist()
+    ]
     return tuple(sorted(found, key=lambda h: (-h.outstanding, -h.bytes, names[h.index])))
 
 

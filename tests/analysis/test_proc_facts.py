@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from crashext.analysis.facts import Facts
-from crashext.analysis.judgement import Verdict
+from crashext.analysis.proc import read_snapshot, report
 from crashext.analysis.proc_facts import proc_facts, reclaimable
-from crashext.analysis.procfs import read_snapshot, report
-from crashext.analysis.verdict import judge
-from crashext.hosts.procfs import ProcFolder
+from crashext.analysis.verdict.facts import Facts
+from crashext.analysis.verdict.rules import judge
+from crashext.analysis.verdict.verdict import Verdict
+from crashext.procfs.folder import ProcFolder
 from tests.conftest import lab_dump, lab_view
-from tests.kernel.test_kmemleaktext import GUEST
-from tests.kernel.test_pageownertext import DRIVER
-from tests.kernel.test_vmalloctext import GIGABYTE
+from tests.procfs.test_kmemleak import GUEST
+from tests.procfs.test_pageowner import DRIVER
+from tests.procfs.test_vmallocinfo import GIGABYTE
 
 MEMINFO = """\
 MemTotal:        4025164 kB

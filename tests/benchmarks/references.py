@@ -17,12 +17,13 @@ from functools import partial
 import drgn
 import numpy as np
 
-from crashext.analysis.groups import Settings
-from crashext.analysis.reachability import Class, Reach, reach
-from crashext.analysis.references import find_references, present_frames
-from crashext.analysis.survey import generator
+from crashext.analysis.likeness.groups import Settings
+from crashext.analysis.likeness.survey import generator
+from crashext.analysis.reach.reachability import Class, Reach, reach
+from crashext.analysis.reach.references import find_references, present_frames
 from crashext.hosts.drgn import open_core
-from crashext.kernel.view import KernelView, silent
+from crashext.kernel.slab.view import KernelView
+from crashext.progress import silent
 from tests.lab import Dump, build, scenario
 
 from .scan import measure
@@ -116,8 +117,9 @@ def opened(dump: Dump) -> tuple[float, float]:
     """The same for a Python that imports all of it, opens the dump and reads its caches: the floor
     under every command's memory."""
     code = (
-        "import sys; from pathlib import Path; import crashext.cli; "
-        "from crashext.hosts.drgn import open_core; from crashext.kernel.view import KernelView; "
+        "import sys; from pathlib import Path; import crashext.commands.cli; "
+        "from crashext.hosts.drgn import open_core; "
+        "from crashext.kernel.slab.view import KernelView; "
         "KernelView(open_core(Path(sys.argv[1]), [Path(sys.argv[2])]))"
     )
     ran = measure([sys.executable, "-c", code, str(dump.vmcore), str(dump.vmlinux)])

@@ -13,11 +13,11 @@ from drgn.helpers.linux.mm import compound_head, page_to_virt, virt_to_page
 from drgn.helpers.linux.slab import find_slab_cache
 from drgn.helpers.linux.stackdepot import stack_depot_fetch
 
-from crashext.kernel.clock import clock
-from crashext.kernel.memcg import cgroup_paths, object_cgroups
-from crashext.kernel.objects import State
-from crashext.kernel.stackdepot import StackDepot
-from crashext.kernel.tracks import Event, read_tracks
+from crashext.kernel.counters.clock import clock
+from crashext.kernel.origin.memcg import cgroup_paths, object_cgroups
+from crashext.kernel.origin.stackdepot import StackDepot
+from crashext.kernel.origin.tracks import Event, read_tracks
+from crashext.kernel.slab.objects import State
 from tests.conftest import lab_dump, lab_host, lab_view, on, run
 from tests.lab import read_addresses
 

@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 
 from crashext.hosts.drgn import open_core
-from crashext.kernel.clock import uptime, wall_clock
+from crashext.kernel.counters.clock import uptime, wall_clock
 from tests.conftest import lab_dump, run
 
 GREW = 80_000

@@ -11,7 +11,7 @@ _INTERRUPTED = """
 import sys
 class Interrupting:
     def find_spec(self, name, path=None, target=None):
-        if name == "crashext.analysis.similarity":
+        if name == "crashext.analysis.likeness.similarity":
             raise KeyboardInterrupt
 sys.meta_path.insert(0, Interrupting())
 from crashext.__main__ import leakscan, main, objsim

@@ -185,7 +185,7 @@ def test_other_metrics_find_the_same_group(metric: str) -> None:
 
 
 def test_interruption_keeps_what_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    from crashext.analysis import leakscan
+    from crashext.analysis import caches as leakscan
 
     examine = leakscan.examine_cache
     calls = []

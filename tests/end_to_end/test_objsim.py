@@ -181,7 +181,8 @@ def test_questions_out_of_range_get_one_line(arguments: list[str], says: str) ->
 
 
 def test_an_interrupted_list_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    from crashext.analysis import objsim, similarity
+    from crashext.analysis import objects as objsim
+    from crashext.analysis.likeness import similarity
 
     compared_batches = []
     score = similarity.scores

@@ -16,16 +16,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from crashext.analysis.groups import Settings
-from crashext.analysis.held import reachability_of
-from crashext.analysis.holders import Holders
-from crashext.analysis.reachability import Class, Reach, reach
-from crashext.analysis.survey import generator
+from crashext.analysis.likeness.groups import Settings
+from crashext.analysis.likeness.survey import generator
+from crashext.analysis.reach.group_reach import reachability_of
+from crashext.analysis.reach.holders import Holders
+from crashext.analysis.reach.reachability import Class, Reach, reach
 from crashext.hosts import session
 from crashext.hosts.base import ReadFault
 from crashext.hosts.drgn import DrgnHost
-from crashext.kernel.places import Place, PlaceKind
-from crashext.kernel.view import KernelView, silent
+from crashext.kernel.roots.places import Place, PlaceKind
+from crashext.kernel.slab.view import KernelView
+from crashext.progress import silent
 from tests.conftest import SESSIONS, Ran, lab_dump, lab_host, on, run
 from tests.lab import read_addresses
 

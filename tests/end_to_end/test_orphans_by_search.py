@@ -11,11 +11,11 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from crashext.analysis.holders import Holders
-from crashext.analysis.reachability import Class, Reach
-from crashext.kernel.frames import USER, Frame
-from crashext.kernel.objects import State
-from crashext.kernel.slots import Slots
+from crashext.analysis.reach.holders import Holders
+from crashext.analysis.reach.reachability import Class, Reach
+from crashext.kernel.pages.frames import USER, FrameUse
+from crashext.kernel.slab.objects import State
+from crashext.kernel.slab.slots import Slots
 from tests.kernel.oracle import drgn_program
 
 from .test_orphans import marked
@@ -54,12 +54,12 @@ def holds_nothing(found: Reach, address: int, target: int) -> str:
     if not direct.start <= address < direct.end:
         return ""
     offset = address - direct.start
-    use = Frame(int(found.frames.use[offset >> 12]))
-    if use is Frame.FREE or use in USER:
+    use = FrameUse(int(found.frames.use[offset >> 12]))
+    if use is FrameUse.FREE or use in USER:
         return use.name
     if found.stacks.dead(np.array([offset], np.uint64))[0]:
         return "dead stack"
-    if use is not Frame.SLAB:
+    if use is not FrameUse.SLAB:
         return ""
     slot = int(table.at(np.array([address], np.uint64))[0])
     if slot < 0:

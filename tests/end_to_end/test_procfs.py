@@ -9,9 +9,9 @@ import jsonschema
 import pytest
 
 from tests.conftest import lab_dump, run
-from tests.kernel.test_kmemleaktext import GUEST, OLD
-from tests.kernel.test_pageownertext import ALLOC_CALLS, DRIVER, MOVABLE, SLAB
-from tests.kernel.test_vmalloctext import GIGABYTE
+from tests.procfs.test_kmemleak import GUEST, OLD
+from tests.procfs.test_pageowner import ALLOC_CALLS, DRIVER, MOVABLE, SLAB
+from tests.procfs.test_vmallocinfo import GIGABYTE
 
 
 def proc(name: str) -> Path:

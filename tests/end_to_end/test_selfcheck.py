@@ -7,15 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from crashext.analysis import reachability, references
-from crashext.analysis.held import reachability_of
+from crashext.analysis.likeness.survey import generator
 from crashext.analysis.overview import look_over
-from crashext.analysis.reachability import reach
-from crashext.analysis.selfcheck import misgivings
-from crashext.analysis.survey import generator
-from crashext.analysis.verdict import judge
-from crashext.kernel.frames import Frame
-from crashext.kernel.view import KernelView, silent
+from crashext.analysis.reach import reachability, references
+from crashext.analysis.reach.group_reach import reachability_of
+from crashext.analysis.reach.reachability import reach
+from crashext.analysis.reach.selfcheck import misgivings
+from crashext.analysis.verdict.rules import judge
+from crashext.kernel.pages.frames import FrameUse
+from crashext.kernel.slab.view import KernelView
+from crashext.progress import silent
 from tests.conftest import lab_host
 
 from .test_orphans import SETTINGS, marked
@@ -35,10 +36,10 @@ def test_a_sample_raises_none_either() -> None:
 
 
 @pytest.mark.parametrize(
-    "seen", [(Frame.SLAB,), (Frame.KERNEL, Frame.RESERVED)], ids=["no roots", "no objects"]
+    "seen", [(FrameUse.SLAB,), (FrameUse.KERNEL, FrameUse.RESERVED)], ids=["no roots", "no objects"]
 )
 def test_memory_that_is_taken_for_something_else_accuses_nobody(
-    monkeypatch: pytest.MonkeyPatch, seen: tuple[Frame, ...]
+    monkeypatch: pytest.MonkeyPatch, seen: tuple[FrameUse, ...]
 ) -> None:
     """Registers lead to a task, and a task to all others: without roots they must lead nowhere."""
     monkeypatch.setattr(references, "KERNEL_USES", seen)

@@ -78,7 +78,7 @@ def test_no_permission_for_the_running_kernel() -> None:
     script = (
         "import os, sys\n"
         "import crashext.hosts.drgn\n"  # while everything is readable
-        "from crashext.cli import leakscan\n"
+        "from crashext.commands.cli import leakscan\n"
         "if os.geteuid() == 0: os.setgid(65534); os.setuid(65534)\n"
         "sys.exit(leakscan(['-k', 'kmalloc-32']))\n"
     )

@@ -18,10 +18,10 @@ from drgn.helpers.linux.slab import (
     slab_cache_usage,
 )
 
-from crashext.kernel.caches import SlabCache
-from crashext.kernel.objects import State
-from crashext.kernel.usage import usage
-from crashext.kernel.view import KernelView
+from crashext.kernel.slab.caches import SlabCache
+from crashext.kernel.slab.objects import State
+from crashext.kernel.slab.usage import usage
+from crashext.kernel.slab.view import KernelView
 from tests.conftest import lab_dump, lab_view
 from tests.lab import read_addresses
 
@@ -164,7 +164,7 @@ def test_a_sampled_pass_estimates_the_truth() -> None:
     cache = view.caches.find("kmalloc-32")
     assert cache is not None
     truth = len(allocated_addresses(lab_view("default"), cache))
-    from crashext.analysis.survey import allocated
+    from crashext.analysis.likeness.survey import allocated
 
     held = 0
     for seed in range(20):

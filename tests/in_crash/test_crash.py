@@ -18,7 +18,7 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from crashext import crash_setup
+from crashext.commands import setup
 from tests.conftest import lab_dump, on, run
 from tests.lab import read_addresses
 
@@ -36,7 +36,7 @@ class Crash:
     """A crash session on a terminal, its ~/.crashrc written by `crashext setup`."""
 
     def __init__(self, home: Path, pykdump: str, form: str, scenario: str = "default") -> None:
-        crash_setup.main(["setup", "--write", "--crashrc", str(home / ".crashrc"), pykdump])
+        setup.main(["setup", "--write", "--crashrc", str(home / ".crashrc"), pykdump])
         dump = lab_dump(scenario)
         self.home = home
         self.terminal = pexpect.spawn(
@@ -189,7 +189,7 @@ def test_a_missing_engine(build: str, tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_epython_without_setup(build: str, tmp_path: Path) -> None:
     dump = lab_dump("default")
-    script = Path(crash_setup.__file__).parent / "incrash" / "leakscan.py"
+    script = Path(setup.__file__).parents[1] / "incrash" / "leakscan.py"
     terminal = pexpect.spawn(
         "crash",
         [str(dump.vmlinux), str(dump.vmcore)],

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from crashext.hosts.base import Info, Layout
 from crashext.kernel.addresses import AddressSpace, Range
-from crashext.kernel.caches import Caches, SlabCache
 from crashext.kernel.memmap import MemoryMap, memory_map
+from crashext.kernel.slab.caches import Caches, SlabCache
 from tests.fake import INFO, FakeHost, layout, slab_cache
 
 DIRECT, VMEMMAP = 0xFFFF888000000000, 0xFFFFEA0000000000

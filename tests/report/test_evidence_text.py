@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from crashext.analysis.estimate import Estimate, Share
-from crashext.analysis.evidence import Allocator
-from crashext.analysis.results import Group
+from crashext.analysis.results.estimate import Estimate, Share
+from crashext.analysis.results.evidence import Allocator
+from crashext.analysis.results.reports import Group
 from crashext.report.evidence_text import allocator_lines
 
 STACK = tuple(f"frame{i}+0x{i:x} [bond]" for i in range(8))

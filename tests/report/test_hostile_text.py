@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from crashext.analysis.estimate import Estimate, Share
-from crashext.analysis.results import (
+from crashext.analysis.results.estimate import Estimate, Share
+from crashext.analysis.results.reports import (
     CacheReport,
     Group,
     Hop,
@@ -22,13 +22,13 @@ from crashext.analysis.results import (
     LeakReport,
     Pair,
     SimilarityReport,
-    Skipped,
     Subject,
     Word,
 )
 from crashext.report.as_json import leak_document, similarity_document
 from crashext.report.safe import safe
 from crashext.report.text import print_leak_report, print_similarity_report
+from crashext.skipped import Skipped
 
 # Clears the screen, sets the title, answers back, moves up, breaks lines, turns text around;
 # and what rich itself would take for markup, an emoji, a link.

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from crashext.analysis.facts import CacheFact, Facts
-from crashext.analysis.growth import CacheGrowth, CallerGrowth
-from crashext.analysis.judgement import Culprit, Verdict
+from crashext.analysis.memory.growth import CacheGrowth, CallerGrowth
+from crashext.analysis.verdict.facts import CacheFact, Facts
+from crashext.analysis.verdict.verdict import Culprit, Verdict
 from crashext.report.growth_text import print_growth
 from crashext.report.verdict_text import cache_families, print_caches, print_verdicts
-from tests.analysis.test_verdict import HEALTHY, cache, grown, lost
+from tests.analysis.verdict.test_verdict import HEALTHY, cache, grown, lost
 
 KIB = 1024
 NAMES = {

@@ -12,14 +12,15 @@ import jsonschema
 import numpy as np
 import pytest
 
-from crashext import cli
-from crashext.analysis.groups import Settings
-from crashext.analysis.leakscan import scan_caches
-from crashext.analysis.results import LeakReport
-from crashext.analysis.traced import MarkedCache, MarkedSite, Traced
-from crashext.kernel.view import KernelView, silent
+from crashext.analysis.caches import scan_caches
+from crashext.analysis.likeness.groups import Settings
+from crashext.analysis.origin.outstanding import outstanding
+from crashext.analysis.results.joined import MarkedCache, MarkedSite, Traced
+from crashext.analysis.results.reports import LeakReport
+from crashext.commands import cli
+from crashext.kernel.slab.view import KernelView
+from crashext.progress import silent
 from crashext.trace import trace_table
-from crashext.trace.outstanding import outstanding
 from tests.conftest import lab_dump, lab_host, on, run
 from tests.trace.test_lab_trace import _forms
 
@@ -170,7 +171,7 @@ def test_freed_objects_are_said_to_be_freed() -> None:
 
 def scan_free(most: int) -> Any:
     """Addresses of free kmalloc-64 slots, from the survey's own sample."""
-    from crashext.analysis.survey import make_classifier, survey
+    from crashext.analysis.likeness.survey import make_classifier, survey
 
     view = KernelView(lab_host("trace"))
     view.scan({}, 0)

@@ -1,0 +1,1 @@
+"""How alike objects are: words, scores, groups, and what a group has in common."""

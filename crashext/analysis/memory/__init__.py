@@ -1,0 +1,1 @@
+"""Where a machine's memory is, and what grew."""

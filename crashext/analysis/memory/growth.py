@@ -1,0 +1,230 @@
+"""What grew between two moments: caches, lines of meminfo, callers of vmalloc.
+
+It compares counters of one machine in time order. It does not say whether growth is a leak; it
+tells growth in use from slabs that fill up with holes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol
+
+from crashext.kernel.slab.families import Family, by_name
+from crashext.procfs.counters import MemInfo
+from crashext.procfs.folder import Moment
+from crashext.procfs.slabinfo import SlabInfo
+
+_FALLEN = 0.05
+"""A cache's use must have fallen by this share of its objects to be called fragmented."""
+
+
+@dataclass(frozen=True)
+class Caller:
+    """The vmalloc areas of one function of one module."""
+
+    function: str
+    module: str
+    areas: int
+    bytes: int
+
+
+class Compared(Protocol):
+    """What growth needs of a snapshot."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def moment(self) -> Moment: ...
+    @property
+    def page_size(self) -> int: ...
+    @property
+    def meminfo(self) -> MemInfo | None: ...
+    @property
+    def slabs(self) -> SlabInfo | None: ...
+    @property
+    def callers(self) -> tuple[Caller, ...] | None: ...
+    @property
+    def exact(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class CacheGrowth:
+    """One family of caches, from the first moment to the last that has a slabinfo."""
+
+    name: str
+    active_objs: int
+    num_objs: int
+    slabs: int
+    bytes: int
+    """Differences: last less first."""
+    use: tuple[float, float]
+    """Active share of the objects, first and last."""
+    steps: tuple[int, ...]
+    """Bytes at every moment that has a slabinfo."""
+    alike: bool
+    """Both count objects in one way, so that `use` can be compared."""
+
+    @property
+    def fragmenting(self) -> bool:
+        """More slabs, but mostly holes: use fell, and fewer objects came than room for them."""
+        return (
+            self.alike
+            and self.slabs > 0
+            and self.use[1] < self.use[0] - _FALLEN
+            and self.active_objs * 2 < self.num_objs
+        )
+
+    @property
+    def steady(self) -> bool:
+        """Whether it grew at every step."""
+        return all(b > a for a, b in pairwise(self.steps))
+
+
+@dataclass(frozen=True)
+class LineGrowth:
+    """One line of meminfo, in bytes."""
+
+    name: str
+    first: int
+    last: int
+
+    @property
+    def bytes(self) -> int:
+        return self.last - self.first
+
+
+@dataclass(frozen=True)
+class CallerGrowth:
+    """One function that calls vmalloc."""
+
+    function: str
+    module: str
+    areas: int
+    bytes: int
+    """Differences: last less first."""
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Differences between the first and the last of `paths`, largest growth first."""
+
+    paths: tuple[str, ...]
+    seconds: float | None
+    """Between first and last; None where no clock tells."""
+    clock: str
+    """``date``, ``uptime`` or ``file times``; "" where no clock tells."""
+    backwards: bool
+    """By their dates the moments are not in time order."""
+    caches: tuple[CacheGrowth, ...]
+    meminfo: tuple[LineGrowth, ...]
+    vmalloc: tuple[CallerGrowth, ...]
+    """None of the three lists holds what did not change."""
+    compared: tuple[str, ...]
+    """What two moments have, of ``slabinfo``, ``meminfo`` and ``vmallocinfo``."""
+    alike: bool
+    """All count objects in one way. A dump is exact; /proc counts those on CPUs' lists too."""
+
+    def per_hour(self, difference: int) -> float | None:
+        """A difference as a rate; None where the time is not known."""
+        return difference * 3600 / self.seconds if self.seconds else None
+
+
+def growth(snapshots: Sequence[Compared]) -> Growth:
+    """Compare at least two moments in time order. What only one of them has is not compared."""
+    seconds, clock = elapsed([s.moment for s in snapshots])
+    return Growth(
+        tuple(s.path for s in snapshots),
+        seconds,
+        clock,
+        _backwards([s.moment.date for s in snapshots]),
+        _caches(snapshots),
+        _meminfo(snapshots),
+        _vmalloc(snapshots),
+        tuple(
+            kind
+            for kind, number in (
+                ("slabinfo", sum(s.slabs is not None for s in snapshots)),
+                ("meminfo", sum(s.meminfo is not None for s in snapshots)),
+                ("vmallocinfo", sum(s.callers is not None for s in snapshots)),
+            )
+            if number > 1
+        ),
+        len({s.exact for s in snapshots if s.slabs is not None}) < 2,
+    )
+
+
+def elapsed(moments: Sequence[Moment]) -> tuple[float | None, str]:
+    """Seconds from first to last, by the best clock that all have and that runs forwards."""
+    for clock, times in (
+        ("date", [m.date for m in moments]),
+        ("uptime", [m.uptime for m in moments]),
+        ("file times", [m.modified for m in moments]),
+    ):
+        known = [t for t in times if t is not None]
+        forwards = all(b > a for a, b in pairwise(known))
+        if len(known) == len(times) and forwards and known[-1] - known[0] >= 1:
+            return known[-1] - known[0], clock
+    return None, ""
+
+
+def _backwards(dates: Sequence[float | None]) -> bool:
+    known = [d for d in dates if d is not None]
+    return any(b < a for a, b in pairwise(known))
+
+
+def _caches(snapshots: Sequence[Compared]) -> tuple[CacheGrowth, ...]:
+    counted = [s for s in snapshots if s.slabs is not None]
+    kept = [(by_name(s.slabs.caches), s.page_size) for s in counted if s.slabs is not None]
+    if len(kept) < 2:
+        return ()
+    alike = counted[0].exact == counted[-1].exact
+    (first, _), (last, _) = kept[0], kept[-1]
+    empty = Family("", (), ())
+    found = []
+    for name in first.keys() | last.keys():
+        a, b = first.get(name, empty), last.get(name, empty)
+        steps = tuple(_pages(names, name) * size for names, size in kept)
+        change = CacheGrowth(
+            name,
+            b.active_objs - a.active_objs,
+            b.num_objs - a.num_objs,
+            b.num_slabs - a.num_slabs,
+            steps[-1] - steps[0],
+            (a.use, b.use),
+            steps,
+            alike,
+        )
+        if change.active_objs or change.num_objs or change.bytes:
+            found.append(change)
+    return tuple(sorted(found, key=lambda c: (-c.bytes, -c.active_objs, c.name)))
+
+
+def _pages(families: Mapping[str, Family], name: str) -> int:
+    return families[name].pages if name in families else 0
+
+
+def _meminfo(snapshots: Sequence[Compared]) -> tuple[LineGrowth, ...]:
+    kept = [s.meminfo.sizes for s in snapshots if s.meminfo is not None]
+    if len(kept) < 2:
+        return ()
+    lines = [LineGrowth(n, kept[0][n], kept[-1][n]) for n in kept[0] if n in kept[-1]]
+    return tuple(sorted((n for n in lines if n.bytes), key=lambda n: (-n.bytes, n.name)))
+
+
+def _vmalloc(snapshots: Sequence[Compared]) -> tuple[CallerGrowth, ...]:
+    kept = [
+        {(c.function, c.module): c for c in s.callers} for s in snapshots if s.callers is not None
+    ]
+    if len(kept) < 2:
+        return ()
+    first, last = kept[0], kept[-1]
+    found = []
+    for key in first.keys() | last.keys():
+        a, b = first.get(key), last.get(key)
+        areas = (b.areas if b else 0) - (a.areas if a else 0)
+        size = (b.bytes if b else 0) - (a.bytes if a else 0)
+        if areas or size:
+            found.append(CallerGrowth(*key, areas, size))
+    return tuple(sorted(found, key=lambda c: (-c.bytes, c.function, c.module)))

@@ -1,0 +1,1 @@
+"""Who allocated: the ladder of records, content, traces."""

@@ -1,0 +1,253 @@
+"""What proc files say, without any dump: the facts of one moment, and of several in time order.
+
+It reads and sums; it does not judge. What it could not read is in `skipped`, and what no proc file
+can say is in `limits`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import TypeVar
+
+from crashext.analysis.memory.growth import Caller, Compared, Growth, growth
+from crashext.analysis.memory.memsplit import MemorySplit, memory_split
+from crashext.hosts.base import HostError
+from crashext.kernel.slab.families import Family, families
+from crashext.procfs.alloctraces import AllocInfo, AllocTraces, parse_alloc_traces, parse_allocinfo
+from crashext.procfs.counters import (
+    BuddyInfo,
+    Counters,
+    MemInfo,
+    ZoneInfo,
+    page_size,
+    parse_buddyinfo,
+    parse_meminfo,
+    parse_vmstat,
+    parse_zoneinfo,
+)
+from crashext.procfs.folder import Moment, ProcFolder
+from crashext.procfs.kmemleak import KmemleakReport, parse_kmemleak
+from crashext.procfs.pageowner import PageOwner, parse_page_owner
+from crashext.procfs.processes import Process, parse_ps, parse_status
+from crashext.procfs.slabinfo import SlabInfo, parse_slabinfo
+from crashext.procfs.vmallocinfo import VmallocCaller, VmallocInfo, by_caller, parse_vmallocinfo
+from crashext.skipped import Skipped
+
+_USUAL_PAGE = 4096
+_MAX_TRACED = 1 << 16
+
+Progress = Callable[[str, int, int], None]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The files of one folder, parsed. None: the file is not there, or could not be read."""
+
+    path: str
+    live: bool
+    moment: Moment
+    page_size: int
+    page_size_known: bool
+    """False where 4096 is a guess."""
+    files: tuple[str, ...]
+    """Kinds that were found."""
+    meminfo: MemInfo | None = None
+    vmstat: Counters | None = None
+    zones: ZoneInfo | None = None
+    buddy: BuddyInfo | None = None
+    slabs: SlabInfo | None = None
+    vmalloc: VmallocInfo | None = None
+    kmemleak: KmemleakReport | None = None
+    page_owner: PageOwner | None = None
+    """Of page_owner, or else of page_owner_stacks."""
+    allocinfo: AllocInfo | None = None
+    traces: Mapping[str, AllocTraces] = field(default_factory=dict)
+    """By cache."""
+    reclaim: Mapping[str, bool] = field(default_factory=dict)
+    """Whether the pages of a cache count as reclaimable, by cache; of those that sysfs has."""
+    processes: tuple[Process, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+
+    @property
+    def exact(self) -> bool:
+        """slabinfo counts objects on CPUs' lists as allocated."""
+        return False
+
+    @property
+    def callers(self) -> tuple[Caller, ...] | None:
+        """Who vmalloc()ed, most first; None without vmallocinfo."""
+        if self.vmalloc is None:
+            return None
+        return tuple(
+            Caller(c.function, c.module, c.areas, c.pages * self.page_size)
+            for c in by_caller(self.vmalloc)
+        )
+
+
+@dataclass(frozen=True)
+class ProcReport:
+    """The answer to `leakscan --procfs DIR…`: the last moment, and how it came to it."""
+
+    snapshot: Snapshot
+    split: MemorySplit | None
+    """None without a meminfo that has MemTotal."""
+    families: tuple[Family, ...]
+    """Caches, most pages first."""
+    vmalloc: tuple[VmallocCaller, ...]
+    """Callers of vmalloc, most pages first; tasks' stacks among them."""
+    processes: tuple[Process, ...]
+    """Largest first, by resident and swapped memory."""
+    growth: Growth | None
+    """None with one folder."""
+    limits: tuple[str, ...]
+    """What could not be said, and what would say it."""
+    skipped: tuple[Skipped, ...]
+
+
+def read_snapshot(folder: ProcFolder, progress: Progress | None = None) -> Snapshot:
+    """Read all files of a folder. Raises `HostError` when not one of them has a usable line."""
+    damage: list[Skipped] = []
+
+    def parsed(kind: str, parse: Callable[[Iterator[str]], T]) -> T | None:
+        if kind not in folder.kinds:
+            return None
+        problems = len(folder.problems)
+        facts = parse(folder.lines(kind, progress))
+        damaged = getattr(facts, "damaged", 0)
+        if damaged:
+            damage.append(Skipped(f"damaged lines of {kind}", damaged, "what they say is missing"))
+        empty = all(not v for k, v in vars(facts).items() if k != "damaged")
+        if empty and len(folder.problems) == problems and not damaged:
+            damage.append(Skipped(kind, 1, "it is empty"))
+        return None if empty and kind != "kmemleak" else facts
+
+    meminfo = parsed("meminfo", parse_meminfo)
+    vmstat = parsed("vmstat", parse_vmstat)
+    size = page_size(meminfo, vmstat)
+    snapshot = Snapshot(
+        path=str(folder.path),
+        live=folder.live,
+        moment=folder.moment(),
+        page_size=size or _USUAL_PAGE,
+        page_size_known=size is not None,
+        files=folder.kinds,
+        meminfo=meminfo,
+        vmstat=vmstat,
+        zones=parsed("zoneinfo", parse_zoneinfo),
+        buddy=parsed("buddyinfo", parse_buddyinfo),
+        slabs=parsed("slabinfo", parse_slabinfo),
+        vmalloc=parsed("vmallocinfo", parse_vmallocinfo),
+        kmemleak=parsed("kmemleak", parse_kmemleak),
+        page_owner=parsed("page_owner", parse_page_owner)
+        or parsed("page_owner_stacks", parse_page_owner),
+        allocinfo=parsed("allocinfo", parse_allocinfo),
+        traces=_traces(folder, damage),
+        reclaim=folder.reclaim_account(),
+        processes=_processes(folder, damage),
+    )
+    facts = (
+        snapshot.meminfo,
+        snapshot.slabs,
+        snapshot.vmalloc,
+        snapshot.kmemleak,
+        snapshot.page_owner,
+        snapshot.allocinfo,
+        snapshot.zones,
+        snapshot.buddy,
+        snapshot.vmstat,
+    )
+    problems = tuple(Skipped(p.what, p.count, p.effect) for p in folder.problems)
+    if not any(f is not None for f in facts) and not snapshot.traces and not snapshot.processes:
+        why = f": {problems[0].what}: {problems[0].effect}" if problems else ""
+        raise HostError(f"nothing in {folder.path} reads as a proc file{why}")
+    return replace(snapshot, skipped=(*problems, *damage))
+
+
+def report(snapshots: Sequence[Snapshot], before: Compared | None = None) -> ProcReport:
+    """Sum up the last of `snapshots`, which are in time order, and what grew since the first.
+
+    `before` is a moment before the first, of whatever source.
+    """
+    last = snapshots[-1]
+    moments = [*([before] if before is not None else []), *snapshots]
+    return ProcReport(
+        snapshot=last,
+        split=memory_split(last.meminfo, last.vmalloc, last.page_size),
+        families=families(last.slabs.caches) if last.slabs else (),
+        vmalloc=by_caller(last.vmalloc) if last.vmalloc else (),
+        processes=tuple(sorted(last.processes, key=lambda p: (-p.rss - (p.swap or 0), p.pid))),
+        growth=growth(moments) if len(moments) > 1 else None,
+        limits=_limits(last),
+        skipped=_skipped(snapshots),
+    )
+
+
+def _skipped(snapshots: Sequence[Snapshot]) -> tuple[Skipped, ...]:
+    if len(snapshots) == 1:
+        return snapshots[0].skipped
+    return tuple(
+        replace(item, what=f"{item.what} ({snapshot.path})")
+        for snapshot in snapshots
+        for item in snapshot.skipped
+    )
+
+
+def _traces(folder: ProcFolder, damage: list[Skipped]) -> dict[str, AllocTraces]:
+    traces: dict[str, AllocTraces] = {}
+    damaged = 0
+    for cache, lines in islice(folder.alloc_traces(), _MAX_TRACED):
+        found = parse_alloc_traces(lines)
+        damaged += found.damaged
+        if found.sites:
+            traces[cache] = found
+    if damaged:
+        damage.append(Skipped("damaged lines of alloc_traces", damaged, "their sites are missing"))
+    return traces
+
+
+def _processes(folder: ProcFolder, damage: list[Skipped]) -> tuple[Process, ...]:
+    found: dict[int, Process] = {}
+    damaged = 0
+    for lines in folder.status_files():
+        process, bad = parse_status(lines)
+        damaged += bad
+        if process is not None:
+            found.setdefault(process.pid, process)
+    if not found and "ps" in folder.kinds:
+        listed = parse_ps(folder.lines("ps"))
+        damaged += listed.damaged
+        found = {p.pid: p for p in listed.processes}
+    if damaged:
+        damage.append(Skipped("damaged lines of processes", damaged, "those sizes may be missing"))
+    return tuple(found.values())
+
+
+def _limits(snapshot: Snapshot) -> tuple[str, ...]:
+    """What is missing here, and what no proc file says."""
+    limits = []
+    if snapshot.meminfo is None:
+        limits.append("how memory is split: no meminfo here")
+    if snapshot.slabs is None:
+        limits.append("which cache it is: no slabinfo here (root may read it)")
+    if snapshot.vmalloc is None:
+        limits.append("who holds vmalloc areas: no vmallocinfo here (root may read it)")
+    if not snapshot.processes:
+        limits.append("which process holds memory: no status files and no ps output here")
+    if snapshot.page_owner is None:
+        limits.append(
+            "who allocated unaccounted pages: no page_owner here (a kernel that has it needs "
+            "page_owner=on at boot)"
+        )
+    if snapshot.kmemleak is None and not snapshot.traces and snapshot.allocinfo is None:
+        limits.append(
+            "who allocated the objects of a cache: no kmemleak, alloc_traces (slub_debug=U) or "
+            "allocinfo here"
+        )
+    limits.append(
+        "what the objects of a cache are, and whether anything still points at them: that takes "
+        "a vmcore (leakscan -c VMCORE), or leakscan -k on the running machine"
+    )
+    return tuple(limits)

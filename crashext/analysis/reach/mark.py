@@ -1,0 +1,68 @@
+"""Which objects can be reached from where: marking over the graph of references, level by level.
+
+Wide levels are arrays; narrow ones (long lists) go object by object, because a list of a million
+entries is a million levels.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crashext.analysis.reach.references import neighbours
+
+_NARROW = 96  # entries of a level below which Python is faster than numpy (about 60 us a level)
+
+Slots32 = NDArray[np.int32]
+
+
+class Marks:
+    """Which slots were reached, and through which other slot. `via` is -1 for a starting slot."""
+
+    def __init__(self, slots: int) -> None:
+        self.reached = np.zeros(slots, np.bool_)
+        self.via = np.full(slots, -1, np.int32)
+
+
+def mark(marks: Marks, sources: Slots32, targets: Slots32, start: NDArray[np.int32]) -> None:
+    """Reach everything that can be reached from `start`, adding to `marks`.
+
+    `sources` is ascending; `targets[i]` is what `sources[i]` points at.
+    """
+    reached, via = marks.reached, marks.via
+    level = np.unique(start[~reached[start]])
+    reached[level] = True
+    while len(level):
+        if len(level) <= _NARROW:
+            level = _narrow(marks, sources, targets, level.tolist())
+            continue
+        found, origin = neighbours(sources, targets, level)
+        fresh = ~reached[found]
+        found, first = np.unique(found[fresh], return_index=True)
+        reached[found] = True
+        via[found] = level[origin[fresh][first]]
+        level = found
+
+
+def _narrow(
+    marks: Marks, sources: Slots32, targets: Slots32, level: list[int]
+) -> NDArray[np.int32]:
+    """Go on object by object until a level is wide or empty; returns that level."""
+    reached, via = marks.reached.view(np.uint8).data, marks.via.data
+    source_view, target_view = sources.data, targets.data
+    edges = len(source_view)
+    while level and len(level) <= _NARROW:
+        following: list[int] = []
+        for slot in level:
+            at = bisect_left(source_view, slot)
+            while at < edges and source_view[at] == slot:
+                target = target_view[at]
+                at += 1
+                if not reached[target]:
+                    reached[target] = 1
+                    via[target] = slot
+                    following.append(target)
+        level = following
+    return np.array(level, np.int32)

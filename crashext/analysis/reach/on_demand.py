@@ -1,0 +1,127 @@
+"""Whether and when to look for who points at objects: once a run, and only where it is wanted.
+
+The pass over memory is made for the first group that asks. A session keeps its answers.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property, partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crashext.analysis.likeness.groups import Population, Settings
+from crashext.analysis.likeness.survey import generator
+from crashext.analysis.reach.group_reach import of_group, reachability_of
+from crashext.analysis.reach.holders import Holders
+from crashext.analysis.reach.reachability import Class, Reach, reach
+from crashext.analysis.reach.weak import weakly_held
+from crashext.analysis.results.evidence import Held, Reachability
+from crashext.hosts.derived import derived
+from crashext.hosts.plain import answered, no_answer
+from crashext.kernel.access import Words
+from crashext.kernel.slab.caches import SlabCache
+from crashext.kernel.slab.slabs import MAP_BUDGET
+from crashext.kernel.slab.view import KernelView
+from crashext.progress import Progress
+
+_QUICK_BYTES = 2 << 30  # of slabs; most other kernel memory is less
+
+
+class ReachOnDemand:
+    """Answers for the groups of one run."""
+
+    def __init__(
+        self,
+        view: KernelView,
+        settings: Settings,
+        progress: Progress,
+        memory: int,
+        wanted: bool | None,
+    ) -> None:
+        """`wanted` None: yes, where the machine is small enough for it to take seconds."""
+        self._view, self._settings, self._progress = view, settings, progress
+        self._memory = memory
+        self._weak: dict[int, Words] = {}
+        self.wanted = _quick(view) and not view.host.info().live if wanted is None else wanted
+
+    @cached_property
+    def _marked(self) -> Reach:
+        rng = partial(generator, self._settings)
+        # A view of its own: a session must not miss what was read, unrecorded, for this.
+        view = KernelView(self._view.host)
+        return reach(view, self._progress, rng, self._memory)
+
+    @cached_property
+    def _holders(self) -> Holders:
+        return Holders(self._marked)
+
+    @cached_property
+    def reachability(self) -> Reachability | None:
+        """What the pass saw; None where none was wanted, or where a session has none."""
+        if not self.wanted:
+            return None
+        return answered(
+            self._view.host, "reachability", Reachability, lambda: reachability_of(self._marked)
+        )
+
+    def held(
+        self,
+        cache: SlabCache,
+        exemplar: int,
+        population: Population,
+        members: NDArray[np.intp],
+    ) -> Held | None:
+        """Who points at the sampled `members` of the group around `exemplar`.
+
+        None where nobody looked, and where the mark is not to be believed.
+        """
+        if not self.wanted:
+            return None
+        seen = self.reachability
+        if seen is not None and seen.misgivings:
+            return None
+        return answered(
+            self._view.host,
+            f"held {cache.name} {exemplar:#x}",
+            Held,
+            lambda: of_group(
+                self._marked, self._holders, population, members, self._weak_ones(cache, population)
+            ),
+        )
+
+    def classes(self, what: str, addresses: Words) -> NDArray[np.uint8] | None:
+        """`Class` of the objects at `addresses` by themselves: uint8[n]; None where nobody knows.
+
+        Weakly held ones pass for unreachable here. A session keeps the answer under `what`.
+        """
+        if not self.wanted or not len(addresses):
+            return None
+        known = derived(
+            self._view.host,
+            f"classes {what}",
+            lambda: "".join(map(str, self._marked.classes(self._marked.table.at(addresses)))),
+        )
+        if known is None:
+            return None
+        if not isinstance(known, str) or len(known) != len(addresses) or known.strip("01234"):
+            raise no_answer(f"classes {what}")
+        return np.frombuffer(known.encode(), np.uint8) - np.uint8(ord("0"))
+
+    def _weak_ones(self, cache: SlabCache, population: Population) -> Words:
+        """Addresses of the cache's sampled objects that are weakly held: one pass for them all."""
+        if cache.address not in self._weak:
+            addresses = population.sample.address
+            slots = self._marked.table.at(addresses)
+            lost = self._marked.classes(slots) >= Class.ORPHAN
+            named = weakly_held(self._marked, slots[lost], self._progress)
+            self._weak[cache.address] = addresses[lost][named]
+        return self._weak[cache.address]
+
+
+def _quick(view: KernelView) -> bool:
+    """Whether the pass takes seconds: the map is read whole anyway, and slabs are not too many."""
+    if view.memory.pages * view.memory.page_size > MAP_BUDGET or not view.index.complete:
+        return False
+    sizes = np.array([c.slot_size for c in view.caches.all])
+    return int(sizes[view.index.cache] @ view.index.objects.astype(np.int64)) <= _QUICK_BYTES

@@ -1,0 +1,91 @@
+"""Objects that no pointer leads to, but a struct page pointer or a physical address might.
+
+Network buffers, block I/O and DMA descriptors name memory in these ways. Small physical addresses
+look like any number, so they count only where they are much more frequent than chance.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crashext.analysis.reach.reachability import Reach
+from crashext.analysis.reach.references import present_frames, read_frames, readable_frames, runs_of
+from crashext.kernel.access import Words
+from crashext.kernel.addresses import PAGE_SHIFT
+from crashext.kernel.pages.frames import FrameUse
+from crashext.kernel.slab.objects import State
+from crashext.kernel.slab.slots import Slots
+from crashext.progress import Progress
+
+_SLAB_LISTS = ("kmem_cache_node", "kmem_cache")
+"""Caches whose objects link the struct pages of slabs, which holds no object."""
+_CHANCE = 3
+"""A physical address counts where it is this many times as frequent as a shifted one."""
+_SHIFT = np.uint64(8)
+
+
+def weakly_held(marked: Reach, slots: Slots, progress: Progress) -> NDArray[np.bool_]:
+    """Which of some unreachable objects have such a reference: bool[n]."""
+    if not len(slots):
+        return np.zeros(0, np.bool_)
+    view, table = marked.view, marked.table
+    starts = table.addresses(slots) - np.uint64(table.start)
+    pages = view.memory.maps_of(starts >> np.uint64(PAGE_SHIFT))
+    seen = _Seen(marked, starts, pages)
+    present = present_frames(view.host, len(marked.frames.use))
+    wanted = readable_frames(view, marked.frames, present, FrameUse.SLAB, FrameUse.KERNEL)
+    for first, last in runs_of(wanted):
+        for offset, data, _ in read_frames(view, first, last):
+            seen.look(offset, data)
+            progress("struct page pointers, physical addresses", last, len(wanted))
+    return seen.result()
+
+
+class _Seen:
+    def __init__(self, marked: Reach, starts: Words, pages: Words) -> None:
+        self._marked, self._starts, self._pages = marked, starts, pages
+        self._physical, self._maps = np.sort(starts), np.unique(pages)
+        self._shifted = self._physical + _SHIFT
+        self._found: dict[str, list[Words]] = {"physical": [], "shifted": [], "page": []}
+        view = marked.view
+        lists = [i for i, c in enumerate(view.caches.all) if c.name in _SLAB_LISTS]
+        self._lists = np.array(lists, np.uint16)
+
+    def look(self, offset: int, data: bytes) -> None:
+        """Take in a piece of memory that begins at direct-map `offset`."""
+        words = np.frombuffer(data, "<u8")
+        for name, wanted in (
+            ("physical", self._physical),
+            ("shifted", self._shifted),
+            ("page", self._maps),
+        ):
+            inside = np.flatnonzero(words - wanted[0] <= wanted[-1] - wanted[0])
+            at = np.minimum(np.searchsorted(wanted, words[inside]), len(wanted) - 1)
+            hits = inside[wanted[at] == words[inside]]
+            if len(hits):
+                where = np.uint64(offset) + hits.astype(np.uint64) * np.uint64(8)
+                self._found[name].append(words[hits][self._counts(where, name == "page")])
+
+    def _counts(self, where: Words, in_objects_only: bool) -> NDArray[np.bool_]:
+        """Which words may hold something: those in allocated objects, and, as physical addresses
+        are, in pages that a driver shares with its device."""
+        table = self._marked.table
+        source, _ = table.locate(where)
+        at = np.maximum(source, 0)
+        good = (source >= 0) & (table.state[at] == State.ALLOCATED)
+        good &= ~np.isin(table.caches(at), self._lists)
+        if not in_objects_only:
+            good |= table.row_of_page[(where >> np.uint64(PAGE_SHIFT)).astype(np.intp)] < 0
+        return np.asarray(good, np.bool_)
+
+    def result(self) -> NDArray[np.bool_]:
+        """Which of the objects were named."""
+        found = {
+            name: np.concatenate([np.zeros(0, np.uint64), *pieces])
+            for name, pieces in self._found.items()
+        }
+        weak = np.isin(self._pages, found["page"])
+        if len(found["physical"]) > _CHANCE * (len(found["shifted"]) + 1):
+            weak |= np.isin(self._starts, found["physical"])
+        return weak

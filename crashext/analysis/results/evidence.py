@@ -1,0 +1,150 @@
+"""What else is known of a group besides likeness: who points at it, who allocated it, what it is.
+
+Plain data; `results` holds it, the reports print it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from crashext.analysis.results.estimate import Share
+
+
+@dataclass(frozen=True)
+class Allocator:
+    """One allocation site of some objects of a group, as one rung of the ladder knows it."""
+
+    rung: str
+    """How it is known: "slub-track", "page-owner", "kmemleak", "alloc-tag", "memcg", ..."""
+    site: str
+    """``function+0x1a`` where the kernel's own allocator functions end, or ``file:line``."""
+    module: str
+    """"" for the kernel image."""
+    stack: tuple[str, ...]
+    """Innermost frame first, each ``function+0x1a [module]``; empty where only a site is known."""
+    objects: int
+    """Objects looked at that this site allocated."""
+    of: int
+    """Objects of the group that this rung was asked about."""
+    note: str = ""
+    """Who and when: pids, commands, ages; "" where the rung does not know."""
+
+
+@dataclass(frozen=True)
+class TypeCandidate:
+    """A struct that a group's objects may be."""
+
+    name: str
+    """``struct dentry``"""
+    score: float
+    """0 to 1."""
+    agreements: tuple[str, ...]
+    disagreements: tuple[str, ...]
+    module: str = ""
+    """The module whose BTF has it; "" for the kernel's own."""
+    agree: int = 0
+    """Words that agree; `agreements` shows the most telling of them."""
+    disagree: int = 0
+    gain: float = 0.0
+    """How much more probable the words are if it is this type than if anything may be in them:
+    the logarithm of the ratio. `score` is its share of what any struct explains."""
+
+
+@dataclass(frozen=True)
+class Chain:
+    """How one object is reached: from a root, or from an unreachable object, down to it."""
+
+    target: int
+    steps: tuple[str, ...]
+    """``leaklab_ipmi_waiting [leaklab]``, ``kmalloc-512+0x8``, ...: the root first."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """Who points at a group's objects. The shares are of the group's allocated objects."""
+
+    orphan: Share
+    """Nothing points at them, from anywhere."""
+    structure: Share
+    """Only unreachable objects point at them."""
+    held: Share
+    """Reachable from a root."""
+    weak: Share
+    """Only a struct page pointer or a physical address leads to them."""
+    examined: int
+    """Objects that were looked at."""
+    chains: tuple[Chain, ...] = ()
+    """Examples, the most frequent holder first."""
+    holders: tuple[tuple[str, int], ...] = ()
+    """Roots by name, with the number of examined objects they hold, most first."""
+
+
+@dataclass(frozen=True)
+class Below:
+    """Objects of one cache that hang below the heads of a leak."""
+
+    cache: str
+    objects: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class OrphanGroup:
+    """Unreachable objects of one cache that are alike, with what hangs below them."""
+
+    cache: str
+    shape: str
+    """The exemplar's shape, one label a word."""
+    heads: int
+    """Objects that nothing points at, or the chosen one of each ring."""
+    objects: int
+    """Heads, and all that only they lead to."""
+    bytes: int
+    """Of all those objects, in slots."""
+    estimated: bool
+    """The group's part of its cache was estimated from a sample of the heads."""
+    below: tuple[Below, ...]
+    exemplar: int
+    examples: tuple[int, ...]
+    notes: tuple[str, ...]
+    explanation: str = ""
+    """Why the kernel itself does not count these as leaked; "" where it does."""
+    allocators: tuple[Allocator, ...] = ()
+    types: tuple[TypeCandidate, ...] = ()
+
+
+@dataclass(frozen=True)
+class OrphanTotals:
+    objects: int
+    """Unreachable objects."""
+    bytes: int
+    heads: int
+    explained: int
+    """Unreachable objects that the kernel does not count as leaked."""
+    judged: int
+    """Allocated objects judged."""
+    judged_bytes: int
+    dead_words: int
+    """Unreachable objects that a dead word of some stack still names."""
+
+
+@dataclass(frozen=True)
+class Reachability:
+    """What the pass over memory saw."""
+
+    pages_present: int
+    """Page frames of kernel memory that were read."""
+    pages_missing: int
+    """Page frames of kernel memory that are not in the dump: what they point at looks orphaned."""
+    roots: int
+    """Words outside slab objects that point at one."""
+    edges: int
+    """Words inside allocated objects that point at one."""
+    objects: int
+    """Allocated objects judged."""
+    bytes_read: int
+    sampled: bool = False
+    """Objects were followed upwards from a sample, not marked downwards from every root."""
+    notes: tuple[str, ...] = field(default=())
+    misgivings: tuple[str, ...] = field(default=())
+    """Why what it says is not to be believed: the pass did not understand this kernel."""

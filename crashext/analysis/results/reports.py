@@ -1,0 +1,226 @@
+"""What an analysis found: plain data, the only thing that passes to the reports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crashext.analysis.results.estimate import Estimate, Share
+from crashext.analysis.results.evidence import (
+    Allocator,
+    Held,
+    OrphanGroup,
+    OrphanTotals,
+    Reachability,
+    TypeCandidate,
+)
+from crashext.analysis.results.joined import JoinedTrace
+from crashext.skipped import Skipped
+
+
+@dataclass(frozen=True)
+class Kernel:
+    release: str
+    arch: str
+    live: bool
+    source: str
+
+
+@dataclass(frozen=True)
+class Hop:
+    """One step towards a name: what an object that is pointed to is, and the word that told."""
+
+    address: int
+    what: str
+
+
+@dataclass(frozen=True)
+class Word:
+    """One word of a group's exemplar, and how the rest of the group agrees with it."""
+
+    offset: int
+    value: int
+    size: int
+    """Bytes of the object in this word; under 8 only at an odd-sized object's end."""
+    kind: str
+    meaning: str
+    agreement: float
+    """Share of the group whose word is of the same kind, into the same cache, or the same."""
+    constant: float
+    """Share of the group with this very value."""
+    varies: str
+    """How it varies over the group; "" where it is constant."""
+    hops: tuple[Hop, ...] = ()
+
+
+@dataclass(frozen=True)
+class Group:
+    """Alike objects of one cache."""
+
+    exemplar: int
+    sampled: int
+    objects: Estimate
+    share: Share
+    similarity: float
+    """Mean score of sampled members against the exemplar, 0 to 1."""
+    shapes: int
+    distinct: int
+    """Different contents among the sampled members."""
+    shape: str
+    """The exemplar's shape, one label a word."""
+    residue: float | None
+    """Share of the cache's free slots that look like this group too; None: none are known."""
+    words: tuple[Word, ...]
+    notes: tuple[str, ...]
+    lowest: int
+    highest: int
+    """Lowest and highest address among the sampled members."""
+    held: Held | None = None
+    """Who points at them; None where nobody looked."""
+    allocators: tuple[Allocator, ...] = ()
+    """Who allocated them, by the strongest rung that knows, most objects first."""
+    unattributed: str = ""
+    """Why no record names the code that allocated them, and what would have; "" where one does."""
+    absent_rungs: tuple[str, ...] = ()
+    """Records of allocations that this dump does not have, given with a cache's first group."""
+    types: tuple[TypeCandidate, ...] = ()
+    """What they may be, best first."""
+
+
+@dataclass(frozen=True)
+class CacheReport:
+    name: str
+    asked: str
+    """The name the user typed, which may be an alias."""
+    aliases: tuple[str, ...]
+    address: int
+    object_size: int
+    slot_size: int
+    flags: tuple[str, ...]
+    has_constructor: bool
+    slabs_total: Estimate
+    slabs_examined: int
+    objects_total: Estimate
+    allocated: Estimate
+    sampled: int
+    free_sampled: int
+    groups: tuple[Group, ...]
+    """The largest groups, largest first."""
+    more_groups: int
+    """Smaller groups, which are not described."""
+    more: Estimate
+    """Objects in those."""
+    rest: Estimate
+    """Objects like no other, or not compared any more."""
+    rest_examined: bool
+    """False where there were too many groups to look further."""
+    next_steps: tuple[str, ...]
+    walker: str = "map"
+    """How objects were found: "map", random slabs of the memory map, which stand for the cache;
+    "kmem", those that crash's kmem -S lists: groups, shares and `rest` count these alone."""
+
+
+@dataclass(frozen=True)
+class LeakReport:
+    """The answer to `leakscan CACHE…`."""
+
+    kernel: Kernel
+    seed: int
+    threshold: float
+    metric: str
+    caches: tuple[CacheReport, ...]
+    skipped: tuple[Skipped, ...]
+    interrupted: bool = False
+    reachability: Reachability | None = None
+    """The pass over memory that `Group.held` comes from; None where there was none."""
+    trace: JoinedTrace | None = None
+    """Who allocated during a trace what is alike; None where no trace was given."""
+
+
+@dataclass(frozen=True)
+class OrphanReport:
+    """The answer to `leakscan --orphans`."""
+
+    kernel: Kernel
+    seed: int
+    reachability: Reachability
+    totals: OrphanTotals
+    orphans: tuple[OrphanGroup, ...]
+    """Largest first."""
+    more: int
+    """Smaller groups that are not listed."""
+    skipped: tuple[Skipped, ...]
+    interrupted: bool = False
+
+
+@dataclass(frozen=True)
+class MemberValue:
+    """One member of a struct that was laid over an object."""
+
+    name: str
+    """Dotted, from the outermost struct."""
+    offset: int
+    size: int
+    value: int | None
+    """None where it is not one number, or cannot be read."""
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One object that `objsim` was asked about."""
+
+    asked: int
+    address: int
+    cache: str | None
+    size: int
+    state: str
+    """allocated, free, unknown; "" where it is no slab object."""
+    note: str
+    words: tuple[Word, ...]
+    members: tuple[MemberValue, ...] = ()
+    """By name, where the user said of what type it is."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    first: int
+    second: int
+    similarity: float
+    differing: tuple[int, ...]
+    """Offsets of words that are not alike."""
+
+
+@dataclass(frozen=True)
+class Kin:
+    """Objects of one cache that are like one object."""
+
+    like: int
+    cache: str
+    objects: Estimate
+    share: Share
+    allocated: Estimate
+    similarity: float
+    residue: float | None
+    listed: NDArray[np.uint64] | None
+    """Addresses, when a list was asked for (then every slab of the index was read)."""
+
+
+@dataclass(frozen=True)
+class SimilarityReport:
+    """The answer to `objsim`."""
+
+    kernel: Kernel | None
+    seed: int
+    threshold: float
+    metric: str
+    subjects: tuple[Subject, ...]
+    pairs: tuple[Pair, ...]
+    kin: Kin | None
+    groups: tuple[Group, ...]
+    skipped: tuple[Skipped, ...]
+    interrupted: bool = False
+    alone: int = 0
+    """Objects of an excerpt that are in no group."""

@@ -1,0 +1,1 @@
+"""What objects may be: structs laid over them and ranked."""

@@ -1,0 +1,169 @@
+"""What is known of a whole machine, from whatever source: the numbers that verdicts are made of.
+
+Sizes are in bytes. None means that the source cannot tell, which is not the same as nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from crashext.analysis.memory.growth import Growth
+from crashext.analysis.memory.memsplit import MemorySplit
+from crashext.analysis.results.evidence import Reachability
+from crashext.procfs.processes import Process
+
+
+@dataclass(frozen=True)
+class CacheFact:
+    """One slab cache."""
+
+    name: str
+    bytes: int
+    """Of its slabs, free slots included."""
+    slabs: int
+    allocated: int
+    slots: int
+    slot_size: int
+    reclaimable: bool | None
+    """None where the source does not tell the caches apart."""
+
+    @property
+    def wasted(self) -> int:
+        """Bytes of free slots."""
+        return max(0, self.slots - self.allocated) * self.slot_size
+
+    @property
+    def use(self) -> float:
+        """Share of the slots that is allocated."""
+        return self.allocated / self.slots if self.slots else 1.0
+
+
+@dataclass(frozen=True)
+class LostFact:
+    """Objects of one cache that nothing reaches, with what hangs below them."""
+
+    by: str
+    """Who says so: ``reachability`` or ``kmemleak``."""
+    where: str
+    """``slab``, or ``pages`` for per-CPU memory."""
+    cache: str
+    """"" where nobody knows which: kmemleak notes none."""
+    objects: int
+    bytes: int
+    module: str
+    """"" where nothing names one."""
+    caller: str
+    """"" where nothing names one."""
+    told: tuple[str, ...]
+    """What is known of them, in sentences."""
+    examples: tuple[int, ...] = ()
+    below: int = 0
+    """Of `objects`, those of any cache that only hang below the others."""
+    traced: bool = False
+    """A trace saw them allocated: it is still going on, so that little is already too much."""
+
+
+@dataclass(frozen=True)
+class HolderFact:
+    """Objects of one cache that are reached through one root."""
+
+    cache: str
+    root: str
+    module: str
+    objects: int
+    """Estimated from the objects that were followed."""
+    bytes: int
+    share: float
+    """Of the cache's allocated objects."""
+
+
+@dataclass(frozen=True)
+class AreaFact:
+    """The vmalloc areas of one caller."""
+
+    caller: str
+    module: str
+    areas: int
+    pages: int
+    bytes: int
+    unnamed: int | None
+    """Bytes of those areas that nothing live points into."""
+
+
+@dataclass(frozen=True)
+class PagesFact:
+    """Pages that nothing accounts for."""
+
+    bytes: int
+    unnamed: int | None
+    """Bytes of pages that no pointer leads to."""
+    groups: tuple[tuple[str, str, float], ...]
+    """What they are (or who allocated them), the module it names, and the share: most first."""
+
+
+@dataclass(frozen=True)
+class BacklogFact:
+    """Frees that wait for an RCU grace period."""
+
+    callbacks: int
+    """call_rcu() callbacks that are queued."""
+    frees: int
+    """Objects that kfree_rcu() keeps."""
+
+    @property
+    def total(self) -> int:
+        return self.callbacks + self.frees
+
+
+@dataclass(frozen=True)
+class SiteFact:
+    """The place that allocated most objects of one cache, by the kernel's own count."""
+
+    cache: str
+    site: str
+    module: str
+    objects: int
+    of: int
+    """Objects of that cache that were counted."""
+
+
+@dataclass(frozen=True)
+class MountFact:
+    """Files in memory: a tmpfs mount."""
+
+    mount: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything the rules of `verdict` look at."""
+
+    split: MemorySplit
+    caches: tuple[CacheFact, ...]
+    """Largest first."""
+    lost: tuple[LostFact, ...] | None
+    """Largest first; None where nobody looked."""
+    explained: int
+    """Unreachable objects that are no leak."""
+    holders: tuple[HolderFact, ...]
+    """Of the largest caches, largest first."""
+    areas: tuple[AreaFact, ...]
+    pages: PagesFact | None
+    backlog: BacklogFact | None
+    processes: tuple[Process, ...]
+    """Largest first."""
+    mounts: tuple[MountFact, ...]
+    reachability: Reachability | None
+    unseen: tuple[str, ...]
+    """What this source cannot tell, in sentences."""
+    source: str = "dump"
+    """``dump`` (or the running kernel's memory), or ``procfs``."""
+    sites: tuple[SiteFact, ...] = ()
+    growth: Growth | None = None
+    """Since an earlier moment; None where none was given."""
+
+    @property
+    def total(self) -> int:
+        """MemTotal; 0 where it is not known."""
+        return self.split.total

@@ -1,0 +1,187 @@
+"""What an earlier moment, and the kernel's own lists of allocators, add to the verdicts.
+
+Growth alone is no leak: what grew may be in use. Where nobody could look whether it is still held,
+that is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from crashext.analysis.memory.growth import CacheGrowth, CallerGrowth, Growth
+from crashext.analysis.sizes import size_text
+from crashext.analysis.verdict.facts import CacheFact, Facts
+from crashext.analysis.verdict.verdict import Culprit, Verdict, bracketed, share, share_text
+from crashext.kernel.slab.families import bucket_owners, family
+
+GROWN_LEAST = 1 << 20
+GROWN_SHARE = 0.005
+"""Least share of memory by which one cache or caller grew."""
+MOST_OF_CACHE = 0.5
+"""Least share of a cache's objects that a site must have allocated to be named."""
+_EXPLAINED = ("leak", "held-growth", "deferred-free", "fragmentation", "reclaimable")
+_VMCORE = {
+    "slab": "what the objects are, and whether anything still points at them",
+    "vmalloc": "whether anything still points into these areas",
+    "pages": "what is in these pages, and whether anything points at them",
+}
+_JUDGED = ("leak", "held-growth", "cannot-tell", "fragmentation")
+
+
+def grown(facts: Facts, found: Sequence[Verdict]) -> Iterator[Verdict]:
+    """What grew much, and is in no verdict of `found` yet."""
+    if facts.growth is None:
+        return
+    least = max(GROWN_LEAST, GROWN_SHARE * facts.total)
+    owners = bucket_owners(c.name for c in facts.caches)
+    known = {
+        family(v.culprit.cache, owners)[0]
+        for v in found
+        if v.kind in _EXPLAINED and v.culprit.cache
+    }
+    of_family: dict[str, list[CacheFact]] = {}
+    for fact in facts.caches:
+        of_family.setdefault(family(fact.name, owners)[0], []).append(fact)
+    for cache in facts.growth.caches:
+        members = of_family.get(cache.name, [])
+        if cache.bytes < least or cache.name in known or not members:
+            continue
+        if all(m.reclaimable for m in members):
+            continue
+        largest = max(members, key=lambda m: m.bytes)
+        yield (
+            _fragmented(facts, cache, largest)
+            if cache.fragmenting
+            else _held(facts, cache, largest)
+        )
+    callers = {v.culprit.caller for v in found if v.where == "vmalloc"}
+    for caller in facts.growth.vmalloc:
+        if caller.bytes >= least and caller.function not in callers:
+            yield _held_areas(facts, caller)
+
+
+def _held(facts: Facts, cache: CacheGrowth, largest: CacheFact) -> Verdict:
+    looked = facts.reachability is not None
+    return Verdict(
+        "held-growth",
+        "slab",
+        Culprit(cache=largest.name),
+        cache.bytes,
+        "medium" if looked else "low",
+        f"{cache.name} grows: {cache.active_objs:+,} objects, {size_text(cache.bytes)}"
+        + ("; somebody still holds them" if looked else ""),
+        (),  # `completed` says how much it grew
+        ("everything is reachable: its owner may still drain it",)
+        if looked
+        else ("growth alone is no leak: nobody looked whether they are still held",),
+        _scan(facts, largest),
+    )
+
+
+def _fragmented(facts: Facts, cache: CacheGrowth, largest: CacheFact) -> Verdict:
+    return Verdict(
+        "fragmentation",
+        "slab",
+        Culprit(cache=largest.name),
+        cache.bytes,
+        "medium",
+        f"{cache.name} grows in slabs, but not in objects: {size_text(cache.bytes)} of holes, "
+        "not a leak",
+        (
+            f"its use fell from {share_text(cache.use[0])} to {share_text(cache.use[1])} of "
+            "its slots",
+        ),
+        (),
+        _scan(facts, largest),
+    )
+
+
+def _scan(facts: Facts, cache: CacheFact) -> str:
+    return f"leakscan {'-c VMCORE ' if facts.source == 'procfs' else ''}{cache.name}"
+
+
+def _held_areas(facts: Facts, caller: CallerGrowth) -> Verdict:
+    looked = facts.reachability is not None
+    who = bracketed(caller.function or "nobody noted", caller.module)
+    return Verdict(
+        "held-growth",
+        "vmalloc",
+        Culprit(caller=caller.function, module=caller.module),
+        caller.bytes,
+        "medium" if looked else "low",
+        f"vmalloc memory of {who} grows: {caller.areas:+,} areas, {size_text(caller.bytes)}",
+        (),
+        ("its areas are still pointed at",)
+        if looked
+        else ("growth alone is no leak: nobody looked whether they are still held",),
+        f"crash> kmem -v | grep -i {caller.module or caller.function}",
+    )
+
+
+def completed(facts: Facts, verdict: Verdict) -> Verdict:
+    """The verdict with what growth and allocation sites say for and against it."""
+    verdict = _with_site(facts, verdict)
+    if facts.growth is not None:
+        pro, con = _growth(facts, facts.growth, verdict)
+        verdict = replace(
+            verdict, evidence=(*verdict.evidence, *pro), against=(*verdict.against, *con)
+        )
+    add = _VMCORE.get(verdict.where)
+    if facts.source == "procfs" and add and verdict.kind in _JUDGED:
+        verdict = replace(verdict, against=(*verdict.against, f"only a vmcore would tell {add}"))
+    return verdict
+
+
+def _with_site(facts: Facts, verdict: Verdict) -> Verdict:
+    """Who allocated most of the cache, by alloc_traces."""
+    cache = verdict.culprit.cache
+    site = next((s for s in facts.sites if cache and s.cache == cache), None)
+    if site is None or site.objects < MOST_OF_CACHE * site.of:
+        return verdict
+    said = (
+        f"{bracketed(site.site, site.module)} allocated {site.objects:,} of the {site.of:,} "
+        f"objects of {cache} (alloc_traces)"
+    )
+    culprit = verdict.culprit
+    if not culprit.caller:
+        culprit = replace(
+            culprit, caller=site.site.split(" [")[0], module=culprit.module or site.module
+        )
+    return replace(verdict, culprit=culprit, evidence=(*verdict.evidence, said))
+
+
+def _growth(
+    facts: Facts, growth: Growth, verdict: Verdict
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Sentences for and against."""
+    culprit = verdict.culprit
+    if culprit.cache and verdict.where == "slab" and "slabinfo" in growth.compared:
+        name = family(culprit.cache, bucket_owners(c.name for c in facts.caches))[0]
+        cache = next((c for c in growth.caches if c.name == name), None)
+        if cache is not None and cache.active_objs > 0 and cache.bytes > 0:
+            objects = f"{name} grew by {cache.active_objs:,} objects"
+            return (f"{objects}, {_amount(facts, growth, cache.bytes)}",), ()
+        if cache is not None and cache.bytes > 0:
+            return (f"{name} grew by {_amount(facts, growth, cache.bytes)}",), ()
+        return (), (f"{name} did not grow between the two",)
+    if culprit.caller and verdict.where == "vmalloc" and "vmallocinfo" in growth.compared:
+        caller = next(
+            (
+                c
+                for c in growth.vmalloc
+                if (c.function, c.module) == (culprit.caller, culprit.module)
+            ),
+            None,
+        )
+        if caller is not None and caller.bytes > 0:
+            return (f"it grew by {_amount(facts, growth, caller.bytes)}",), ()
+        return (), ("its vmalloc memory did not grow between the two",)
+    return (), ()
+
+
+def _amount(facts: Facts, growth: Growth, size: int) -> str:
+    rate = growth.per_hour(size)
+    hourly = f", {size_text(round(rate))} per hour" if rate is not None else ""
+    of_all = f" ({share(size, facts.total)} of memory)" if facts.total else ""
+    return f"{size_text(size)}{of_all}{hourly}"

@@ -1,0 +1,129 @@
+"""Rules about memory that is neither slab nor user: vmalloc areas and raw pages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from crashext.analysis.sizes import size_text
+from crashext.analysis.verdict.facts import Facts, PagesFact
+from crashext.analysis.verdict.thresholds import (
+    AREAS_LEAST,
+    AREAS_SHARE,
+    AREAS_UNSEEN_SHARE,
+    PAGES_SHARE,
+    USER_SHARE,
+    excessive,
+)
+from crashext.analysis.verdict.verdict import Culprit, Verdict, bracketed, plural, share, share_text
+from crashext.analysis.verdict.wording import allocated_by, confidence, doubts
+
+_SAYS = 0.05
+
+
+def lost_areas(facts: Facts) -> Iterator[Verdict]:
+    """vmalloc areas that nothing points into are leaked."""
+    for fact in facts.areas:
+        lost = fact.unnamed
+        least = max(AREAS_LEAST, AREAS_SHARE * facts.total)
+        if lost is None or lost < least or 2 * lost < fact.bytes:
+            continue
+        yield Verdict(
+            "leak",
+            "vmalloc",
+            Culprit(caller=fact.caller, module=fact.module),
+            lost,
+            confidence(facts),
+            f"{size_text(lost)} of vmalloc memory is leaked: nothing points into the areas of "
+            f"{bracketed(fact.caller, fact.module)}",
+            (
+                f"{plural(fact.areas, 'area')} of one caller, {fact.pages:,} pages, "
+                f"{size_text(fact.bytes)}: "
+                f"{share(fact.bytes, facts.total)} of memory",
+                f"no live word points into {size_text(lost)} of them",
+            ),
+            doubts(facts),
+            f"crash> kmem -v | grep -i {fact.module or fact.caller.split('+')[0]}",
+        )
+
+
+def large_areas(facts: Facts) -> Iterator[Verdict]:
+    """One caller with very much vmalloc memory, which is still in use as far as can be seen."""
+    for fact in facts.areas:
+        known = fact.unnamed is not None and 2 * fact.unnamed >= fact.bytes
+        least = AREAS_UNSEEN_SHARE if fact.unnamed is None else USER_SHARE
+        much = fact.bytes >= least * facts.total or excessive(fact.bytes, facts.total)
+        if known or not much:
+            continue
+        held = (
+            "its areas are still pointed at"
+            if fact.unnamed is not None
+            else "this source cannot tell whether anything points at its areas"
+        )
+        yield Verdict(
+            "held-growth",
+            "vmalloc",
+            Culprit(caller=fact.caller, module=fact.module),
+            fact.bytes,
+            "medium" if fact.unnamed is not None else "low",
+            f"{bracketed(fact.caller, fact.module)} holds {size_text(fact.bytes)} of vmalloc "
+            f"memory, {share(fact.bytes, facts.total)} of all",
+            (f"{plural(fact.areas, 'area')} of one caller, {fact.pages:,} pages",),
+            (held,),
+            f"crash> kmem -v | grep -i {fact.module or fact.caller.split('+')[0]}",
+        )
+
+
+def lost_pages(facts: Facts) -> Iterator[Verdict]:
+    """Pages from the page allocator that no counter and no owner accounts for."""
+    pages = facts.pages
+    if pages is None:
+        return
+    size = pages.bytes
+    if size < PAGES_SHARE * facts.total and not excessive(size, facts.total):
+        return
+    module = next((m for _, m, part in pages.groups if m and part >= 0.25), "")
+    if pages.unnamed is None and not module:
+        yield _unseen_pages(facts, pages)
+        return
+    evidence = [f"{share(size, facts.total)} of memory is in no counter and no known structure"]
+    if pages.unnamed is not None:
+        evidence.append(f"no pointer leads to {size_text(pages.unnamed)} of it")
+    evidence += [f"{share_text(part)} of these pages: {what}" for what, _, part in _most(pages)]
+    against = doubts(facts)
+    if pages.unnamed is not None and 2 * pages.unnamed < size:
+        against += (f"pointers lead to {size_text(size - pages.unnamed)} of it",)
+    yield Verdict(
+        "leak",
+        "pages",
+        Culprit(module=module),
+        size,
+        "medium" if pages.unnamed is not None and 2 * pages.unnamed >= size else "low",
+        f"{size_text(size)} of pages are unaccounted for: an alloc_pages() leak is likely"
+        + allocated_by("", module),
+        tuple(evidence),
+        against,
+        "boot with page_owner=on where the kernel has it: it names who allocates pages",
+    )
+
+
+def _most(pages: PagesFact) -> list[tuple[str, str, float]]:
+    """The groups that say something of the whole."""
+    return [group for group in pages.groups[:3] if group[2] >= _SAYS]
+
+
+def _unseen_pages(facts: Facts, pages: PagesFact) -> Verdict:
+    """Nobody looked whose they are, or who points at them: drivers take pages too."""
+    return Verdict(
+        "cannot-tell",
+        "pages",
+        Culprit(),
+        pages.bytes,
+        "low",
+        f"cannot tell: {size_text(pages.bytes)} of pages are in no counter: leaked, or a driver's",
+        (
+            f"{share(pages.bytes, facts.total)} of memory is in no counter",
+            *(f"{share_text(part)} of these pages: {what}" for what, _, part in _most(pages)),
+        ),
+        () if facts.source == "procfs" else ("nobody looked who points at these pages",),
+        "boot with page_owner=on where the kernel has it: it names who allocates pages",
+    )

@@ -1,0 +1,196 @@
+"""The verdict: named rules over named numbers, each with its evidence for and against.
+
+A rule looks at `Facts` and says what is wrong, or nothing. A false accusation costs more than an
+honest "cannot tell": where a number is missing, no rule that needs it speaks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+from crashext.analysis.sizes import size_text
+from crashext.analysis.verdict.facts import Facts
+from crashext.analysis.verdict.growth_rules import completed, grown
+from crashext.analysis.verdict.page_rules import large_areas, lost_areas, lost_pages
+from crashext.analysis.verdict.slab_rules import (
+    backlog,
+    few_lost,
+    fragmentation,
+    held_growth,
+    lost_objects,
+    reclaimable,
+)
+from crashext.analysis.verdict.thresholds import RECLAIMABLE_SHARE, excessive
+from crashext.analysis.verdict.user_rules import user_space
+from crashext.analysis.verdict.verdict import Culprit, Verdict, bracketed, share
+from crashext.analysis.verdict.wording import confidence, doubts, not_seen
+
+_SEVERITY = (
+    "leak",
+    "deferred-free",
+    "held-growth",
+    "fragmentation",
+    "cannot-tell",
+    "user-space",
+    "reclaimable",
+    "healthy",
+)
+
+Rule = Callable[[Facts], Iterator[Verdict]]
+
+RULES: tuple[Rule, ...] = (
+    lost_objects,
+    lost_areas,
+    large_areas,
+    lost_pages,
+    backlog,
+    held_growth,
+    fragmentation,
+    user_space,
+    reclaimable,
+)
+
+
+def judge(facts: Facts) -> tuple[Verdict, ...]:
+    """All verdicts, worst first; never none."""
+    doubted = misunderstood(facts)
+    if doubted is not None:
+        facts = _unjudged(facts)
+    # Without MemTotal nothing is much or little.
+    rules = RULES if facts.total else (lost_objects,)
+    found = [verdict for rule in rules for verdict in rule(facts)]
+    if facts.total:
+        found += grown(facts, found)
+        if doubted is None:
+            found += unseen(facts, found)
+    if doubted is not None:
+        found.append(doubted)
+    if not found:
+        found = list(few_lost(facts)) or [_healthy(facts) if facts.total else _no_total(facts)]
+    found = [completed(facts, verdict) for verdict in found]
+    return tuple(sorted(found, key=lambda v: (_SEVERITY.index(v.kind), -v.bytes)))
+
+
+def misunderstood(facts: Facts) -> Verdict | None:
+    """What looks lost is not, where objects look lost that are in use: nobody is accused."""
+    seen = facts.reachability
+    if seen is None or not seen.misgivings:
+        return None
+    size = sum(f.bytes for f in facts.lost or () if f.by == "reachability")
+    return Verdict(
+        "cannot-tell",
+        "slab",
+        Culprit(),
+        size,
+        "low",
+        f"cannot tell: {size_text(size)} of slab objects look unreachable, but who points at what "
+        "was not understood in this dump",
+        seen.misgivings,
+        tuple(n for n in seen.notes if not any(m in n for m in seen.misgivings)),
+        "leakscan CACHE compares what is in the largest caches",
+    )
+
+
+def _unjudged(facts: Facts) -> Facts:
+    """The facts without what reachability said."""
+    told = tuple(f for f in facts.lost or () if f.by != "reachability")
+    return replace(
+        facts,
+        lost=told or None,
+        explained=0,
+        holders=(),
+        areas=tuple(replace(a, unnamed=None) for a in facts.areas),
+        pages=None if facts.pages is None else replace(facts.pages, unnamed=None),
+        reachability=None,
+        unseen=(*facts.unseen, "who points at what was not understood"),
+    )
+
+
+def unseen(facts: Facts, found: Sequence[Verdict]) -> Iterator[Verdict]:
+    """Much kernel memory beyond what the verdicts explain, and nobody could look who holds it."""
+    if facts.reachability is not None:
+        return
+    stuck = facts.split.get("slab, unreclaimable") or sum(
+        c.bytes for c in facts.caches if c.reclaimable is not True
+    )
+    stuck -= sum(v.bytes for v in found if v.where == "slab" and v.kind != "reclaimable")
+    if stuck < RECLAIMABLE_SHARE * facts.total and not excessive(stuck, facts.total):
+        return
+    largest = next((c for c in facts.caches if c.reclaimable is not True), None)
+    evidence = [f"{share(stuck, facts.total)} of memory is slab memory that cannot be reclaimed"]
+    if largest is not None:
+        evidence.append(
+            f"{largest.name} has {size_text(largest.bytes)}: {largest.allocated:,} objects"
+        )
+    if facts.lost is not None:
+        lost = sum(f.bytes for f in facts.lost)
+        evidence.append(f"kmemleak reports {size_text(lost) if lost else 'nothing'} of it")
+    yield Verdict(
+        "cannot-tell",
+        "slab",
+        Culprit(cache=largest.name if largest else ""),
+        stuck,
+        "low",
+        f"cannot tell: {size_text(stuck)} of slab memory cannot be reclaimed, and this source "
+        "does not say whether anything still points at it",
+        tuple(evidence),
+        not_seen(facts),
+        "leakscan -c VMCORE" if facts.source == "procfs" else "leakscan --refs",
+    )
+
+
+def _no_total(facts: Facts) -> Verdict:
+    """Nothing says how much memory there is: only who has most."""
+    cache = max(facts.caches, key=lambda c: c.bytes, default=None)
+    area = max(facts.areas, key=lambda a: a.bytes, default=None)
+    where, culprit, size = "none", Culprit(), 0
+    evidence = []
+    if cache is not None:
+        where, culprit, size = "slab", Culprit(cache=cache.name), cache.bytes
+        evidence.append(f"{cache.name} has most slab memory, {size_text(size)}")
+    if area is not None:
+        everything = sum(a.bytes for a in facts.areas)
+        evidence.append(
+            f"{bracketed(area.caller, area.module)} has most vmalloc memory, "
+            f"{size_text(area.bytes)}: {area.pages:,} pages, {share(area.bytes, everything)} of it"
+        )
+        if area.bytes > size:
+            where, size = "vmalloc", area.bytes
+            culprit = Culprit(caller=area.caller, module=area.module)
+    return Verdict(
+        "cannot-tell",
+        where,
+        culprit,
+        size,
+        "low",
+        "cannot tell: how much memory there is is not known",
+        tuple(evidence),
+        not_seen(facts),
+        "cat /proc/meminfo, saved beside the other files",
+    )
+
+
+def _healthy(facts: Facts) -> Verdict:
+    evidence = [f"{share(facts.split.get('free'), facts.total)} of memory is free"]
+    if facts.lost is not None:
+        lost = sum(f.bytes for f in facts.lost)
+        if facts.reachability is None:
+            evidence.append("kmemleak reports nothing")
+        elif lost:
+            evidence.append(f"all slab objects but {size_text(lost)} can be reached")
+        else:
+            evidence.append("every slab object can be reached")
+    if facts.pages is not None:
+        evidence.append(f"all but {size_text(facts.pages.bytes)} of memory is accounted for")
+    return Verdict(
+        "healthy",
+        "none",
+        Culprit(),
+        0,
+        confidence(facts) if facts.reachability is not None else "low",
+        "no leak is to be seen",
+        tuple(evidence),
+        not_seen(facts) if facts.reachability is None else doubts(facts),
+        "leakscan --before OLDER-DUMP says what grows",
+    )

@@ -1,0 +1,207 @@
+"""Rules about slab memory: leaked, held, waiting to be freed, full of holes, reclaimable."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from crashext.analysis.sizes import size_text
+from crashext.analysis.verdict.facts import Facts, HolderFact, LostFact
+from crashext.analysis.verdict.thresholds import (
+    BACKLOG_LEAST,
+    FEW,
+    HELD_OF_SLAB,
+    HELD_SHARE,
+    LOST_LEAST,
+    LOST_SHARE,
+    RECLAIMABLE_SHARE,
+    USER_SHARE,
+    WASTE_SHARE,
+    excessive,
+)
+from crashext.analysis.verdict.verdict import Culprit, Verdict, plural, share, share_text
+from crashext.analysis.verdict.wording import allocated_by, confidence, doubts
+
+
+def lost_objects(facts: Facts) -> Iterator[Verdict]:
+    """Objects that nothing reaches are leaked."""
+    slab = _slab(facts)
+    for lost in _lost(facts):
+        enough = sum(f.bytes for f in lost) >= max(LOST_LEAST, LOST_SHARE * slab)
+        if enough or any(f.traced for f in lost):
+            yield _leaked(facts, lost, confidence(facts), doubts(facts))
+
+
+def few_lost(facts: Facts) -> Iterator[Verdict]:
+    """kmemleak accuses somebody, but of little: it is said where there is nothing else to say."""
+    for lost in _lost(facts)[:FEW]:
+        if lost[0].by == "kmemleak":
+            little = (
+                f"it is only {size_text(sum(f.bytes for f in lost))}, and kmemleak errs at times "
+                "about what was just allocated: does it stay after another scan?"
+            )
+            yield _leaked(facts, lost, "low", (little, *doubts(facts)))
+
+
+def _slab(facts: Facts) -> int:
+    return sum(p.bytes for p in facts.split.parts if p.name.startswith("slab")) or sum(
+        c.bytes for c in facts.caches
+    )
+
+
+def _lost(facts: Facts) -> list[list[LostFact]]:
+    """By cache, or by caller where no cache is known; most bytes first."""
+    groups: dict[tuple[str, str], list[LostFact]] = {}
+    for fact in facts.lost or ():
+        groups.setdefault((fact.cache, "" if fact.cache else fact.caller), []).append(fact)
+    return sorted(groups.values(), key=lambda lost: -sum(f.bytes for f in lost))
+
+
+def _leaked(
+    facts: Facts, lost: list[LostFact], confidence: str, against: tuple[str, ...]
+) -> Verdict:
+    cache, where = lost[0].cache, lost[0].where
+    slab = _slab(facts)
+    size = sum(f.bytes for f in lost)
+    objects = sum(f.objects for f in lost)
+    module = next((f.module for f in lost if f.module), "")
+    caller = next((f.caller for f in lost if f.caller), "")
+    told = tuple(t for f in lost[:2] for t in f.told)
+    below = sum(f.below for f in lost)
+    kind = f"{cache} object" if cache else "object" if where == "slab" else "per-CPU object"
+    what = plural(objects - below, kind) + (f" and {below:,} below them" * (below > 0))
+    are, them = ("is", "it") if objects == 1 else ("are", "them")
+    by = f"kmemleak reports {them}" if lost[0].by == "kmemleak" else f"nothing reaches {them}"
+    shares = (f"{share(size, slab)} of slab memory is in them",) if where == "slab" and slab else ()
+    return Verdict(
+        "leak",
+        where,
+        Culprit(cache=cache, module=module, caller=caller),
+        size,
+        confidence,
+        f"{what} ({size_text(size)}) {are} leaked: {by}" + allocated_by(caller, module),
+        (*shares, *told),
+        against,
+        _scan(facts, cache),
+    )
+
+
+def _scan(facts: Facts, cache: str) -> str:
+    """What to ask of a cache next."""
+    if facts.source == "procfs":
+        return f"leakscan -c VMCORE {cache or '--orphans'}"
+    return f"leakscan {cache or '--orphans'}"
+
+
+def backlog(facts: Facts) -> Iterator[Verdict]:
+    """Memory that was freed, and waits for a grace period that does not come."""
+    if facts.backlog is None or facts.backlog.total < BACKLOG_LEAST:
+        return
+    waiting = [h for h in facts.holders if _deferred(h)]
+    size = sum(h.bytes for h in waiting)
+    largest = max(waiting, key=lambda h: h.bytes, default=None)
+    cache = largest.cache if largest else ""
+    counted = facts.backlog
+    yield Verdict(
+        "deferred-free",
+        "slab",
+        Culprit(cache=cache, module=largest.module if largest else ""),
+        size,
+        "high" if waiting else "medium",
+        f"{counted.total:,} frees wait for an RCU grace period"
+        + (f" ({size_text(size)}, mostly {cache})" if cache else "")
+        + ": a stuck reader or a starved RCU thread, not a leak",
+        (
+            f"{counted.callbacks:,} call_rcu() callbacks are queued, kfree_rcu() keeps "
+            f"{counted.frees:,} objects",
+            *(f"{h.objects:,} {h.cache} objects hang on {h.root}" for h in waiting[:3]),
+        ),
+        () if waiting else ("whose memory it is was not found",),
+        "crash> foreach bt: which task has been inside rcu_read_lock() for long?",
+    )
+
+
+def _deferred(holder: HolderFact) -> bool:
+    return holder.root.startswith(("rcu_data", "krc", "RCU's list"))
+
+
+def held_growth(facts: Facts) -> Iterator[Verdict]:
+    """One root that holds much memory of one cache: growth, or a forgotten removal."""
+    unreclaimable = sum(c.bytes for c in facts.caches if c.reclaimable is False)
+    reclaimable = {c.name for c in facts.caches if c.reclaimable}
+    for holder in facts.holders:
+        if holder.cache in reclaimable or _deferred(holder) or holder.share < 0.5:
+            continue
+        large = holder.bytes >= HELD_SHARE * facts.total
+        dominant = holder.bytes >= HELD_OF_SLAB * unreclaimable
+        if not (large and dominant) and not excessive(holder.bytes, facts.total):
+            continue
+        yield Verdict(
+            "held-growth",
+            "slab",
+            Culprit(cache=holder.cache, module=holder.module, caller=""),
+            holder.bytes,
+            "medium",
+            f"{holder.root} holds ~{holder.objects:,} {holder.cache} objects "
+            f"({size_text(holder.bytes)}): growth that somebody still holds, no lost memory",
+            (
+                f"{share(holder.bytes, unreclaimable)} of the slab memory that cannot be reclaimed",
+                f"{share_text(holder.share)} of {holder.cache} is reached through {holder.root}",
+            ),
+            ("everything is reachable: its owner may still drain it",),
+            _scan(facts, holder.cache),
+        )
+
+
+def fragmentation(facts: Facts) -> Iterator[Verdict]:
+    """A cache whose slabs are mostly holes."""
+    for cache in facts.caches:
+        if cache.use >= 0.5 or cache.wasted < WASTE_SHARE * facts.total:
+            continue
+        yield Verdict(
+            "fragmentation",
+            "slab",
+            Culprit(cache=cache.name, module=_module_of(facts, cache.name)),
+            cache.wasted,
+            "high",
+            f"{cache.name} is fragmented: {size_text(cache.wasted)} of its "
+            f"{size_text(cache.bytes)} are free slots that no other cache can use",
+            (f"{share_text(cache.use)} of {cache.slots:,} slots are allocated",),
+            (),
+            _scan(facts, cache.name),
+        )
+
+
+def _module_of(facts: Facts, cache: str) -> str:
+    """The module that holds most of a cache's objects; "" where that is none."""
+    return next((h.module for h in facts.holders if h.cache == cache and h.share >= 0.5), "")
+
+
+def reclaimable(facts: Facts) -> Iterator[Verdict]:
+    """Memory that the kernel gives back when somebody needs it."""
+    for cache in facts.caches:
+        if cache.reclaimable and cache.bytes >= RECLAIMABLE_SHARE * facts.total:
+            yield Verdict(
+                "reclaimable",
+                "slab",
+                Culprit(cache=cache.name),
+                cache.bytes,
+                "high",
+                f"{cache.name} has {size_text(cache.bytes)} that the kernel can reclaim: "
+                "a cache by design",
+                (f"{share(cache.bytes, facts.total)} of memory", "its slabs count as reclaimable"),
+                (),
+                _scan(facts, cache.name),
+            )
+    files = facts.split.get("file cache") + facts.split.get("buffers")
+    if files >= USER_SHARE * facts.total:
+        yield Verdict(
+            "reclaimable",
+            "user",
+            Culprit(),
+            files,
+            "high",
+            f"the page cache has {size_text(files)}, which the kernel drops when memory is needed",
+            (f"{share(files, facts.total)} of memory is cache of files",),
+            (),
+            "MemAvailable in /proc/meminfo counts it as available: is that low?",
+        )

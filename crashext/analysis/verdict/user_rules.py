@@ -1,0 +1,94 @@
+"""Rules about memory that user space has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from crashext.analysis.sizes import size_text
+from crashext.analysis.verdict.facts import Facts
+from crashext.analysis.verdict.thresholds import (
+    HUGETLB_SHARE,
+    TABLES_SHARE,
+    USER_SHARE,
+)
+from crashext.analysis.verdict.verdict import Culprit, Verdict, share
+from crashext.procfs.processes import Process
+
+
+def user_space(facts: Facts) -> Iterator[Verdict]:
+    """Memory that processes, their page tables, or files in memory have."""
+    total, split = facts.total, facts.split
+    for process in facts.processes:
+        size = process.rss_anon if process.rss_anon is not None else process.rss
+        if size >= USER_SHARE * total:
+            yield _process(facts, process, size, "of its own memory")
+    anonymous = split.get("anonymous")
+    alone = any(
+        (p.rss_anon if p.rss_anon is not None else p.rss) >= USER_SHARE * total
+        for p in facts.processes
+    )
+    if anonymous >= USER_SHARE * total and not alone and facts.processes:
+        first = facts.processes[0]
+        yield Verdict(
+            "user-space",
+            "user",
+            Culprit(process=f"{first.comm} (pid {first.pid})"),
+            anonymous,
+            "high",
+            f"processes have {size_text(anonymous)} of their own memory, most of it "
+            f"{first.comm} (pid {first.pid}): user space, not the kernel",
+            (f"{share(anonymous, total)} of memory",),
+            (),
+            f"crash> vm {first.pid}",
+        )
+    tables = split.get("page tables")
+    if tables >= TABLES_SHARE * total:
+        owner = max(facts.processes, key=lambda p: p.page_tables or 0, default=None)
+        if owner is not None and owner.page_tables:
+            yield _process(facts, owner, tables, "of page tables")
+    for mount in facts.mounts:
+        if mount.bytes >= USER_SHARE * total:
+            yield Verdict(
+                "user-space",
+                "user",
+                Culprit(mount=mount.mount),
+                mount.bytes,
+                "high",
+                f"files on {mount.mount or 'an unmounted tmpfs'} take {size_text(mount.bytes)} "
+                "of memory: user space, not the kernel",
+                (f"{share(mount.bytes, total)} of memory is in this tmpfs",),
+                (),
+                f"du -x {mount.mount}" if mount.mount else "crash> mount",
+            )
+    huge = split.get("hugetlb")
+    if huge >= HUGETLB_SHARE * total:
+        owner = max(facts.processes, key=lambda p: p.hugetlb or 0, default=None)
+        who = f"{owner.comm} (pid {owner.pid})" if owner is not None and owner.hugetlb else ""
+        yield Verdict(
+            "user-space",
+            "user",
+            Culprit(process=who),
+            huge,
+            "high",
+            f"the huge page pool has {size_text(huge)}"
+            + (f", used by {who}" if who else "")
+            + ": user space, not the kernel",
+            (f"{share(huge, total)} of memory is in hugetlb's pool",),
+            (),
+            "cat /proc/sys/vm/nr_hugepages",
+        )
+
+
+def _process(facts: Facts, process: Process, size: int, what: str) -> Verdict:
+    who = f"{process.comm} (pid {process.pid})"
+    return Verdict(
+        "user-space",
+        "user",
+        Culprit(process=who),
+        size,
+        "high",
+        f"{who} has {size_text(size)} {what}: user space, not the kernel",
+        (f"{share(size, facts.total)} of memory",),
+        (),
+        f"crash> vm {process.pid}",
+    )

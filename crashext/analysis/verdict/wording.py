@@ -1,0 +1,27 @@
+"""How sure a verdict is, and what limits it: the sentences that rules share."""
+
+from __future__ import annotations
+
+from crashext.analysis.verdict.facts import Facts
+
+
+def confidence(facts: Facts) -> str:
+    seen = facts.reachability
+    if seen is None:
+        return "high" if any(f.by == "kmemleak" for f in facts.lost or ()) else "medium"
+    missing = seen.pages_missing / max(1, seen.pages_present + seen.pages_missing)
+    return "medium" if missing > 0.01 or seen.sampled or seen.notes else "high"
+
+
+def doubts(facts: Facts) -> tuple[str, ...]:
+    return facts.reachability.notes if facts.reachability is not None else ()
+
+
+def not_seen(facts: Facts) -> tuple[str, ...]:
+    return tuple(f"not seen: {what}" for what in facts.unseen)
+
+
+def allocated_by(caller: str, module: str) -> str:
+    if caller:
+        return f"; allocated by {caller}" + (f" [{module}]" if module else "")
+    return f"; they name {module}" if module else ""

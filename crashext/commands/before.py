@@ -1,0 +1,56 @@
+"""The earlier moment of `leakscan --before OLD`, whatever OLD is: opened, and its counters read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from crashext.analysis.likeness.groups import Settings
+from crashext.analysis.memory.growth import Compared
+from crashext.analysis.moments import of_document, of_overview
+from crashext.analysis.overview import look_over
+from crashext.analysis.proc import read_snapshot
+from crashext.hosts.base import Host, HostError
+from crashext.hosts.recorded import RecordedHost
+from crashext.kernel.slab.view import KernelView
+from crashext.procfs.folder import ProcFolder
+from crashext.progress import Progress
+
+_MAX_JSON = 64 << 20  # Python makes some times that of it
+_SESSION = b"CRASHEXT-SESSION"
+
+
+def earlier(
+    path: Path, symbols: Sequence[Path], settings: Settings, progress: Progress
+) -> Compared:
+    """Counters of a dump, a session that holds an overview, a JSON report or a /proc directory.
+
+    Raises `HostError` where it is none of them, or cannot be read.
+    """
+    if path.is_dir():
+        return read_snapshot(ProcFolder(path), progress)
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(_SESSION))
+            data = head + file.read(_MAX_JSON) if head.lstrip()[:1] == b"{" else b""
+    except OSError as error:
+        raise HostError(f"cannot open {path}: {error.strerror}") from error
+    if data:
+        if len(data) > _MAX_JSON:
+            raise HostError(f"{path} is larger than {_MAX_JSON >> 20} MiB: is it a report?")
+        try:
+            document = json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise HostError(f"{path} is damaged: it is no JSON document") from error
+        return of_document(str(path), document)
+    host: Host
+    if head == _SESSION:
+        host = RecordedHost(path)
+    else:
+        from crashext.hosts.drgn import open_core  # takes a third of a second to import
+
+        host = open_core(path, list(symbols))
+    # Counters are enough: who points at what is asked of the later moment only.
+    overview = look_over(KernelView(host), settings, progress, refs=False)
+    return of_overview(str(path), overview)

@@ -1,0 +1,153 @@
+"""`crashext setup`: the lines of ~/.crashrc that teach crash `leakscan` and `objsim`.
+
+It looks for PyKdump, remembers this Python as the engine's, and keeps everything else that is in
+the file. It knows nothing of dumps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from crashext import __version__
+
+_BEGIN = "# >>> crashext >>> (crashext setup --remove takes these lines out)"
+_END = "# <<< crashext <<<"
+_BLOCK = re.compile(r"^# >>> crashext >>>.*?^# <<< crashext <<<\n?", re.MULTILINE | re.DOTALL)
+_LOADS_PYKDUMP = re.compile(r"^\s*extend\s.*pykdump\S*\.so", re.MULTILINE)
+
+# Where distributions and PyKdump's own documentation put extensions.
+_FOLDERS = (
+    "~/bin",
+    "~/.local/lib/crash/extensions",
+    "/usr/lib64/crash/extensions",
+    "/usr/lib/crash/extensions",
+    "/usr/local/lib64/crash/extensions",
+    "/usr/local/lib/crash/extensions",
+    "/usr/local/lib",
+    "/opt/pykdump",
+)
+_NAMES = ("mpykdump64.so", "mpykdump.so", "pykdump64.so")
+
+
+class SetupError(Exception):
+    """One line for the user."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Console script `crashext`. Returns the exit status: 0 done, 2 bad input."""
+    parser = argparse.ArgumentParser(
+        prog="crashext",
+        description="Set-up of crashext inside crash. The commands themselves are leakscan and "
+        "objsim.",
+    )
+    parser.add_argument("--version", action="version", version=f"crashext {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+    setup = commands.add_parser("setup", help="make crash know leakscan and objsim")
+    setup.add_argument("pykdump", nargs="?", type=Path, help="mpykdump64.so, if it is not found")
+    what = setup.add_mutually_exclusive_group()
+    what.add_argument("--write", action="store_true", help="add the lines to the file")
+    what.add_argument("--remove", action="store_true", help="take them out again")
+    setup.add_argument(
+        "--crashrc",
+        type=Path,
+        default=Path("~/.crashrc"),
+        metavar="FILE",
+        help="the file (default %(default)s)",
+    )
+    options = parser.parse_args(arguments)
+    try:
+        _setup(options.crashrc.expanduser(), options.pykdump, options.write, options.remove)
+    except (SetupError, OSError) as error:
+        print(f"crashext: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _setup(crashrc: Path, pykdump: Path | None, write: bool, remove: bool) -> None:
+    before = crashrc.read_text(errors="surrogateescape") if crashrc.exists() else ""
+    kept = _BLOCK.sub("", before)
+    if remove:
+        if kept == before:
+            print(f"{crashrc} has no lines of crashext")
+        else:
+            _replace(crashrc, kept)
+            print(f"crashext's lines are out of {crashrc}")
+        return
+    found = find_pykdump(pykdump)
+    lines = block(found, Path(sys.executable), loads_it=not _LOADS_PYKDUMP.search(kept))
+    if shutil.which("crash") is None:
+        print("crashext: crash itself is not on PATH", file=sys.stderr)
+    if not write:
+        print(f"Add these lines to {crashrc}, or let 'crashext setup --write' do it:\n")
+        print(lines, end="")
+        return
+    after = kept + ("\n" if kept and not kept.endswith("\n") else "") + lines
+    if after == before:
+        print(f"{crashrc} has these lines already")
+        return
+    _replace(crashrc, after)
+    print(f"{crashrc} now loads {found} and adds leakscan and objsim to crash")
+
+
+def find_pykdump(given: Path | None) -> Path:
+    """PyKdump's shared object: as given, named by CRASHEXT_PYKDUMP, or in a usual place."""
+    named = given or (Path(os.environ["CRASHEXT_PYKDUMP"]) if _named() else None)
+    if named is not None:
+        return _checked(named.expanduser().absolute())
+    for folder in _FOLDERS:
+        for name in _NAMES:
+            path = (Path(folder).expanduser() / name).absolute()
+            if path.is_file():
+                return _checked(path)
+    raise SetupError(
+        "PyKdump was not found: name its file, as in 'crashext setup /path/to/mpykdump64.so'"
+    )
+
+
+def _checked(path: Path) -> Path:
+    if not path.is_file():
+        raise SetupError(f"{path} does not exist")
+    with path.open("rb") as file:
+        if file.read(4) != b"\x7fELF":
+            raise SetupError(f"{path} is no shared object: name PyKdump's mpykdump64.so")
+    return path
+
+
+def _named() -> bool:
+    return bool(os.environ.get("CRASHEXT_PYKDUMP"))
+
+
+def block(pykdump: Path, engine: Path, loads_it: bool) -> str:
+    """The marked lines. `loads_it` is False where other lines of the file load PyKdump already."""
+    script = Path(__file__).parents[1] / "incrash" / "crashrc.py"
+    load = f"extend {_quoted(pykdump)}\n" if loads_it else ""
+    return f"{_BEGIN}\n{load}epython {_quoted(script)} {_quoted(engine)}\n{_END}\n"
+
+
+def _quoted(path: Path) -> str:
+    text = str(path)
+    if '"' in text or "\n" in text:
+        raise SetupError(f"crash cannot take the path {text!r}: it has a quote in it")
+    return f'"{text}"' if " " in text else text
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write through a symbolic link, all at once, with the mode that was there."""
+    target = path.resolve()
+    mode = target.stat().st_mode & 0o777 if target.exists() else 0o644
+    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=".crashrc.")
+    try:
+        with os.fdopen(descriptor, "w", errors="surrogateescape") as file:
+            file.write(text)
+        Path(temporary).chmod(mode)
+        Path(temporary).replace(target)
+    except OSError:
+        Path(temporary).unlink(missing_ok=True)
+        raise

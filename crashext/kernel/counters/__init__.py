@@ -1,0 +1,1 @@
+"""The kernel's own counts: meminfo, vmstat, clocks, RCU's backlog, processes."""

@@ -1,0 +1,1 @@
+"""The kernel's own records of who allocated: tracks, kmemleak, page_owner, tags, memcg, stacks."""

@@ -1,0 +1,123 @@
+"""kmemleak's own record of an object, where the kernel has CONFIG_DEBUG_KMEMLEAK and it is on.
+
+Objects are found as the kernel finds them, by the tree keyed on the address; a batch goes down
+it together, one read a level, because the list of all objects may be millions long.
+
+Sources: mm/kmemleak.c (4.19, 6.1, 6.12). Objects known by physical address are not looked up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crashext.hosts.base import Addresses, Bytes, Host, Layout, Mask, ReadFault
+from crashext.kernel.access import Words, column, u64
+
+_MAX_DEPTH = 64  # a red-black tree of 2**32 objects is no deeper
+_ALLOCATED, _REPORTED = 1, 2  # OBJECT_ALLOCATED, OBJECT_REPORTED
+_MAX_RECORD = 4096
+_FRAMES = 16  # MAX_TRACE
+
+
+@dataclass(frozen=True)
+class LeakRecords:
+    """What kmemleak knows of n objects; zeros where `ok` is False."""
+
+    handle: Words
+    """Stack depot handle; 0 in kernels that keep the stack inline."""
+    inline: Words
+    """uint64[n, 16]: return addresses, innermost first; uint64[n, 0] in kernels with a handle."""
+    jiffies: Words
+    """When it was allocated."""
+    pid: Words
+    comm: NDArray[np.uint8]
+    """uint8[n, 16]"""
+    reported: Mask
+    """kmemleak has called it leaked, in one of its scans."""
+    ok: Mask
+
+
+def watched(host: Host) -> bool:
+    """Whether this kernel has kmemleak, and it holds anything."""
+    return _root(host) != 0
+
+
+def _root(host: Host) -> int:
+    """First node of the tree; 0 where there is none."""
+    # An rb_root since its beginning but for 85d3a316c714 (3.6), which replaced a prio_tree.
+    tree = host.address_of("object_tree_root")
+    layout = host.layout("struct kmemleak_object")
+    if tree is None or layout is None or "rb_node" not in layout or layout.size > _MAX_RECORD:
+        return 0
+    try:
+        return u64(host, tree)
+    except ReadFault:
+        return 0
+
+
+def read_records(host: Host, objects: Addresses) -> LeakRecords:
+    """Records of allocated objects that begin at `objects`."""
+    n = len(objects)
+    layout, rb = host.layout("struct kmemleak_object"), host.layout("struct rb_node")
+    root = _root(host)
+    if layout is None or rb is None or not root:
+        return _columns(None, np.zeros((n, 0), np.uint8), n)
+    link = np.uint64(layout["rb_node"].offset)
+    left, right = rb["rb_left"].offset, rb["rb_right"].offset
+    rows = np.zeros((n, layout.size), np.uint8)
+    at = np.full(n, root, np.uint64)
+    todo = np.arange(n)
+    for _ in range(_MAX_DEPTH):
+        if not len(todo):
+            break
+        nodes, inverse = np.unique(at[todo], return_inverse=True)
+        found, there = host.read_many(nodes - link, layout.size)
+        pointer = column(found, layout["pointer"])[inverse]
+        wanted = objects[todo]
+        good = there[inverse]
+        hit = good & (pointer == wanted)
+        rows[todo[hit]] = found[inverse[hit]]
+        children = np.where(
+            wanted < pointer,
+            _word(found, int(link) + left)[inverse],
+            _word(found, int(link) + right)[inverse],
+        )
+        at[todo] = children
+        todo = todo[good & ~hit & (children != 0)]
+    return _columns(layout, rows, n)
+
+
+def _word(rows: Bytes, offset: int) -> Words:
+    part = np.ascontiguousarray(rows[:, offset : offset + 8])
+    return part.view("<u8").reshape(len(rows))
+
+
+def _columns(layout: Layout | None, rows: Bytes, n: int) -> LeakRecords:
+    none = np.zeros(n, np.uint64)
+    if layout is None:
+        empty, no = np.zeros((n, 0), np.uint64), np.zeros(n, np.bool_)
+        return LeakRecords(none, empty, none, none, np.zeros((n, 16), np.uint8), no, no)
+    # 56a61617dd22 (6.1) moved the stacks into the depot.
+    handle, trace = layout.first_of("trace_handle"), layout.first_of("trace")
+    inline = np.zeros((n, 0), np.uint64)
+    if trace is not None:
+        frames = min(trace.size // 8, _FRAMES)
+        part = rows[:, trace.offset : trace.offset + 8 * frames]
+        inline = np.ascontiguousarray(part).view("<u8").reshape(n, frames).copy()
+        if "trace_len" in layout:
+            length = column(rows, layout["trace_len"])
+            inline[np.arange(frames)[None] >= length[:, None]] = 0
+    flags = column(rows, layout["flags"])
+    comm = layout["comm"]
+    return LeakRecords(
+        handle=column(rows, handle) if handle is not None else none,
+        inline=inline,
+        jiffies=column(rows, layout["jiffies"]),
+        pid=column(rows, layout["pid"]),
+        comm=rows[:, comm.offset : comm.offset + comm.size],
+        reported=flags & np.uint64(_REPORTED) != 0,
+        ok=flags & np.uint64(_ALLOCATED) != 0,
+    )

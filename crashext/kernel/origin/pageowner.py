@@ -1,0 +1,166 @@
+"""page_owner's record of a page frame: who allocated it, with CONFIG_PAGE_OWNER and page_owner=on.
+
+For a slab that is whoever made the cache grow: a sample of its allocators, not the owner of each
+object. Kernels that keep the stack inline (before 4.7) are not read.
+
+Sources: mm/page_owner.c, mm/page_ext.c lookup_page_ext() (4.19, 6.1, 6.12).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crashext.hosts.base import Addresses, Host, Mask, ReadFault
+from crashext.kernel.access import Words, column, u32, variable, words_at
+from crashext.kernel.addresses import PAGE_SHIFT, PAGE_SIZE
+
+_INVALID = np.uint64(1)  # PAGE_EXT_INVALID: the section is going offline
+_MAX_ORDER_PAGES = 1024
+_MAX_ENTRY = 4096
+_MAX_ROOTS = 1 << 20
+_WORD = (1 << 64) - 1
+
+
+@dataclass(frozen=True)
+class PageOwners:
+    """Records of n page frames; zeros where `ok` is False or this kernel notes no such thing."""
+
+    handle: Words
+    """Stack depot handle of the allocation."""
+    pid: Words
+    """0 before 5.11."""
+    comm: NDArray[np.uint8]
+    """uint8[n, 16]; zeros before 5.18."""
+    nanoseconds: Words
+    """When, by the scheduler's clock since boot; 0 before 5.11."""
+    order: Words
+    ok: Mask
+    """The page frame is allocated and has a record."""
+
+
+def owners_known(host: Host) -> bool:
+    """Whether this kernel tracks page owners, and does now."""
+    key = host.address_of("page_owner_inited")
+    if key is None or host.layout("struct page_owner") is None:
+        return False
+    static_key = host.layout("struct static_key")
+    enabled = static_key["enabled"].offset if static_key and "enabled" in static_key else 0
+    try:
+        return u32(host, key + enabled) != 0
+    except ReadFault:
+        return False
+
+
+def read_owners(host: Host, pfns: Words) -> PageOwners:
+    """page_owner records of page frames."""
+    n = len(pfns)
+    layout, ext = host.layout("struct page_owner"), host.layout("struct page_ext")
+    operations = host.layout("struct page_ext_operations")
+    ops = host.address_of("page_owner_ops")
+    none = np.zeros(n, np.uint64)
+    nothing = PageOwners(none, none, np.zeros((n, 16), np.uint8), none, none, np.zeros(n, np.bool_))
+    if layout is None or ext is None or operations is None or ops is None or not n:
+        return nothing
+    if "handle" not in layout:
+        return nothing
+    offsets, there = words_at(
+        host, np.array([(ops + operations["offset"].offset) & _WORD], np.uint64)
+    )
+    size = _entry_size(host, ext.size)
+    offset = int(offsets[0])
+    if not there[0] or not 0 < size <= _MAX_ENTRY or offset + layout.size > size:
+        return nothing
+    entries, ok = _entries(host, pfns, size)
+    rows = np.zeros((n, size), np.uint8)
+    rows[ok], ok[ok.copy()] = host.read_many(entries[ok], size)
+    flags = column(rows, ext["flags"])
+    # 5.4 gave freed pages a record too, and the allocated ones a flag of their own.
+    for name in ("PAGE_EXT_OWNER", "PAGE_EXT_OWNER_ALLOCATED"):
+        bit = host.enumerator(name)
+        if bit is not None:
+            ok &= flags >> np.uint64(bit) & np.uint64(1) == 1
+    owner = rows[:, offset : offset + layout.size]
+    owner[~ok] = 0
+
+    def field(name: str) -> Words:
+        return column(owner, layout[name]) if name in layout else none
+
+    comm = np.zeros((n, 16), np.uint8)
+    if "comm" in layout:
+        at = layout["comm"].offset
+        comm = owner[:, at : at + 16]
+    handle = field("handle")
+    return PageOwners(
+        handle=handle,
+        pid=field("pid"),
+        comm=comm,
+        nanoseconds=field("ts_nsec"),
+        order=field("order"),
+        ok=ok & (handle != 0),
+    )
+
+
+def _entry_size(host: Host, page_ext: int) -> int:
+    """Bytes from one page's entry to the next."""
+    size = variable(host, "page_ext_size")
+    if size is not None:
+        return size
+    # Before 5.4 the clients' part was counted apart.
+    return page_ext + (variable(host, "extra_mem") or 0)
+
+
+def _entries(host: Host, pfns: Words, size: int) -> tuple[Addresses, Mask]:
+    section = host.layout("struct mem_section")
+    if section is not None and "page_ext" in section:
+        return _sparse(host, pfns, size, section.size, section["page_ext"].offset)
+    return _flat(host, pfns, size)
+
+
+def _sparse(
+    host: Host, pfns: Words, size: int, section_size: int, at: int
+) -> tuple[Addresses, Mask]:
+    """Entries by section: mem_section.page_ext is biased, so that the page frame indexes it."""
+    bad = np.zeros(len(pfns), np.uint64), np.zeros(len(pfns), np.bool_)
+    fields = host.info().vmcoreinfo
+    try:
+        # VMCOREINFO's symbol is what the roots' array is at, see `memmap`.
+        array = int(fields["SYMBOL(mem_section)"], 16)
+        shift = int(fields["NUMBER(SECTION_SIZE_BITS)"]) - PAGE_SHIFT
+        roots = int(fields["LENGTH(mem_section)"])
+    except (KeyError, ValueError):
+        return bad
+    if not (
+        0 <= array <= _WORD
+        and 0 < shift < 30
+        and 0 < roots <= _MAX_ROOTS
+        and 0 < section_size <= PAGE_SIZE
+    ):
+        return bad
+    numbers, inverse = np.unique(pfns >> np.uint64(shift), return_inverse=True)
+    per_root = np.uint64(PAGE_SIZE // section_size)
+    root = numbers // per_root
+    known = root < np.uint64(roots)
+    tables, ok = words_at(host, np.uint64(array) + np.where(known, root, 0) * np.uint64(8))
+    ok &= known & (tables != 0)
+    where = tables + numbers % per_root * np.uint64(section_size) + np.uint64(at)
+    bases = np.zeros(len(numbers), np.uint64)
+    bases[ok], ok[ok.copy()] = words_at(host, where[ok])
+    ok &= (bases != 0) & (bases & _INVALID == 0)
+    return bases[inverse] + pfns * np.uint64(size), ok[inverse]
+
+
+def _flat(host: Host, pfns: Words, size: int) -> tuple[Addresses, Mask]:
+    """Entries of a machine with one node and no sections."""
+    node, layout = host.address_of("contig_page_data"), host.layout("struct pglist_data")
+    bad = np.zeros(len(pfns), np.uint64), np.zeros(len(pfns), np.bool_)
+    if node is None or layout is None or "node_page_ext" not in layout:
+        return bad
+    wanted = [(node + layout[m].offset) & _WORD for m in ("node_page_ext", "node_start_pfn")]
+    values, ok = words_at(host, np.array(wanted, np.uint64))
+    if not ok.all() or not values[0]:
+        return bad
+    first = values[1] & ~np.uint64(_MAX_ORDER_PAGES - 1)
+    return values[0] + (pfns - first) * np.uint64(size), pfns >= values[1]

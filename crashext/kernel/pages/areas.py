@@ -1,0 +1,165 @@
+"""Every vmalloc area, who asked for it, and the page frames behind it.
+
+Sources: include/linux/vmalloc.h, mm/vmalloc.c (4.19 to 6.12).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crashext.hosts.base import Host, ReadFault
+from crashext.kernel.access import Words, column, words_at
+from crashext.kernel.addresses import PAGE_SHIFT, PAGE_SIZE
+from crashext.kernel.memmap import MemoryMap
+from crashext.kernel.pages.vmalloc import tree_roots
+
+MAX_AREAS = 1 << 22
+MAX_PAGES = 1 << 26  # 256 GiB of vmalloc memory
+_MAX_LEVELS = 64  # a red-black tree of 2**32 areas is no deeper
+_PIECE = 1 << 12
+VM_IOREMAP, VM_ALLOC, VM_MAP, VM_USERMAP = 1, 2, 4, 8
+
+
+@dataclass(frozen=True)
+class Areas:
+    """All busy vmap_areas, by address. One array element an area."""
+
+    start: Words
+    end: Words
+    """End with the guard page."""
+    caller: Words
+    """Who asked for it; 0 where nobody is noted (vm_map_ram)."""
+    flags: Words
+    """vm_struct.flags; 0 where there is no vm_struct."""
+    pages: Words
+    """Page frames that it owns (nr_pages)."""
+    structure: Words
+    """Addresses of their vm_structs; 0 where there is none."""
+    array: Words
+    """Addresses of their arrays of struct page pointers; 0 where there is none."""
+    frame: NDArray[np.int64]
+    """int64[n]: page frames behind areas, ascending."""
+    frame_area: NDArray[np.int32]
+    """int32[n]: row of the area that each is mapped in."""
+    frame_index: NDArray[np.int32]
+    """int32[n]: its number in the area."""
+    faults: int
+    """Areas or page arrays that could not be read."""
+
+    def at(self, frames: NDArray[np.int64]) -> tuple[NDArray[np.int64], Words]:
+        """Areas that page frames are mapped in (-1: none), and the virtual addresses there."""
+        if not len(self.frame):
+            return np.full(len(frames), -1, np.int64), np.zeros(len(frames), np.uint64)
+        at = np.minimum(np.searchsorted(self.frame, frames), len(self.frame) - 1)
+        found = self.frame[at] == frames
+        area = np.where(found, self.frame_area[at].astype(np.int64), -1)
+        offset = self.frame_index[at].astype(np.uint64) << np.uint64(PAGE_SHIFT)
+        return area, np.where(found, self.start[np.maximum(area, 0)] + offset, np.uint64(0))
+
+
+def read_areas(host: Host, memory: MemoryMap) -> Areas:
+    """Read them all; what cannot be read is counted in `faults`."""
+    nodes, faults = _tree(host)
+    area, structure = host.layout("struct vmap_area"), host.layout("struct vm_struct")
+    empty = np.zeros(0, np.uint64)
+    if area is None or structure is None or not len(nodes):
+        none = np.zeros(0, np.int64)
+        small = none.astype(np.int32)
+        return Areas(*(empty,) * 7, none, small, small, faults)
+    rows, ok = host.read_many(nodes, area.size)
+    faults += int((~ok).sum())
+    rows = rows[ok]
+    rows = rows[np.argsort(column(rows, area["va_start"]))]
+    start, end = column(rows, area["va_start"]), column(rows, area["va_end"])
+    flags, caller, pages, arrays, structures = (np.zeros(len(rows), np.uint64) for _ in range(5))
+    if "vm" in area:
+        vm = column(rows, area["vm"])
+        known = np.flatnonzero(vm)
+        about, ok = host.read_many(vm[known], structure.size)
+        # `vm` shares its place with subtree_max_size of free areas: believe what fits.
+        ok &= column(about, structure["addr"]) == start[known]
+        known, about = known[ok], about[ok]
+        structures[known] = vm[known]
+        flags[known] = column(about, structure["flags"])
+        caller[known] = column(about, structure["caller"])
+        pages[known] = column(about, structure["nr_pages"])
+        arrays[known] = column(about, structure["pages"])
+    frame, which, number, missing = _frames(host, memory, start, end, pages, arrays)
+    return Areas(
+        start,
+        end,
+        caller,
+        flags,
+        pages,
+        structures,
+        arrays,
+        frame,
+        which,
+        number,
+        faults + missing,
+    )
+
+
+def _tree(host: Host) -> tuple[Words, int]:
+    """Addresses of all vmap_areas, from the busy trees, a level at a time."""
+    area, rb = host.layout("struct vmap_area"), host.layout("struct rb_node")
+    if area is None or rb is None:
+        return np.zeros(0, np.uint64), 0
+    link = np.uint64(area["rb_node"].offset)
+    level, ok = words_at(host, np.array(tree_roots(host), np.uint64))
+    faults = int((~ok).sum())
+    level = level[level != 0]
+    found: list[Words] = []
+    seen: set[int] = set()
+    for _ in range(_MAX_LEVELS):
+        fresh = [n for n in level.tolist() if n not in seen]
+        seen.update(fresh)
+        if not fresh or len(seen) > MAX_AREAS:
+            break
+        level = np.array(fresh, np.uint64)
+        found.append(level - link)
+        rows, ok = host.read_many(level, rb.size)
+        faults += int((~ok).sum())
+        children = np.concatenate(
+            [column(rows[ok], rb["rb_left"]), column(rows[ok], rb["rb_right"])]
+        )
+        level = children[children != 0]
+    return np.concatenate(found) if found else np.zeros(0, np.uint64), faults
+
+
+def _frames(
+    host: Host, memory: MemoryMap, start: Words, end: Words, pages: Words, arrays: Words
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32], int]:
+    """The page frames of every area from its array of struct pages, sorted by frame."""
+    room = (end - start) // np.uint64(PAGE_SIZE)
+    rows = np.flatnonzero((arrays != 0) & (pages > 0) & (pages <= room))
+    frames, which, numbers = [], [], []
+    left, faults = MAX_PAGES, 0
+    for row in rows.tolist():
+        count = min(int(pages[row]), left)
+        left -= count
+        try:
+            maps = _array(host, int(arrays[row]), count)
+        except ReadFault:
+            faults += 1
+            continue
+        found, ok = memory.pfns_of(maps)
+        frames.append(found[ok].astype(np.int64))
+        which.append(np.full(int(ok.sum()), row, np.int32))
+        numbers.append(np.flatnonzero(ok).astype(np.int32))
+    if not frames:
+        none = np.zeros(0, np.int64)
+        return none, none.astype(np.int32), none.astype(np.int32), faults
+    frame = np.concatenate(frames)
+    order = np.argsort(frame, kind="stable")
+    return frame[order], np.concatenate(which)[order], np.concatenate(numbers)[order], faults
+
+
+def _array(host: Host, address: int, count: int) -> Words:
+    pieces = [
+        host.read(address + 8 * i, 8 * min(_PIECE, count - i)) for i in range(0, count, _PIECE)
+    ]
+    return np.frombuffer(b"".join(pieces), "<u8")

@@ -1,0 +1,213 @@
+"""Pages that filesystems without a disk hold: tmpfs and its kin, and block devices' buffers.
+
+Sources: include/linux/fs.h, shmem_fs.h, fs/mount.h, block/bdev.c nr_blockdev_pages() (3.10 to
+6.12). Page counts are those of the page cache: what was swapped out is in `Tmpfs.used` only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from crashext.hosts.base import Host, Layout, ReadFault, UnknownLayout
+from crashext.kernel.access import string, u64
+from crashext.kernel.addresses import PAGE_SIZE, AddressSpace
+from crashext.kernel.lists import entries
+from crashext.kernel.pages.percpu import percpu_sum
+
+_MAX_SUPERBLOCKS = 1 << 14
+_MAX_INODES = 1 << 16
+_MAX_DEPTH = 64
+_NAME = 64
+_LARGEST = 3
+_MAX_MOUNTS = 64
+_LAST_POINTER = (1 << 64) - 4096
+
+
+@dataclass(frozen=True)
+class ShmemFile:
+    """A file that exists in memory only."""
+
+    name: str
+    """Path on its filesystem; "" where nothing names it any more (deleted, memfd, SysV)."""
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Tmpfs:
+    """A mounted shmem filesystem: tmpfs, devtmpfs, an initramfs, or the kernel's own."""
+
+    kind: str
+    """Name of the filesystem type."""
+    mounted: str
+    """Where, as the first mount says; "" for the kernel's own (SysV, memfd, shared memory)."""
+    bytes: int
+    """In the page cache, by its files."""
+    used: int | None
+    """By its own counter, with what was swapped out; None where it has no limit to keep."""
+    limit: int | None
+    files: int
+    complete: bool
+    """Every file was looked at."""
+    largest: tuple[ShmemFile, ...]
+
+
+class _Inodes:
+    """The inodes of superblocks, on this kernel."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.inode, self.block = host.layout("struct inode"), host.layout("struct super_block")
+        self.mapping = host.layout("struct address_space")
+        self.dentry, self.name = host.layout("struct dentry"), host.layout("struct qstr")
+        self.known = all(
+            layout is not None and all(m in layout for m in members)
+            for layout, members in (
+                (self.inode, ("i_sb_list", "i_data")),
+                (self.block, ("s_inodes",)),
+                (self.mapping, ("nrpages",)),
+            )
+        )
+
+    def pages(self, superblock: int, limit: int) -> list[tuple[int, int]]:
+        """(inode, pages in its own mapping) of each inode."""
+        if not self.known or self.inode is None or self.block is None or self.mapping is None:
+            return []
+        at = self.inode["i_data"].offset + self.mapping["nrpages"].offset
+        found = []
+        head = superblock + self.block["s_inodes"].offset
+        for inode in entries(self.host, head, self.inode["i_sb_list"].offset, limit):
+            try:
+                found.append((inode, u64(self.host, inode + at)))
+            except ReadFault:
+                continue
+        return found
+
+    def path(self, inode: int) -> str:
+        """Path from the root of its filesystem; "" for one without a name."""
+        if self.inode is None or self.dentry is None or "i_dentry" not in self.inode:
+            return ""
+        # d_alias went into the union d_u: 946e51f2bf37 (3.19).
+        alias = self.dentry.first_of("d_alias", "d_u")
+        if alias is None:
+            return ""
+        try:
+            node = u64(self.host, inode + self.inode["i_dentry"].offset)
+            return "/".join(["", *self.names(node - alias.offset)]) if node else ""
+        except ReadFault:
+            return ""
+
+    def names(self, dentry: int, stop: int = 0) -> list[str]:
+        """Names from the root of a filesystem, or from `stop`, down to `dentry`."""
+        if self.dentry is None or self.name is None:
+            return []
+        at = self.dentry["d_name"].offset + self.name["name"].offset
+        names: list[str] = []
+        for _ in range(_MAX_DEPTH):
+            parent = u64(self.host, dentry + self.dentry["d_parent"].offset)
+            if parent == dentry or dentry == stop:
+                break
+            names.append(string(self.host, u64(self.host, dentry + at), _NAME))
+            dentry = parent
+        return names[::-1]
+
+
+def buffer_pages(host: Host) -> int | None:
+    """Pages of block devices' own page cache: meminfo's Buffers."""
+    symbol = host.address_of("blockdev_superblock")
+    inodes = _Inodes(host)
+    if symbol is None or not inodes.known:
+        return None
+    try:
+        return sum(n for _, n in inodes.pages(u64(host, symbol), _MAX_INODES))
+    except ReadFault:
+        return None
+
+
+def read_tmpfs(host: Host, space: AddressSpace) -> tuple[Tmpfs, ...]:
+    """Every shmem filesystem, the largest first."""
+    block = host.layout("struct super_block")
+    head, operations = host.address_of("super_blocks"), host.address_of("shmem_ops")
+    inodes = _Inodes(host)
+    if block is None or head is None or operations is None or not inodes.known:
+        return ()
+    found = []
+    left = _MAX_INODES
+    for superblock in entries(host, head, block["s_list"].offset, _MAX_SUPERBLOCKS):
+        try:
+            if u64(host, superblock + block["s_op"].offset) != operations:
+                continue
+            files = inodes.pages(superblock, left)
+            complete = len(files) < left
+            left -= len(files)
+            found.append(_describe(host, space, inodes, block, superblock, files, complete))
+        except (ReadFault, UnknownLayout):
+            continue
+        if left <= 0:
+            break
+    return tuple(sorted(found, key=lambda t: (-t.bytes, t.mounted)))
+
+
+def _describe(
+    host: Host,
+    space: AddressSpace,
+    inodes: _Inodes,
+    block: Layout,
+    superblock: int,
+    files: list[tuple[int, int]],
+    complete: bool,
+) -> Tmpfs:
+    kind = ""
+    types = host.layout("struct file_system_type")
+    if types is not None and "s_type" in block:
+        pointer = u64(host, superblock + block["s_type"].offset)
+        kind = string(host, u64(host, pointer + types["name"].offset), _NAME)
+    largest = sorted((f for f in files if f[1]), key=lambda f: -f[1])[:_LARGEST]
+    used, limit = _blocks(host, space, u64(host, superblock + block["s_fs_info"].offset))
+    return Tmpfs(
+        kind=kind,
+        mounted=_mounted(host, inodes, block, superblock),
+        bytes=sum(n for _, n in files) * PAGE_SIZE,
+        used=None if used is None else used * PAGE_SIZE,
+        limit=None if limit is None else limit * PAGE_SIZE,
+        files=len(files),
+        complete=complete,
+        largest=tuple(ShmemFile(inodes.path(i), n * PAGE_SIZE) for i, n in largest),
+    )
+
+
+def _blocks(host: Host, space: AddressSpace, info: int) -> tuple[int | None, int | None]:
+    """(pages used, pages at most): counted only where there is a limit, shmem_inode_acct_block."""
+    layout = host.layout("struct shmem_sb_info")
+    if layout is None or not info or "used_blocks" not in layout:
+        return None, None
+    try:
+        limit = u64(host, info + layout["max_blocks"].offset)
+    except ReadFault:
+        return None, None
+    if not limit:
+        return None, None
+    used = percpu_sum(host, space, info + layout["used_blocks"].offset)
+    return None if used is None else max(0, used), limit
+
+
+def _mounted(host: Host, inodes: _Inodes, block: Layout, superblock: int) -> str:
+    """Path of the first mount that is in a namespace, as seen from that namespace's root."""
+    mount, vfs = host.layout("struct mount"), host.layout("struct vfsmount")
+    if mount is None or vfs is None or "s_mounts" not in block or "mnt_instance" not in mount:
+        return ""
+    head, root_at = superblock + block["s_mounts"].offset, mount["mnt"].offset
+    root_at += vfs["mnt_root"].offset
+    for at in entries(host, head, mount["mnt_instance"].offset, _MAX_MOUNTS):
+        # NULL and MNT_NS_INTERNAL, an error pointer, are the kernel's own mounts.
+        namespace = u64(host, at + mount["mnt_ns"].offset)
+        if not namespace or namespace > _LAST_POINTER:
+            continue
+        names: list[str] = []
+        for _ in range(_MAX_DEPTH):
+            parent = u64(host, at + mount["mnt_parent"].offset)
+            if parent == at:
+                return "/" + "/".join(names)
+            point = u64(host, at + mount["mnt_mountpoint"].offset)
+            names = inodes.names(point, u64(host, parent + root_at)) + names
+            at = parent
+    return ""

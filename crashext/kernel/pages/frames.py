@@ -1,0 +1,307 @@
+"""What every page frame is used for: free, slab, user, page table, reserved, the kernel's own.
+
+One pass over the memory map, one byte a page frame. It reads no page's content.
+
+Sources: include/linux/page-flags.h, mm_types.h, mmzone.h (4.19 to 6.12); free pages outside the
+buddy lists: mm/page_alloc.c, per_cpu_pages.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crashext.hosts.base import Bytes, Host, Layout, Mask, ReadFault
+from crashext.kernel.access import Words, column, require, u64, variable, words_at
+from crashext.kernel.addresses import AddressSpace
+from crashext.kernel.memmap import Block, MemoryMap
+from crashext.kernel.slab.slabs import SlabFields, slab_fields
+from crashext.progress import Progress
+
+MAX_FRAMES = 1 << 28  # 1 TiB of memory; a byte each
+_MAX_ZONES = 5 * 1024
+_MAX_ORDER = 18
+_HUGETLB_DTOR = 2
+
+
+class FrameUse(enum.IntEnum):
+    """What a page frame is."""
+
+    ABSENT = 0
+    """No struct page, or it is not in the dump."""
+    FREE = 1
+    SLAB = 2
+    RESERVED = 3
+    """Kernel image, memory map, boot allocations."""
+    ANON = 4
+    FILE = 5
+    SHMEM = 6
+    HUGETLB = 7
+    TABLE = 8
+    KERNEL = 9
+    """From the page allocator, for the kernel itself."""
+    OFFLINE = 10
+    """Handed to a balloon, or logically offline."""
+
+
+USER = (FrameUse.ANON, FrameUse.FILE, FrameUse.SHMEM, FrameUse.HUGETLB)
+
+
+@dataclass(frozen=True)
+class Frames:
+    """The use of page frames 0 to max_pfn."""
+
+    use: NDArray[np.uint8]
+    """uint8[frames] of `FrameUse`."""
+    pcp: int
+    """Free pages on per-CPU lists."""
+    missing: int
+    """Page frames whose struct page is not in the dump."""
+
+    def count(self, *uses: FrameUse) -> int:
+        """Page frames of these uses."""
+        return int(np.isin(self.use, [int(u) for u in uses]).sum())
+
+    def runs(self, *uses: FrameUse) -> NDArray[np.int64]:
+        """int64[n, 2]: (first pfn, end pfn) of neighbours of these uses."""
+        wanted = np.isin(self.use, np.array([int(u) for u in uses], np.uint8))
+        edges = np.flatnonzero(np.diff(wanted.view(np.int8), prepend=0, append=0))
+        return edges.reshape(-1, 2).astype(np.int64)
+
+
+class _Fields:
+    """Where a row of the memory map says what its page is, on this kernel."""
+
+    def __init__(self, host: Host) -> None:
+        self.slab: SlabFields = slab_fields(host)
+        self.page: Layout = require(host, "struct page", "flags")
+        # _count was renamed _refcount by 0139aa7b7fa1 (4.7).
+        self.refcount = self.page.first_of("_refcount", "_count")
+        # 6e292b9be7f4 (4.18) gave _mapcount the second name page_type.
+        self.page_type = self.page.first_of("page_type", "_mapcount")
+        self.mapping = self.page.first_of("mapping")
+        self.private = self.page.first_of("private")
+        self.tail = self.page.first_of("compound_head", "compound_info")
+        self.dtor = self.page.first_of("compound_dtor")  # in the second page; until 6.6
+        self.bits = {
+            name: host.enumerator(f"PG_{name}")
+            for name in ("reserved", "lru", "swapbacked", "head", "hugetlb")
+        }
+        notes = host.info().vmcoreinfo
+        self.buddy = _type_value(notes.get("NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)"), 0xFFFFFF7F)
+        self.offline = _type_value(notes.get("NUMBER(PAGE_OFFLINE_MAPCOUNT_VALUE)"), None)
+        # PGTY_ numbers, the top byte of page_type, came with 4ffca5a96678 (6.11). Before, types
+        # are bits that are cleared: PG_table is 0x200, and was 0x400 while there was PG_kmemcg
+        # (until 5.11).
+        table = host.enumerator("PGTY_table")
+        hugetlb = host.enumerator("PGTY_hugetlb")
+        self.typed = table is not None
+        self.tables = {table << 24} if table is not None else {0xFFFFFDFF, 0xFFFFFBFF}
+        self.hugetlb_type = None if hugetlb is None else hugetlb << 24
+
+    def flag(self, flags: Words, name: str) -> Mask:
+        bit = self.bits[name]
+        if bit is None:
+            return np.zeros(len(flags), np.bool_)
+        return np.asarray(flags >> np.uint64(bit) & np.uint64(1) == 1, np.bool_)
+
+
+def _type_value(text: str | None, otherwise: int | None) -> int | None:
+    try:
+        return otherwise if text is None else int(text) & 0xFFFFFFFF
+    except ValueError:
+        return otherwise
+
+
+def frames(host: Host, memory: MemoryMap, space: AddressSpace, progress: Progress) -> Frames:
+    """Classify every page frame. Raises `UnknownLayout` where struct page is not understood."""
+    fields = _Fields(host)
+    total = int((memory.block_pfns + memory.block_pages).max(initial=0))
+    if total > MAX_FRAMES:
+        raise MemoryError(f"{total:,} page frames")
+    use = np.full(total, FrameUse.ABSENT, np.uint8)
+    links: dict[int, int] = {}  # list node of a page that may be on a pcp list -> the next
+    idle: list[Words] = []
+    buddies: list[tuple[Words, Words]] = []
+    missing = 0
+    blocks = len(memory.block_pfns)
+    order = np.argsort(memory.block_pfns, kind="stable")
+    lru = fields.page.first_of("lru")
+    for done, block in enumerate(memory.read(order), 1):
+        missing += int((~block.ok).sum())
+        here = _classify(fields, block, memory, use)
+        free, orders = _buddies(fields, block)
+        buddies.append((np.uint64(block.first_pfn) + free.astype(np.uint64), orders))
+        maybe = np.flatnonzero(here == FrameUse.FREE)
+        maybe = maybe[~np.isin(maybe, free)]
+        if len(maybe) and lru is not None:
+            pfns = np.uint64(block.first_pfn) + maybe.astype(np.uint64)
+            idle.append(pfns)
+            rows = np.ascontiguousarray(block.rows[maybe, lru.offset : lru.offset + 8])
+            nodes = (memory.maps_of(pfns) + np.uint64(lru.offset)).tolist()
+            links.update(zip(nodes, rows.view("<u8").reshape(-1).tolist(), strict=True))
+        use[block.first_pfn : block.first_pfn + len(here)] = here
+        progress("page frames", done, blocks)
+    in_buddy = _spread(use, buddies)
+    on_pcp = _pcp_pages(host, memory, space, links, lru.offset if lru else 0)
+    _keep_tails(use, idle, in_buddy, on_pcp)
+    return Frames(use, len(on_pcp), missing)
+
+
+def _classify(
+    fields: _Fields, block: Block, memory: MemoryMap, known: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    """Uses of one block; `known` has those of the page frames before it."""
+    rows: Bytes = block.rows
+    flags = column(rows, fields.page["flags"])
+    use = np.full(len(rows), FrameUse.KERNEL, np.uint8)
+    if fields.mapping is not None:
+        mapping = column(rows, fields.mapping)
+        low, real = mapping & np.uint64(3), mapping > np.uint64(1 << 63)
+        swapbacked, lru = fields.flag(flags, "swapbacked"), fields.flag(flags, "lru")
+        use[real & (low == 0) & lru] = FrameUse.FILE
+        use[real & (low == 0) & swapbacked] = FrameUse.SHMEM
+        use[real & (low & np.uint64(1) == 1) & (swapbacked | lru)] = FrameUse.ANON
+    if fields.page_type is not None:
+        kind = column(rows, fields.page_type)
+        whole = kind & np.uint64(0xFF000000) if fields.typed else kind
+        for value in fields.tables:
+            use[whole == value] = FrameUse.TABLE
+        if fields.offline is not None:
+            use[kind == fields.offline] = FrameUse.OFFLINE
+        if fields.hugetlb_type is not None:
+            use[whole == fields.hugetlb_type] = FrameUse.HUGETLB
+    if fields.refcount is not None:
+        use[column(rows, fields.refcount) == 0] = FrameUse.FREE
+    use[fields.flag(flags, "hugetlb")] = FrameUse.HUGETLB  # 9fd330582b2f (6.9) to 6.10
+    use[fields.flag(flags, "reserved")] = FrameUse.RESERVED
+    use[fields.slab.heads(rows)] = FrameUse.SLAB
+    if fields.tail is not None:
+        link = column(rows, fields.tail)
+        tails = np.flatnonzero(link & np.uint64(1) == 1)
+        heads, good = memory.pfns_of(link[tails] & ~np.uint64(1))
+        pfns = np.uint64(block.first_pfn) + tails.astype(np.uint64)
+        good &= heads < pfns
+        if fields.dtor is not None:
+            second = good & (heads + np.uint64(1) == pfns)
+            dtor = column(rows[tails], fields.dtor)
+            huge = heads[second & (dtor == _HUGETLB_DTOR)].astype(np.int64) - block.first_pfn
+            huge = huge[huge >= 0]
+            is_head = fields.flag(flags[huge], "head")
+            use[huge[is_head & (use[huge] != FrameUse.SLAB)]] = FrameUse.HUGETLB
+        inside = heads >= np.uint64(block.first_pfn)
+        within = good & inside
+        use[tails[within]] = use[(heads[within] - np.uint64(block.first_pfn)).astype(np.int64)]
+        before = good & ~inside
+        use[tails[before]] = known[heads[before].astype(np.int64)]
+    use[~block.ok] = FrameUse.ABSENT
+    return use
+
+
+def _buddies(fields: _Fields, block: Block) -> tuple[NDArray[np.intp], Words]:
+    """Rows that head a free block of the buddy allocator, and the blocks' orders."""
+    if fields.page_type is None or fields.private is None or fields.buddy is None:
+        return np.zeros(0, np.intp), np.zeros(0, np.uint64)
+    kind = column(block.rows, fields.page_type)
+    if fields.typed:
+        kind, buddy = kind & np.uint64(0xFF000000), fields.buddy & 0xFF000000
+    else:
+        buddy = fields.buddy
+    rows = np.flatnonzero((kind == buddy) & block.ok)
+    orders = column(block.rows[rows], fields.private)
+    sane = orders <= _MAX_ORDER
+    return rows[sane], orders[sane]
+
+
+def _spread(use: NDArray[np.uint8], buddies: list[tuple[Words, Words]]) -> Mask:
+    """Mark whole free blocks in `use`; returns which page frames are in one."""
+    inside = np.zeros(len(use) + 1, np.int32)
+    for pfns, orders in buddies:
+        ends = np.minimum(pfns + (np.uint64(1) << orders), np.uint64(len(use)))
+        np.add.at(inside, pfns.astype(np.int64), 1)
+        np.add.at(inside, ends.astype(np.int64), -1)
+    free = np.cumsum(inside[:-1]) > 0
+    use[free & (use != FrameUse.ABSENT)] = FrameUse.FREE
+    return np.asarray(free, np.bool_)
+
+
+def _keep_tails(
+    use: NDArray[np.uint8], idle: list[Words], in_buddy: Mask, on_pcp: set[int]
+) -> None:
+    """Pages without references that are nobody's free page belong to the allocation before them.
+
+    Only the first page of an allocation of higher order counts references, unless it is compound.
+    """
+    if not idle:
+        return
+    pfns = np.concatenate(idle).astype(np.int64)
+    pfns = np.sort(pfns[~in_buddy[pfns]])
+    if on_pcp:
+        pfns = pfns[~np.isin(pfns, np.fromiter(on_pcp, np.int64, len(on_pcp)))]
+    if not len(pfns):
+        return
+    starts = np.flatnonzero(np.diff(pfns, prepend=-2) != 1)
+    before = pfns[starts] - 1
+    after_kernel = (before >= 0) & (use[np.maximum(before, 0)] == FrameUse.KERNEL)
+    run = np.repeat(after_kernel, np.diff(np.append(starts, len(pfns))))
+    use[pfns[run]] = FrameUse.KERNEL
+
+
+def _pcp_pages(
+    host: Host, memory: MemoryMap, space: AddressSpace, links: dict[int, int], node_at: int
+) -> set[int]:
+    """Page frames on the per-CPU free lists of every zone."""
+    pages: set[int] = set()
+    for head in _pcp_heads(host, space):
+        try:
+            at = u64(host, head)
+        except ReadFault:  # a list that cannot be read costs its pages only
+            continue
+        while at in links and at not in pages:
+            pages.add(at)
+            at = links[at]
+    maps = np.fromiter(pages, np.uint64, len(pages)) - np.uint64(node_at)
+    found, ok = memory.pfns_of(maps)
+    return set(found[ok].astype(np.int64).tolist())
+
+
+def _pcp_heads(host: Host, space: AddressSpace) -> list[int]:
+    """Addresses of the list_heads of every per_cpu_pages."""
+    zone, pages = host.layout("struct zone"), host.layout("struct per_cpu_pages")
+    node = host.layout("struct pglist_data")
+    if zone is None or pages is None or node is None or "lists" not in pages:
+        return []
+    # 28f836b6777b (5.14) split per_cpu_pageset; before, its first member is the per_cpu_pages.
+    member = zone.first_of("per_cpu_pageset", "pageset")
+    if member is None or "node_zones" not in node or not zone.size:
+        return []
+    zones = node["node_zones"].size // zone.size
+    where = [
+        start + node["node_zones"].offset + i * zone.size + member.offset
+        for start in node_addresses(host)
+        for i in range(zones)
+    ][:_MAX_ZONES]
+    if not where:
+        return []
+    pointers, ok = words_at(host, np.array(where, np.uint64))
+    lists = pages["lists"]
+    return [
+        (int(pointer) + cpu + lists.offset + 16 * i) & (1 << 64) - 1
+        for pointer in pointers[ok & (pointers != 0)]
+        for cpu in space.percpu_offsets
+        for i in range(min(lists.size // 16, 64))
+    ]
+
+
+def node_addresses(host: Host) -> list[int]:
+    """Addresses of the pglist_data of every memory node."""
+    table = host.address_of("node_data")
+    if table is None:
+        single = host.address_of("contig_page_data")
+        return [] if single is None else [single]
+    count = min(variable(host, "nr_node_ids", 4) or 1, 1024)
+    values, ok = words_at(host, np.uint64(table) + np.arange(count, dtype=np.uint64) * np.uint64(8))
+    return [int(v) for v in values[ok] if v]

@@ -1,0 +1,210 @@
+"""Page frames that the kernel has for itself, by what is behind them; the rest has no name.
+
+Of the page frames that `Frames` calls KERNEL it takes off what areas, chunks of per-CPU memory and
+page tables own. What is left are allocations straight from the page allocator: drivers', large
+kmalloc()s, and page leaks.
+
+Sources: include/linux/mm_types.h, page-flags.h (4.19 to 6.12).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crashext.kernel.access import column, require
+from crashext.kernel.addresses import PAGE_SHIFT, PAGE_SIZE
+from crashext.kernel.memmap import BLOCK_PAGES
+from crashext.kernel.pages.areas import VM_ALLOC, Areas
+from crashext.kernel.pages.frames import Frames, FrameUse
+from crashext.kernel.pages.kerneltables import kernel_tables, user_tops
+from crashext.kernel.pages.percpu import percpu_frames
+from crashext.kernel.pages.rawpages import raw_pages
+from crashext.kernel.slab.view import KernelView
+from crashext.procfs.vmallocinfo import STACK_CALLERS
+
+MAX_LOOKED = 1 << 20
+"""Page frames whose struct pages are read: 64 MiB of them."""
+_MODULE_SPACE = (
+    0xFFFFFFFF80000000  # and up: image and modules, Documentation/arch/x86/x86_64/mm.rst
+)
+_FEW_CALLERS = 64
+
+
+@dataclass(frozen=True)
+class AreaCaller:
+    """The vmalloc areas that one function asked for and that own pages."""
+
+    function: str
+    """"" where nobody is noted."""
+    module: str
+    areas: int
+    bytes: int
+    largest: int
+    """Bytes of the largest of them."""
+    example: int
+    """Where the largest begins."""
+
+
+@dataclass(frozen=True)
+class AreaPages:
+    """Pages that vmalloc areas own, each once."""
+
+    stacks: int
+    modules: int
+    """In module space: modules, and what else is put there, such as compiled BPF programs."""
+    other: int
+    callers: tuple[AreaCaller, ...]
+    """Of all areas that own pages, most pages first."""
+
+    @property
+    def pages(self) -> int:
+        return self.stacks + self.modules + self.other
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """KERNEL page frames, sorted out."""
+
+    vmalloc: int
+    """Behind areas, in page frames."""
+    percpu: int
+    tables: int
+    """Page tables that have no mark, and no counter: the kernel's own, and top levels."""
+    tracing: int
+    """ftrace's records, trace buffers, and the stack depot."""
+    frames: NDArray[np.int64]
+    """int64[n]: what is left, ascending."""
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Allocations from the page allocator, as their struct pages tell."""
+
+    first: NDArray[np.int64]
+    """int64[n]: page frame that each begins with, ascending."""
+    pages: NDArray[np.int64]
+    compound: NDArray[np.bool_]
+    kmalloc: NDArray[np.bool_]
+    """Marked as kmalloc()'s, by kernels that mark them."""
+    looked: int
+    """Page frames that were looked at."""
+
+    def orders(self) -> NDArray[np.int64]:
+        """int64[n]: order of each, rounded down."""
+        return np.floor(np.log2(np.maximum(self.pages, 1))).astype(np.int64)
+
+
+def area_pages(view: KernelView, areas: Areas) -> AreaPages:
+    """Whose the pages of vmalloc areas are."""
+    own = (areas.pages > 0) & (areas.flags & np.uint64(VM_ALLOC) != 0)
+    found: list[AreaCaller] = []
+    is_stack = np.zeros(len(areas.start), np.bool_)
+    for caller in np.unique(areas.caller[own]).tolist():
+        rows = np.flatnonzero(own & (areas.caller == caller))
+        symbol = view.host.symbol_at(caller) if caller else None
+        name = symbol.name if symbol else f"{caller:#x}" if caller else ""
+        module = symbol.module if symbol else ""
+        if not module and name.split(".", 1)[0] in STACK_CALLERS:
+            is_stack[rows] = True
+        largest = int(rows[np.argmax(areas.pages[rows])])
+        found.append(
+            AreaCaller(
+                name,
+                module,
+                len(rows),
+                int(areas.pages[rows].sum()) << PAGE_SHIFT,
+                int(areas.pages[largest]) << PAGE_SHIFT,
+                int(areas.start[largest]),
+            )
+        )
+    in_modules = own & (areas.start >= np.uint64(_MODULE_SPACE))
+    found.sort(key=lambda c: (-c.bytes, c.function, c.module))
+    stacks, modules = (int(areas.pages[m].sum()) for m in (own & is_stack, in_modules))
+    rest = int(areas.pages[own].sum()) - stacks - modules
+    return AreaPages(stacks, modules, rest, tuple(_merged(found)[:_FEW_CALLERS]))
+
+
+def _merged(callers: list[AreaCaller]) -> list[AreaCaller]:
+    """Call sites of one function together."""
+    sums: dict[tuple[str, str], AreaCaller] = {}
+    for c in callers:
+        known = sums.get((c.function, c.module))
+        if known is None:
+            sums[c.function, c.module] = c
+            continue
+        most = max(known, c, key=lambda x: x.largest)
+        sums[c.function, c.module] = AreaCaller(
+            c.function,
+            c.module,
+            known.areas + c.areas,
+            known.bytes + c.bytes,
+            most.largest,
+            most.example,
+        )
+    return sorted(sums.values(), key=lambda c: (-c.bytes, c.function, c.module))
+
+
+def leftover(view: KernelView, frames: Frames, areas: Areas) -> Leftover:
+    """Sort out the KERNEL page frames."""
+    host, space = view.host, view.space
+    left = frames.use == FrameUse.KERNEL
+
+    def take(which: NDArray[np.int64]) -> int:
+        which = which[(which >= 0) & (which < len(left))]
+        which = which[left[which]]
+        left[which] = False
+        return len(which)
+
+    vmalloc = take(np.unique(areas.frame))
+    percpu = take(percpu_frames(host, space, areas))
+    tables = np.union1d(kernel_tables(host, space), user_tops(host, space, view.memory))
+    walked, tracing = take(tables), take(raw_pages(host, space))
+    return Leftover(vmalloc, percpu, walked, tracing, np.flatnonzero(left))
+
+
+def blocks(view: KernelView, frames: NDArray[np.int64], rng: np.random.Generator) -> Blocks:
+    """The allocations that page frames belong to; of some of them where there are very many."""
+    some = _some(frames, rng)
+    rows, ok = view.memory.rows(some.astype(np.uint64))
+    page = require(view.host, "struct page", "flags")
+    flags = column(rows, page["flags"])
+    head_bit = view.host.enumerator("PG_head")
+    head = np.zeros(len(some), np.bool_)
+    if head_bit is not None:
+        head = (flags >> np.uint64(head_bit) & np.uint64(1)) == 1
+    # 1d798ca3f164 (4.4): bit 0 of a tail's link to its head; renamed compound_info in 7.1.
+    link, count = (
+        page.first_of("compound_head", "compound_info"),
+        page.first_of("_refcount", "_count"),
+    )
+    tail = np.zeros(len(some), np.bool_) if link is None else column(rows, link) & np.uint64(1) == 1
+    counted = np.ones(len(some), np.bool_) if count is None else column(rows, count) != 0
+    # Only the first page of an allocation counts references.
+    start = (counted & ~tail) | (np.diff(some, prepend=-2) != 1) | ~ok
+    first = np.flatnonzero(start)
+    pages = np.diff(np.append(first, len(some)))
+    kmalloc = np.zeros(len(first), np.bool_)
+    kind, mark = page.first_of("page_type"), view.host.enumerator("PGTY_large_kmalloc")
+    if kind is not None and mark is not None:  # 6.15 marks them
+        kmalloc = column(rows[first], kind) >> np.uint64(24) == np.uint64(mark)
+    return Blocks(some[first], pages, head[first], kmalloc, len(some))
+
+
+def _some(frames: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Whole stretches of page frames, chosen at random, `MAX_LOOKED` at most."""
+    if len(frames) <= MAX_LOOKED:
+        return frames
+    stretch = frames // BLOCK_PAGES
+    numbers, counts = np.unique(stretch, return_counts=True)
+    order = rng.permutation(len(numbers))
+    chosen = order[np.cumsum(counts[order]) <= MAX_LOOKED]
+    return frames[np.isin(stretch, numbers[chosen])]
+
+
+def reserved_pages(view: KernelView, frames: Frames, start: int, size: int) -> int:
+    """RESERVED page frames in a physical range, in pages."""
+    first, last = start >> PAGE_SHIFT, (start + size + PAGE_SIZE - 1) >> PAGE_SHIFT
+    return int((frames.use[first:last] == FrameUse.RESERVED).sum())

@@ -1,0 +1,195 @@
+"""What a word outside slab objects belongs to: a variable, a module's, a CPU's, a stack, a page.
+
+It names single words, as the example of who holds an object; it may look things up one by one.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crashext.hosts.base import Host, ReadFault, Symbol
+from crashext.kernel.access import variable
+from crashext.kernel.addresses import PAGE_SHIFT, PAGE_SIZE
+from crashext.kernel.memmap import BLOCK_PAGES
+from crashext.kernel.pages.areas import Areas
+from crashext.kernel.pages.frames import Frames, FrameUse
+from crashext.kernel.pages.pagetables import physical
+from crashext.kernel.roots.stacks import Stacks
+from crashext.kernel.slab.view import KernelView
+
+_KERNEL_MAP = 0xFFFFFFFF80000000  # __START_KERNEL_map, arch/x86/include/asm/page_64_types.h
+_HUGE = 2 << 20
+_PERCPU_CALLERS = ("pcpu_get_vm_areas", "pcpu_create_chunk")
+
+
+class PlaceKind(enum.Enum):
+    """Kinds of places, the most telling first."""
+
+    MODULE = "module"
+    VARIABLE = "variable"
+    PERCPU = "per-cpu"
+    STACK = "stack"
+    VMALLOC = "vmalloc"
+    OBJECT = "object"
+    PAGE = "page"
+    BOOT = "boot"
+    STRUCT_PAGE = "struct-page"
+    DEAD_STACK = "dead-stack"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a word is, by name."""
+
+    kind: PlaceKind
+    name: str
+    """``leaklab_ipmi_waiting+0x8 [leaklab]``, ``stack of kworker/0:1 (pid 7)``, ..."""
+    module: str = ""
+    variable: str = ""
+    """The name without the offset in the variable."""
+
+    @property
+    def owner(self) -> str:
+        """What many words of one variable have in common."""
+        return self.variable or self.name
+
+
+class Places:
+    """Names for direct-map offsets, that is physical addresses, of one kernel."""
+
+    def __init__(self, view: KernelView, frames: Frames, areas: Areas, stacks: Stacks) -> None:
+        self._view, self._host = view, view.host
+        self._frames, self._areas, self._stacks = frames, areas, stacks
+        base = variable(view.host, "phys_base")
+        text, end = view.space.image.start, view.space.image.end
+        # phys_base is signed: where the image is may be lower than where it was linked to be.
+        base = None if base is None else base - (base >> 63 << 64)
+        shift = _KERNEL_MAP - (base or 0)
+        self._image = range(text - shift, end - shift) if base is not None else range(0)
+        self._shift = shift
+        self._maps = _map_pages(view)
+        # 0 on x86-64 until 6.14, which a host that cannot tell 0 from nothing does not have.
+        self._percpu_start = view.host.address_of("__per_cpu_start") or 0
+        self._percpu_size = _percpu_size(view.host)
+
+    def name(self, offset: int) -> Place:
+        """The place of the word at a direct-map offset."""
+        frame = offset >> PAGE_SHIFT
+        if offset in self._image:
+            return self._variable(offset + self._shift)
+        area, page = self._areas.at(np.array([frame], np.int64))
+        if area[0] >= 0:
+            return self._mapped(int(area[0]), int(page[0]) + offset % PAGE_SIZE, offset)
+        percpu = self._percpu(offset)
+        if percpu is not None:
+            return percpu
+        if frame // (_HUGE >> PAGE_SHIFT) in self._maps:
+            return Place(PlaceKind.STRUCT_PAGE, "a struct page")
+        use = FrameUse(int(self._frames.use[frame])) if frame < len(self._frames.use) else None
+        if use is FrameUse.RESERVED:
+            return Place(PlaceKind.BOOT, f"boot memory at {offset:#x} physical")
+        return Place(PlaceKind.PAGE, f"page frame {frame:#x} +{offset % PAGE_SIZE:#x}")
+
+    def _stack(self, address: int) -> Place | None:
+        stack = self._stacks.at(address)
+        if stack is None:
+            return None
+        dead = address < stack.live
+        what = "dead words of the stack" if dead else "stack"
+        kind = PlaceKind.DEAD_STACK if dead else PlaceKind.STACK
+        return Place(kind, f"{what} of {stack.comm} (pid {stack.pid})")
+
+    def _variable(self, address: int) -> Place:
+        stack = self._stack(address)
+        if stack is not None:
+            return stack
+        symbol = self._host.symbol_at(address)
+        whole = symbolic(symbol, symbol.address) if symbol else ""
+        return Place(PlaceKind.VARIABLE, symbolic(symbol, address), variable=whole)
+
+    def _mapped(self, area: int, address: int, offset: int) -> Place:
+        areas = self._areas
+        for module in self._host.modules():
+            if any(a <= address < b for a, b in module.ranges):
+                symbol = self._host.symbol_at(address)
+                what = symbolic(symbol, address) if symbol else f"{address:#x} [{module.name}]"
+                whole = symbolic(symbol, symbol.address) if symbol else ""
+                return Place(PlaceKind.MODULE, what, module.name, whole)
+        stack = self._stack(address)
+        if stack is not None:
+            return stack
+        if self._stacks.dead(np.array([offset], np.uint64))[0]:
+            return Place(PlaceKind.DEAD_STACK, "the stack of a task that is gone")
+        if self._stacks.of_gone(area):
+            return Place(PlaceKind.VMALLOC, "RCU's list, through the stack of a task that is gone")
+        caller = int(areas.caller[area])
+        symbol = self._host.symbol_at(caller) if caller else None
+        if symbol is not None and symbol.name in _PERCPU_CALLERS:
+            return Place(PlaceKind.PERCPU, "per-CPU memory")
+        by = f" of {symbolic(symbol, caller)}" if caller else ""
+        module_name = symbol.module if symbol else ""
+        start = int(areas.start[area])
+        return Place(PlaceKind.VMALLOC, f"vmalloc area{by} +{address - start:#x}", module_name)
+
+    def _percpu(self, offset: int) -> Place | None:
+        address = self._view.space.direct.start + offset
+        start = self._percpu_start
+        # The static part of a CPU's unit begins at __per_cpu_start + __per_cpu_offset[cpu].
+        for cpu, unit in enumerate(self._view.space.percpu_offsets):
+            inside = address - (start + unit & (1 << 64) - 1)
+            if 0 <= inside < self._percpu_size:
+                symbol = self._host.symbol_at(start + inside)
+                what = symbolic(symbol, start + inside) if symbol else f"per-CPU +{inside:#x}"
+                whole = symbol.name if symbol else what
+                return Place(PlaceKind.PERCPU, f"{what} of CPU {cpu}", variable=whole)
+        if self._view.space.percpu_first_chunk.start <= address and self._in_first_chunk(address):
+            return Place(PlaceKind.PERCPU, "per-CPU memory")
+        return None
+
+    def _in_first_chunk(self, address: int) -> bool:
+        chunk = self._view.space.percpu_first_chunk
+        first = self._view.space.percpu_offsets[0]
+        size = chunk.end - chunk.start
+        return any(
+            0 <= address - (chunk.start + unit - first) < size
+            for unit in self._view.space.percpu_offsets
+        )
+
+
+def symbolic(symbol: Symbol | None, address: int) -> str:
+    """``name+0x10 [module]``."""
+    if symbol is None:
+        return f"{address:#x}"
+    offset = f"+{address - symbol.address:#x}" if address != symbol.address else ""
+    return f"{symbol.name}{offset}" + (f" [{symbol.module}]" if symbol.module else "")
+
+
+def _percpu_size(host: Host) -> int:
+    start, end = host.address_of("__per_cpu_start") or 0, host.address_of("__per_cpu_end") or 0
+    return max(0, end - start)
+
+
+def memory_map_frames(view: KernelView, count: int) -> NDArray[np.bool_]:
+    """bool[count]: page frames that the memory map itself lies in."""
+    found = np.zeros(count, np.bool_)
+    per_page = _HUGE >> PAGE_SHIFT
+    for page in _map_pages(view):
+        found[page * per_page : (page + 1) * per_page] = True
+    return found
+
+
+def _map_pages(view: KernelView) -> frozenset[int]:
+    """Physical 2 MiB pages that the memory map itself lies in."""
+    step = BLOCK_PAGES * view.memory.page_size
+    try:
+        found, ok = physical(view.host, view.space, view.memory.block_maps)
+    except ReadFault:
+        return frozenset()
+    pages: set[int] = set()
+    for start in found[ok].tolist():
+        pages.update(range(start // _HUGE, (start + step - 1) // _HUGE + 1))
+    return frozenset(pages)

@@ -1,0 +1,238 @@
+"""Kernel stacks: whose they are, and which part of each is in use.
+
+A sleeping task's stack is live from its saved stack pointer up; below are left-over words of calls
+that returned long ago. Stacks of dead tasks wait in a cache for the next one.
+
+Sources: include/linux/sched.h (task_struct.stack, thread.sp), kernel/fork.c
+(alloc_thread_stack_node, cached_stacks; 4.19 to 6.12).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crashext.hosts.base import Bytes, Host, Layout, ReadFault
+from crashext.kernel.access import Words, column, u64
+from crashext.kernel.addresses import PAGE_SHIFT, PAGE_SIZE
+from crashext.kernel.pages.areas import Areas
+from crashext.kernel.pages.pagetables import physical
+from crashext.kernel.slab.objects import State
+from crashext.kernel.slab.slots import SlotTable
+from crashext.kernel.slab.view import KernelView
+
+_MAX_STACK = 1 << 18
+_COMM = 16
+_IRQ_STACK = 4 * PAGE_SIZE  # IRQ_STACK_ORDER 2, arch/x86/include/asm/page_64_types.h
+_RSP = 19  # of struct user_regs_struct, arch/x86/include/asm/user_64.h
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One task's kernel stack."""
+
+    start: int
+    live: int
+    """First address in use; `start` where that is not known."""
+    end: int
+    pid: int
+    comm: str
+
+
+@dataclass(frozen=True)
+class Stacks:
+    """All stacks, and the dead part of the page frames behind them."""
+
+    stacks: tuple[Stack, ...]
+    """By start."""
+    dead_frame: NDArray[np.int64]
+    """int64[n]: page frames with dead words, ascending."""
+    dead_part: NDArray[np.int64]
+    """int64[n, 2]: offsets in the page at which the dead words begin and end."""
+    gone: frozenset[int]
+    """Rows of `Areas` that are stacks of tasks that are gone."""
+
+    def of_gone(self, area: int) -> bool:
+        """Whether an area is the stack of a task that is gone."""
+        return area in self.gone
+
+    def dead(self, offsets: Words) -> NDArray[np.bool_]:
+        """Which direct-map offsets lie in a dead part of a stack."""
+        if not len(self.dead_frame):
+            return np.zeros(len(offsets), np.bool_)
+        frames = (offsets >> np.uint64(PAGE_SHIFT)).astype(np.int64)
+        at = np.minimum(np.searchsorted(self.dead_frame, frames), len(self.dead_frame) - 1)
+        inside = (offsets & np.uint64(PAGE_SIZE - 1)).astype(np.int64)
+        begin, end = self.dead_part[at, 0], self.dead_part[at, 1]
+        return np.asarray((self.dead_frame[at] == frames) & (inside >= begin) & (inside < end))
+
+    def at(self, address: int) -> Stack | None:
+        """The stack that holds a virtual address."""
+        return next((s for s in self.stacks if s.start <= address < s.end), None)
+
+
+_NOTHING = (np.zeros(0, np.int64), np.zeros((0, 2), np.int64), frozenset[int]())
+
+
+def read_stacks(view: KernelView, table: SlotTable, areas: Areas) -> Stacks:
+    """Find the stack of every task_struct that is allocated, and of the boot CPU's idle task."""
+    host = view.host
+    rows, size = _task_rows(view, table)
+    layout = host.layout("struct task_struct")
+    if layout is None or "stack" not in layout or not len(rows):
+        return Stacks((), *_NOTHING)
+    starts = column(rows, layout["stack"])
+    pids = column(rows, layout["pid"])
+    pointers = _stack_pointers(host, rows, size)
+    length = _stack_size(host, areas, starts)
+    running = [regs[_RSP] for regs in host.registers()]
+    comm = layout["comm"].offset
+    stacks = []
+    for i in np.argsort(starts, kind="stable").tolist():
+        start, end = int(starts[i]), int(starts[i]) + length
+        if not start:
+            continue
+        name = bytes(rows[i, comm : comm + _COMM]).split(b"\0", 1)[0]
+        live = int(pointers[i])
+        here = [sp for sp in running if start <= sp < end]
+        live = min([live, *here]) if start <= live < end else start
+        if not here and _on_cpu(layout, rows[i : i + 1]):
+            live = start  # it runs, and its registers are not known
+        stacks.append(
+            Stack(start, live, end, int(pids[i]), name.decode("ascii", "backslashreplace"))
+        )
+    return Stacks(tuple(stacks), *_dead_parts(view, areas, stacks))
+
+
+def _task_rows(view: KernelView, table: SlotTable) -> tuple[Bytes, int]:
+    """The task_structs: uint8[n, bytes], and how many bytes of each there are."""
+    cache = view.caches.find("task_struct")
+    layout = view.host.layout("struct task_struct")
+    if cache is None or layout is None:
+        return np.zeros((0, 0), np.uint8), 0
+    of_cache = np.flatnonzero(table.index.cache == view.caches.index(cache))
+    slots = [np.arange(table.first[row], table.first[row + 1], dtype=np.int64) for row in of_cache]
+    numbers = np.concatenate(slots) if slots else np.zeros(0, np.int64)
+    numbers = numbers[table.state[numbers] == State.ALLOCATED]
+    # The cache's objects are shorter than sizeof: the FPU state at the end is sized at boot.
+    size = min(layout.size, cache.object_size)
+    rows, ok = view.host.read_many(table.addresses(numbers), size)
+    rows = rows[ok]
+    init = view.host.address_of("init_task")
+    if init is not None:
+        try:
+            first = np.frombuffer(view.host.read(init, size), np.uint8)
+            rows = np.concatenate([first[None], rows])
+        except ReadFault:
+            pass
+    return rows, size
+
+
+def _stack_pointers(host: Host, rows: Bytes, size: int) -> Words:
+    task, thread = host.layout("struct task_struct"), host.layout("struct thread_struct")
+    if task is None or thread is None or "thread" not in task or "sp" not in thread:
+        return np.zeros(len(rows), np.uint64)
+    at = task["thread"].offset + thread["sp"].offset
+    if at + 8 > size:
+        return np.zeros(len(rows), np.uint64)
+    return np.ascontiguousarray(rows[:, at : at + 8]).view("<u8").reshape(-1)
+
+
+def _on_cpu(layout: Layout, row: Bytes) -> bool:
+    return "on_cpu" in layout and bool(column(row, layout["on_cpu"])[0])
+
+
+def _stack_size(host: Host, areas: Areas, starts: Words) -> int:
+    """THREAD_SIZE: a stack's area without its guard page."""
+    at = np.searchsorted(areas.start, starts)
+    at = at[at < len(areas.start)]
+    mine = at[np.isin(areas.start[at], starts)]
+    sizes = (areas.pages[mine] << np.uint64(PAGE_SHIFT)).astype(np.int64)
+    sizes = sizes[(sizes > 0) & (sizes <= _MAX_STACK)]
+    return int(np.median(sizes)) if len(sizes) else 4 * PAGE_SIZE  # THREAD_SIZE_ORDER 2
+
+
+def _dead_parts(
+    view: KernelView, areas: Areas, stacks: list[Stack]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], frozenset[int]]:
+    """The dead part of each page frame that belongs to a stack."""
+    if view.host.info().live:
+        return _NOTHING  # the saved stack pointers are those of a moment ago
+    live = {stack.start: stack.live for stack in stacks}
+    areas_at = set(areas.start.tolist())
+    known = np.array(sorted(live), np.uint64)
+    limits = np.zeros(len(areas.start), np.uint64)
+    if len(known):
+        at = np.minimum(np.searchsorted(known, areas.start), len(known) - 1)
+        of_task = known[at] == areas.start
+        values = np.array([live[int(k)] for k in known], np.uint64)
+        limits[of_task] = values[at[of_task]]
+    else:
+        of_task = np.zeros(len(areas.start), np.bool_)
+    # A dead task's stack is kept for the next: an area like the others', and nobody's.
+    alike = np.isin(areas.caller, areas.caller[of_task]) & (areas.caller != 0)
+    alike &= np.isin(areas.pages, areas.pages[of_task])
+    gone = alike & ~of_task
+    limits[gone] = areas.end[gone]
+    # While it waits for a grace period, its first words are a link of RCU's list of callbacks:
+    # e540bf3162e8 (5.18).
+    header = view.host.layout("struct vm_stack")
+    heads = np.zeros(len(areas.start), np.int64)
+    heads[gone] = header.size if header is not None else 0
+    addresses = areas.start[areas.frame_area] + (
+        areas.frame_index.astype(np.uint64) << np.uint64(PAGE_SHIFT)
+    )
+    limit = limits[areas.frame_area]
+    dead = limit > addresses
+    end = np.minimum(limit[dead] - addresses[dead], np.uint64(PAGE_SIZE)).astype(np.int64)
+    begin = np.where(areas.frame_index[dead] == 0, heads[areas.frame_area[dead]], 0)
+    frames = [areas.frame[dead]]
+    parts = [np.stack([begin, end], axis=1)]
+    for place, part in _elsewhere(view, [s for s in stacks if s.start not in areas_at]):
+        frames.append(np.array([place], np.int64))
+        parts.append(np.array([[0, part]], np.int64))
+    for idle in _idle_irq_stacks(view):
+        frames.append(np.array([idle], np.int64))
+        parts.append(np.array([[0, PAGE_SIZE]], np.int64))
+    frame = np.concatenate(frames)
+    order = np.argsort(frame, kind="stable")
+    return frame[order], np.concatenate(parts)[order], frozenset(np.flatnonzero(gone).tolist())
+
+
+def _elsewhere(view: KernelView, stacks: list[Stack]) -> list[tuple[int, int]]:
+    """(page frame, dead bytes at its start) of stacks that are not vmalloc'ed: init_task's."""
+    found = []
+    for stack in stacks:
+        pages = np.arange(stack.start, stack.live, PAGE_SIZE, dtype=np.uint64)
+        where, ok = physical(view.host, view.space, pages)
+        for page, at in zip(pages[ok].tolist(), where[ok].tolist(), strict=True):
+            found.append((at >> PAGE_SHIFT, min(stack.live - page, PAGE_SIZE)))
+    return found
+
+
+def _idle_irq_stacks(view: KernelView) -> list[int]:
+    """Page frames of the interrupt stacks of CPUs that are not in an interrupt.
+
+    Source: arch/x86/kernel/irq_64.c (5.9 to 6.12): per-CPU memory, mapped once more with a guard
+    page, which hardirq_stack_ptr knows. All of it is dead while no stack pointer is in there.
+    """
+    host, space = view.host, view.space
+    store, top = (host.address_of(n) for n in ("irq_stack_backing_store", "hardirq_stack_ptr"))
+    pointers = [registers[_RSP] for registers in host.registers()]
+    if store is None or top is None or len(pointers) != len(space.percpu_offsets):
+        return []
+    found: list[int] = []
+    for offset in space.percpu_offsets:
+        try:
+            end = u64(host, top + offset & (1 << 64) - 1) + 8
+        except ReadFault:
+            continue
+        start = (store + offset) & (1 << 64) - 1
+        ranges = ((end - _IRQ_STACK, end), (start, start + _IRQ_STACK))
+        busy = any(a <= sp < b for sp in pointers for a, b in ranges)
+        if not busy and space.direct.start <= start < space.direct.end:
+            first = space.pfn(start)
+            found += range(first, first + _IRQ_STACK // PAGE_SIZE)
+    return found

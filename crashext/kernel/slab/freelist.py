@@ -1,0 +1,114 @@
+"""Free slots from SLUB's freelists: decoded, walked for many slabs at once, never trusted.
+
+A freelist links the free slots of one slab through a word inside each of them. With
+CONFIG_SLAB_FREELIST_HARDENED (2482ddec670f, 4.14) that word is encoded:
+    next ^ kmem_cache.random ^ address of the word           before 1ad53d9fa3f6 (5.7)
+    next ^ kmem_cache.random ^ byte-swapped address          since, and back-ported widely
+No debug info tells the two apart, so the freelists themselves decide (`prove_encoding`).
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+
+from crashext.hosts.base import Bytes, Mask
+from crashext.kernel.access import Words
+from crashext.kernel.slab.caches import SlabCache
+
+
+class Encoding(enum.Enum):
+    """How a free slot stores its next pointer."""
+
+    PLAIN = "plain"
+    XOR = "xor"
+    XOR_SWAPPED = "xor-swapped"
+
+
+@dataclass(frozen=True)
+class Walk:
+    """What the walk of many slabs' freelists found."""
+
+    free: Mask
+    """bool[n, objects]"""
+    broken: Mask
+    """bool[n]: the list left its slab, ran in a circle, or came to an unreadable slot."""
+
+
+def walk(
+    cache: SlabCache,
+    encoding: Encoding,
+    data: Bytes,
+    readable: Mask,
+    bases: Words,
+    heads: Words,
+) -> Walk:
+    """Follow the freelists of n slabs in lockstep.
+
+    `data` is uint8[n, bytes] (whole slabs), `readable` bool[n, objects], `bases` the slabs'
+    addresses, `heads` their first free objects (0: none). At most objects + 1 steps are taken,
+    since no slot can be on a sound list twice.
+    """
+    slabs, objects = readable.shape
+    slot_words = np.uint64(cache.slot_size)
+    start = bases + np.uint64(cache.red_left_pad)
+    free = np.zeros((slabs, objects), np.bool_)
+    broken = np.zeros(slabs, np.bool_)
+    rows = np.flatnonzero(heads)
+    at = heads[rows]
+    for _ in range(objects + 1):
+        if not len(rows):
+            break
+        offset = at - start[rows]
+        slot = offset // slot_words
+        sound = (offset % slot_words == 0) & (slot < objects)
+        index = np.where(sound, slot, 0).astype(np.intp)
+        sound &= readable[rows, index] & ~free[rows, index]
+        broken[rows[~sound]] = True
+        rows, at, index = rows[sound], at[sound], index[sound]
+        free[rows, index] = True
+        at = _next(cache, encoding, data, rows, at, index)
+        rows, at = rows[at != 0], at[at != 0]
+    return Walk(free, broken)
+
+
+def _next(
+    cache: SlabCache,
+    encoding: Encoding,
+    data: Bytes,
+    rows: np.ndarray[tuple[int], np.dtype[np.intp]],
+    at: Words,
+    index: np.ndarray[tuple[int], np.dtype[np.intp]],
+) -> Words:
+    where = index * cache.slot_size + cache.red_left_pad + cache.freelist_offset
+    window = where[:, None] + np.arange(8)
+    stored = np.ascontiguousarray(data[rows[:, None], window]).view("<u8").reshape(len(rows))
+    if encoding is Encoding.PLAIN or cache.freelist_random is None:
+        return cast(Words, stored)
+    link = at + np.uint64(cache.freelist_offset)
+    if encoding is Encoding.XOR_SWAPPED:
+        link = link.byteswap()
+    return cast(Words, stored ^ np.uint64(cache.freelist_random) ^ link)
+
+
+def prove_encoding(
+    cache: SlabCache, data: Bytes, readable: Mask, bases: Words, heads: Words
+) -> tuple[Encoding, int]:
+    """The encoding under which most of these freelists are sound, and how many still are not.
+
+    A wrong encoding sends the second step to a random address, so a handful of lists with two
+    entries decide. Ties go to the newer form.
+    """
+    if cache.freelist_random is None:
+        return Encoding.PLAIN, int(
+            walk(cache, Encoding.PLAIN, data, readable, bases, heads).broken.sum()
+        )
+    failures = {
+        form: int(walk(cache, form, data, readable, bases, heads).broken.sum())
+        for form in (Encoding.XOR_SWAPPED, Encoding.XOR, Encoding.PLAIN)
+    }
+    best = min(failures, key=lambda form: failures[form])
+    return best, failures[best]

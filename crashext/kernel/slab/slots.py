@@ -1,0 +1,170 @@
+"""Every slot of every slab as one row of numbers, and which slot an address is in.
+
+Slots are numbered in address order. It holds one byte a slot and one number a page, so that a
+machine's tens of millions of objects fit into memory; object content is not kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crashext.hosts.base import Mask
+from crashext.kernel.access import Words
+from crashext.kernel.addresses import PAGE_SHIFT, PAGE_SIZE
+from crashext.kernel.slab.objects import State
+from crashext.kernel.slab.slabs import SlabIndex
+from crashext.kernel.slab.view import KernelView
+from crashext.progress import Progress
+
+Slots = NDArray[np.int64]
+
+MAX_SLOTS = (1 << 31) - 2  # slot numbers are int32 where there are many of them
+
+
+@dataclass(frozen=True)
+class SlotTable:
+    """All slots of a complete slab index."""
+
+    index: SlabIndex
+    first: Slots
+    """int64[slabs + 1]: number of each slab's first slot; the last is how many there are."""
+    state: NDArray[np.uint8]
+    """uint8[slots] of `State`."""
+    size: Words
+    """uint64[slabs]: bytes of a slot."""
+    pad: Words
+    """uint64[slabs]: bytes before the object in its slot."""
+    length: Words
+    """uint64[slabs]: bytes of an object."""
+    start: int
+    """Direct-map address of page frame 0."""
+    row_of_page: NDArray[np.int32]
+    """int32[page frames]: row of the slab that has the page, -1 where none has."""
+    broken: int
+    """Slabs whose freelist is broken: their slots that are not known to be free are UNKNOWN."""
+
+    @property
+    def count(self) -> int:
+        return int(self.first[-1])
+
+    def locate(self, offsets: Words) -> tuple[Slots, Words]:
+        """Slots that addresses are in, and where in the object: int64[n], uint64[n].
+
+        `offsets` are from the start of the direct map, below its end. The slot is -1 where no
+        object is, pads and metadata included.
+        """
+        row = self.row_of_page[(offsets >> np.uint64(PAGE_SHIFT)).astype(np.intp)]
+        at = np.maximum(row, 0)
+        inside = offsets - (self.index.address[at] - np.uint64(self.start))
+        number = inside // self.size[at]
+        within = inside - number * self.size[at] - self.pad[at]
+        good = (row >= 0) & (within < self.length[at])
+        good &= number < self.index.objects[at].astype(np.uint64)
+        return np.where(good, self.first[at] + number.astype(np.int64), -1), within
+
+    def rows(self, slots: Slots) -> NDArray[np.int64]:
+        """Rows of the slabs that slots are in: int64[n] -> int64[n]."""
+        return np.searchsorted(self.first, slots, side="right").astype(np.int64) - 1
+
+    def addresses(self, slots: Slots) -> Words:
+        """Where the slots' objects begin: int64[n] -> uint64[n]."""
+        row = self.rows(slots)
+        number = (slots - self.first[row]).astype(np.uint64)
+        return self.index.address[row] + self.pad[row] + number * self.size[row]
+
+    def caches(self, slots: Slots) -> NDArray[np.uint16]:
+        """Indices into `Caches.all` of the slots' caches."""
+        return self.index.cache[self.rows(slots)]
+
+    def at(self, addresses: Words) -> Slots:
+        """Slots whose objects hold the addresses, -1 elsewhere: uint64[n] -> int64[n]."""
+        offsets = addresses - np.uint64(self.start)
+        found = np.full(len(addresses), -1, np.int64)
+        inside = offsets < np.uint64(len(self.row_of_page) << PAGE_SHIFT)
+        found[inside] = self.locate(offsets[inside])[0]
+        return found
+
+
+def slot_table(
+    view: KernelView, present: Mask | None, progress: Progress, index: SlabIndex
+) -> SlotTable:
+    """Find the state of every slot of the slabs in `index`.
+
+    `present` says which page frames the dump holds (None: it cannot say). Only slabs that are not
+    full by their counters are read: a full slab has no free slot, unless a CPU allocates from it
+    or a sheaf holds some.
+    """
+    kinds = index.cache.astype(np.intp)
+    sizes, pads, lengths = (
+        np.array(values, np.uint64)[kinds]
+        for values in (
+            [c.slot_size for c in view.caches.all],
+            [c.red_left_pad for c in view.caches.all],
+            [c.object_size for c in view.caches.all],
+        )
+    )
+    first = np.concatenate([np.zeros(1, np.int64), np.cumsum(index.objects, dtype=np.int64)])
+    if first[-1] > MAX_SLOTS:
+        raise MemoryError(f"{int(first[-1]):,} slots")
+    state = np.full(int(first[-1]), State.ALLOCATED, np.uint8)
+    start = view.space.direct.start
+    row_of_page = _pages(view, index, sizes)
+    broken = 0
+    caches = np.unique(kinds).tolist()
+    for done, number in enumerate(caches, 1):
+        cache = view.caches.all[number]
+        reader = view.reader(cache)
+        rows = index.rows_of(number)
+        some = index.inuse[rows] != index.objects[rows]
+        if len(reader.sheaved):
+            some[:] = True
+        some |= np.isin(rows, reader.cpu_slab_rows(index))
+        for batch in reader.read(index, rows[some]):
+            begin = first[np.searchsorted(index.address, batch.base)]
+            width = batch.state.shape[1]
+            state[begin[:, None] + np.arange(width)[None]] = batch.state
+            broken += int(batch.broken.sum())
+        progress("free slots", done, len(caches))
+    if present is not None:
+        _forget_missing(row_of_page, present, index, first, sizes, start, state)
+    return SlotTable(index, first, state, sizes, pads, lengths, start, row_of_page, broken)
+
+
+def _pages(view: KernelView, index: SlabIndex, sizes: Words) -> NDArray[np.int32]:
+    frames = (view.space.direct.end - view.space.direct.start) >> PAGE_SHIFT
+    row_of_page = np.full(frames, -1, np.int32)
+    pfns = (index.address - np.uint64(view.space.direct.start)) >> np.uint64(PAGE_SHIFT)
+    spans = (sizes * index.objects + np.uint64(PAGE_SIZE - 1)) >> np.uint64(PAGE_SHIFT)
+    for span in np.unique(spans).tolist():
+        rows = np.flatnonzero(spans == span)
+        pages = pfns[rows, None].astype(np.int64) + np.arange(span)[None]
+        good = pages < frames
+        numbers = np.broadcast_to(rows[:, None], pages.shape)
+        row_of_page[pages[good]] = numbers[good].astype(np.int32)
+    return row_of_page
+
+
+def _forget_missing(
+    row_of_page: NDArray[np.int32],
+    present: Mask,
+    index: SlabIndex,
+    first: Slots,
+    sizes: Words,
+    start: int,
+    state: NDArray[np.uint8],
+) -> None:
+    """Slots that touch a page which is not in the dump are unreadable."""
+    pages = np.flatnonzero(row_of_page >= 0)
+    held = np.zeros(len(row_of_page), np.bool_)
+    held[: len(present)] = present[: len(held)]
+    for page in pages[~held[pages]].tolist():
+        row = int(row_of_page[page])
+        base = int(index.address[row]) - start
+        size = int(sizes[row])
+        low = max(0, ((page << PAGE_SHIFT) - base) // size)
+        high = min(int(index.objects[row]), -(-(((page + 1) << PAGE_SHIFT) - base) // size))
+        begin = int(first[row])
+        state[begin + low : begin + high] = State.UNREADABLE

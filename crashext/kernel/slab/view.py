@@ -1,0 +1,113 @@
+"""One kernel, ready to be asked: address space, memory map, caches, slabs, and what an address is.
+
+It only joins the other files of this folder; each of them knows its own subsystem.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from crashext.hosts.base import Host, Symbol
+from crashext.kernel import markers
+from crashext.kernel.addresses import AddressSpace, address_space
+from crashext.kernel.btf import Btf, read_btf
+from crashext.kernel.memmap import MemoryMap, memory_map
+from crashext.kernel.slab.caches import Caches, SlabCache, read_caches
+from crashext.kernel.slab.objects import SlabReader, State
+from crashext.kernel.slab.pointers import SlabPointers
+from crashext.kernel.slab.slabs import MAP_BUDGET, SlabIndex, find_slabs
+from crashext.progress import Progress, silent
+
+
+@dataclass(frozen=True)
+class Slot:
+    """The slot of a slab that an address is in."""
+
+    cache: SlabCache
+    address: int
+    """Start of its object."""
+    offset: int
+    """Of the address from there; negative in a left red zone, past `object_size` in metadata."""
+    state: State
+
+
+class KernelView:
+    """Everything the analyses need of one kernel. Cheap until `scan` is called."""
+
+    def __init__(self, host: Host) -> None:
+        """Raises `UnknownLayout` where this kernel cannot be understood."""
+        self.host = host
+        self.space: AddressSpace = address_space(host)
+        self.caches: Caches = read_caches(host)
+        self.memory: MemoryMap = memory_map(host, self.space)
+        self.release = markers.release_tuple(host.info().release)
+        self._readers: dict[int, SlabReader] = {}
+        self._index: SlabIndex | None = None
+        self._pointers: SlabPointers | None = None
+
+    def scan(
+        self,
+        wanted: dict[int, int],
+        seed: int,
+        progress: Progress = silent,
+        budget: int = MAP_BUDGET,
+    ) -> SlabIndex:
+        """The pass over the memory map that finds the slabs; see `slabs.find_slabs`."""
+        self._index = find_slabs(
+            self.host, self.memory, self.caches, wanted, seed, progress, budget
+        )
+        self._pointers = None
+        return self._index
+
+    @property
+    def scanned(self) -> bool:
+        """Whether `scan` was called."""
+        return self._index is not None
+
+    @property
+    def index(self) -> SlabIndex:
+        if self._index is None:
+            raise RuntimeError("scan() comes first")
+        return self._index
+
+    @property
+    def pointers(self) -> SlabPointers:
+        if self._pointers is None:
+            self._pointers = SlabPointers(
+                self.host, self.space, self.memory, self.caches, self.index
+            )
+        return self._pointers
+
+    @cached_property
+    def btf(self) -> Btf | None:
+        """The kernel's and its modules' types; None where the dump has no BTF."""
+        return read_btf(self.host)
+
+    def reader(self, cache: SlabCache) -> SlabReader:
+        """The reader of one cache's slabs; kept, because it holds the CPUs' freelists."""
+        if cache.address not in self._readers:
+            self._readers[cache.address] = SlabReader(self.host, self.memory, self.space, cache)
+        return self._readers[cache.address]
+
+    def slot(self, address: int) -> Slot | None:
+        """The slot that holds `address`; None where no slab does."""
+        values = np.array([address], np.uint64)
+        targets = self.pointers.resolve(values)
+        if targets.cache[0] < 0:
+            return None
+        cache = self.caches.all[int(targets.cache[0])]
+        base = int(targets.base[0])
+        batch = self.reader(cache).read_one(base)
+        if batch is None:
+            return None
+        slot = (address - base) // cache.slot_size
+        if slot >= batch.state.shape[1]:
+            return None
+        start = int(batch.address[0, slot])
+        return Slot(cache, start, address - start, State(int(batch.state[0, slot])))
+
+    def symbol(self, address: int) -> Symbol | None:
+        return self.host.symbol_at(address)

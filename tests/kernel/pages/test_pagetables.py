@@ -1,0 +1,84 @@
+"""Where virtual addresses are, against drgn's own walk of the page tables."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from drgn.helpers.linux.mm import follow_phys
+
+from crashext.kernel.pages.pagetables import physical
+from tests.conftest import lab_host, lab_view
+from tests.fake import word
+from tests.kernel.machine import DIRECT, Machine
+from tests.kernel.oracle import drgn_program
+
+VMALLOC = 0xFFFFC90000000000
+
+
+@pytest.mark.parametrize("name", ["default", "healthy"])
+def test_addresses_of_every_kind_are_where_drgn_finds_them(name: str) -> None:
+    """The kernel image (2 MiB pages), the direct map, the memory map, modules and vmalloc."""
+    prog, view = drgn_program(name), lab_view(name)
+    rng = np.random.default_rng(0)
+    space = view.space
+    some = [
+        space.image.start + rng.integers(0, 0x1000000, 40).astype(np.uint64),
+        space.direct.start + rng.integers(1 << 20, 200 << 20, 40).astype(np.uint64),
+        view.memory.block_maps[:20] + np.uint64(640),
+    ]
+    some += [
+        np.array([start + 16 for m in view.host.modules() for start, _ in m.ranges], np.uint64),
+        np.array([prog["jiffies"].address_of_().value_(), prog["init_task"].stack.value_()]),
+    ]
+    for area in list(_areas(name))[:60]:
+        some.append(np.array([area], np.uint64))
+    addresses = np.concatenate([np.asarray(s, np.uint64) for s in some])
+    found, ok = physical(view.host, space, addresses)
+    assert ok.all()
+    root = prog["init_mm"].address_of_()
+    expected = [follow_phys(root, int(a)).value_() for a in addresses]
+    assert found.tolist() == expected
+
+
+def _areas(name: str) -> list[int]:
+    from crashext.kernel.pages.areas import read_areas
+
+    found = read_areas(lab_host(name), lab_view(name).memory)
+    return [int(s) for s, p in zip(found.start, found.pages, strict=True) if p]
+
+
+def test_what_is_not_mapped_is_not_ok() -> None:
+    view = lab_view("healthy")
+    guard = np.uint64(_areas("healthy")[0]) - np.uint64(4096 * 3000)
+    addresses = np.array([0x1000, 0xFFFFFFFFFFFFF000, VMALLOC - 0x100000000], np.uint64)
+    _, ok = physical(view.host, view.space, addresses)
+    assert not ok.any()
+    assert guard  # any address: it must not raise
+    physical(view.host, view.space, np.array([guard], np.uint64))
+
+
+def test_a_table_that_points_at_itself_ends() -> None:
+    made = Machine(16)
+    made.host.symbols["init_top_pgt"] = DIRECT + 0x1000
+    made.host.put(DIRECT + 0x1000, word(*[0x1000 | 1] * 512))
+    found, ok = physical(made.host, made.space, np.array([VMALLOC + 0x123], np.uint64))
+    assert (found.tolist(), ok.tolist()) == ([0x1123], [True])
+
+
+def test_missing_tables_cost_their_addresses_only() -> None:
+    made = Machine(16)
+    made.host.symbols["init_top_pgt"] = DIRECT + 0x1000
+    table = [0] * 512
+    table[VMALLOC >> 39 & 511] = 0x700000 | 1  # not in the dump
+    table[0] = 0x2000 | 1
+    made.host.put(DIRECT + 0x1000, word(*table))
+    made.host.put(DIRECT + 0x2000, word(0x40000000 | 1 << 7 | 1, *[0] * 511))  # a 1 GiB page
+    found, ok = physical(made.host, made.space, np.array([VMALLOC, 0x12345], np.uint64))
+    assert ok.tolist() == [False, True]
+    assert found[1] == 0x40012345
+
+
+def test_a_kernel_without_a_known_root_maps_nothing() -> None:
+    made = Machine(16)
+    found, ok = physical(made.host, made.space, np.array([VMALLOC], np.uint64))
+    assert (found.tolist(), ok.tolist()) == ([0], [False])
