@@ -20,7 +20,8 @@ import numpy as np
 from crashext.analysis.likeness.groups import Settings
 from crashext.analysis.likeness.survey import generator
 from crashext.analysis.reach.reachability import Class, Reach, reach
-from crashext.analysis.reach.references import find_references, present_frames
+from crashext.analysis.reach.references import find_references
+from crashext.analysis.reach.scan import present_frames
 from crashext.hosts.drgn import open_core
 from crashext.kernel.slab.view import KernelView
 from crashext.progress import silent

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crashext.analysis.reach.reachability import Reach
-from crashext.analysis.reach.references import (
+from crashext.analysis.reach.scan import (
     KERNEL_USES,
     present_frames,
-    read_frames,
     readable_frames,
-    runs_of,
+    scan_memory,
 )
+from crashext.hosts.base import Mask
 from crashext.kernel.access import Words
 from crashext.kernel.addresses import PAGE_SHIFT
 from crashext.kernel.pages.frames import FrameUse
@@ -27,7 +27,6 @@ from crashext.kernel.slab.objects import State
 from crashext.progress import Progress
 
 _BOOKKEEPING = ("vmap_area", "kmem_cache_node", "kmem_cache")
-_BLOCK = 1 << 16
 _NOWHERE = (1 << 64) - 1
 
 
@@ -55,21 +54,20 @@ class PointedAt:
 
 def find_pointed_at(marked: Reach, progress: Progress) -> PointedAt:
     """One pass over kernel memory."""
-    scan = _Scan(marked)
     view = marked.view
     present = present_frames(view.host, len(marked.frames.use))
     wanted = readable_frames(view, marked.frames, present, *KERNEL_USES)
     wanted &= ~memory_map_frames(view, len(wanted))
-    for first, last in runs_of(wanted):
-        for offset, data, _ in read_frames(view, first, last):
-            scan.look(offset, data)
-            progress("pointers to areas and pages", last, len(wanted))
-    return PointedAt(scan.areas, scan.frames, scan.kernel, scan.by)
+    scanner = _Pointers(marked, wanted)
+    scan_memory(view, wanted, present, [scanner], progress, "pointers to areas and pages")
+    return PointedAt(scanner.areas, scanner.frames, scanner.kernel, scanner.by)
 
 
-class _Scan:
-    def __init__(self, marked: Reach) -> None:
-        self._marked = marked
+class _Pointers:
+    """The scanner for pointers to areas and pages, and what it found so far."""
+
+    def __init__(self, marked: Reach, wanted: Mask) -> None:
+        self._marked, self._wanted = marked, wanted
         space, areas = marked.view.space, marked.areas
         self._start = areas.start
         self._end = areas.end
@@ -85,13 +83,10 @@ class _Scan:
         self._lists = np.array([i for i, c in enumerate(caches) if c.name in _BOOKKEEPING])
         self._own = np.sort(_structures(marked))
 
-    def look(self, offset: int, data: bytes) -> None:
-        """Take in a piece of memory that begins at direct-map `offset`."""
-        words = np.frombuffer(data, "<u8")
-        for begin in range(0, len(words), _BLOCK):
-            piece = words[begin : begin + _BLOCK]
-            self._areas(offset + 8 * begin, piece)
-            self._pages(offset + 8 * begin, piece)
+    def look(self, offset: int, words: Words) -> None:
+        """Take in words that begin at direct-map `offset`."""
+        self._areas(offset, words)
+        self._pages(offset, words)
 
     def _areas(self, offset: int, words: Words) -> None:
         if not len(self._start):
@@ -143,7 +138,7 @@ class _Scan:
             start = table.addresses(at)
             near = np.minimum(np.searchsorted(self._own, start), len(self._own) - 1)
             good &= self._own[near] != start
-        return np.where(in_slab, good, ~marked.stacks.dead(where))
+        return self._wanted[page] & np.where(in_slab, good, ~marked.stacks.dead(where))
 
 
 def _structures(marked: Reach) -> Words:

@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 from crashext.analysis.reach.mark import Marks, mark
 from crashext.analysis.reach.references import (
     BOOKKEEPING,
-    KERNEL_USES,
     References,
     find_references,
-    present_frames,
 )
+from crashext.analysis.reach.scan import present_frames
 from crashext.kernel.pages.areas import Areas, read_areas
 from crashext.kernel.pages.frames import Frames, frames
 from crashext.kernel.roots.places import Places
@@ -104,11 +103,6 @@ class Reach:
         """Every unreachable object: int64[n], ascending."""
         lost = (self.table.state == State.ALLOCATED) & ~self.marks.reached
         return np.flatnonzero(lost)
-
-
-def kernel_bytes(found: Frames) -> int:
-    """What the pass would have to read."""
-    return found.count(*KERNEL_USES) << 12
 
 
 def reach(

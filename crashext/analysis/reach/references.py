@@ -1,6 +1,5 @@
-"""Every word of kernel memory that points into a slab object: one pass over all page frames.
+"""Every word of kernel memory that points into a slab object.
 
-Physical pages are read once, through the direct map, so a page that is mapped twice counts once.
 A word in an allocated object is an edge from that object; a word anywhere else that the kernel
 uses is a root. Interior pointers count. Free pages, user pages, free slots, pads, slab metadata
 and the dead parts of stacks point at nothing.
@@ -8,15 +7,15 @@ and the dead parts of stacks point at nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from crashext.hosts.base import Host, Mask, ReadFault
+from crashext.analysis.reach.scan import KERNEL_USES, readable_frames, scan_memory
+from crashext.hosts.base import Mask
 from crashext.kernel.access import Words
-from crashext.kernel.addresses import PAGE_SHIFT, PAGE_SIZE
+from crashext.kernel.addresses import PAGE_SHIFT
 from crashext.kernel.pages.frames import Frames, FrameUse
 from crashext.kernel.roots.stacks import Stacks
 from crashext.kernel.slab.objects import State
@@ -24,12 +23,8 @@ from crashext.kernel.slab.slots import SlotTable
 from crashext.kernel.slab.view import KernelView
 from crashext.progress import Progress
 
-_READ = 1 << 20
-_BRIDGE = 16  # page frames nobody wants that are read along
-_BLOCK = 1 << 16  # words: what is compared stays in the CPU's cache
 _ROOTS_KEPT = 4  # words that are remembered for each object they point at
 _ALLOCATED = (FrameUse.SLAB, FrameUse.KERNEL)
-KERNEL_USES = (*_ALLOCATED, FrameUse.RESERVED)
 BOOKKEEPING = ("kmemleak_object", "kmemleak_scan_area")
 """Caches whose objects point at every object there is, for reasons of their own."""
 _WORD = (1 << 64) - 1
@@ -70,28 +65,6 @@ class References:
     coverage: Coverage
 
 
-def present_frames(host: Host, frames: int) -> Mask | None:
-    """bool[frames]: which page frames the dump holds whole; None: the host cannot say."""
-    ranges = host.present()
-    if ranges is None:
-        return None
-    held = np.zeros(frames, np.bool_)
-    for start, end in ranges:
-        first, last = -(-start >> PAGE_SHIFT), min(end >> PAGE_SHIFT, frames)
-        held[min(first, frames) : last] = True
-    return held
-
-
-def readable_frames(
-    view: KernelView, frames: Frames, present: Mask | None, *uses: FrameUse
-) -> Mask:
-    """bool[frames]: page frames of these uses that the dump holds, none past the end of memory."""
-    wanted = np.isin(frames.use, np.array([int(u) for u in uses], np.uint8))
-    # The last section of the memory map goes on where memory has ended.
-    wanted[(view.space.direct.end - view.space.direct.start) >> PAGE_SHIFT :] = False
-    return wanted if present is None else wanted & present[: len(wanted)]
-
-
 def find_references(
     view: KernelView,
     table: SlotTable,
@@ -103,65 +76,18 @@ def find_references(
     """The pass. Memory is 8 bytes an edge and 12 a kept root."""
     readable = readable_frames(view, frames, present, *KERNEL_USES)
     total = int(readable.sum())
-    scan = _Scan(view, table, stacks, readable)
-    done = lost = lost_allocated = lost_slab = 0
-    for first, last in runs_of(_bridged(readable, present)):
-        for offset, data, missing in read_frames(view, first, last):
-            scan.look(offset, data)
-            missing = missing[readable[missing]]
-            lost += len(missing)
-            lost_allocated += int((frames.use[missing] != FrameUse.RESERVED).sum())
-            lost_slab += int((frames.use[missing] == FrameUse.SLAB).sum())
-            here = offset >> PAGE_SHIFT
-            done += int(readable[here : here + (len(data) >> PAGE_SHIFT)].sum())
-            progress("pointers", done, total)
+    scanner = _Pointers(view, table, stacks, readable)
+    readable = readable.copy()
+    readable[scan_memory(view, readable, present, [scanner], progress, "pointers")] = False
+    seen = frames.use[readable]
     # Reserved page frames that the dump lacks are holes between banks of memory: no dump has them.
-    absent = frames.count(*_ALLOCATED) - int(np.isin(frames.use[readable], _ALLOCATED).sum())
-    missing_slab = frames.count(FrameUse.SLAB) - int((frames.use[readable] == FrameUse.SLAB).sum())
-    coverage = Coverage(
-        total - lost, absent + lost_allocated, missing_slab + lost_slab, done << PAGE_SHIFT
-    )
-    return scan.result(coverage)
+    missing = frames.count(*_ALLOCATED) - int(np.isin(seen, _ALLOCATED).sum())
+    missing_slab = frames.count(FrameUse.SLAB) - int((seen == FrameUse.SLAB).sum())
+    return scanner.result(Coverage(len(seen), missing, missing_slab, total << PAGE_SHIFT))
 
 
-def _bridged(wanted: Mask, present: Mask | None) -> Mask:
-    """Also the short gaps between wanted pages: one long read is cheaper than two short ones."""
-    gaps = runs_of(~wanted)
-    bridged = wanted.copy()
-    for first, last in gaps:
-        if last - first <= _BRIDGE and (present is None or present[first:last].all()):
-            bridged[first:last] = True
-    return bridged
-
-
-def runs_of(wanted: Mask) -> list[tuple[int, int]]:
-    """Neighbours that are wanted, as (first, end)."""
-    edges = np.flatnonzero(np.diff(wanted.view(np.int8), prepend=0, append=0))
-    return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
-
-
-def read_frames(
-    view: KernelView, first: int, last: int
-) -> Iterator[tuple[int, bytes, NDArray[np.int64]]]:
-    """Page frames [first, last) in pieces: direct-map offset, bytes, frames that are missing.
-
-    A missing page reads as zeros.
-    """
-    per_read = _READ >> PAGE_SHIFT
-    for pfn in range(first, last, per_read):
-        count = min(per_read, last - pfn)
-        address = view.space.address(pfn)
-        try:
-            data = view.host.read(address, count << PAGE_SHIFT)
-            yield pfn << PAGE_SHIFT, data, np.zeros(0, np.int64)
-        except ReadFault:
-            pages = np.uint64(address) + np.arange(count, dtype=np.uint64) * np.uint64(PAGE_SIZE)
-            rows, ok = view.host.read_many(pages, PAGE_SIZE)
-            yield pfn << PAGE_SHIFT, rows.tobytes(), pfn + np.flatnonzero(~ok)
-
-
-class _Scan:
-    """The pass's state: what was found so far."""
+class _Pointers:
+    """The scanner for pointers to objects, and what it found so far."""
 
     def __init__(self, view: KernelView, table: SlotTable, stacks: Stacks, wanted: Mask) -> None:
         self._table, self._stacks, self._wanted = table, stacks, wanted
@@ -179,20 +105,13 @@ class _Scan:
         self._dead: list[tuple[Words, NDArray[np.int32]]] = []
         self._kept = np.zeros(table.count, np.uint8)
         self._roots = 0
-        self._offsets = np.empty(_BLOCK, np.uint64)
-        self._mask = np.empty(_BLOCK, np.bool_)
 
-    def look(self, offset: int, data: bytes) -> None:
-        """Take in a piece of memory that begins at direct-map `offset`."""
-        words = np.frombuffer(data, "<u8")
-        for begin in range(0, len(words), _BLOCK):
-            piece = words[begin : begin + _BLOCK]
-            offsets, mask = self._offsets[: len(piece)], self._mask[: len(piece)]
-            np.subtract(piece, self._start, out=offsets)
-            np.less(offsets, self._limit, out=mask)
-            at = np.flatnonzero(mask)
-            if len(at):
-                self._pointers(offset + 8 * (begin + at), offsets[at])
+    def look(self, offset: int, words: Words) -> None:
+        """Take in words that begin at direct-map `offset`."""
+        offsets = words - self._start
+        at = np.flatnonzero(offsets < self._limit)
+        if len(at):
+            self._pointers(offset + 8 * at, offsets[at])
 
     def _pointers(self, where: NDArray[np.int64], offsets: Words) -> None:
         """Words at `where` that point at direct-map `offsets`; most lead to no object."""

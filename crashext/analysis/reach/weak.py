@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crashext.analysis.reach.reachability import Reach
-from crashext.analysis.reach.references import present_frames, read_frames, readable_frames, runs_of
+from crashext.analysis.reach.scan import present_frames, readable_frames, scan_memory
+from crashext.hosts.base import Mask
 from crashext.kernel.access import Words
 from crashext.kernel.addresses import PAGE_SHIFT
 from crashext.kernel.pages.frames import FrameUse
@@ -32,19 +33,20 @@ def weakly_held(marked: Reach, slots: Slots, progress: Progress) -> NDArray[np.b
     view, table = marked.view, marked.table
     starts = table.addresses(slots) - np.uint64(table.start)
     pages = view.memory.maps_of(starts >> np.uint64(PAGE_SHIFT))
-    seen = _Seen(marked, starts, pages)
     present = present_frames(view.host, len(marked.frames.use))
     wanted = readable_frames(view, marked.frames, present, FrameUse.SLAB, FrameUse.KERNEL)
-    for first, last in runs_of(wanted):
-        for offset, data, _ in read_frames(view, first, last):
-            seen.look(offset, data)
-            progress("struct page pointers, physical addresses", last, len(wanted))
+    seen = _WeakReferences(marked, starts, pages, wanted)
+    what = "struct page pointers, physical addresses"
+    scan_memory(view, wanted, present, [seen], progress, what)
     return seen.result()
 
 
-class _Seen:
-    def __init__(self, marked: Reach, starts: Words, pages: Words) -> None:
+class _WeakReferences:
+    """The scanner for struct page pointers and physical addresses, and what it found so far."""
+
+    def __init__(self, marked: Reach, starts: Words, pages: Words, wanted: Mask) -> None:
         self._marked, self._starts, self._pages = marked, starts, pages
+        self._wanted = wanted
         self._physical, self._maps = np.sort(starts), np.unique(pages)
         self._shifted = self._physical + _SHIFT
         self._found: dict[str, list[Words]] = {"physical": [], "shifted": [], "page": []}
@@ -52,9 +54,8 @@ class _Seen:
         lists = [i for i, c in enumerate(view.caches.all) if c.name in _SLAB_LISTS]
         self._lists = np.array(lists, np.uint16)
 
-    def look(self, offset: int, data: bytes) -> None:
-        """Take in a piece of memory that begins at direct-map `offset`."""
-        words = np.frombuffer(data, "<u8")
+    def look(self, offset: int, words: Words) -> None:
+        """Take in words that begin at direct-map `offset`."""
         for name, wanted in (
             ("physical", self._physical),
             ("shifted", self._shifted),
@@ -70,14 +71,14 @@ class _Seen:
     def _counts(self, where: Words, in_objects_only: bool) -> NDArray[np.bool_]:
         """Which words may hold something: those in allocated objects, and, as physical addresses
         are, in pages that a driver shares with its device."""
-        table = self._marked.table
+        table, page = self._marked.table, (where >> np.uint64(PAGE_SHIFT)).astype(np.intp)
         source, _ = table.locate(where)
         at = np.maximum(source, 0)
         good = (source >= 0) & (table.state[at] == State.ALLOCATED)
         good &= ~np.isin(table.caches(at), self._lists)
         if not in_objects_only:
-            good |= table.row_of_page[(where >> np.uint64(PAGE_SHIFT)).astype(np.intp)] < 0
-        return np.asarray(good, np.bool_)
+            good |= table.row_of_page[page] < 0
+        return np.asarray(good & self._wanted[page], np.bool_)
 
     def result(self) -> NDArray[np.bool_]:
         """Which of the objects were named."""
