@@ -8,24 +8,20 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from crashext.analysis.likeness.decode import symbolic
 from crashext.analysis.likeness.words import Kind
 from crashext.analysis.types.fit import Observed
+from crashext.analysis.types.lookups import CODE, Lookups, is_kmalloc
 from crashext.kernel.btf import BtfKind
 from crashext.kernel.fields import Choice, Field, Form, Items
 from crashext.kernel.slab.caches import SlabCache
 
-if TYPE_CHECKING:
-    from crashext.analysis.types.ranking import Ranker
-
 _FOLLOWED = 128  # words whose targets are read
 _TARGETS = 3
 _POINTS = (Kind.SLAB, Kind.DATA_SYMBOL, Kind.MODULE, Kind.DIRECT, Kind.VMALLOC)
-CODE = (Kind.TEXT_SYMBOL, Kind.MODULE)
 TELLS = 0.25
 """Gain from which a field counts as agreeing, and below minus which as disagreeing."""
 
@@ -35,9 +31,6 @@ _CLASS_FITS = 1.0
 _OTHER_SIZE = -0.7
 _CANNOT_BE = -3.0
 _PAGE = 2.0
-PROTOTYPE = 3.0
-OTHER_PROTOTYPE = -2.0
-NO_FUNCTION = -2.0
 _TAKES_IT = 1.5
 _NAMES_IT = 0.7
 _POINTS_TO_MODULE = 0.7
@@ -78,14 +71,14 @@ class Note:
     text: str = ""
 
 
-class Evidence:
+class Votes:
     """What one group's words hold and lead to."""
 
-    def __init__(self, ranker: Ranker, seen: Observed) -> None:
-        self._ranker, self._seen = ranker, seen
-        self._btf = ranker.btf
+    def __init__(self, look: Lookups, seen: Observed) -> None:
+        self._look, self._seen = look, seen
+        self._btf = look.btf
         self._votes: dict[tuple[int, int], float] = {}
-        self._modules = ranker.modules_at(
+        self._modules = look.modules_at(
             seen.words.values[seen.words.kinds == Kind.MODULE].reshape(-1)
         )
         self._targets = self._follow()
@@ -113,7 +106,7 @@ class Evidence:
                 kind = Kind(int(self._seen.words.kinds[row, word]))
                 if value % 8 == 0:
                     asked.append((word, value, weight, kind))
-        looked = self._ranker.follow(
+        looked = self._look.follow(
             np.array([value for _, value, _, _ in asked], np.uint64), [k for *_, k in asked]
         )
         result: dict[int, list[Target]] = {}
@@ -121,7 +114,7 @@ class Evidence:
             result.setdefault(word, []).append(Target(value, weight, kind, seen, takes))
             if seen is not None:
                 found = seen.words.values[seen.words.kinds == Kind.MODULE].reshape(-1)
-                self._modules |= self._ranker.modules_at(found)
+                self._modules |= self._look.modules_at(found)
         return result
 
     def _slots_of(self, word: int) -> list[Slots]:
@@ -132,7 +125,7 @@ class Evidence:
         found, counts = np.unique(details[slab], return_counts=True)
         order = np.argsort(-counts, kind="stable")[:_TARGETS]
         scale = float(slab.mean()) / float(counts[order].sum())
-        caches = self._ranker.view.caches.all
+        caches = self._look.view.caches.all
         return [
             Slots(caches[int(found[i]) >> 32], int(found[i]) & 0xFFFFFFFF, float(counts[i]) * scale)
             for i in order
@@ -141,7 +134,7 @@ class Evidence:
     def gain(self, items: Items, number: int, notes: list[Note], wordy: bool = False) -> float:
         """A struct's fields over the words, votes included; `notes` gets each field's say."""
         total = sum(self._item(item, number, notes, wordy) for item in items)
-        for start, end in self._ranker.holes(items, number):
+        for start, end in self._look.holes(items, number):
             gain = self._seen.hole(start, end)
             total += gain
             notes.append(
@@ -165,7 +158,7 @@ class Evidence:
 
     def _field(self, field: Field, number: int, wordy: bool) -> tuple[float, str]:
         seen = self._seen
-        gain = seen.gain(field, self._ranker.enumerators(field))
+        gain = seen.gain(field, self._look.enumerators(field))
         if field.offset + field.size > seen.length or field.offset % 8 or field.size % 8:
             return gain, self._says(field, []) if wordy else ""
         word = field.offset // 8
@@ -173,20 +166,20 @@ class Evidence:
         if field.form == Form.FUNCTION:
             name = self._btf.name(number)
             for address, weight in self._code[word]:
-                vote, why = self._ranker.function_vote(field, address)
+                vote, why = self._look.function_vote(field, address)
                 if len(name) > 3 and vote >= 0 and self._named(address, name):
                     vote += _NAMES_IT
                     why = why or "named like it"
                 gain += field.share * weight * vote
                 if wordy and why:
-                    said.append(f"{symbolic(self._ranker.view.host, address)}, {why}")
+                    said.append(f"{symbolic(self._look.view.host, address)}, {why}")
         elif field.form == Form.POINTER:
             vote, said = self._pointer(field, number, word, wordy)
             gain += field.share * vote
         return gain, self._says(field, said) if wordy else ""
 
     def _named(self, address: int, name: str) -> bool:
-        symbol = self._ranker.symbol(address)
+        symbol = self._look.symbol(address)
         return symbol is not None and name in symbol.name
 
     def _pointer(
@@ -211,7 +204,7 @@ class Evidence:
                     total += target.weight * _CANNOT_BE
                 elif target.seen is not None:
                     if (target.value, inner) not in self._votes:
-                        fit = _TARGET_WEIGHT * self._ranker.of_target(inner, target.seen)
+                        fit = _TARGET_WEIGHT * self._look.of_target(inner, target.seen)
                         bounded = max(-_TARGET_MOST, min(_TARGET_MOST, fit))
                         self._votes[target.value, inner] = bounded
                     vote = min(0.0, self._votes[target.value, inner])
@@ -231,7 +224,7 @@ class Evidence:
                 taken |= mine & target.takes
                 tables.append(target.value)
         if wordy and tables:
-            where = symbolic(self._ranker.view.host, tables[0])
+            where = symbolic(self._look.view.host, tables[0])
             said.append(f"functions at {where} take a struct {sorted(taken)[0]}")
         share = float((self._seen.words.kinds[:, word] == Kind.VMEMMAP).mean())
         if share and kind == BtfKind.STRUCT:
@@ -253,7 +246,7 @@ class Evidence:
         if slots.offset:
             return 0.0, place
         if is_kmalloc(slots.cache):
-            sizes = self._ranker.kmalloc_sizes
+            sizes = self._look.kmalloc_sizes
             fits = sizes[min(bisect_left(sizes, size), len(sizes) - 1)] == room
             return (_CLASS_FITS, f"{place}, its size class") if fits else (_OTHER_SIZE, place)
         if room - 8 < size <= room:
@@ -291,10 +284,6 @@ class Evidence:
         found, counts = np.unique(kinds, return_counts=True)
         order = np.argsort(-counts, kind="stable")[:2]
         return " or ".join(Kind(int(found[i])).label for i in order)
-
-
-def is_kmalloc(cache: SlabCache) -> bool:
-    return re.match(r"(dma-)?kmalloc-", cache.name) is not None
 
 
 def _named_like(cache: str, name: str) -> bool:

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crashext.hosts.base import Addresses, Bytes, Host, Layout, Mask, ReadFault
+from crashext.kernel import rbtree
 from crashext.kernel.access import Words, column, u64
 
-_MAX_DEPTH = 64  # a red-black tree of 2**32 objects is no deeper
 _ALLOCATED, _REPORTED = 1, 2  # OBJECT_ALLOCATED, OBJECT_REPORTED
 _MAX_RECORD = 4096
 _FRAMES = 16  # MAX_TRACE
@@ -60,39 +60,17 @@ def _root(host: Host) -> int:
 
 def read_records(host: Host, objects: Addresses) -> LeakRecords:
     """Records of allocated objects that begin at `objects`."""
-    n = len(objects)
-    layout, rb = host.layout("struct kmemleak_object"), host.layout("struct rb_node")
-    root = _root(host)
-    if layout is None or rb is None or not root:
-        return _columns(None, np.zeros((n, 0), np.uint8), n)
-    link = np.uint64(layout["rb_node"].offset)
-    left, right = rb["rb_left"].offset, rb["rb_right"].offset
-    rows = np.zeros((n, layout.size), np.uint8)
-    at = np.full(n, root, np.uint64)
-    todo = np.arange(n)
-    for _ in range(_MAX_DEPTH):
-        if not len(todo):
-            break
-        nodes, inverse = np.unique(at[todo], return_inverse=True)
-        found, there = host.read_many(nodes - link, layout.size)
-        pointer = column(found, layout["pointer"])[inverse]
-        wanted = objects[todo]
-        good = there[inverse]
-        hit = good & (pointer == wanted)
-        rows[todo[hit]] = found[inverse[hit]]
-        children = np.where(
-            wanted < pointer,
-            _word(found, int(link) + left)[inverse],
-            _word(found, int(link) + right)[inverse],
-        )
-        at[todo] = children
-        todo = todo[good & ~hit & (children != 0)]
-    return _columns(layout, rows, n)
+    layout, root = host.layout("struct kmemleak_object"), _root(host)
+    if layout is None or not root:
+        return _columns(None, np.zeros((len(objects), 0), np.uint8), len(objects))
+    pointer = layout["pointer"]
 
+    def sides(rows: Bytes, keys: Words) -> NDArray[np.int64]:
+        held = column(rows, pointer)
+        return np.where(keys < held, -1, (keys > held).astype(np.int64))
 
-def _word(rows: Bytes, offset: int) -> Words:
-    part = np.ascontiguousarray(rows[:, offset : offset + 8])
-    return part.view("<u8").reshape(len(rows))
+    rows, _ = rbtree.search(host, root, layout, layout["rb_node"].offset, objects, sides)
+    return _columns(layout, rows, len(objects))
 
 
 def _columns(layout: Layout | None, rows: Bytes, n: int) -> LeakRecords:

@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crashext.hosts.base import Host, ReadFault
-from crashext.kernel.access import Words, column, words_at
+from crashext.kernel import rbtree
+from crashext.kernel.access import Words, column
 from crashext.kernel.addresses import PAGE_SHIFT, PAGE_SIZE
 from crashext.kernel.memmap import MemoryMap
 from crashext.kernel.pages.vmalloc import tree_roots
 
 MAX_AREAS = 1 << 22
 MAX_PAGES = 1 << 26  # 256 GiB of vmalloc memory
-_MAX_LEVELS = 64  # a red-black tree of 2**32 areas is no deeper
 _PIECE = 1 << 12
 VM_IOREMAP, VM_ALLOC, VM_MAP, VM_USERMAP = 1, 2, 4, 8
 
@@ -104,30 +104,12 @@ def read_areas(host: Host, memory: MemoryMap) -> Areas:
 
 
 def _tree(host: Host) -> tuple[Words, int]:
-    """Addresses of all vmap_areas, from the busy trees, a level at a time."""
-    area, rb = host.layout("struct vmap_area"), host.layout("struct rb_node")
-    if area is None or rb is None:
+    """Addresses of all vmap_areas, from the busy trees, and how many could not be read."""
+    area = host.layout("struct vmap_area")
+    if area is None:
         return np.zeros(0, np.uint64), 0
-    link = np.uint64(area["rb_node"].offset)
-    level, ok = words_at(host, np.array(tree_roots(host), np.uint64))
-    faults = int((~ok).sum())
-    level = level[level != 0]
-    found: list[Words] = []
-    seen: set[int] = set()
-    for _ in range(_MAX_LEVELS):
-        fresh = [n for n in level.tolist() if n not in seen]
-        seen.update(fresh)
-        if not fresh or len(seen) > MAX_AREAS:
-            break
-        level = np.array(fresh, np.uint64)
-        found.append(level - link)
-        rows, ok = host.read_many(level, rb.size)
-        faults += int((~ok).sum())
-        children = np.concatenate(
-            [column(rows[ok], rb["rb_left"]), column(rows[ok], rb["rb_right"])]
-        )
-        level = children[children != 0]
-    return np.concatenate(found) if found else np.zeros(0, np.uint64), faults
+    found, faults = rbtree.nodes(host, np.array(tree_roots(host), np.uint64), MAX_AREAS)
+    return found - np.uint64(area["rb_node"].offset), faults
 
 
 def _frames(

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from crashext.hosts.base import Host, Layout, Member, ReadFault
+from crashext.hosts.base import Host, Layout, ReadFault
+from crashext.kernel import rbtree
 from crashext.kernel.access import UnknownLayout, column, require, string, u64, variable, words_at
 
 MAX_CACHES = 65536  # one per memory cgroup and cache before 5.9
@@ -275,29 +276,13 @@ def _aliases(host: Host, cache_layout: Layout) -> dict[int, set[str]]:
     try:
         at = u64(host, kset) + kset_layout["kobj"].offset + kobject["sd"].offset
         root = u64(host, at) + node["dir"].offset + directory["children"].offset
-        level = [u64(host, root)]
     except ReadFault:
         return {}
-    links: list[tuple[int, int]] = []
-    rb = require(host, "struct rb_node", "rb_left", "rb_right")
-    left, right = (
-        Member(node["rb"].offset + rb[side].offset, 8) for side in ("rb_left", "rb_right")
-    )
-    seen = set(level)
-    while level and len(seen) < _MAX_RBTREE:  # the rb-tree, one level at a time
-        starts = np.array(level, np.uint64) - np.uint64(node["rb"].offset)
-        rows, ok = host.read_many(starts, node.size)
-        rows = rows[ok]
-        names, flags = column(rows, node["name"]), column(rows, node["flags"])
-        targets = column(rows, node["symlink"])
-        links += [
-            (int(n), int(t))
-            for n, f, t in zip(names, flags, targets, strict=True)
-            if int(f) & link_flag
-        ]
-        children = np.concatenate([column(rows, side) for side in (left, right)]).tolist()
-        level = [c for c in dict.fromkeys(children) if c and c not in seen]
-        seen.update(level)
+    found, _ = rbtree.nodes(host, np.array([root], np.uint64), _MAX_RBTREE)
+    rows, ok = host.read_many(found - np.uint64(node["rb"].offset), node.size)
+    names, flags, targets = (column(rows[ok], node[n]) for n in ("name", "flags", "symlink"))
+    is_link = flags & np.uint64(link_flag) != 0
+    links = list(zip(names[is_link].tolist(), targets[is_link].tolist(), strict=True))
     aliases: dict[int, set[str]] = {}
     if not links:
         return aliases
