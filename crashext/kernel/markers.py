@@ -36,9 +36,10 @@ _UNLINKED = "unlinked from its list and not freed since"
 
 LIST_POISON = (
     Marker(_POISON_BASE + 0x100, "LIST_POISON1", _UNLINKED, since=(4, 3)),
-    # 8a5e5e02fc83 (4.3) moved the low half; 4c6080cd6f8b (4.20) made 0x200 0x122.
-    Marker(_POISON_BASE + 0x122, "LIST_POISON2", _UNLINKED, since=(4, 20)),
-    Marker(_POISON_BASE + 0x200, "LIST_POISON2", _UNLINKED, since=(4, 3), before=(4, 20)),
+    # 8a5e5e02fc83 (4.3) moved the low half; "tweak LIST_POISON2 for better code generation on
+    # x86_64" (5.3) made 0x200 0x122.
+    Marker(_POISON_BASE + 0x122, "LIST_POISON2", _UNLINKED, since=(5, 3)),
+    Marker(_POISON_BASE + 0x200, "LIST_POISON2", _UNLINKED, since=(4, 3), before=(5, 3)),
     Marker(_POISON_BASE + 0x100100, "LIST_POISON1", _UNLINKED, before=(4, 3)),
     Marker(_POISON_BASE + 0x200200, "LIST_POISON2", _UNLINKED, before=(4, 3)),
 )

@@ -2,7 +2,7 @@
 
 tracefs prints ``func+0x21/0xd0 [mod]``, libtraceevent (trace-cmd, perf) ``func+0x21``, kernels
 before 5.4 the bare address (%lx until "mm, tracing: Print symbol name for call_site in trace
-events", 53c5e8bb5ba6). One place is ``func+0x21`` here, whatever was printed; the module, where
+events"). One place is ``func+0x21`` here, whatever was printed; the module, where
 the trace names it, is beside it and no part of its identity.
 """
 

@@ -107,6 +107,8 @@ RHEL7, RHEL8, DEBIAN12 = (3, 10), (4, 18), (6, 1)
         (0xDEAD000000200200, RHEL7, "LIST_POISON2"),
         (0xDEAD000000000100, RHEL8, "LIST_POISON1"),
         (0xDEAD000000000200, RHEL8, "LIST_POISON2"),
+        (0xDEAD000000000200, (5, 2), "LIST_POISON2"),
+        (0xDEAD000000000122, (5, 3), "LIST_POISON2"),
         (0xDEAD000000000100, DEBIAN12, "LIST_POISON1"),
         (0xDEAD000000000122, DEBIAN12, "LIST_POISON2"),
     ],
@@ -122,9 +124,9 @@ def test_a_kernel_s_own_list_poison_needs_no_explanation(
     ("value", "release", "generation"),
     [
         (0xDEAD000000100100, DEBIAN12, "kernels before 4.3"),
-        (0xDEAD000000000200, DEBIAN12, "kernels from 4.3 to before 4.20"),
-        (0xDEAD000000000122, RHEL7, "kernels since 4.20"),
-        (0xDEAD000000000122, RHEL8, "kernels since 4.20"),
+        (0xDEAD000000000200, DEBIAN12, "kernels from 4.3 to before 5.3"),
+        (0xDEAD000000000122, RHEL7, "kernels since 5.3"),
+        (0xDEAD000000000122, RHEL8, "kernels since 5.3"),
         (0xDEAD000000000100, None, "kernels since 4.3"),
     ],
 )

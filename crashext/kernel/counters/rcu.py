@@ -45,7 +45,7 @@ def _frees(host: Host) -> list[Member]:
     layout = host.layout("struct kfree_rcu_cpu")
     if layout is None:
         return []
-    # 8fc5494ad5fa (6.4) split count into head_count and bulk_count[].
+    # 8fc5494ad5fa (6.3) split count into head_count and bulk_count[].
     if "count" in layout:
         return [layout["count"]]
     members = []

@@ -47,7 +47,7 @@ def watched(host: Host) -> bool:
 
 def _root(host: Host) -> int:
     """First node of the tree; 0 where there is none."""
-    # An rb_root since its beginning but for 85d3a316c714 (3.6), which replaced a prio_tree.
+    # An rb_root since "kmemleak: use rbtree instead of prio tree" (3.7).
     tree = host.address_of("object_tree_root")
     layout = host.layout("struct kmemleak_object")
     if tree is None or layout is None or "rb_node" not in layout or layout.size > _MAX_RECORD:
@@ -78,7 +78,7 @@ def _columns(layout: Layout | None, rows: Bytes, n: int) -> LeakRecords:
     if layout is None:
         empty, no = np.zeros((n, 0), np.uint64), np.zeros(n, np.bool_)
         return LeakRecords(none, empty, none, none, np.zeros((n, 16), np.uint8), no, no)
-    # 56a61617dd22 (6.1) moved the stacks into the depot.
+    # 56a61617dd22 (6.2) moved the stacks into the depot.
     handle, trace = layout.first_of("trace_handle"), layout.first_of("trace")
     inline = np.zeros((n, 0), np.uint64)
     if trace is not None:

@@ -23,7 +23,7 @@ _PROBES = 64  # handles that decide which way of decoding is this kernel's
 # Where the debug info does not have the union: (bits of the pool's number, what is added to it).
 _GENERATIONS = (
     (21, 0),  # cd11016e5f52 (4.6)
-    (16, 0),  # when five bits became the caller's own (5.16 to 6.1)
+    (16, 0),  # when five bits became the caller's own (5.16 to 6.7)
     (17, 0),  # 6.8, which dropped the valid bit
     (17, 1),  # 3ee34eabac2a (6.9): no stack may have handle 0
 )

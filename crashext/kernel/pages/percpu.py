@@ -36,7 +36,7 @@ class PerCpu:
 
 
 def read_percpu(host: Host) -> PerCpu | None:
-    """None where this kernel does not count them (before 7e8a6304d541, 4.20)."""
+    """None where this kernel does not count them (before 7e8a6304d541, 4.19)."""
     populated, units = variable(host, "pcpu_nr_populated"), variable(host, "pcpu_nr_units", 4)
     if populated is None or not units:
         return None

@@ -21,7 +21,8 @@ _MAX_RBTREE = 1 << 17
 _MAX_SLOT = 1 << 25
 _WORD = (1 << 64) - 1
 
-# Flag bits were plain constants until cc61eb851461 (6.9) made them enum _slab_flag_bits.
+# Flag bits were plain constants until "mm, slab: use an enum to define SLAB_ cache creation
+# flags" (6.9) made them enum _slab_flag_bits.
 _LEGACY_FLAGS = {
     "RED_ZONE": 0x400,
     "POISON": 0x800,
@@ -96,7 +97,9 @@ class Caches:
 
 
 def _other_spelling(name: str) -> str:
-    """kmalloc-1024 was renamed kmalloc-1k by f0d7787409 (4.20); both are said."""
+    """kmalloc-1024 is kmalloc-1k since 4.20 ("mm, slab: shorten kmalloc cache names for large
+    sizes"); both are said.
+    """
     prefix, _, size = name.rpartition("-")
     if not prefix.endswith("kmalloc") and "kmalloc" not in prefix:
         return name

@@ -139,7 +139,7 @@ def test_flag_bits_before_the_enum_are_the_old_constants() -> None:
 
 
 def test_flag_bits_since_the_enum_are_its_own() -> None:
-    """cc61eb851461 (6.9): the numbers are the compiler's, and a flag compiled out has none."""
+    """Since 6.9: the numbers are the compiler's, and a flag compiled out has none."""
     host = kernel({"flags": 1 << 1 | 1 << 7})
     host.enumerators = {"_SLAB_RED_ZONE": 1, "_SLAB_POISON": 2, "_SLAB_RECLAIM_ACCOUNT": 7}
     assert read_caches(host).all[0].flags == {"RED_ZONE", "RECLAIM_ACCOUNT"}
@@ -252,7 +252,7 @@ def test_no_cache_at_all_is_said_so() -> None:
     ],
 )
 def test_both_spellings_of_a_kmalloc_size_find_the_cache(name: str, said: str) -> None:
-    """f0d778740909 (4.20) renamed kmalloc-1024 to kmalloc-1k; people and notes use both."""
+    """4.20 renamed kmalloc-1024 to kmalloc-1k; people and notes use both."""
     caches = Caches([slab_cache("kmalloc-64"), slab_cache(name, address=2)], None)
     for spelling in (name, said):
         found = caches.find(spelling)
