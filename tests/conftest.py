@@ -1,10 +1,15 @@
-"""Fixtures: real dumps from the lab, built on first use and kept."""
+"""Fixtures: real dumps from the lab, built on first use and kept.
+
+`make check` runs the tests with $CRASHEXT_NO_LAB set: whatever needs the lab's dumps, or a
+program beside Python, skips, in one line of the summary. Without it nothing skips for the lack
+of a tool: the lab then says what is missing, and the test fails.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import cache
@@ -21,6 +26,30 @@ from tests.lab import Dump, build, must_compile, scenario
 
 SESSIONS = Path(__file__).parent.parent / "sample_sessions"
 
+NO_LAB = bool(os.environ.get("CRASHEXT_NO_LAB"))
+NEEDS_LAB = "needs real kernels' memory or a program beside Python: `make test` runs it"
+
+
+def need_lab() -> None:
+    """Skip the test, or a whole module that asks while it is collected, where there is no lab."""
+    if NO_LAB:
+        pytest.skip(NEEDS_LAB, allow_module_level=True)
+
+
+def only_if(asked: object, otherwise: str) -> pytest.MarkDecorator:
+    """For what even `make test` runs only when it is `asked` to."""
+    return pytest.mark.skipif(NO_LAB or not asked, reason=NEEDS_LAB if NO_LAB else otherwise)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Give all tests that `need_lab` one place, so that the summary folds them to one line."""
+    report = yield
+    if report.skipped and isinstance(report.longrepr, tuple) and NEEDS_LAB in report.longrepr[2]:
+        line = need_lab.__code__.co_firstlineno
+        report.longrepr = (__file__, line, f"Skipped: {NEEDS_LAB}")
+    return report
+
 
 @cache
 def lab_dump(name: str) -> Dump:
@@ -29,6 +58,7 @@ def lab_dump(name: str) -> Dump:
     A scenario whose kernel would have to be compiled first, which takes many, skips the test
     unless $CRASHEXT_KMEMLEAK asks for it.
     """
+    need_lab()
     chosen = scenario(name)
     if must_compile(chosen) and not os.environ.get("CRASHEXT_KMEMLEAK"):
         pytest.skip(

@@ -19,16 +19,16 @@ import pexpect
 import pytest
 
 from crashext.commands import setup
-from tests.conftest import lab_dump, on, run
+from tests.conftest import lab_dump, on, only_if, run
 from tests.lab import read_addresses
 
 BUILDS = [p for p in os.environ.get("CRASHEXT_PYKDUMP", "").split(":") if p]
 FORMS = ("vmcore", "vmcore.kdump", "vmcore.d31")
 PROMPT = r"(?:[\r\n]|\x1b\[[0-9?]*[A-Za-z]|\x1b>)crash> "  # at a line's start: reports say it too
 
-pytestmark = pytest.mark.skipif(
-    not BUILDS or shutil.which("crash") is None,
-    reason="NOT TESTED INSIDE CRASH: set CRASHEXT_PYKDUMP to mpykdump64.so, and install crash",
+pytestmark = only_if(
+    BUILDS and shutil.which("crash"),
+    "NOT TESTED INSIDE CRASH: set CRASHEXT_PYKDUMP to mpykdump64.so, and install crash",
 )
 
 

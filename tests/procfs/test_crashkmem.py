@@ -266,10 +266,10 @@ def test_a_kernel_that_crash_cannot_walk() -> None:
 
 
 def test_complaints_are_bounded() -> None:
-    found = parse(slub(*["kmem: " + "x" * 5000 + "\n"] * 100_000))
+    found = parse(slub(*["kmem: " + "x" * 5000 + "\n"] * 1000))
     assert len(found.errors) == MAX_ERRORS
     assert max(map(len, found.errors)) <= 200
-    assert found.errors[-1] == f"{100_000 - MAX_ERRORS + 1} more lines like these"
+    assert found.errors[-1] == f"{1000 - MAX_ERRORS + 1} more lines like these"
 
 
 def test_a_second_cache_is_left_out() -> None:

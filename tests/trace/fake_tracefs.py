@@ -16,6 +16,7 @@ from crashext.trace import tracefs
 
 SETTINGS = ("tracing_on", "buffer_size_kb", "options/hash-ptr", "options/stacktrace")
 EVENTS = ("kmalloc", "kmem_cache_alloc", "kfree", "kmem_cache_free", "mm_page_alloc")
+LIFE = 0.1
 # As Linux 6.1 prints them, shortened.
 FORMATS = {
     "kmalloc": "field:unsigned long call_site; field:const void * ptr; field:size_t bytes_alloc;",
@@ -67,7 +68,7 @@ def contents(root: Path) -> dict[str, tuple[str, int]]:
 
 
 class Kernel(threading.Thread):
-    """Allocates 64 bytes 100 times a second, and as much again that lives half a second."""
+    """Allocates 64 bytes 100 times a second, and as much again that lives `LIFE` seconds."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(daemon=True)
@@ -125,7 +126,7 @@ class Kernel(threading.Thread):
                     )
                     number += 1
                     self.leaked.append(leak)
-                    waiting.append((now + 0.5, short))
+                    waiting.append((now + LIFE, short))
                     lines += [_alloc(now, leak, "leaky+0x21/0xd0 [mod]")]
                     lines += [_alloc(now, short, "busy+0x10/0x80")]
                 if self.written.get("events/kmem/kfree/enable") == "1":

@@ -7,9 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from crashext.trace.live import Wanted, capture
 from crashext.trace.table import TraceReader
 from tests.conftest import run
 from tests.trace.fake_tracefs import (
+    LIFE,
     Kernel,
     contents,
     empty_and_remove,
@@ -47,10 +47,37 @@ def silent(what: str, done: int, total: int) -> None:
     pass
 
 
+def ctrl_c(when: Callable[[str], bool]) -> live.Progress:
+    """Progress that presses Ctrl-C, once, as soon as what it is told fits."""
+    pressed: list[str] = []
+
+    def press(what: str, done: int, total: int) -> None:
+        if not pressed and when(what):
+            pressed.append(what)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return press
+
+
+def many_events(what: str) -> bool:
+    """More than what lives `LIFE` has events at a time."""
+    return int(what.split()[1].replace(",", "")) > 100
+
+
+@pytest.fixture
+def at_a_terminal() -> Iterator[None]:
+    """Ctrl-C interrupts, though a shell makes what it starts in the background ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(tracefs, "make_folder", fill_instance)
     monkeypatch.setattr(tracefs, "remove_folder", empty_and_remove)
+    monkeypatch.setattr(live, "_SHORTEST_DRAIN", 5 * LIFE)
+    monkeypatch.setattr(live, "_BETWEEN_WORDS", 0.1)
     monkeypatch.setattr(live, "_SLABS", tmp_path / "slab")
     (tmp_path / "slabinfo").write_text(SLABINFO)
     monkeypatch.setattr(live, "_SLABINFO", tmp_path / "slabinfo")
@@ -73,7 +100,7 @@ def _instances(root: Path) -> list[Path]:
 
 def test_what_lives_shorter_than_the_drain_comes_home(root: Path, kernel: Kernel) -> None:
     before = contents(root)
-    summary = capture(Wanted(1.0), silent, root)
+    summary = capture(Wanted(0.4), silent, root)
     assert [(s.function, s.module) for s in summary.sites if s.outstanding] == [
         ("leaky+0x21", "mod")
     ]
@@ -122,28 +149,27 @@ def test_names_of_caches_where_the_events_have_them(
     assert named == f'{mine} && (name == "dentry")'
 
 
-@pytest.mark.usefixtures("kernel")
+@pytest.mark.usefixtures("kernel", "at_a_terminal")
 def test_ctrl_c_keeps_what_was_traced(root: Path) -> None:
     before = contents(root)
     begun = time.monotonic()
-    threading.Timer(0.7, os.kill, (os.getpid(), signal.SIGINT)).start()
-    summary = capture(Wanted(30.0), silent, root)
-    assert time.monotonic() - begun < 15
+    summary = capture(Wanted(60.0), ctrl_c(many_events), root)
+    assert time.monotonic() - begun < 30
     assert summary.interrupted
     assert next(s for s in summary.sites if s.outstanding).function == "leaky+0x21"
     assert not _instances(root)
     assert contents(root) == before
 
 
+@pytest.mark.usefixtures("at_a_terminal")
 def test_ctrl_c_before_anything_was_traced(root: Path) -> None:
-    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
-        capture(Wanted(30.0), silent, root)
+        capture(Wanted(60.0), ctrl_c(lambda what: True), root)
     assert not _instances(root)
 
 
 @pytest.mark.parametrize("moment", ["make_folder", "remove_folder"])
-@pytest.mark.usefixtures("kernel")
+@pytest.mark.usefixtures("kernel", "at_a_terminal")
 def test_ctrl_c_while_the_instance_comes_or_goes(
     root: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:

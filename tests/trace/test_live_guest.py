@@ -10,11 +10,12 @@ from typing import Any
 import jsonschema
 import pytest
 
+from tests.conftest import only_if
 from tests.lab.live import run_live
 
-pytestmark = pytest.mark.skipif(
-    not os.environ.get("CRASHEXT_LIVE"),
-    reason="boots a guest that carries Python for some minutes: make test-live, or CRASHEXT_LIVE=1",
+pytestmark = only_if(
+    os.environ.get("CRASHEXT_LIVE"),
+    "boots a guest that carries Python for some minutes: make test-live, or CRASHEXT_LIVE=1",
 )
 
 

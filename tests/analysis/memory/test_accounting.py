@@ -178,7 +178,6 @@ def test_names_from_the_dump_cannot_reach_the_terminal() -> None:
     assert "\x07" not in text
 
 
-@pytest.mark.skipif("process" not in SCENARIOS, reason="this lab has no such guest")
 def test_user_space_is_named() -> None:
     eater = accounting("process").processes[0]
     assert eater.comm == "labuser"

@@ -59,7 +59,7 @@ def test_heads_cover_everything_and_none_is_under_another(seed: int) -> None:
     inner = edges[~made.marks.reached[edges].any(axis=1)]
     heads = found.heads.tolist()
     assert plainly(count, inner, heads) == lost  # they cover everything
-    under = {h: plainly(count, inner, [h]) for h in heads[:200]}
+    under = {h: plainly(count, inner, [h]) for h in rng.permutation(heads)[:20].tolist()}
     for head, below in under.items():
         # A head that another head leads to would be no head, a ring they share included.
         assert not (below & set(heads)) - {head}
