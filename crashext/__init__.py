@@ -1,3 +1,3 @@
 """crashext finds kernel memory leaks in crash dumps: similarity, decoding, evidence."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
