@@ -22,7 +22,7 @@ from crashext.kernel.slab.families import by_name, family, parent
 from crashext.procfs.kmemleak import KmemleakGroup
 from crashext.procfs.pageowner import PageOwner
 from crashext.procfs.slabinfo import SlabLine
-from crashext.procfs.stacks import PrintedFrame, passes_on
+from crashext.procfs.stacks import PrintedFrame, wanted_at
 
 _FRAMES = 6
 _GROUPS = 5
@@ -134,13 +134,9 @@ def _is_area(group: KmemleakGroup) -> bool:
 
 
 def _allocator(frames: Sequence[PrintedFrame]) -> list[PrintedFrame]:
-    """The innermost frames, which only pass an allocation on."""
-    own = []
-    for frame in frames:
-        if not passes_on(frame.symbol):
-            break
-        own.append(frame)
-    return own
+    """The innermost frames, which allocate for others."""
+    at = wanted_at(frames)
+    return list(frames if at is None else frames[:at])
 
 
 def _lost(group: KmemleakGroup, snapshot: Snapshot) -> LostFact:

@@ -85,8 +85,6 @@ MAGIC32 = {
     0x5A2CF071: ("RED_ACTIVE", "SLAB red zone of an allocated object (32-bit, old kernels)"),
 }
 
-MAX_ERRNO = 4095
-
 BY_VALUE = {m.value: m for m in (*LIST_POISON, *OTHER_POISON)}
 
 

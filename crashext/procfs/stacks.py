@@ -1,13 +1,12 @@
-"""Call stacks as text: what `%pS` prints, in kmemleak's, page_owner's and alloc_traces' files.
-
-It knows which functions only pass an allocation on; it does not know what the others do.
-"""
+"""Call stacks as text: what `%pS` prints, in kmemleak's, page_owner's and alloc_traces' files."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+
+from crashext.allocators import beyond_helpers
 
 MAX_FRAMES = 32  # the kernel keeps 16; syzbot adds inlined ones
 _MAX_KNOWN = 1 << 16  # a kernel has fewer call sites that allocate
@@ -22,24 +21,6 @@ _FRAME = re.compile(
     (?:\s+\[(?P<module>(?!inline\])[\w-]{1,64})(?:\s[0-9a-f]{1,64})?\])?
     (?P<place>\s+[\w./+-]{1,200}:\d{1,7})?
     (?P<inline>\s+\[inline\])?\s*""",
-    re.ASCII | re.VERBOSE,
-)
-_SUFFIX = re.compile(r"(?:_noprof|\.(?:isra|constprop|part|cold|llvm)(?:\.\d+)?|\.\d+)+$")
-_PASSES_ON = re.compile(
-    r"""(?:
-      kmemleak_\w+ | create_object | __create_object | log_early
-    | _{0,3}kmalloc\w* | _{0,2}kmem_cache_(?:alloc|zalloc)\w* | kzalloc\w* | kcalloc
-    | _{0,3}(?:do_)?k(?:v|z)?(?:re|m|c|z)alloc\w* | __do_kmalloc\w* | kmem_alloc_\w+_node
-    | slab_(?:post_)?alloc\w* | _{2,3}slab_alloc\w* | allocate_slab | new_slab\w* | alloc_slab_page
-    | cache_alloc_refill | cache_grow\w* | kmem_getpages | fallback_alloc | ____cache_alloc\w*
-    | k(?:mem|str)n?dup\w* | memdup_user\w* | strndup_user | kstrdup_const
-    | k?v?asprintf\w* | kvasprintf\w* | kasprintf
-    | _{0,2}v(?:m|z|re)alloc\w* | __vmalloc_\w+ | vmap\w*
-    | _{0,2}alloc_(?:frozen_)?pages?\w* | _{0,2}alloc_pages_\w+ | alloc_page_\w+
-    | _{0,2}folio_alloc\w* | _{0,2}get_free_pages? | get_zeroed_page\w* | get_page_from_freelist
-    | prep_new_page | post_alloc_hook | _{0,2}set_page_owner\w* | save_stack\w* | dump_stack\w*
-    | _{0,2}kasan_\w+ | stack_trace_save | set_track\w* | alloc_pages_exact\w*
-    )""",
     re.ASCII | re.VERBOSE,
 )
 
@@ -97,14 +78,15 @@ def parse_frames(
     return tuple(f for f in frames if f is not None)[:MAX_FRAMES]
 
 
-def origin(frames: Iterable[PrintedFrame]) -> PrintedFrame | None:
-    """The innermost function that wanted the memory, not one that passes allocations on."""
-    return next((f for f in frames if not passes_on(f.symbol)), None)
+def wanted_at(frames: Sequence[PrintedFrame]) -> int | None:
+    """The place of `origin` in the stack."""
+    return beyond_helpers(f.symbol for f in frames)
 
 
-def passes_on(function: str) -> bool:
-    """Whether `function` belongs to an allocator or wraps one, whoever calls it."""
-    return _PASSES_ON.fullmatch(_SUFFIX.sub("", function)) is not None
+def origin(frames: Sequence[PrintedFrame]) -> PrintedFrame | None:
+    """The innermost function that wanted the memory, not one that allocates for others."""
+    at = wanted_at(frames)
+    return None if at is None else frames[at]
 
 
 def module_of(frames: Iterable[PrintedFrame]) -> str:

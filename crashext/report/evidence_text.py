@@ -5,6 +5,7 @@ from __future__ import annotations
 from crashext.analysis.results.evidence import Allocator
 from crashext.analysis.results.reports import Group
 from crashext.report.safe import safe
+from crashext.wording import part_of, plural
 
 _FEW_FRAMES = 5
 _FEW_SITES = 3
@@ -26,8 +27,7 @@ def allocator_lines(group: Group, verbose: bool) -> list[str]:
     hidden = group.allocators[len(shown) :]
     if hidden:
         objects = sum(a.objects for a in hidden)
-        noun = "site" if len(hidden) == 1 else "sites"
-        lines.append(f"{len(hidden)} more {noun} (-v shows), {objects:,} objects")
+        lines.append(f"{plural(len(hidden), 'more site')} (-v shows), {plural(objects, 'object')}")
     if group.unattributed:
         lines.append(safe(group.unattributed))
     if verbose:
@@ -42,7 +42,7 @@ def allocator_headline(allocator: Allocator) -> str:
     note = f", {safe(allocator.note)}" if allocator.note else ""
     return (
         f"{verb} {safe(allocator.site)}{module} ({safe(allocator.rung)}, "
-        f"{allocator.objects:,} of {allocator.of:,} looked at){note}"
+        f"{part_of(allocator.objects, allocator.of)} looked at){note}"
     )
 
 
@@ -51,5 +51,5 @@ def _stack(allocator: Allocator, verbose: bool) -> list[str]:
     lines = [f"    {safe(frame)}" for frame in stack]
     more = len(allocator.stack) - len(stack)
     if more:
-        lines.append(f"    ... {more} more frame{'s' * (more > 1)} (-v shows)")
+        lines.append(f"    ... {plural(more, 'more frame')} (-v shows)")
     return lines

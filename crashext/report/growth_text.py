@@ -6,10 +6,10 @@ from rich.console import Console
 from rich.text import Text
 
 from crashext.analysis.memory.growth import CacheGrowth, CallerGrowth, Growth
-from crashext.analysis.verdict.verdict import bracketed
 from crashext.report.safe import safe
-from crashext.report.tables import duration, new_table, show_table, signed, size
+from crashext.report.tables import new_table, show_table
 from crashext.report.text import line
+from crashext.wording import called, difference_text, duration, percent, size_text
 
 _FEW, _MANY = 8, 40
 _NO_MEMORY = ("DirectMap", "Commit", "MemFree", "MemAvailable", "VmallocTotal", "VmallocChunk")
@@ -35,17 +35,17 @@ def print_growth(growth: Growth, console: Console, verbose: bool) -> None:
         line(console, f"    {note}", _DIM)
     table = new_table("left", "right", "right", "right", "right", "left")
     table.add_row("cache", "objects", "slabs", "bytes", "an hour", "", style=_DIM)
-    grown = [c for c in growth.caches if c.bytes > 0 or c.active_objs > 0]
-    for cache in grown[:rows]:
+    caches = [c for c in growth.caches if c.bytes > 0 or c.active_objs > 0]
+    for cache in caches[:rows]:
         table.add_row(
             safe(cache.name),
             f"{cache.active_objs:+,}",
             f"{cache.slabs:+,}",
-            signed(cache.bytes),
+            difference_text(cache.bytes),
             _rate(growth, cache.bytes),
             Text(_shape(cache), style=_DIM),
         )
-    if grown:
+    if caches:
         show_table(console, table)
     for title, lines in (
         (
@@ -63,27 +63,27 @@ def print_growth(growth: Growth, console: Console, verbose: bool) -> None:
     ):
         table = new_table("left", "right", "right")
         for name, difference in lines[:rows]:
-            table.add_row(f"{title}: {name}", signed(difference), _rate(growth, difference))
+            table.add_row(
+                f"{title}: {name}", difference_text(difference), _rate(growth, difference)
+            )
         if lines:
             show_table(console, table)
     shrunk = sum(c.bytes for c in growth.caches if c.bytes < 0)
     if shrunk:
-        line(console, f"    other caches shrank by {size(-shrunk)}", _DIM)
+        line(console, f"    other caches shrank by {size_text(-shrunk)}", _DIM)
 
 
 def _shape(cache: CacheGrowth) -> str:
     if cache.fragmenting:
-        return (
-            f"fragmentation: use fell from {100 * cache.use[0]:.0f} % to {100 * cache.use[1]:.0f} %"
-        )
+        return f"fragmentation: use fell from {percent(cache.use[0])} to {percent(cache.use[1])}"
     return "at every step" if len(cache.steps) > 2 and cache.steady else ""
 
 
 def _rate(growth: Growth, difference: int) -> str:
     rate = growth.per_hour(difference)
-    return "" if rate is None else signed(round(rate))
+    return "" if rate is None else difference_text(round(rate))
 
 
 def _caller(caller: CallerGrowth) -> str:
-    who = safe(bracketed(caller.function or "nobody noted", caller.module))
+    who = safe(called(caller.function, caller.module))
     return f"{who}, {caller.areas:+,} areas"

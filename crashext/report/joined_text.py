@@ -11,8 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from crashext.analysis.results.joined import JoinedTrace, MarkedCache, MarkedSite
-from crashext.report.counts import count_text, plural
+from crashext.report.counts import count_text
 from crashext.report.safe import safe
+from crashext.wording import plural, some_of
 
 _FEW_SITES, _MANY_SITES = 10, 200
 _CLEARLY = 2
@@ -142,9 +143,8 @@ def _outcomes(cache: MarkedCache) -> list[str]:
         )
     innocent = [g for g in cache.groups if not g.suspect and g.alike]
     if cache.by_reach and innocent:
-        names = ", ".join(f"group {g.number} ({g.alike:,})" for g in innocent[:4])
-        more = f" and {len(innocent) - 4} more" if len(innocent) > 4 else ""
-        lines.append(f"not marked, of groups that are in use: {names}{more}")
+        names = some_of([f"group {g.number} ({g.alike:,})" for g in innocent], 4)
+        lines.append(f"not marked, of groups that are in use: {names}")
     return lines
 
 

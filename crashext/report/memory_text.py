@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from crashext.analysis.memory.accounting import Accounting, Check, Unaccounted
 from crashext.analysis.memory.memsplit import MemorySplit
 from crashext.analysis.memory.pagegroups import PageGroup
-from crashext.report.counts import bytes_text, plural
 from crashext.report.safe import safe
+from crashext.wording import called, part_of, percent, percent_of, plural, size_text
 
 _FEW = 5
 _KINDS = {
@@ -41,14 +41,10 @@ def memory_lines(accounting: Accounting, rows: int = _FEW) -> list[str]:
 
 
 def _headline(split: MemorySplit) -> str:
-    groups = ", ".join(f"{bytes_text(split.sum(g))} {g}" for g in ("free", "user", "kernel"))
+    groups = ", ".join(f"{size_text(split.sum(g))} {g}" for g in ("free", "user", "kernel"))
     return (
-        f"{bytes_text(split.total)} of memory: {groups}, {_signed(split.unaccounted)} unaccounted"
+        f"{size_text(split.total)} of memory: {groups}, {size_text(split.unaccounted)} unaccounted"
     )
-
-
-def _signed(n: int) -> str:
-    return f"-{bytes_text(-n)}" if n < 0 else bytes_text(n)
 
 
 def _split(split: MemorySplit) -> Iterator[str]:
@@ -61,8 +57,8 @@ def _split(split: MemorySplit) -> Iterator[str]:
 
 
 def _row(name: str, size: int, total: int, note: str) -> str:
-    share = f"{100 * size / total:5.1f} %" if total else ""
-    text = f"  {name:<34} {_signed(size):>12} {share}"
+    share = percent_of(size, total) if total else ""
+    text = f"  {name:<34} {size_text(size):>12} {share:>7}"
     return f"{text}  {safe(note)}" if note else text
 
 
@@ -71,17 +67,17 @@ def _aside(accounting: Accounting) -> Iterator[str]:
     for pool in accounting.huge_pages:
         if pool.pages:
             yield (
-                f"  huge pages of {bytes_text(pool.size)}: {pool.pages:,}, {pool.free:,} free, "
+                f"  huge pages of {size_text(pool.size)}: {pool.pages:,}, {pool.free:,} free, "
                 f"{pool.reserved:,} reserved, {pool.surplus:,} surplus"
             )
     if accounting.mlocked:
-        yield f"  locked in memory (mlock): {bytes_text(accounting.mlocked)}"
+        yield f"  locked in memory (mlock): {size_text(accounting.mlocked)}"
     reserved = accounting.reserved
     if reserved is not None:
         yield (
-            f"  outside MemTotal, reserved at boot: {bytes_text(reserved.total)} (kernel image "
-            f"{bytes_text(reserved.image)}, memory map {bytes_text(reserved.memory_map)}, per-CPU "
-            f"{bytes_text(reserved.percpu)})"
+            f"  outside MemTotal, reserved at boot: {size_text(reserved.total)} (kernel image "
+            f"{size_text(reserved.image)}, memory map {size_text(reserved.memory_map)}, per-CPU "
+            f"{size_text(reserved.percpu)})"
         )
 
 
@@ -101,8 +97,8 @@ def _checks(accounting: Accounting) -> Iterator[str]:
 
 def _disagreement(check: Check) -> str:
     return (
-        f"  {check.name}: {_signed(check.counted)} by the counters, {_signed(check.found)} by page "
-        f"frames"
+        f"  {check.name}: {size_text(check.counted)} by the counters, "
+        f"{size_text(check.found)} by page frames"
     )
 
 
@@ -113,9 +109,9 @@ def _unaccounted(rest: Unaccounted, rows: int) -> Iterator[str]:
     if rest.with_kmalloc:
         yield f"  {plural(rest.with_kmalloc, 'page')} of large kmalloc()s are among these pages"
     if rest.unreadable:
-        yield f"  {rest.unreadable:,} of the {rest.sampled:,} pages sampled are not in the dump"
+        yield f"  {part_of(rest.unreadable, rest.sampled, 'sampled page')} are not in the dump"
     for group in rest.groups[:rows]:
-        yield f"  {100 * group.share:5.1f} %  {plural(group.pages, 'page'):>14}  {_group(group)}"
+        yield f"  {percent(group.share):>7}  {plural(group.pages, 'page'):>14}  {_group(group)}"
 
 
 def _group(group: PageGroup) -> str:
@@ -133,9 +129,8 @@ def _callers(accounting: Accounting, rows: int) -> Iterator[str]:
     if some:
         yield "vmalloc by caller:"
     for c in some:
-        module = f" [{safe(c.module)}]" if c.module else ""
-        name = safe(c.function) or "nobody is noted"
-        yield f"  {bytes_text(c.bytes):>12}  {plural(c.areas, 'area'):>12}  {name}{module}"
+        name = safe(called(c.function, c.module))
+        yield f"  {size_text(c.bytes):>12}  {plural(c.areas, 'area'):>12}  {name}"
 
 
 def _users(accounting: Accounting, rows: int) -> Iterator[str]:
@@ -151,8 +146,8 @@ def _users(accounting: Accounting, rows: int) -> Iterator[str]:
             ("huge pages", p.hugetlb),
             ("locked", p.locked),
         )
-        parts = ", ".join(f"{name} {bytes_text(size)}" for name, size in kinds if size)
-        yield f"  {bytes_text(p.rss):>12}  {safe(p.comm)} (pid {p.pid}): {parts}"
+        parts = ", ".join(f"{name} {size_text(size)}" for name, size in kinds if size)
+        yield f"  {size_text(p.rss):>12}  {safe(p.comm)} (pid {p.pid}): {parts}"
     some = [t for t in accounting.tmpfs if t.bytes][:rows]
     if some:
         yield "Files in memory (tmpfs and its kin):"
@@ -160,6 +155,6 @@ def _users(accounting: Accounting, rows: int) -> Iterator[str]:
         where = f"{safe(t.kind)} on {safe(t.mounted)}" if t.mounted else "the kernel's own mount"
         files = plural(t.files, "file") + ("" if t.complete else " and more")
         largest = ", ".join(
-            f"{safe(f.name) or 'no name'} {bytes_text(f.bytes)}" for f in t.largest[:1]
+            f"{safe(f.name) or 'no name'} {size_text(f.bytes)}" for f in t.largest[:1]
         )
-        yield f"  {bytes_text(t.bytes):>12}  {where}: {files}, largest {largest}"
+        yield f"  {size_text(t.bytes):>12}  {where}: {files}, largest {largest}"

@@ -12,11 +12,11 @@ from rich.console import Console
 from crashext.analysis.results.evidence import OrphanGroup
 from crashext.analysis.results.reports import OrphanReport
 from crashext.hosts.base import HostError
-from crashext.report.counts import bytes_text, plural
 from crashext.report.evidence_text import allocator_headline
 from crashext.report.reach_text import reachability_lines
 from crashext.report.safe import safe
 from crashext.report.text import footer, line
+from crashext.wording import percent_of, plural, size_text, some_of
 
 _FEW_GROUPS = 12
 _FEW_NOTES = 3
@@ -27,12 +27,12 @@ _CHUNK = 1 << 16
 def print_orphan_report(report: OrphanReport, console: Console, verbose: bool) -> None:
     """The first line is the answer."""
     totals = report.totals
-    share = 100 * totals.bytes / totals.judged_bytes if totals.judged_bytes else 0.0
     unexplained = totals.objects - totals.explained
     what = plural(totals.objects, "object")
     answer = (
         f"{what} of {totals.judged:,} cannot be reached from anywhere: "
-        f"{bytes_text(totals.bytes)} of {bytes_text(totals.judged_bytes)} ({share:.2g} %), "
+        f"{size_text(totals.bytes)} of {size_text(totals.judged_bytes)} "
+        f"({percent_of(totals.bytes, totals.judged_bytes)}), "
         f"under {plural(totals.heads, 'head')}"
     )
     if not totals.objects:
@@ -67,13 +67,12 @@ def _group(console: Console, group: OrphanGroup, verbose: bool) -> None:
         console,
         f"  {safe(group.cache)}: {about}{plural(group.heads, 'object')}"
         + (f" and {about}{below:,} below them" if below else "")
-        + f", {about}{bytes_text(group.bytes)}",
+        + f", {about}{size_text(group.bytes)}",
         "bold cyan",
     )
     if group.below:
-        parts = [f"{safe(b.cache)} {about}{b.objects:,}" for b in group.below[:_FEW_BELOW]]
-        more = len(group.below) - _FEW_BELOW
-        line(console, "    below: " + ", ".join(parts) + (f" and {more} more" * (more > 0)))
+        parts = [f"{safe(b.cache)} {about}{b.objects:,}" for b in group.below]
+        line(console, f"    below: {some_of(parts, _FEW_BELOW)}")
     for allocator in group.allocators[: _FEW_BELOW if verbose else 1]:
         line(console, f"    - {allocator_headline(allocator)}")
     for note in group.notes if verbose else group.notes[:_FEW_NOTES]:

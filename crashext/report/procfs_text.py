@@ -12,12 +12,13 @@ from crashext.kernel.slab.families import Family
 from crashext.procfs.kmemleak import KmemleakReport
 from crashext.procfs.pageowner import PageOwner
 from crashext.procfs.processes import Process
-from crashext.procfs.stacks import PrintedFrame, passes_on
+from crashext.procfs.stacks import PrintedFrame, wanted_at
 from crashext.report.growth_text import print_growth
 from crashext.report.safe import safe
-from crashext.report.tables import duration, new_table, show_table, size
+from crashext.report.tables import new_table, show_table
 from crashext.report.text import line
 from crashext.report.verdict_text import print_verdicts
+from crashext.wording import called, duration, percent_of, plural, size_text, some_of
 
 _FEW, _MANY = 8, 40
 _FEW_FRAMES = 6
@@ -62,9 +63,9 @@ def _headline(report: ProcReport) -> str:
     split = report.split
     if split is None:
         return "how memory is split is not known: no usable meminfo"
-    parts = [f"{size(split.total)} of memory: {size(split.sum('free'))} free"]
-    parts += [f"{size(split.sum(g))} {g}" for g in ("user", "kernel")]
-    parts.append(f"{size(split.unaccounted)} in no counter")
+    parts = [f"{size_text(split.total)} of memory: {size_text(split.sum('free'))} free"]
+    parts += [f"{size_text(split.sum(g))} {g}" for g in ("user", "kernel")]
+    parts.append(f"{size_text(split.unaccounted)} in no counter")
     return ", ".join(parts)
 
 
@@ -73,36 +74,36 @@ def _split(console: Console, split: MemorySplit) -> None:
     for part in split.parts:
         table.add_row(
             f"{part.group}: {part.name}" if part.group != "free" else "free",
-            size(part.bytes),
-            _percent(part.bytes, split.total),
+            size_text(part.bytes),
+            percent_of(part.bytes, split.total),
             Text(safe(part.note), style=_DIM),
         )
     note = "counters overlap, or were read at different moments" if split.unaccounted < 0 else ""
-    unaccounted = _percent(split.unaccounted, split.total)
-    table.add_row("unaccounted", size(split.unaccounted), unaccounted, Text(note, style=_DIM))
-    table.add_row("MemTotal", size(split.total), "", "")
+    unaccounted = percent_of(split.unaccounted, split.total)
+    table.add_row("unaccounted", size_text(split.unaccounted), unaccounted, Text(note, style=_DIM))
+    table.add_row("MemTotal", size_text(split.total), "", "")
     show_table(console, table)
 
 
 def _families(console: Console, report: ProcReport, rows: int) -> None:
     slabs, page = report.snapshot.slabs, report.snapshot.page_size
     total = sum(f.pages for f in report.families) * page
-    line(console, f"Slab caches, {len(report.families):,} families, {size(total)}:", _HEAD)
+    line(console, f"Slab caches, {len(report.families):,} families, {size_text(total)}:", _HEAD)
     table = new_table("left", "right", "right", "right", "left")
     table.add_row("cache", "bytes", "objects", "in use", "", style=_DIM)
     for family in report.families[:rows]:
         table.add_row(
             safe(family.name),
-            size(family.pages * page),
+            size_text(family.pages * page),
             f"{family.active_objs:,}",
-            _percent(family.active_objs, family.num_objs) if family.num_objs else "",
+            percent_of(family.active_objs, family.num_objs) if family.num_objs else "",
             Text(safe(_members(family, page)), style=_DIM),
         )
     show_table(console, table)
     counted = report.snapshot.meminfo.get("Slab") if report.snapshot.meminfo else None
     if slabs is not None and counted is not None and counted > total:
         what = "kmalloc() of more than a cache's largest size, and what changed meanwhile"
-        line(console, f"    {size(counted - total)} of Slab is in no cache: {what}", _DIM)
+        line(console, f"    {size_text(counted - total)} of Slab is in no cache: {what}", _DIM)
 
 
 def _members(family: Family, page: int) -> str:
@@ -110,24 +111,23 @@ def _members(family: Family, page: int) -> str:
     held = [m for m in family.members if m.pages]
     if len(held) < 2:
         return held[0].name if held and held[0].name != family.name else ""
-    more = f" and {len(held) - 4} more" if len(held) > 4 else ""
-    return ", ".join(f"{m.name} {size(m.pages * page)}" for m in held[:4]) + more
+    return some_of([f"{m.name} {size_text(m.pages * page)}" for m in held], 4)
 
 
 def _vmalloc(console: Console, report: ProcReport, rows: int) -> None:
     page = report.snapshot.page_size
     total = sum(c.pages for c in report.vmalloc)
-    line(console, f"vmalloc, {total:,} pages, {size(total * page)}:", _HEAD)
+    line(console, f"vmalloc, {total:,} pages, {size_text(total * page)}:", _HEAD)
     table = new_table("left", "right", "right", "right", "right")
     table.add_row("caller", "areas", "pages", "bytes", "share", style=_DIM)
     for caller in report.vmalloc[:rows]:
         stacks = " (tasks' stacks)" if caller.example.is_stack else ""
         table.add_row(
-            safe(_called(caller.example.caller, caller.module)) + stacks,
+            safe(called(caller.example.caller, caller.module)) + stacks,
             f"{caller.areas:,}",
             f"{caller.pages:,}",
-            size(caller.pages * page),
-            _percent(caller.pages, total),
+            size_text(caller.pages * page),
+            percent_of(caller.pages, total),
         )
     show_table(console, table)
 
@@ -136,16 +136,16 @@ def _kmemleak(console: Console, found: KmemleakReport, rows: int) -> None:
     if not found.objects:
         line(console, "kmemleak: its file reports nothing", _HEAD)
         return
-    objects = _plural(found.objects, "unreferenced object")
-    groups = _plural(len(found.groups), "call stack")
-    line(console, f"kmemleak: {objects}, {size(found.size)}, {groups}:", _HEAD)
+    objects = plural(found.objects, "unreferenced object")
+    groups = plural(len(found.groups), "call stack")
+    line(console, f"kmemleak: {objects}, {size_text(found.size)}, {groups}:", _HEAD)
     for group in found.groups[:rows]:
         one = str(group.smallest) if group.smallest == group.largest else "various"
         who = f", {safe(group.comm)} (pid {group.pid})" if group.pid is not None else ""
         age = f", {duration(group.age[0])} to {duration(group.age[1])} old" if group.age else ""
         line(
             console,
-            f"    {group.count:,} of {one} bytes, {size(group.size)}: "
+            f"    {group.count:,} of {one} bytes, {size_text(group.size)}: "
             f"{_named(group.origin, group.module)}{who}{age}; such as {group.example:x}",
         )
         _stack(console, group.frames)
@@ -158,8 +158,8 @@ def _page_owner(console: Console, snapshot: Snapshot, found: PageOwner, rows: in
     pages = sum(g.pages for g in mine)
     line(
         console,
-        f"page_owner: {found.pages:,} pages; {pages:,} of them, {size(pages * page)}, are neither "
-        "slab nor vmalloc nor movable:",
+        f"page_owner: {found.pages:,} pages; {pages:,} of them, {size_text(pages * page)}, are "
+        "neither slab nor vmalloc nor movable:",
         _HEAD,
     )
     for group in mine[:rows]:
@@ -167,7 +167,7 @@ def _page_owner(console: Console, snapshot: Snapshot, found: PageOwner, rows: in
         who = f", {safe(group.comm)} (pid {group.pid})" if group.pid is not None else ""
         line(
             console,
-            f"    {group.pages:,} pages, {size(group.pages * page)}"
+            f"    {group.pages:,} pages, {size_text(group.pages * page)}"
             f"{f' ({orders})' if orders else ''}: {_named(group.origin, group.module)}{who}",
         )
         _stack(console, group.frames)
@@ -198,8 +198,8 @@ def _allocinfo(console: Console, snapshot: Snapshot, rows: int) -> None:
         module = f" [{tag.module}]" if tag.module else ""
         doubt = "" if tag.accurate else " (not accurate)"
         table.add_row(
-            size(tag.bytes),
-            _plural(tag.calls, "call"),
+            size_text(tag.bytes),
+            plural(tag.calls, "call"),
             safe(f"{tag.function}{module} {tag.file}:{tag.line}{doubt}"),
         )
     show_table(console, table)
@@ -213,7 +213,9 @@ def _processes(console: Console, processes: tuple[Process, ...], rows: int) -> N
     shown = [p for p in processes if p.rss or p.swap]
     for p in shown[:rows]:
         sizes = (p.rss, p.rss_anon, p.rss_file, p.rss_shmem, p.swap, p.page_tables)
-        table.add_row(str(p.pid), safe(p.comm[:40]), *("" if s is None else size(s) for s in sizes))
+        table.add_row(
+            str(p.pid), safe(p.comm[:40]), *("" if s is None else size_text(s) for s in sizes)
+        )
     show_table(console, table)
 
 
@@ -227,10 +229,10 @@ def _footer(console: Console, snapshot: Snapshot) -> None:
 
 def _stack(console: Console, frames: tuple[PrintedFrame, ...]) -> None:
     """The frames that say something: the allocator's own are left out."""
-    start = next((i for i, f in enumerate(frames) if not passes_on(f.symbol)), 0)
+    start = wanted_at(frames) or 0
     shown = frames[start : start + _FEW_FRAMES]
     more = " <- ..." if len(frames) > start + _FEW_FRAMES else ""
-    text = " <- ".join(safe(_called(f.symbol, f.module)) for f in shown)
+    text = " <- ".join(safe(called(f.symbol, f.module)) for f in shown)
     if text:
         line(console, f"        {text}{more}", _DIM)
 
@@ -242,18 +244,6 @@ def _named(origin: PrintedFrame | None, module: str) -> str:
     return safe(f"{origin}{via}")
 
 
-def _called(function: str, module: str) -> str:
-    return f"{function or 'nobody noted'}{f' [{module}]' if module else ''}"
-
-
 def _rest(console: Console, hidden: int, noun: str) -> None:
     if hidden > 0:
-        line(console, f"    {_plural(hidden, f'more {noun}')} (-v shows more)", _DIM)
-
-
-def _plural(n: int, noun: str) -> str:
-    return f"{n:,} {noun}" + ("s" if n != 1 else "")
-
-
-def _percent(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.1f} %" if whole else ""
+        line(console, f"    {plural(hidden, f'more {noun}')} (-v shows more)", _DIM)

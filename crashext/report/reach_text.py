@@ -5,6 +5,7 @@ from __future__ import annotations
 from crashext.analysis.results.evidence import Held, Reachability
 from crashext.analysis.results.reports import Group
 from crashext.report.counts import share_text
+from crashext.wording import percent, some_of
 
 _STEPS = " -> "
 _FEW = 3
@@ -25,12 +26,12 @@ def headline(group: Group) -> str:
         name, count = held.holders[0]
         total = sum(n for _, n in held.holders)
         by = f"held by {name}" if 2 * count >= total else "still in use"
-        return by + (f"; {100 * lost:.1f} % are not" if lost >= 0.001 else "")
+        return by + (f"; {percent(lost)} are not" if lost >= 0.001 else "")
     return ""
 
 
 def _unless_all(share: float) -> str:
-    return "" if share >= 0.9995 else f" ({100 * share:.1f} %)"
+    return "" if share >= 0.9995 else f" ({percent(share)})"
 
 
 def held_lines(group: Group, verbose: bool) -> list[str]:
@@ -41,9 +42,8 @@ def held_lines(group: Group, verbose: bool) -> list[str]:
     lines = [f"reach: {_classes(held)} ({held.examined:,} looked at)"]
     if held.holders:
         shown = held.holders if verbose else held.holders[:_FEW]
-        names = ", ".join(f"{name} ({count:,})" for name, count in shown)
-        more = len(held.holders) - len(shown)
-        lines.append(f"held by {names}" + (f" and {more} more" if more else ""))
+        names = [f"{name} ({count:,})" for name, count in held.holders]
+        lines.append(f"held by {some_of(names, len(shown))}")
     chains = held.chains if verbose else held.chains[:1]
     lines += [f"{_STEPS.join(chain.steps)}: {chain.target:x}" for chain in chains]
     return lines

@@ -1,4 +1,4 @@
-"""Tables without borders, and numbers in them."""
+"""Tables without borders."""
 
 from __future__ import annotations
 
@@ -16,25 +16,3 @@ def new_table(*columns: str) -> Table:
 
 def show_table(console: Console, table: Table) -> None:
     console.print(Padding(table, (0, 0, 0, 4)))
-
-
-def signed(n: int) -> str:
-    return f"+{size(n)}" if n >= 0 else size(n)
-
-
-def size(n: int) -> str:
-    """Bytes for a reader; negative ones with their sign."""
-    value = float(abs(n))
-    sign = "-" if n < 0 else ""
-    for unit in ("bytes", "KiB", "MiB", "GiB", "TiB"):
-        if value < 1024 or unit == "TiB":
-            break
-        value /= 1024
-    return f"{sign}{abs(n):,} bytes" if unit == "bytes" else f"{sign}{value:,.1f} {unit}"
-
-
-def duration(seconds: float) -> str:
-    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.0f} seconds"

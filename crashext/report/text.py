@@ -23,13 +23,14 @@ from crashext.analysis.results.reports import (
     Subject,
     Word,
 )
-from crashext.report.counts import bytes_text, count_text, plural, share_text
+from crashext.report.counts import count_text, share_text
 from crashext.report.evidence_text import allocator_lines
 from crashext.report.joined_text import print_joined
 from crashext.report.reach_text import headline, held_lines, reachability_lines
 from crashext.report.safe import safe
 from crashext.report.types_text import member_lines, type_lines
 from crashext.skipped import Skipped
+from crashext.wording import percent, plural, size_text, some_of
 
 _FEW_GROUPS = 3
 _FEW_WORDS = 32
@@ -90,7 +91,7 @@ def _headline(console: Console, cache: CacheReport) -> None:
     note = f": {told}" if told else ""
     likeness = (
         f"{count_text(first.objects)} of {count_text(cache.allocated)} objects "
-        f"({share_text(first.share)}) are alike, {bytes_text(size)}"
+        f"({share_text(first.share)}) are alike, {size_text(size)}"
     )
     if cache.walker == "kmem":
         likeness = (
@@ -158,7 +159,7 @@ def _cache(console: Console, cache: CacheReport, verbose: bool) -> None:
 
 
 def _group(console: Console, number: int, group: Group, slot_size: int, verbose: bool) -> None:
-    size = f", {bytes_text(group.objects.estimate * slot_size)}" if slot_size else ""
+    size = f", {size_text(group.objects.estimate * slot_size)}" if slot_size else ""
     line(
         console,
         f"  group {number}: {count_text(group.objects)} objects ({share_text(group.share)}){size}; "
@@ -214,7 +215,7 @@ def _meaning(word: Word, in_group: bool) -> str:
         if not word.varies:
             parts.append("same in all")
         elif word.agreement < 0.995:
-            parts.append(f"{word.varies}; {100 * word.agreement:.3g} % are alike here")
+            parts.append(f"{word.varies}; {percent(word.agreement)} are alike here")
         else:
             parts.append(word.varies)
     return " | ".join(parts)
@@ -249,18 +250,17 @@ def _kin(console: Console, kin: Kin, threshold: float) -> None:
         _BOLD,
     )
     if kin.residue:
-        line(console, f"  so are {100 * kin.residue:.3g} % of the cache's free slots")
+        line(console, f"  so are {percent(kin.residue)} of the cache's free slots")
     if kin.listed is not None:
         line(console, f"  {len(kin.listed):,} addresses are listed below")
 
 
 def _pair(console: Console, pair: Pair) -> None:
-    where = ", ".join(f"+{o:#x}" for o in pair.differing[:16])
-    more = f" and {len(pair.differing) - 16} more" if len(pair.differing) > 16 else ""
-    differing = f"differing at {where}{more}" if pair.differing else "no word differs"
+    where = some_of([f"+{o:#x}" for o in pair.differing], 16)
+    differing = f"differing at {where}" if pair.differing else "no word differs"
     line(
         console,
-        f"{pair.first:x} and {pair.second:x}: {100 * pair.similarity:.1f} % alike, {differing}",
+        f"{pair.first:x} and {pair.second:x}: {percent(pair.similarity)} alike, {differing}",
         _BOLD,
     )
 

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from crashext.report.safe import safe
 from crashext.trace.summary import Cache, Site, TraceSummary
+from crashext.wording import difference_text, plural, size_text
 
 _FEW_SITES, _MANY_SITES = 20, 200
 _FEW_CACHES, _MANY_CACHES = 10, 100
@@ -53,9 +54,9 @@ def print_trace(trace: TraceSummary, console: Console, verbose: bool) -> None:
 def _headline(trace: TraceSummary) -> str:
     held = len(trace.outstanding)
     said = (
-        f"{_plural(trace.allocs, 'allocation')} and {_plural(trace.frees, 'free')} in "
-        f"{trace.seconds:,.3f} s; {_plural(held, 'object')} outstanding, "
-        f"{_bytes(int(trace.outstanding.size.sum()))}"
+        f"{plural(trace.allocs, 'allocation')} and {plural(trace.frees, 'free')} in "
+        f"{trace.seconds:,.3f} s; {plural(held, 'object')} outstanding, "
+        f"{size_text(int(trace.outstanding.size.sum()))}"
     )
     if not held:
         return said
@@ -89,7 +90,7 @@ def _sites(console: Console, sites: tuple[Site, ...], marked: bool, limit: int) 
     rest = held[limit:]
     if rest:
         objects = sum(site.outstanding for site in rest)
-        _line(console, f"  {_plural(len(rest), 'more place')} with {objects:,} outstanding")
+        _line(console, f"  {plural(len(rest), 'more place')} with {objects:,} outstanding")
 
 
 def _caches(console: Console, trace: TraceSummary, verbose: bool) -> None:
@@ -102,17 +103,16 @@ def _caches(console: Console, trace: TraceSummary, verbose: bool) -> None:
         _line(
             console,
             f"  {safe(cache.name)}: alloc {cache.allocs} free {cache.frees}, "
-            f"{_bytes(cache.bytes)} outstanding, {_rate(cache)}",
+            f"{size_text(cache.bytes)} outstanding, {_rate(cache)}",
         )
     if grown[limit:]:
-        _line(console, f"  {_plural(len(grown) - limit, 'more cache')} (-v shows)")
+        _line(console, f"  {plural(len(grown) - limit, 'more cache')} (-v shows)")
 
 
 def _rate(cache: Cache) -> str:
-    sign = "-" if cache.per_hour < 0 else "+"
     parts = len(cache.growth)
     grew = sum(1 for n in cache.growth if n > 0)
-    return f"{sign}{_bytes(round(abs(cache.per_hour)))} an hour; grew in {grew} of {parts} periods"
+    return f"{difference_text(round(cache.per_hour))} an hour; grew in {grew} of {parts} periods"
 
 
 def _tasks(console: Console, trace: TraceSummary, limit: int) -> None:
@@ -154,16 +154,3 @@ def _table() -> Table:
 
 def _line(console: Console, text: str, style: str = "") -> None:
     console.print(Text(text, style=style))
-
-
-def _plural(n: int, noun: str) -> str:
-    return f"{n:,} {noun}" + ("s" if n != 1 else "")
-
-
-def _bytes(n: int) -> str:
-    value = float(n)
-    for unit in ("bytes", "KiB", "MiB", "GiB", "TiB"):
-        if value < 1024 or unit == "TiB":
-            break
-        value /= 1024
-    return f"{n:,} bytes" if unit == "bytes" else f"{value:,.1f} {unit}"

@@ -6,6 +6,7 @@ from crashext.analysis.results.evidence import TypeCandidate
 from crashext.analysis.results.reports import Group, MemberValue
 from crashext.analysis.types.candidates import inconclusive, rivals
 from crashext.report.safe import safe
+from crashext.wording import some_of
 
 _LEAST = 0.3
 _SHOWN = 3
@@ -24,9 +25,8 @@ def type_lines(group: Group, verbose: bool) -> list[str]:
     if inconclusive(best):
         line = f"type: cannot tell; the least unlikely is {_name(best)} ({_score(best)})"
     elif len(equal) > 1:
-        named = ", ".join(f"{_name(t)} ({t.score:.2f})" for t in equal[:_SHOWN])
-        more = f" and {len(equal) - _SHOWN} more" if len(equal) > _SHOWN else ""
-        line = f"type: cannot tell between {named}{more}: they explain the words equally well"
+        named = some_of([f"{_name(t)} ({t.score:.2f})" for t in equal], _SHOWN)
+        line = f"type: cannot tell between {named}: they explain the words equally well"
     else:
         line = f"may be {_name(best)} ({_score(best)})"
         second = next((t for t in others if t.score >= _LEAST), None)

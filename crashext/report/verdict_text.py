@@ -10,12 +10,12 @@ from crashext.analysis.overview import Overview
 from crashext.analysis.verdict.facts import CacheFact, Facts
 from crashext.analysis.verdict.verdict import Verdict
 from crashext.kernel.slab.families import bucket_owners, family
-from crashext.report.counts import bytes_text
 from crashext.report.growth_text import print_growth
 from crashext.report.memory_text import memory_lines
 from crashext.report.reach_text import reachability_lines
 from crashext.report.safe import safe
 from crashext.report.text import footer, line
+from crashext.wording import percent, size_text
 
 _FEW_CACHES, _MANY_CACHES = 5, 20
 _FEW_MEMBERS = 3
@@ -92,9 +92,9 @@ def cache_families(caches: Sequence[CacheFact]) -> list[tuple[str, list[CacheFac
 
 def _sum(caches: Sequence[CacheFact]) -> str:
     allocated, slots = sum(c.allocated for c in caches), sum(c.slots for c in caches)
-    use = 100 * allocated / slots if slots else 100.0
-    size = bytes_text(sum(c.bytes for c in caches))
-    return f"{size:>10}  {allocated:>11,} objects, {use:3.0f} % used"
+    use = percent(allocated / slots if slots else 1.0)
+    size = size_text(sum(c.bytes for c in caches))
+    return f"{size:>10}  {allocated:>11,} objects, {use:>7} used"
 
 
 def _cache(facts: Facts, cache: CacheFact) -> str:
@@ -106,5 +106,5 @@ def _cache(facts: Facts, cache: CacheFact) -> str:
         parts.append(f"{lost:,} unreachable")
     holder = next((h for h in facts.holders if h.cache == cache.name and h.share >= 0.5), None)
     if holder is not None and not holder.root.startswith(_NAMELESS):
-        parts.append(f"{100 * holder.share:.0f} % held by {safe(holder.root)}")
+        parts.append(f"{percent(holder.share)} held by {safe(holder.root)}")
     return "; ".join(parts)

@@ -79,7 +79,7 @@ def test_a_gibibyte_of_one_caller_is_named_with_pages_and_share(tmp_path: Path) 
     found = only(saved(tmp_path, vmalloc=1 << 20, vmallocinfo=GIGABYTE))
     assert (found.kind, found.where, found.bytes) == ("held-growth", "vmalloc", 1 << 30)
     assert (found.culprit.caller, found.culprit.module) == ("kmem_alloc", "kmem_test")
-    assert "kmem_alloc [kmem_test] holds 1.0 GiB of vmalloc memory, 26 % of all" in found.says
+    assert "kmem_alloc [kmem_test] holds 1.0 GiB of vmalloc memory, 26.1 % of all" in found.says
     assert "1 area of one caller, 262,144 pages" in found.evidence
     assert any("only a vmcore would tell whether" in t for t in found.against)
 

@@ -296,7 +296,7 @@ def test_missing_pages_are_counted_and_named() -> None:
     seen = reachability_of(found)
     assert seen.pages_missing == found.references.coverage.missing_slab == len(lost)
     assert seen.pages_present + seen.pages_missing == whole.references.coverage.present
-    assert any("orphan may mean unseen" in n for n in seen.notes)
+    assert any("looks like an orphan" in n for n in seen.notes)
     assert any(f"{len(lost):,} of the missing pages are slab pages" in n for n in seen.notes)
     links = addresses("chain", "chain")
     classes = found.classes(found.table.at(links))

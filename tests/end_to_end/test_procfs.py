@@ -56,7 +56,7 @@ def test_one_saved_line_will_do(tmp_path: Path) -> None:
     (tmp_path / "vmallocinfo").write_text(GIGABYTE)
     out = run("leakscan", "--procfs", tmp_path).out
     (row,) = [line for line in out.splitlines() if "kmem_alloc+" in line]
-    assert " ".join(row.split()) == "kmem_alloc+0x13/0x30 [kmem_test] 1 262,144 1.0 GiB 100.0 %"
+    assert " ".join(row.split()) == "kmem_alloc+0x13/0x30 [kmem_test] 1 262,144 1.0 GiB 100 %"
     assert "no meminfo here" in out
 
 

@@ -53,7 +53,7 @@ def test_a_family_ranks_by_its_sum_and_hides_no_member() -> None:
         "kmalloc-128",  # the other has no slab
     ]
     assert "944.0 KiB" in lines[0]
-    assert f"{944 * KIB // 128:,} objects,  50 % used" in lines[0]
+    assert f"{944 * KIB // 128:,} objects,  50.0 % used" in lines[0]
     few = printed(FAMILIES)[1:]
     assert [line.split()[0] for line in few[1:5]] == [
         "kmalloc-64",

@@ -9,7 +9,10 @@ from numpy.typing import NDArray
 
 from crashext.analysis.likeness.words import Kind, WordMap, count_distinct
 from crashext.kernel.access import Words
+from crashext.kernel.errnos import MAX_ERRNO
 from crashext.kernel.slab.caches import Caches
+
+Integers = Words | NDArray[np.int64]
 
 _NUMBERS = (Kind.ZERO, Kind.SMALL, Kind.INT)
 _MAX_NAMED = 3
@@ -98,13 +101,13 @@ def _variation(
         low = values & np.uint64(0xFFFFFFFF)
         high = values >> np.uint64(32)
         if (high == high[0]).all():
-            return "low half " + _numbers(low, population)
+            return "low half " + _numbers(_signed(low), population)
         if (low == low[0]).all():
-            return "high half " + _numbers(high, population)
+            return "high half " + _numbers(_signed(high), population)
     return different
 
 
-def _different(values: Words) -> str:
+def _different(values: Integers) -> str:
     n = count_distinct(values)
     return "each different" if n == len(values) else f"{n:,} values"
 
@@ -116,7 +119,13 @@ def _labels(kinds: NDArray[np.uint8]) -> str:
     return ", ".join(Kind(int(found[i])).label for i in order)
 
 
-def _numbers(numbers: Words, population: int) -> str:
+def _signed(halves: Words) -> NDArray[np.int64]:
+    """32-bit numbers, those that may be a negated error as the negative numbers they are."""
+    numbers = halves.astype(np.int64)
+    return np.where(numbers >= (1 << 32) - MAX_ERRNO, numbers - (1 << 32), numbers)
+
+
+def _numbers(numbers: Integers, population: int) -> str:
     low, high = int(numbers.min()), int(numbers.max())
     # A counter: hardly a value twice, and not much wider than the objects it numbers.
     distinct = count_distinct(numbers) >= 0.95 * len(numbers)

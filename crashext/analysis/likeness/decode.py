@@ -5,13 +5,12 @@ It decodes the few words that are shown, so it may look things up one by one.
 
 from __future__ import annotations
 
-import errno
-
 import numpy as np
 
-from crashext.analysis.likeness.words import Classifier, Kind
+from crashext.analysis.likeness.words import PAIR_HALF, Classifier, Kind
 from crashext.analysis.results.reports import Hop
 from crashext.hosts.base import Host, ReadFault
+from crashext.kernel.errnos import as_error, error_name
 from crashext.kernel.markers import BY_VALUE, FILLED, MAGIC32, POISON_END, describe, release_tuple
 from crashext.kernel.pages.describe import describe_page
 from crashext.kernel.pages.vmalloc import area_at
@@ -45,6 +44,21 @@ def printable_run(word: int) -> str:
             break
         text += chr(byte)
     return text
+
+
+def number_text(value: int, bits: int) -> str:
+    """A word of `bits` bits as a number; small negative ones with the error they may be."""
+    negative = as_error(value, bits)
+    if negative is None:
+        return str(value)
+    error = error_name(negative)
+    return f"{negative} ({error})" if error else str(negative)
+
+
+def two_numbers(word: int) -> str:
+    """``-110 (-ETIMEDOUT), 5 (two 32-bit numbers)``"""
+    low, high = number_text(word & 0xFFFFFFFF, 32), number_text(word >> 32, 32)
+    return f"{low}, {high} (two 32-bit numbers)"
 
 
 class Decoder:
@@ -83,14 +97,14 @@ class Decoder:
             case Kind.PERCPU:
                 return "per-CPU pointer"
             case Kind.ERR_PTR:
-                number = (1 << 64) - value
-                return f"-{errno.errorcode.get(number, number)} (error pointer)"
+                number = value - (1 << 64)
+                return f"{error_name(number) or number} (error pointer)"
             case Kind.NEGATIVE:
                 return str(value - (1 << 64))
             case Kind.SMALL | Kind.INT:
                 return self._number(value)
             case Kind.PAIR:
-                return f"{value & 0xFFFFFFFF}, {value >> 32} (two 32-bit numbers)"
+                return two_numbers(value)
             case Kind.ASCII:
                 return f'"{printable_run(value)}"'
             case Kind.USER:
@@ -114,17 +128,16 @@ class Decoder:
     def _number(self, value: int) -> str:
         if value in MAGIC32:
             return "{}: {}".format(*MAGIC32[value])
-        return str(value)
+        return str(value) if as_error(value, 32) is None else two_numbers(value)
 
     def _opaque(self, value: int) -> str:
         halves = (value & 0xFFFFFFFF, value >> 32)
         for half in halves:
             if half in MAGIC32:
                 return "{}: {}".format(*MAGIC32[half])
-        low, high = halves
-        if high == 0xFFFFFFFF:
-            return f"{low}, -1 (two 32-bit numbers)"
-        return ""
+        errors = [as_error(half, 32) is not None for half in halves]
+        plausible = all(e or half < PAIR_HALF for e, half in zip(errors, halves, strict=True))
+        return two_numbers(value) if plausible or halves[1] == 0xFFFFFFFF else ""
 
     def _bare_pointer(self, value: int, kind: Kind) -> str:
         """A kernel address by its range alone, and a vmalloc area by the kernel's own list."""

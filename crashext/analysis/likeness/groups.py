@@ -16,6 +16,7 @@ from crashext.analysis.likeness.words import Kind, WordMap
 from crashext.analysis.results.estimate import Estimate, Share, clustered_share
 from crashext.analysis.results.reports import Group, Hop, Word
 from crashext.kernel.access import Words
+from crashext.wording import percent, some_of
 
 _RESIDUE_SAYS = 0.1
 _MOST = 0.5
@@ -210,9 +211,8 @@ def _notes(words: tuple[Word, ...], residue: float | None) -> tuple[str, ...]:
 
 
 def _places(words: list[Word]) -> str:
-    offsets = [f"+{w.offset:#x}" for w in words[:_PLACES]]
-    return ", ".join(offsets) + (f" and {len(words) - _PLACES} more" * (len(words) > _PLACES))
+    return some_of([f"+{w.offset:#x}" for w in words], _PLACES)
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.3g} %" if share < 1 else "all"
+    return percent(share) if share < 1 else "all"

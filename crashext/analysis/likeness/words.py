@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from crashext.hosts.base import Bytes, Module
 from crashext.kernel.access import Words
 from crashext.kernel.addresses import USER_HIGH, USER_LOW, AddressSpace, Range
-from crashext.kernel.markers import FILLED, LIST_POISON, MAX_ERRNO, OTHER_POISON, POISON_END
+from crashext.kernel.errnos import MAX_ERRNO
+from crashext.kernel.markers import FILLED, LIST_POISON, OTHER_POISON, POISON_END
 from crashext.kernel.slab.pointers import SlabPointers
 
 SMALL = 0xFFFF
-_PAIR_HALF = 1 << 24  # two 32-bit numbers in one word: both plausible as counts, sizes or ids
+PAIR_HALF = 1 << 24  # two 32-bit numbers in one word: both plausible as counts, sizes or ids
 _MIN_TEXT = 5
 _PIE_LOW, _PIE_HIGH = 0x550000000000, 0x570000000000  # ELF_ET_DYN_BASE and its randomisation
 _PRINTABLE = np.zeros(256, np.bool_)
@@ -178,7 +179,7 @@ def row_hash(words: Words) -> Words:
     return result
 
 
-def count_distinct(values: Words) -> int:
+def count_distinct(values: Words | NDArray[np.int64]) -> int:
     """How many different values; sorting is three times faster than numpy 2.4's hashed unique."""
     ordered = np.sort(values)
     return int(np.count_nonzero(ordered[1:] != ordered[:-1])) + 1 if len(ordered) else 0
@@ -248,7 +249,7 @@ class Classifier:
         settle(text, Kind.ASCII)
         settle(values < np.uint64(1 << 32), Kind.INT)
         low, high = values & np.uint64(0xFFFFFFFF), values >> np.uint64(32)
-        settle((low < _PAIR_HALF) & (high < _PAIR_HALF), Kind.PAIR)
+        settle((low < PAIR_HALF) & (high < PAIR_HALF), Kind.PAIR)
         settle((values >= USER_LOW) & (values <= USER_HIGH), Kind.USER)
         return WordMap(values, kinds, details)
 

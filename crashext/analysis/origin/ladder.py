@@ -29,6 +29,7 @@ from crashext.kernel.origin.stackdepot import StackDepot
 from crashext.kernel.origin.tracks import read_tracks, tracked
 from crashext.kernel.slab.caches import SlabCache
 from crashext.kernel.slab.view import KernelView
+from crashext.wording import some_of
 
 MAX_OBJECTS = 4096
 """Objects of a group that are looked at, spread over it."""
@@ -314,5 +315,4 @@ def _pids(pids: Words, comm: dict[int, str]) -> str:
         f"{int(found[i])}" + (f" ({comm[int(found[i])]})" if int(found[i]) in comm else "")
         for i in order[:_NAMED_PIDS]
     ]
-    more = f" and {len(order) - _NAMED_PIDS:,} more" if len(order) > _NAMED_PIDS else ""
-    return f"pid{'s' * (len(order) > 1)} {', '.join(names)}{more}"
+    return f"pid{'s' * (len(order) > 1)} {some_of(names, _NAMED_PIDS, len(order))}"

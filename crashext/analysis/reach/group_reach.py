@@ -15,6 +15,7 @@ from crashext.analysis.results.estimate import Share, clustered_share
 from crashext.analysis.results.evidence import Held, Reachability
 from crashext.kernel.access import Words
 from crashext.kernel.slab.objects import State
+from crashext.wording import percent_of
 
 
 def held(
@@ -87,11 +88,10 @@ def reachability_of(marked: Reach) -> Reachability:
     doubts = misgivings(marked)
     notes = [f"do not believe it: {doubt}" for doubt in doubts]
     if coverage.missing and coverage.missing >= total // 200:
-        share = 100 * coverage.missing / total
         notes.append(
-            f"{share:.1f} % of kernel memory ({coverage.missing:,} pages) is not in this dump: "
-            "orphan may mean unseen (level 1 of makedumpfile leaves out pages of zeros, which "
-            "point at nothing)"
+            f"{percent_of(coverage.missing, total)} of kernel memory ({coverage.missing:,} pages) "
+            "is not in this dump: what only they point at looks like an orphan (level 1 of "
+            "makedumpfile leaves out pages of zeros, which point at nothing)"
         )
     if coverage.missing_slab:
         notes.append(

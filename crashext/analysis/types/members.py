@@ -22,6 +22,7 @@ from crashext.hosts.base import HostError, ReadFault
 from crashext.hosts.derived import derived
 from crashext.kernel.access import words_at
 from crashext.kernel.btf import Btf, BtfKind
+from crashext.kernel.errnos import error_name
 from crashext.kernel.fields import Field, Fields, Form, flat
 from crashext.kernel.slab.view import KernelView
 
@@ -261,7 +262,8 @@ def _number(value: int, slot: PlacedMember) -> str:
         return f"{known} ({value})"
     if (slot.signed or slot.form == Form.ENUM) and value >> (bits - 1) & 1 and bits >= 8:
         value -= 1 << bits
-    return str(value)
+    error = error_name(value)
+    return f"{value} ({error})" if error else str(value)
 
 
 def _array(raw: bytes, slot: PlacedMember) -> str:

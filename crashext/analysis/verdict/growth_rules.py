@@ -10,10 +10,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from crashext.analysis.memory.growth import CacheGrowth, CallerGrowth, Growth
-from crashext.analysis.sizes import size_text
 from crashext.analysis.verdict.facts import CacheFact, Facts
-from crashext.analysis.verdict.verdict import Culprit, Verdict, bracketed, share, share_text
+from crashext.analysis.verdict.verdict import Culprit, Verdict
+from crashext.analysis.verdict.wording import areas_of
 from crashext.kernel.slab.families import bucket_owners, family
+from crashext.wording import bracketed, called, percent, percent_of, size_text
 
 GROWN_LEAST = 1 << 20
 GROWN_SHARE = 0.005
@@ -88,10 +89,7 @@ def _fragmented(facts: Facts, cache: CacheGrowth, largest: CacheFact) -> Verdict
         "medium",
         f"{cache.name} grows in slabs, but not in objects: {size_text(cache.bytes)} of holes, "
         "not a leak",
-        (
-            f"its use fell from {share_text(cache.use[0])} to {share_text(cache.use[1])} of "
-            "its slots",
-        ),
+        (f"its use fell from {percent(cache.use[0])} to {percent(cache.use[1])} of its slots",),
         (),
         _scan(facts, largest),
     )
@@ -103,7 +101,7 @@ def _scan(facts: Facts, cache: CacheFact) -> str:
 
 def _held_areas(facts: Facts, caller: CallerGrowth) -> Verdict:
     looked = facts.reachability is not None
-    who = bracketed(caller.function or "nobody noted", caller.module)
+    who = called(caller.function, caller.module)
     return Verdict(
         "held-growth",
         "vmalloc",
@@ -115,7 +113,7 @@ def _held_areas(facts: Facts, caller: CallerGrowth) -> Verdict:
         ("its areas are still pointed at",)
         if looked
         else ("growth alone is no leak: nobody looked whether they are still held",),
-        f"crash> kmem -v | grep -i {caller.module or caller.function}",
+        areas_of(caller.function, caller.module),
     )
 
 
@@ -183,5 +181,5 @@ def _growth(
 def _amount(facts: Facts, growth: Growth, size: int) -> str:
     rate = growth.per_hour(size)
     hourly = f", {size_text(round(rate))} per hour" if rate is not None else ""
-    of_all = f" ({share(size, facts.total)} of memory)" if facts.total else ""
+    of_all = f" ({percent_of(size, facts.total)} of memory)" if facts.total else ""
     return f"{size_text(size)}{of_all}{hourly}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from crashext.analysis.sizes import size_text
 from crashext.analysis.verdict.facts import Facts, PagesFact
 from crashext.analysis.verdict.thresholds import (
     AREAS_LEAST,
@@ -14,8 +13,9 @@ from crashext.analysis.verdict.thresholds import (
     USER_SHARE,
     excessive,
 )
-from crashext.analysis.verdict.verdict import Culprit, Verdict, bracketed, plural, share, share_text
-from crashext.analysis.verdict.wording import allocated_by, confidence, doubts
+from crashext.analysis.verdict.verdict import Culprit, Verdict
+from crashext.analysis.verdict.wording import allocated_by, areas_of, confidence, doubts
+from crashext.wording import called, percent, percent_of, plural, size_text
 
 _SAYS = 0.05
 
@@ -34,15 +34,15 @@ def lost_areas(facts: Facts) -> Iterator[Verdict]:
             lost,
             confidence(facts),
             f"{size_text(lost)} of vmalloc memory is leaked: nothing points into the areas of "
-            f"{bracketed(fact.caller, fact.module)}",
+            f"{called(fact.caller, fact.module)}",
             (
                 f"{plural(fact.areas, 'area')} of one caller, {fact.pages:,} pages, "
                 f"{size_text(fact.bytes)}: "
-                f"{share(fact.bytes, facts.total)} of memory",
+                f"{percent_of(fact.bytes, facts.total)} of memory",
                 f"no live word points into {size_text(lost)} of them",
             ),
             doubts(facts),
-            f"crash> kmem -v | grep -i {fact.module or fact.caller.split('+')[0]}",
+            areas_of(fact.caller, fact.module),
         )
 
 
@@ -65,11 +65,11 @@ def large_areas(facts: Facts) -> Iterator[Verdict]:
             Culprit(caller=fact.caller, module=fact.module),
             fact.bytes,
             "medium" if fact.unnamed is not None else "low",
-            f"{bracketed(fact.caller, fact.module)} holds {size_text(fact.bytes)} of vmalloc "
-            f"memory, {share(fact.bytes, facts.total)} of all",
+            f"{called(fact.caller, fact.module)} holds {size_text(fact.bytes)} of vmalloc "
+            f"memory, {percent_of(fact.bytes, facts.total)} of all",
             (f"{plural(fact.areas, 'area')} of one caller, {fact.pages:,} pages",),
             (held,),
-            f"crash> kmem -v | grep -i {fact.module or fact.caller.split('+')[0]}",
+            areas_of(fact.caller, fact.module),
         )
 
 
@@ -85,10 +85,12 @@ def lost_pages(facts: Facts) -> Iterator[Verdict]:
     if pages.unnamed is None and not module:
         yield _unseen_pages(facts, pages)
         return
-    evidence = [f"{share(size, facts.total)} of memory is in no counter and no known structure"]
+    evidence = [
+        f"{percent_of(size, facts.total)} of memory is in no counter and no known structure"
+    ]
     if pages.unnamed is not None:
         evidence.append(f"no pointer leads to {size_text(pages.unnamed)} of it")
-    evidence += [f"{share_text(part)} of these pages: {what}" for what, _, part in _most(pages)]
+    evidence += [f"{percent(part)} of these pages: {what}" for what, _, part in _most(pages)]
     against = doubts(facts)
     if pages.unnamed is not None and 2 * pages.unnamed < size:
         against += (f"pointers lead to {size_text(size - pages.unnamed)} of it",)
@@ -121,8 +123,8 @@ def _unseen_pages(facts: Facts, pages: PagesFact) -> Verdict:
         "low",
         f"cannot tell: {size_text(pages.bytes)} of pages are in no counter: leaked, or a driver's",
         (
-            f"{share(pages.bytes, facts.total)} of memory is in no counter",
-            *(f"{share_text(part)} of these pages: {what}" for what, _, part in _most(pages)),
+            f"{percent_of(pages.bytes, facts.total)} of memory is in no counter",
+            *(f"{percent(part)} of these pages: {what}" for what, _, part in _most(pages)),
         ),
         () if facts.source == "procfs" else ("nobody looked who points at these pages",),
         "boot with page_owner=on where the kernel has it: it names who allocates pages",

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from crashext.analysis.sizes import size_text
 from crashext.analysis.verdict.facts import Facts
 from crashext.analysis.verdict.growth_rules import completed, grown
 from crashext.analysis.verdict.page_rules import large_areas, lost_areas, lost_pages
@@ -23,8 +22,9 @@ from crashext.analysis.verdict.slab_rules import (
 )
 from crashext.analysis.verdict.thresholds import RECLAIMABLE_SHARE, excessive
 from crashext.analysis.verdict.user_rules import user_space
-from crashext.analysis.verdict.verdict import Culprit, Verdict, bracketed, share
+from crashext.analysis.verdict.verdict import Culprit, Verdict
 from crashext.analysis.verdict.wording import confidence, doubts, not_seen
+from crashext.wording import called, percent_of, size_text
 
 _SEVERITY = (
     "leak",
@@ -118,7 +118,9 @@ def unseen(facts: Facts, found: Sequence[Verdict]) -> Iterator[Verdict]:
     if stuck < RECLAIMABLE_SHARE * facts.total and not excessive(stuck, facts.total):
         return
     largest = next((c for c in facts.caches if c.reclaimable is not True), None)
-    evidence = [f"{share(stuck, facts.total)} of memory is slab memory that cannot be reclaimed"]
+    evidence = [
+        f"{percent_of(stuck, facts.total)} of memory is slab memory that cannot be reclaimed"
+    ]
     if largest is not None:
         evidence.append(
             f"{largest.name} has {size_text(largest.bytes)}: {largest.allocated:,} objects"
@@ -152,8 +154,9 @@ def _no_total(facts: Facts) -> Verdict:
     if area is not None:
         everything = sum(a.bytes for a in facts.areas)
         evidence.append(
-            f"{bracketed(area.caller, area.module)} has most vmalloc memory, "
-            f"{size_text(area.bytes)}: {area.pages:,} pages, {share(area.bytes, everything)} of it"
+            f"{called(area.caller, area.module)} has most vmalloc memory, "
+            f"{size_text(area.bytes)}: {area.pages:,} pages, "
+            f"{percent_of(area.bytes, everything)} of it"
         )
         if area.bytes > size:
             where, size = "vmalloc", area.bytes
@@ -172,7 +175,7 @@ def _no_total(facts: Facts) -> Verdict:
 
 
 def _healthy(facts: Facts) -> Verdict:
-    evidence = [f"{share(facts.split.get('free'), facts.total)} of memory is free"]
+    evidence = [f"{percent_of(facts.split.get('free'), facts.total)} of memory is free"]
     if facts.lost is not None:
         lost = sum(f.bytes for f in facts.lost)
         if facts.reachability is None:

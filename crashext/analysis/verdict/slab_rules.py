@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from crashext.analysis.sizes import size_text
 from crashext.analysis.verdict.facts import Facts, HolderFact, LostFact
 from crashext.analysis.verdict.thresholds import (
     BACKLOG_LEAST,
@@ -18,8 +17,9 @@ from crashext.analysis.verdict.thresholds import (
     WASTE_SHARE,
     excessive,
 )
-from crashext.analysis.verdict.verdict import Culprit, Verdict, plural, share, share_text
+from crashext.analysis.verdict.verdict import Culprit, Verdict
 from crashext.analysis.verdict.wording import allocated_by, confidence, doubts
+from crashext.wording import percent, percent_of, plural, size_text
 
 
 def lost_objects(facts: Facts) -> Iterator[Verdict]:
@@ -71,7 +71,9 @@ def _leaked(
     what = plural(objects - below, kind) + (f" and {below:,} below them" * (below > 0))
     are, them = ("is", "it") if objects == 1 else ("are", "them")
     by = f"kmemleak reports {them}" if lost[0].by == "kmemleak" else f"nothing reaches {them}"
-    shares = (f"{share(size, slab)} of slab memory is in them",) if where == "slab" and slab else ()
+    shares = (
+        (f"{percent_of(size, slab)} of slab memory is in them",) if where == "slab" and slab else ()
+    )
     return Verdict(
         "leak",
         where,
@@ -144,8 +146,9 @@ def held_growth(facts: Facts) -> Iterator[Verdict]:
             f"{holder.root} holds ~{holder.objects:,} {holder.cache} objects "
             f"({size_text(holder.bytes)}): growth that somebody still holds, no lost memory",
             (
-                f"{share(holder.bytes, unreclaimable)} of the slab memory that cannot be reclaimed",
-                f"{share_text(holder.share)} of {holder.cache} is reached through {holder.root}",
+                f"{percent_of(holder.bytes, unreclaimable)} of the slab memory that cannot be "
+                "reclaimed",
+                f"{percent(holder.share)} of {holder.cache} is reached through {holder.root}",
             ),
             ("everything is reachable: its owner may still drain it",),
             _scan(facts, holder.cache),
@@ -165,7 +168,7 @@ def fragmentation(facts: Facts) -> Iterator[Verdict]:
             "high",
             f"{cache.name} is fragmented: {size_text(cache.wasted)} of its "
             f"{size_text(cache.bytes)} are free slots that no other cache can use",
-            (f"{share_text(cache.use)} of {cache.slots:,} slots are allocated",),
+            (f"{percent(cache.use)} of {cache.slots:,} slots are allocated",),
             (),
             _scan(facts, cache.name),
         )
@@ -188,7 +191,10 @@ def reclaimable(facts: Facts) -> Iterator[Verdict]:
                 "high",
                 f"{cache.name} has {size_text(cache.bytes)} that the kernel can reclaim: "
                 "a cache by design",
-                (f"{share(cache.bytes, facts.total)} of memory", "its slabs count as reclaimable"),
+                (
+                    f"{percent_of(cache.bytes, facts.total)} of memory",
+                    "its slabs count as reclaimable",
+                ),
                 (),
                 _scan(facts, cache.name),
             )
@@ -201,7 +207,7 @@ def reclaimable(facts: Facts) -> Iterator[Verdict]:
             files,
             "high",
             f"the page cache has {size_text(files)}, which the kernel drops when memory is needed",
-            (f"{share(files, facts.total)} of memory is cache of files",),
+            (f"{percent_of(files, facts.total)} of memory is cache of files",),
             (),
             "MemAvailable in /proc/meminfo counts it as available: is that low?",
         )

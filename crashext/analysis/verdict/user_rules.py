@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from crashext.analysis.sizes import size_text
 from crashext.analysis.verdict.facts import Facts
 from crashext.analysis.verdict.thresholds import (
     HUGETLB_SHARE,
     TABLES_SHARE,
     USER_SHARE,
 )
-from crashext.analysis.verdict.verdict import Culprit, Verdict, share
+from crashext.analysis.verdict.verdict import Culprit, Verdict
 from crashext.procfs.processes import Process
+from crashext.wording import percent_of, size_text
 
 
 def user_space(facts: Facts) -> Iterator[Verdict]:
@@ -37,7 +37,7 @@ def user_space(facts: Facts) -> Iterator[Verdict]:
             "high",
             f"processes have {size_text(anonymous)} of their own memory, most of it "
             f"{first.comm} (pid {first.pid}): user space, not the kernel",
-            (f"{share(anonymous, total)} of memory",),
+            (f"{percent_of(anonymous, total)} of memory",),
             (),
             f"crash> vm {first.pid}",
         )
@@ -56,7 +56,7 @@ def user_space(facts: Facts) -> Iterator[Verdict]:
                 "high",
                 f"files on {mount.mount or 'an unmounted tmpfs'} take {size_text(mount.bytes)} "
                 "of memory: user space, not the kernel",
-                (f"{share(mount.bytes, total)} of memory is in this tmpfs",),
+                (f"{percent_of(mount.bytes, total)} of memory is in this tmpfs",),
                 (),
                 f"du -x {mount.mount}" if mount.mount else "crash> mount",
             )
@@ -73,7 +73,7 @@ def user_space(facts: Facts) -> Iterator[Verdict]:
             f"the huge page pool has {size_text(huge)}"
             + (f", used by {who}" if who else "")
             + ": user space, not the kernel",
-            (f"{share(huge, total)} of memory is in hugetlb's pool",),
+            (f"{percent_of(huge, total)} of memory is in hugetlb's pool",),
             (),
             "cat /proc/sys/vm/nr_hugepages",
         )
@@ -88,7 +88,7 @@ def _process(facts: Facts, process: Process, size: int, what: str) -> Verdict:
         size,
         "high",
         f"{who} has {size_text(size)} {what}: user space, not the kernel",
-        (f"{share(size, facts.total)} of memory",),
+        (f"{percent_of(size, facts.total)} of memory",),
         (),
         f"crash> vm {process.pid}",
     )

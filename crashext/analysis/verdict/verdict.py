@@ -1,4 +1,4 @@
-"""What a verdict is, and the words that verdicts share. It knows no rule."""
+"""What a verdict is. It knows no rule."""
 
 from __future__ import annotations
 
@@ -36,22 +36,3 @@ class Verdict:
     against: tuple[str, ...]
     next: str
     """The one next command."""
-
-
-def share(part: int, whole: int) -> str:
-    """``12 %``, ``0.52 %``"""
-    return share_text(part / whole if whole else 0.0)
-
-
-def share_text(value: float) -> str:
-    return f"{100 * value:.0f} %" if value >= 0.0995 else f"{100 * value:.2g} %"
-
-
-def bracketed(caller: str, module: str) -> str:
-    """``caller [module]``, the module where there is one and the caller does not say it."""
-    return f"{caller} [{module}]" if module and "[" not in caller else caller
-
-
-def plural(n: int, noun: str) -> str:
-    """``1 area``, ``2 areas``"""
-    return f"{n:,} {noun}" + ("s" if n != 1 else "")

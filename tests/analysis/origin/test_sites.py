@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from crashext.analysis.origin.sites import FrameNames, StackFrame
+from crashext.allocators import allocates_for_others
+from crashext.analysis.origin.sites import FrameNames
 from crashext.hosts.base import Module
 from tests.fake import FakeHost
 
@@ -27,24 +28,26 @@ TEXT = 0xFFFFFFFF81000000
         *("__get_free_pages", "post_alloc_hook", "__alloc_frozen_pages_noprof", "kvmalloc_node"),
         *("kmemdup", "kstrdup", "kstrdup_const", "memdup_user_nul", "kasprintf", "krealloc"),
         *("devm_kmalloc", "kmemleak_alloc", "__set_page_owner", "save_stack", "mempool_alloc"),
-        *("__vmalloc_node_range", "vzalloc", "vmalloc", "kvmalloc_node_noprof"),
+        *("__vmalloc_node_range", "vzalloc", "vmalloc", "kvmalloc_node_noprof", "vmap"),
+        *("__alloc_skb", "kmalloc_reserve", "alloc_skb_with_frags", "__netdev_alloc_skb"),
+        *("alloc_empty_file", "__alloc_file", "__napi_alloc_skb", "sock_alloc_send_pskb"),
     ],
 )
 def test_functions_that_allocate_for_others(function: str) -> None:
-    assert StackFrame(function, 1, "", 1).of_allocator
+    assert allocates_for_others(function)
 
 
 @pytest.mark.parametrize(
     "function",
     [
-        *("__alloc_skb", "kmalloc_reserve", "alloc_inode", "d_alloc", "copy_process"),
-        *("ext4_alloc_inode", "leaklab_leak_nodes", "bio_alloc_bioset", "alloc_empty_file"),
+        *("alloc_inode", "d_alloc", "copy_process", "alloc_page_buffers", "alloc_fdtable"),
+        *("ext4_alloc_inode", "leaklab_leak_nodes", "bio_alloc_bioset"),
         *("sock_alloc_inode", "sk_prot_alloc", "security_task_alloc", "my_kmalloc", "", "alloc_fs"),
         *("alloc_workqueue", "prepare_creds", "__kernfs_new_node", "pskb_expand_head"),
     ],
 )
 def test_functions_that_allocate_for_themselves(function: str) -> None:
-    assert not StackFrame(function, 1, "", 1).of_allocator
+    assert not allocates_for_others(function)
 
 
 def names(**symbols: int) -> FrameNames:
