@@ -6,6 +6,10 @@ crash's side starts the engine as `python -m crashext --bridge FD leakscan …`.
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from crashext.hosts.base import Host
 
 COMMANDS = ("leakscan", "objsim")
 OLDEST = (3, 11)
@@ -41,23 +45,20 @@ def _run(command: str, arguments: list[str], bridge: int = -1) -> int:
     """Ctrl-C may come while Python still loads the rest, which takes most of a second."""
     try:
         # Only now, as these need a Python that is new enough.
-        from crashext.commands import cli
-        from crashext.hosts.base import HostError
-        from crashext.hosts.crash import connect
-        from crashext.report.safe import safe
+        from crashext.commands import entry
+        from crashext.commands.place import SHELL, Place
 
-        entry = cli.leakscan if command == "leakscan" else cli.objsim
-        if bridge < 0:
-            return entry(arguments)
-        try:
-            host = connect(bridge)
-        except HostError as error:
-            print(f"{command}: {safe(str(error))}", file=sys.stderr)
-            return 2
-        return entry(arguments, host)
+        place = SHELL if bridge < 0 else Place("crash", lambda: _crash(bridge))
+        return (entry.leakscan if command == "leakscan" else entry.objsim)(arguments, place)
     except KeyboardInterrupt:
         print(f"{command}: interrupted before anything was known", file=sys.stderr)
         return 130
+
+
+def _crash(bridge: int) -> Host:
+    from crashext.hosts.crash import connect
+
+    return connect(bridge)
 
 
 if __name__ == "__main__":

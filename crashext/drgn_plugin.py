@@ -8,28 +8,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from drgn import Program
-from drgn.commands import CommandError, custom_command, parse_shell_command
+from drgn.commands import custom_command, parse_shell_command
+
+if TYPE_CHECKING:
+    from crashext.hosts.base import Host
 
 
 def _run(program: Program, name: str, arguments: Sequence[str]) -> None:
-    from crashext.commands import cli
+    from crashext.commands import entry
+    from crashext.commands.place import Place
+
+    command = {"leakscan": entry.leakscan, "objsim": entry.objsim}[name]
+    try:
+        command(arguments, Place("drgn", lambda: _host(program)))
+    except SystemExit:
+        return  # argparse has said what is wrong, or helped
+
+
+def _host(program: Program) -> Host:
     from crashext.hosts.base import HostError
     from crashext.hosts.drgn import DrgnHost
-    from crashext.report.safe import safe
 
     source = program.core_dump_path
     try:
-        host = DrgnHost(program, Path(str(source)).name if source else "/proc/kcore")
-    except (HostError, LookupError) as error:
-        raise CommandError(f"{name}: {safe(str(error))}") from None
-    entry = {"leakscan": cli.leakscan, "objsim": cli.objsim}[name]
-    try:
-        entry(arguments, host)
-    except SystemExit:
-        return  # argparse has said what is wrong, or helped
+        return DrgnHost(program, Path(str(source)).name if source else "/proc/kcore")
+    except LookupError as error:
+        raise HostError(str(error)) from error
 
 
 @custom_command(

@@ -19,7 +19,8 @@ from typing import Any
 
 import pytest
 
-from crashext.commands import cli
+import crashext
+from crashext.commands import entry
 from crashext.hosts.drgn import DrgnHost, open_core
 from crashext.kernel.slab.view import KernelView
 from tests.lab import Dump, build, must_compile, scenario
@@ -98,11 +99,12 @@ class Ran:
 
 def run(command: str, *arguments: object) -> Ran:
     """Run `leakscan` or `objsim` in this process, as its console script would."""
-    entry: Callable[[list[str]], int] = {"leakscan": cli.leakscan, "objsim": cli.objsim}[command]
+    commands: dict[str, Callable[[list[str]], int]]
+    commands = {"leakscan": entry.leakscan, "objsim": entry.objsim}
     out, err = StringIO(), StringIO()
     with redirect_stdout(out), redirect_stderr(err):
         try:
-            status = entry([str(a) for a in arguments])
+            status = commands[command]([str(a) for a in arguments])
         except SystemExit as stop:  # argparse's way out
             status = int(stop.code or 0)
     return Ran(status, out.getvalue(), err.getvalue())
@@ -116,5 +118,5 @@ def on(name: str, form: str = "vmcore") -> list[object]:
 
 @pytest.fixture(scope="session")
 def schema() -> Any:
-    path = Path(cli.__file__).parents[1] / "report" / "schema.json"
+    path = Path(crashext.__file__).parent / "report" / "schema.json"
     return json.loads(path.read_text())

@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from crashext.commands import cli
+from crashext.commands.entry import leakscan
 from tests.lab import build, scenario
 
 FOLDER = Path(__file__).parent.parent / "sample_sessions"
@@ -37,7 +37,7 @@ def record(sample: Sample) -> None:
     dump = build(scenario(sample.scenario))
     session = FOLDER / f"{sample.name}.session"
     options = ["-c", str(dump.vmcore), "-s", str(dump.vmlinux), "--record", str(session)]
-    if cli.leakscan([*options, *sample.question]):
+    if leakscan([*options, *sample.question]):
         raise SystemExit(f"recording {sample.name} failed")
     shutil.copyfile(dump.folder / "truth.json", FOLDER / f"{sample.name}.truth.json")
 

@@ -8,7 +8,7 @@ import numpy as np
 from rapidfuzz import process
 
 from crashext.analysis.likeness.decode import Decoder
-from crashext.analysis.likeness.groups import Settings, describe, residue
+from crashext.analysis.likeness.groups import describe, residue
 from crashext.analysis.likeness.similarity import group
 from crashext.analysis.likeness.survey import (
     kernel_of,
@@ -20,11 +20,11 @@ from crashext.analysis.likeness.survey import (
 from crashext.analysis.origin.joining import Joiner
 from crashext.analysis.origin.ladder import Ladder
 from crashext.analysis.reach.on_demand import ReachOnDemand
-from crashext.analysis.reach.reachability import MEMORY_BUDGET
 from crashext.analysis.results.estimate import Estimate
 from crashext.analysis.results.evidence import Reachability
 from crashext.analysis.results.joined import Traced
 from crashext.analysis.results.reports import CacheReport, Group, LeakReport
+from crashext.analysis.settings import MEMORY_BUDGET, Settings
 from crashext.analysis.types.candidates import Types
 from crashext.hosts.base import HostError
 from crashext.kernel.slab.caches import Caches, SlabCache

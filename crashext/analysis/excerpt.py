@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from crashext.analysis.likeness.decode import Decoder
-from crashext.analysis.likeness.groups import Settings, decode_object, describe
+from crashext.analysis.likeness.groups import decode_object, describe
 from crashext.analysis.likeness.similarity import group
 from crashext.analysis.likeness.words import Classifier
 from crashext.analysis.objects import compare_pairs
 from crashext.analysis.results.estimate import Estimate, Share
 from crashext.analysis.results.reports import SimilarityReport, Subject
+from crashext.analysis.settings import Settings
 from crashext.hosts.base import HostError
 from crashext.skipped import Skipped
 

@@ -15,13 +15,14 @@ from rapidfuzz import process
 
 from crashext.analysis.caches import REPORTED_GROUPS
 from crashext.analysis.likeness.decode import Decoder
-from crashext.analysis.likeness.groups import Settings, describe, residue
+from crashext.analysis.likeness.groups import describe, residue
 from crashext.analysis.likeness.sample import MAX_FREE, MAX_SAMPLE_BYTES
 from crashext.analysis.likeness.similarity import Grouping, group
 from crashext.analysis.likeness.survey import generator, kernel_of
 from crashext.analysis.likeness.words import Classifier
 from crashext.analysis.results.estimate import Estimate, Share
 from crashext.analysis.results.reports import CacheReport, Group, LeakReport
+from crashext.analysis.settings import Settings
 from crashext.hosts.base import Bytes, Host, HostError, ReadFault
 from crashext.kernel.access import UnknownLayout, Words, u32, u64
 from crashext.kernel.addresses import address_space

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crashext.analysis.likeness.decode import Decoder, symbolic
-from crashext.analysis.likeness.groups import Settings, decode_object, residue
+from crashext.analysis.likeness.groups import decode_object, residue
 from crashext.analysis.likeness.similarity import Features, scores
 from crashext.analysis.likeness.survey import (
     kernel_of,
@@ -20,6 +20,7 @@ from crashext.analysis.likeness.survey import (
 )
 from crashext.analysis.likeness.words import Classifier, Kind, WordMap
 from crashext.analysis.results.reports import Kin, Pair, SimilarityReport, Subject
+from crashext.analysis.settings import Settings
 from crashext.analysis.types.members import Structure, find_structure, members
 from crashext.hosts.base import ReadFault
 from crashext.kernel.access import Words

@@ -9,17 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crashext.analysis.likeness.decode import Decoder
-from crashext.analysis.likeness.groups import Settings, describe
+from crashext.analysis.likeness.groups import describe
 from crashext.analysis.likeness.similarity import Cluster, group
 from crashext.analysis.likeness.survey import generator, kernel_of, make_classifier, map_gaps
 from crashext.analysis.likeness.words import Kind
 from crashext.analysis.origin.ladder import Ladder
 from crashext.analysis.reach.group_reach import reachability_of
-from crashext.analysis.reach.reachability import MEMORY_BUDGET, Reach, reach
+from crashext.analysis.reach.reachability import Reach, reach
 from crashext.analysis.reach.structures import Structures, structures
 from crashext.analysis.results.estimate import Estimate, Share
 from crashext.analysis.results.evidence import Below, OrphanGroup, OrphanTotals, TypeCandidate
 from crashext.analysis.results.reports import Group, OrphanReport
+from crashext.analysis.settings import MEMORY_BUDGET, Settings
 from crashext.analysis.types.candidates import Types
 from crashext.hosts.base import HostError
 from crashext.hosts.plain import answered, no_answer

@@ -12,16 +12,16 @@ from functools import partial
 import numpy as np
 
 from crashext.analysis.cache_holders import holder_facts
-from crashext.analysis.likeness.groups import Settings
 from crashext.analysis.likeness.survey import generator, kernel_of, map_gaps
 from crashext.analysis.memory.accounting import Accounting, account, unaccounted_frames
 from crashext.analysis.memory.pagegroups import PageGroup
 from crashext.analysis.orphans import orphan_report
 from crashext.analysis.reach.pointed import PointedAt, find_pointed_at
-from crashext.analysis.reach.reachability import MEMORY_BUDGET, complete_index, reach
+from crashext.analysis.reach.reachability import complete_index, reach
 from crashext.analysis.results.evidence import OrphanGroup
 from crashext.analysis.results.joined import Traced
 from crashext.analysis.results.reports import Kernel
+from crashext.analysis.settings import MEMORY_BUDGET, Settings
 from crashext.analysis.trace_losses import named_by_trace
 from crashext.analysis.types.candidates import inconclusive
 from crashext.analysis.verdict.facts import (

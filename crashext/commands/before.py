@@ -6,11 +6,11 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from crashext.analysis.likeness.groups import Settings
 from crashext.analysis.memory.growth import Compared
 from crashext.analysis.moments import of_document, of_overview
 from crashext.analysis.overview import look_over
 from crashext.analysis.proc import read_snapshot
+from crashext.analysis.settings import Settings
 from crashext.hosts.base import Host, HostError
 from crashext.hosts.recorded import RecordedHost
 from crashext.kernel.slab.view import KernelView

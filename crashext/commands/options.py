@@ -1,127 +1,294 @@
-"""The options that the commands share, and how bad ones are told. It opens nothing."""
+"""What a command line means: one frozen dataclass a mode, and which options do not go together.
+
+Nothing is opened here, and nothing heavy imported: a mistake is told at once.
+"""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
-from crashext import __version__
-from crashext.analysis.likeness.similarity import DEFAULT_THRESHOLD, METRICS
-from crashext.analysis.reach.reachability import MEMORY_BUDGET
-from crashext.hosts.base import Host
+from crashext.analysis.settings import Settings
+from crashext.commands.place import Place
 
-BAD_INPUT = 2
-_DEFAULT_SAMPLES = 250_000
-_MOST_HOPS = 16
+MOST_SUBJECTS = 16
 
 
-def example(host: Host | None) -> str:
-    return "" if host is not None else "-c vmcore -s vmlinux "
+class Refusal(Exception):
+    """Options that do not go together, or a file that cannot be used: one line for the user."""
 
 
-class Parser(argparse.ArgumentParser):
-    """Bad arguments get one line, not the whole usage."""
+@dataclass(frozen=True)
+class Source:
+    """Where memory comes from, unless a tool has it open, and whether the run is recorded."""
 
-    def error(self, message: str) -> NoReturn:
-        self.exit(BAD_INPUT, f"{self.prog}: {message} ({self.prog} -h helps)\n")
+    core: Path | None = None
+    kernel: bool = False
+    """The running one."""
+    replay: Path | None = None
+    symbols: tuple[Path, ...] = ()
+    record: Path | None = None
+
+    @property
+    def given(self) -> bool:
+        return self.core is not None or self.kernel or self.replay is not None
 
 
-def source_options(parser: argparse.ArgumentParser, host: Host | None) -> None:
-    source = parser.add_argument_group("where memory comes from")
-    if host is None:
-        one = source.add_mutually_exclusive_group()
-        one.add_argument("-c", "--core", metavar="CORE", type=Path, help="vmcore")
-        one.add_argument("-k", "--kernel", action="store_true", help="the running kernel (root)")
-        one.add_argument("-r", "--replay", metavar="SESSION", type=Path, help="a recorded session")
-        source.add_argument(
-            "-s",
-            "--symbols",
-            metavar="VMLINUX",
-            type=Path,
-            action="append",
-            default=[],
-            help="debug file: vmlinux, or a module's; may be repeated (default: by build ID)",
+@dataclass(frozen=True)
+class Look:
+    """How hard to look."""
+
+    settings: Settings
+    refs: bool | None
+    """Whether to look for who points at objects; None: where that takes seconds."""
+    memory: int
+    """Bytes that the look through all memory may use."""
+
+
+@dataclass(frozen=True)
+class Printing:
+    json: bool
+    verbose: bool
+
+
+@dataclass(frozen=True)
+class OverviewOptions:
+    """`leakscan`"""
+
+    source: Source
+    before: Path | None
+    look: Look
+    printing: Printing
+
+
+@dataclass(frozen=True)
+class CacheOptions:
+    """`leakscan CACHE...`"""
+
+    source: Source
+    caches: tuple[str, ...]
+    kmem: bool
+    """Objects are those that crash's kmem -S lists."""
+    look: Look
+    printing: Printing
+
+
+@dataclass(frozen=True)
+class OrphansOptions:
+    """`leakscan --orphans`"""
+
+    source: Source
+    list: Path | None
+    look: Look
+    printing: Printing
+
+
+@dataclass(frozen=True)
+class TraceOptions:
+    """`leakscan --trace FILE`, alone or with memory."""
+
+    trace: Path
+    source: Source
+    caches: tuple[str, ...]
+    look: Look
+    printing: Printing
+
+
+@dataclass(frozen=True)
+class LiveOptions:
+    """`leakscan --live SECONDS`"""
+
+    seconds: int
+    stacks: bool
+    source: Source
+    caches: tuple[str, ...]
+    look: Look
+    printing: Printing
+
+
+@dataclass(frozen=True)
+class ProcfsOptions:
+    """`leakscan --procfs DIR`"""
+
+    folders: tuple[Path, ...]
+    """In time order."""
+    before: Path | None
+    symbols: tuple[Path, ...]
+    settings: Settings
+    printing: Printing
+
+
+@dataclass(frozen=True)
+class ObjsimOptions:
+    """`objsim ADDR...`"""
+
+    source: Source
+    addresses: tuple[str, ...]
+    list: bool
+    as_type: str | None
+    settings: Settings
+    printing: Printing
+
+
+@dataclass(frozen=True)
+class ExcerptOptions:
+    """`objsim --text FILE`"""
+
+    text: str
+    """A path, or - for standard input."""
+    size: int
+    settings: Settings
+    printing: Printing
+
+
+LeakscanOptions = (
+    OverviewOptions | CacheOptions | OrphansOptions | TraceOptions | LiveOptions | ProcfsOptions
+)
+Options = LeakscanOptions | ObjsimOptions | ExcerptOptions
+
+
+def leakscan_options(given: argparse.Namespace, place: Place) -> LeakscanOptions:
+    """Which mode was asked for; raises `Refusal` where the options are no question."""
+    if given.live is not None:
+        return _live(given)
+    if given.stacks:
+        raise Refusal("--stacks is for --live: a trace in a file has stacks or has not")
+    if given.trace is not None:
+        return _trace(given, place)
+    if given.procfs:
+        return _procfs(given)
+    if given.before is not None and (given.caches or given.orphans):
+        raise Refusal("--before compares whole machines: leave out CACHE and --orphans")
+    if given.orphans:
+        return _orphans(given, place)
+    if given.list is not None:
+        raise Refusal("--list writes the addresses that --orphans finds: add --orphans")
+    return _caches(given, place) if given.caches else _overview(given, place)
+
+
+def objsim_options(given: argparse.Namespace, place: Place) -> ObjsimOptions | ExcerptOptions:
+    """Which mode was asked for; raises `Refusal` where the options are no question."""
+    if given.text is not None:
+        if given.addresses or given.list:
+            raise Refusal("--text compares what the text shows: give no addresses and no --list")
+        if given.as_type is not None:
+            raise Refusal("--as needs a kernel that knows its types: --text has none")
+        if given.record is not None or _source(given).given:
+            raise Refusal("--text needs no memory: leave out -c, -k, -r and --record")
+        if given.size is None:
+            raise Refusal("--text needs --size BYTES: the object size of the cache")
+        return ExcerptOptions(given.text, given.size, _settings(given), _printing(given))
+    if given.size is not None:
+        raise Refusal("--size is for --text: a kernel knows the size of its objects")
+    if not given.addresses:
+        raise Refusal("give the address of an object, or --text FILE")
+    if given.list and len(given.addresses) > 1:
+        raise Refusal("--list finds what is like one object: give one address")
+    if len(given.addresses) > MOST_SUBJECTS:
+        raise Refusal(
+            f"at most {MOST_SUBJECTS} objects are compared pairwise; leakscan groups more"
         )
-    source.add_argument(
-        "--record", metavar="FILE", type=Path, help="also record this run as a session"
-    )
-    parser.add_argument("--version", action="version", version=f"crashext {__version__}")
-
-
-def reference_options(parser: argparse.ArgumentParser) -> None:
-    refs = parser.add_argument_group("who points at the objects")
-    refs.add_argument(
-        "--refs",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="look through all kernel memory for it (default: where that takes seconds)",
-    )
-    refs.add_argument(
-        "--memory",
-        type=number(64, 1 << 20),
-        default=MEMORY_BUDGET >> 20,
-        metavar="MIB",
-        help="memory to use; the largest caches are sampled to fit (default %(default)s)",
+    return ObjsimOptions(
+        _memory(given, place),
+        tuple(given.addresses),
+        given.list,
+        given.as_type,
+        _settings(given),
+        _printing(given),
     )
 
 
-def comparison_options(parser: argparse.ArgumentParser) -> None:
-    how = parser.add_argument_group("how objects are compared")
-    how.add_argument(
-        "--samples",
-        type=number(1),
-        default=_DEFAULT_SAMPLES,
-        metavar="N",
-        help="objects to look at in each cache (default %(default)s; at most 24 MiB of them)",
-    )
-    how.add_argument(
-        "--seed", type=number(0), default=0, metavar="N", help="of the random choice (default 0)"
-    )
-    how.add_argument(
-        "--threshold",
-        type=fraction,
-        default=DEFAULT_THRESHOLD,
-        metavar="S",
-        help="score from which objects count as alike, 0 to 1 (default %(default)s)",
-    )
-    how.add_argument(
-        "--metric",
-        choices=sorted(METRICS),
-        default="hamming",
-        help="how bytes are compared (default %(default)s; the others find shifted content)",
-    )
-    how.add_argument(
-        "--hops",
-        type=number(0, _MOST_HOPS),
-        default=1,
-        metavar="N",
-        help="objects to follow a pointer through until one has a name (default %(default)s)",
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.add_argument("-v", "--verbose", action="store_true", help="more groups, all words")
+def _overview(given: argparse.Namespace, place: Place) -> OverviewOptions:
+    if given.walker == "kmem":
+        raise Refusal("--walker kmem lists the objects of a CACHE: say which")
+    return OverviewOptions(_memory(given, place), given.before, _look(given), _printing(given))
 
 
-def number(least: int, most: int = (1 << 63) - 1) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        try:
-            value = int(text, 0)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-        if not least <= value <= most:
-            limit = f"to {most}" if most < (1 << 63) - 1 else "up"
-            raise argparse.ArgumentTypeError(f"{text} is not a number from {least} {limit}")
-        return value
-
-    return parse
+def _caches(given: argparse.Namespace, place: Place) -> CacheOptions:
+    kmem = given.walker == "kmem"
+    if kmem and place.tool != "crash":
+        raise Refusal("--walker kmem needs a crash session")
+    if kmem and given.record is not None:
+        raise Refusal("--walker kmem cannot be recorded: a session holds no output of crash")
+    return CacheOptions(
+        _memory(given, place), tuple(given.caches), kmem, _look(given), _printing(given)
+    )
 
 
-def fraction(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number above 0 and up to 1")
-    return value
+def _orphans(given: argparse.Namespace, place: Place) -> OrphansOptions:
+    if given.caches:
+        raise Refusal("--orphans looks at every cache: give no names")
+    if given.refs is False or given.walker == "kmem":
+        raise Refusal("--orphans is the look through all memory: no --no-refs, no --walker kmem")
+    return OrphansOptions(_memory(given, place), given.list, _look(given), _printing(given))
+
+
+def _trace(given: argparse.Namespace, place: Place) -> TraceOptions:
+    if any(_given(given, ("replay", "procfs", "orphans", "list", "before"))):
+        raise Refusal("--trace goes with a dump or alone: no --orphans, --procfs or --replay")
+    if given.walker == "kmem":
+        raise Refusal("--trace needs objects with their content: no --walker kmem")
+    source = _source(given)
+    alone = not place.inside and not source.given
+    if alone and (given.caches or given.record is not None):
+        raise Refusal(
+            "a trace alone knows no CACHE and is no session: give memory with it (-c, -k)"
+        )
+    return TraceOptions(given.trace, source, tuple(given.caches), _look(given), _printing(given))
+
+
+def _live(given: argparse.Namespace) -> LiveOptions:
+    others = ("core", "replay", "procfs", "orphans", "list", "trace", "before")
+    if any(_given(given, others)) or given.walker == "kmem":
+        raise Refusal("--live looks at the running kernel: no dump, no other trace, no --orphans")
+    running = Source(kernel=True, symbols=tuple(given.symbols), record=given.record)
+    return LiveOptions(
+        given.live, given.stacks, running, tuple(given.caches), _look(given), _printing(given)
+    )
+
+
+def _procfs(given: argparse.Namespace) -> ProcfsOptions:
+    if _source(given).given:
+        raise Refusal("--procfs is for when there is no dump: leave out -c, -k and -r")
+    if given.caches or given.orphans or given.walker == "kmem":
+        raise Refusal("--procfs cannot look into a cache: leave out CACHE, or give a dump (-c)")
+    if given.list is not None:
+        raise Refusal("--list writes the addresses that --orphans finds: add --orphans and a dump")
+    if given.record is not None:
+        raise Refusal("--procfs cannot be recorded: keep the files themselves")
+    return ProcfsOptions(
+        tuple(given.procfs), given.before, tuple(given.symbols), _settings(given), _printing(given)
+    )
+
+
+def _given(given: argparse.Namespace, names: Sequence[str]) -> list[bool]:
+    return [bool(getattr(given, name)) for name in names]
+
+
+def _source(given: argparse.Namespace) -> Source:
+    return Source(given.core, given.kernel, given.replay, tuple(given.symbols), given.record)
+
+
+def _memory(given: argparse.Namespace, place: Place) -> Source:
+    """The source, for a mode that cannot do without memory."""
+    source = _source(given)
+    if not place.inside and not source.given:
+        raise Refusal(
+            "say where memory is: -c VMCORE, -k (this machine) or -r SESSION; without memory: "
+            "--procfs DIR or --trace FILE"
+        )
+    return source
+
+
+def _look(given: argparse.Namespace) -> Look:
+    return Look(_settings(given), given.refs, given.memory << 20)
+
+
+def _settings(given: argparse.Namespace) -> Settings:
+    return Settings(given.samples, given.seed, given.threshold, given.metric, given.hops)
+
+
+def _printing(given: argparse.Namespace) -> Printing:
+    return Printing(given.json, given.verbose)

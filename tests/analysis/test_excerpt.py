@@ -7,7 +7,7 @@ from contextlib import suppress
 import pytest
 
 from crashext.analysis.excerpt import compare_text, parse
-from crashext.analysis.likeness.groups import Settings
+from crashext.analysis.settings import Settings
 from crashext.hosts.base import HostError
 from tests.fake import word
 

@@ -18,10 +18,12 @@ import pytest
 from crashext.analysis import kmem_walker as kmemscan
 from crashext.analysis.kmem_walker import KmemHost, scan_caches_kmem
 from crashext.analysis.likeness.decode import Decoder
-from crashext.analysis.likeness.groups import Settings, decode_object
+from crashext.analysis.likeness.groups import decode_object
 from crashext.analysis.likeness.words import Classifier
 from crashext.analysis.results.reports import CacheReport, Group, LeakReport
-from crashext.commands import cli
+from crashext.analysis.settings import Settings
+from crashext.commands import entry
+from crashext.commands.place import SHELL, Place
 from crashext.hosts.base import (
     Addresses,
     Bytes,
@@ -363,10 +365,11 @@ def test_an_address_space_that_is_not_understood_costs_names_only(
     assert only_cache(scan(there, "kmalloc-32")).groups
 
 
-def leakscan(host: Host, *arguments: str) -> Ran:
+def leakscan(host: Host | None, *arguments: str) -> Ran:
+    place = SHELL if host is None else Place("crash", lambda: host)
     out, err = StringIO(), StringIO()
     with redirect_stdout(out), redirect_stderr(err):
-        status = cli.leakscan(list(arguments), host)
+        status = entry.leakscan(list(arguments), place)
     return Ran(status, out.getvalue(), err.getvalue())
 
 
@@ -386,7 +389,7 @@ def test_the_command_in_a_crash_session(nodes: str, schema: Any) -> None:
 
 def test_without_a_crash_session_the_walker_is_refused() -> None:
     for host in (lab_host("default"), None):
-        ran = leakscan(host, "--walker", "kmem", "kmalloc-32")  # type: ignore[arg-type]
+        ran = leakscan(host, "--walker", "kmem", "kmalloc-32")
         assert (ran.status, ran.out) == (2, "")
         assert ran.err == "leakscan: --walker kmem needs a crash session\n"
 

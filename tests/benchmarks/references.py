@@ -17,11 +17,11 @@ from functools import partial
 import drgn
 import numpy as np
 
-from crashext.analysis.likeness.groups import Settings
 from crashext.analysis.likeness.survey import generator
 from crashext.analysis.reach.reachability import Class, Reach, reach
 from crashext.analysis.reach.references import find_references
 from crashext.analysis.reach.scan import present_frames
+from crashext.analysis.settings import Settings
 from crashext.hosts.drgn import open_core
 from crashext.kernel.slab.view import KernelView
 from crashext.progress import silent
@@ -118,7 +118,7 @@ def opened(dump: Dump) -> tuple[float, float]:
     """The same for a Python that imports all of it, opens the dump and reads its caches: the floor
     under every command's memory."""
     code = (
-        "import sys; from pathlib import Path; import crashext.commands.cli; "
+        "import sys; from pathlib import Path; import crashext.commands.running; "
         "from crashext.hosts.drgn import open_core; "
         "from crashext.kernel.slab.view import KernelView; "
         "KernelView(open_core(Path(sys.argv[1]), [Path(sys.argv[2])]))"

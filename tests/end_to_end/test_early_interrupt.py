@@ -23,7 +23,8 @@ sys.exit({entry}())
 @pytest.mark.parametrize("command", ["leakscan", "objsim"])
 @pytest.mark.parametrize("script", [False, True])
 def test_an_interrupt_while_the_engine_is_loaded_is_one_line(command: str, script: bool) -> None:
-    argv = [command] if script else ["crashext", command]
+    asked = [command, "-k", *(["0x10"] if command == "objsim" else [])]
+    argv = asked if script else ["crashext", *asked]
     program = _INTERRUPTED.format(argv=argv, entry=command if script else "main")
     ran = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False

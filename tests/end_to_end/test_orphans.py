@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from crashext.analysis.likeness.groups import Settings
 from crashext.analysis.likeness.survey import generator
 from crashext.analysis.reach.group_reach import reachability_of
 from crashext.analysis.reach.holders import Holders
 from crashext.analysis.reach.reachability import Class, Reach, reach
+from crashext.analysis.settings import Settings
 from crashext.hosts import session
 from crashext.hosts.base import ReadFault
 from crashext.hosts.drgn import DrgnHost

@@ -77,8 +77,8 @@ def test_no_permission_for_the_running_kernel() -> None:
     """As nobody, the live kernel cannot be read; the line says what to do."""
     script = (
         "import os, sys\n"
-        "import crashext.hosts.drgn\n"  # while everything is readable
-        "from crashext.commands.cli import leakscan\n"
+        "import crashext.commands.running, crashext.hosts.drgn\n"  # while everything is readable
+        "from crashext.commands.entry import leakscan\n"
         "if os.geteuid() == 0: os.setgid(65534); os.setuid(65534)\n"
         "sys.exit(leakscan(['-k', 'kmalloc-32']))\n"
     )

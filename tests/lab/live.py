@@ -38,7 +38,7 @@ _SKIPPED = ("site-packages", "test", "tests", "idlelib", "tkinter", "ensurepip",
 _OUT_BYTES = 64 << 20
 _RUN = (
     f"import sys; sys.path[:0] = ['/{_SOURCE}', '/{_SITE}']; "
-    "from crashext.commands.cli import leakscan; sys.exit(leakscan(sys.argv[1:]))"
+    "from crashext.commands.entry import leakscan; sys.exit(leakscan(sys.argv[1:]))"
 )
 
 

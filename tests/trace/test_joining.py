@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 from crashext.analysis.caches import scan_caches
-from crashext.analysis.likeness.groups import Settings
 from crashext.analysis.origin.outstanding import outstanding
 from crashext.analysis.results.joined import MarkedCache, MarkedSite, Traced
 from crashext.analysis.results.reports import LeakReport
-from crashext.commands import cli
+from crashext.analysis.settings import Settings
+from crashext.commands import entry, live
+from crashext.commands.place import Place
 from crashext.kernel.slab.view import KernelView
 from crashext.progress import silent
 from crashext.trace import trace_table
@@ -257,8 +258,8 @@ def test_a_live_trace_is_joined_with_memory_and_recorded(
 ) -> None:
     """As on a running machine: the trace and the memory are a lab guest's."""
     trace = replace(trace_table(_file()), remarks=("cost: measured",))
-    monkeypatch.setattr(cli, "capture", lambda wanted, progress: trace)
-    monkeypatch.setattr(cli, "open_host", lambda options: lab_host("trace"))
+    monkeypatch.setattr(live, "capture", lambda wanted, progress: trace)
+    monkeypatch.setattr(live, "open_host", lambda source, place: lab_host("trace"))
     session = tmp_path / "live.session"
     ran = run("leakscan", "--live", "5", "--record", session)
     assert ran.status == 0
@@ -270,7 +271,8 @@ def test_a_live_trace_is_joined_with_memory_and_recorded(
 
 
 def test_live_wants_the_running_kernel(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.leakscan(["--live", "1"], lab_host("trace")) == 2  # a dump that is open already
+    inside = Place("drgn", lambda: lab_host("trace"))  # a dump that is open already
+    assert entry.leakscan(["--live", "1"], inside) == 2
     assert "this is a dump" in capsys.readouterr().err
 
 

@@ -15,6 +15,7 @@ from crashext.analysis.likeness.similarity import Cluster, Features, scores
 from crashext.analysis.likeness.words import Kind, WordMap
 from crashext.analysis.results.estimate import Estimate, Share, clustered_share
 from crashext.analysis.results.reports import Group, Hop, Word
+from crashext.analysis.settings import Settings
 from crashext.kernel.access import Words
 from crashext.wording import percent, some_of
 
@@ -22,17 +23,6 @@ _RESIDUE_SAYS = 0.1
 _MOST = 0.5
 _PLACES = 4
 _HOPPED = 16  # words of an exemplar that are followed: enough for any list of owners
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the user may set about the comparison."""
-
-    samples: int
-    seed: int
-    threshold: float
-    metric: str
-    hops: int
 
 
 @dataclass(frozen=True)

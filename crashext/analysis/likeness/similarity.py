@@ -17,11 +17,11 @@ from rapidfuzz import process
 from rapidfuzz.distance import Hamming, Indel, Levenshtein
 
 from crashext.analysis.likeness.words import WordMap, count_distinct, row_hash
+from crashext.analysis.settings import METRICS
 from crashext.hosts.base import Bytes
 from crashext.kernel.access import Words
 
-METRICS: dict[str, Any] = {"hamming": Hamming, "indel": Indel, "levenshtein": Levenshtein}
-DEFAULT_THRESHOLD = 0.7
+_SCORERS: dict[str, Any] = dict(zip(METRICS, (Hamming, Indel, Levenshtein), strict=True))
 _MAX_GROUPS = 64
 _MEDOID_CANDIDATES = 256
 
@@ -101,7 +101,7 @@ def _content_scores(one: NDArray[np.uint8], many: Bytes, metric: str) -> NDArray
     agreement = process.cdist(
         [one.tobytes()],
         [row.tobytes() for row in many],
-        scorer=METRICS[metric].normalized_similarity,
+        scorer=_SCORERS[metric].normalized_similarity,
         dtype=np.float64,
     )[0]
     silent = np.flatnonzero(one == 0)
@@ -189,7 +189,7 @@ def _medoid(
     some = _some(members, rng)
     texts = [canonical[i].tobytes() for i in some.tolist()]
     matrix = process.cdist(
-        texts, texts, scorer=METRICS[metric].normalized_similarity, dtype=np.float32
+        texts, texts, scorer=_SCORERS[metric].normalized_similarity, dtype=np.float32
     )
     totals = np.round(matrix.sum(axis=1, dtype=np.float64), 6)
     return int(some[int(totals.argmax())])

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from crashext.analysis.likeness.groups import Population, Settings
+from crashext.analysis.likeness.groups import Population
 from crashext.analysis.likeness.sample import Sample, draw
 from crashext.analysis.likeness.words import Classifier, WordMap
 from crashext.analysis.results.estimate import Estimate, clustered_share
 from crashext.analysis.results.reports import Kernel
+from crashext.analysis.settings import Settings
 from crashext.hosts.base import Host
 from crashext.kernel.slab.caches import Caches, SlabCache
 from crashext.kernel.slab.slabs import SlabIndex

@@ -16,7 +16,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from crashext.analysis.likeness.groups import Population, Settings
+from crashext.analysis.likeness.groups import Population
 from crashext.analysis.likeness.similarity import Cluster, Features, scores
 from crashext.analysis.likeness.words import Classifier, WordMap
 from crashext.analysis.reach.on_demand import ReachOnDemand
@@ -31,6 +31,7 @@ from crashext.analysis.results.joined import (
     TracedSite,
 )
 from crashext.analysis.results.reports import Group
+from crashext.analysis.settings import Settings
 from crashext.hosts.base import Bytes
 from crashext.kernel.access import Words
 from crashext.kernel.slab.caches import SlabCache

@@ -10,13 +10,14 @@ from functools import cached_property, partial
 import numpy as np
 from numpy.typing import NDArray
 
-from crashext.analysis.likeness.groups import Population, Settings
+from crashext.analysis.likeness.groups import Population
 from crashext.analysis.likeness.survey import generator
 from crashext.analysis.reach.group_reach import of_group, reachability_of
 from crashext.analysis.reach.holders import Holders
 from crashext.analysis.reach.reachability import Class, Reach, reach
 from crashext.analysis.reach.weak import weakly_held
 from crashext.analysis.results.evidence import Held, Reachability
+from crashext.analysis.settings import Settings
 from crashext.hosts.derived import derived
 from crashext.hosts.plain import answered, no_answer
 from crashext.kernel.access import Words

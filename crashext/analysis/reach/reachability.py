@@ -21,6 +21,7 @@ from crashext.analysis.reach.references import (
     find_references,
 )
 from crashext.analysis.reach.scan import present_frames
+from crashext.analysis.settings import MEMORY_BUDGET
 from crashext.kernel.pages.areas import Areas, read_areas
 from crashext.kernel.pages.frames import Frames, frames
 from crashext.kernel.roots.places import Places
@@ -31,7 +32,6 @@ from crashext.kernel.slab.slots import Slots, SlotTable, slot_table
 from crashext.kernel.slab.view import KernelView
 from crashext.progress import Progress
 
-MEMORY_BUDGET = 500 << 20
 _SLOT_BYTES = 7 + 8 * 1.5
 """Of each slot: state, kept, reached, via; and edges, one and a half each (measured 1.2 to 1.6)."""
 _BASE_BYTES = 300 << 20  # Python, numpy, drgn with a kernel's debug info

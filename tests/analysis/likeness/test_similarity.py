@@ -6,15 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from crashext.analysis.likeness.similarity import (
-    DEFAULT_THRESHOLD,
-    METRICS,
-    Features,
-    Grouping,
-    group,
-    scores,
-)
+from crashext.analysis.likeness.similarity import Features, Grouping, group, scores
 from crashext.analysis.likeness.words import Classifier, WordMap
+from crashext.analysis.settings import DEFAULT_THRESHOLD, METRICS
 from crashext.kernel.access import Words
 
 PAGES = 0xFFFF888000000000

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crashext.analysis.likeness.groups import Settings
 from crashext.analysis.likeness.similarity import group
 from crashext.analysis.likeness.survey import make_classifier, survey
 from crashext.analysis.results.evidence import TypeCandidate
+from crashext.analysis.settings import Settings
 from crashext.analysis.types.candidates import Types, _from_plain, _to_plain, inconclusive, rivals
 from crashext.analysis.types.ranking import Ranker
 from crashext.hosts.base import Host

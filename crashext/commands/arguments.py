@@ -1,0 +1,246 @@
+"""The command lines of `leakscan` and `objsim`: what may be typed, and what -h says.
+
+Inside another tool (drgn, crash) memory is open already: the options that say where it comes from
+are not there, nor what the tool or its dump cannot do. It opens nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from crashext import __version__
+from crashext.analysis.settings import DEFAULT_THRESHOLD, MEMORY_BUDGET, METRICS
+from crashext.commands.place import Place
+
+BAD_INPUT = 2
+_DEFAULT_SAMPLES = 250_000
+_MOST_HOPS = 16
+_LONGEST_LIVE = 24 * 3600
+
+
+class Parser(argparse.ArgumentParser):
+    """Bad arguments get one line, not the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_INPUT, f"{self.prog}: {message} ({self.prog} -h helps)\n")
+
+
+class _LeakscanParser(Parser):
+    """Whether a kernel runs is asked only where help is: it means asking the tool."""
+
+    def __init__(self, place: Place) -> None:
+        example = _example(place)
+        super().__init__(
+            prog="leakscan",
+            description="Say whether memory is leaked, where, and by whom; with CACHE, what its "
+            "objects are, how many are alike, who points at them and who allocated them.",
+            epilog=f"Examples: leakscan {example}; leakscan {example}kmalloc-32",
+        )
+        self._place = place
+        self.for_running_kernels: list[argparse.Action] = []
+
+    def format_help(self) -> str:
+        if self._place.inside and not self._place.live:
+            for action in self.for_running_kernels:
+                action.help = argparse.SUPPRESS
+        return super().format_help()
+
+
+def leakscan_parser(place: Place) -> Parser:
+    """The parser of `leakscan`, as it may be typed at `place`."""
+    parser = _LeakscanParser(place)
+    parser.add_argument("caches", metavar="CACHE", nargs="*", help="slab cache, by name or alias")
+    parser.add_argument(
+        "--orphans",
+        action="store_true",
+        help="find every object of every cache that nothing reaches",
+    )
+    parser.add_argument(
+        "--list", metavar="FILE", type=Path, help="with --orphans: write their addresses to FILE"
+    )
+    stdin = "" if place.tool == "crash" else "; - for stdin"
+    parser.add_argument(
+        "--trace",
+        metavar="FILE",
+        type=Path,
+        help="who allocated in this trace what was not freed (tracefs text, trace-cmd report, "
+        f"trace.dat, perf script{stdin}); with a later dump: which of it is leaked",
+    )
+    parser.for_running_kernels = [
+        parser.add_argument(
+            "--live",
+            metavar="SECONDS",
+            type=number(1, _LONGEST_LIVE),
+            help="trace the running kernel for so long (root), then see what is leaked of it",
+        ),
+        parser.add_argument("--stacks", action="store_true", help="with --live: trace stacks, too"),
+    ]
+    _source(parser, place)
+    if place.inside:
+        parser.set_defaults(procfs=[])
+    else:
+        parser.add_argument(
+            "--procfs",
+            metavar="DIR",
+            type=Path,
+            action="append",
+            default=[],
+            help="no dump: an overview from saved proc files, of sosreport or a shell, or from "
+            "/proc; repeated, in time order, it shows what grew",
+        )
+    parser.add_argument(
+        "--before",
+        metavar="OLD",
+        type=Path,
+        help="without CACHE: what grew since OLD, an earlier dump, a session or --json report of "
+        "leakscan without CACHE, or a directory of proc files",
+    )
+    parser.add_argument(
+        "--walker",
+        choices=("map", "kmem"),
+        default="map",
+        help="how objects are found: map reads the memory map (default); kmem asks crash's kmem "
+        "-S, which lists no full slabs, and is used where map does not know the kernel"
+        if place.tool == "crash"
+        else argparse.SUPPRESS,
+    )
+    _references(parser)
+    _comparison(parser)
+    return parser
+
+
+def objsim_parser(place: Place) -> Parser:
+    """The parser of `objsim`, as it may be typed at `place`."""
+    parser = Parser(
+        prog="objsim",
+        description="Say how alike objects are; with one address, find every object like it.",
+        epilog=f"Example: objsim {_example(place)}ffff888003a4b1c0",
+    )
+    parser.add_argument(
+        "addresses", metavar="ADDR", nargs="*", help="address of an object: hex, or a symbol"
+    )
+    parser.add_argument(
+        "--list", action="store_true", help="list the address of every object like ADDR"
+    )
+    stdin = "" if place.tool == "crash" else " (- for stdin)"
+    parser.add_argument(
+        "--text", metavar="FILE", help=f"compare the objects in pasted rd or x output{stdin}"
+    )
+    parser.add_argument("--size", type=number(1), help="object size in bytes, for --text")
+    parser.add_argument(
+        "--as",
+        dest="as_type",
+        metavar="TYPE",
+        help="list the object's members, as of struct TYPE",
+    )
+    _source(parser, place)
+    _comparison(parser)
+    return parser
+
+
+def _example(place: Place) -> str:
+    return "" if place.inside else "-c vmcore -s vmlinux "
+
+
+def _source(parser: Parser, place: Place) -> None:
+    source = parser.add_argument_group("where memory comes from")
+    if place.inside:
+        parser.set_defaults(core=None, kernel=False, replay=None, symbols=[])
+    else:
+        one = source.add_mutually_exclusive_group()
+        one.add_argument("-c", "--core", metavar="CORE", type=Path, help="vmcore")
+        one.add_argument("-k", "--kernel", action="store_true", help="the running kernel (root)")
+        one.add_argument("-r", "--replay", metavar="SESSION", type=Path, help="a recorded session")
+        source.add_argument(
+            "-s",
+            "--symbols",
+            metavar="VMLINUX",
+            type=Path,
+            action="append",
+            default=[],
+            help="debug file: vmlinux, or a module's; may be repeated (default: by build ID)",
+        )
+    source.add_argument(
+        "--record", metavar="FILE", type=Path, help="also record this run as a session"
+    )
+    parser.add_argument("--version", action="version", version=f"crashext {__version__}")
+
+
+def _references(parser: Parser) -> None:
+    refs = parser.add_argument_group("who points at the objects")
+    refs.add_argument(
+        "--refs",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="look through all kernel memory for it (default: where that takes seconds)",
+    )
+    refs.add_argument(
+        "--memory",
+        type=number(64, 1 << 20),
+        default=MEMORY_BUDGET >> 20,
+        metavar="MIB",
+        help="memory to use; the largest caches are sampled to fit (default %(default)s)",
+    )
+
+
+def _comparison(parser: Parser) -> None:
+    how = parser.add_argument_group("how objects are compared")
+    how.add_argument(
+        "--samples",
+        type=number(1),
+        default=_DEFAULT_SAMPLES,
+        metavar="N",
+        help="objects to look at in each cache (default %(default)s; at most 24 MiB of them)",
+    )
+    how.add_argument(
+        "--seed", type=number(0), default=0, metavar="N", help="of the random choice (default 0)"
+    )
+    how.add_argument(
+        "--threshold",
+        type=fraction,
+        default=DEFAULT_THRESHOLD,
+        metavar="S",
+        help="score from which objects count as alike, 0 to 1 (default %(default)s)",
+    )
+    how.add_argument(
+        "--metric",
+        choices=sorted(METRICS),
+        default="hamming",
+        help="how bytes are compared (default %(default)s; the others find shifted content)",
+    )
+    how.add_argument(
+        "--hops",
+        type=number(0, _MOST_HOPS),
+        default=1,
+        metavar="N",
+        help="objects to follow a pointer through until one has a name (default %(default)s)",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("-v", "--verbose", action="store_true", help="more groups, all words")
+
+
+def number(least: int, most: int = (1 << 63) - 1) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        try:
+            value = int(text, 0)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+        if not least <= value <= most:
+            limit = f"to {most}" if most < (1 << 63) - 1 else "up"
+            raise argparse.ArgumentTypeError(f"{text} is not a number from {least} {limit}")
+        return value
+
+    return parse
+
+
+def fraction(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0 and up to 1")
+    return value

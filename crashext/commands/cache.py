@@ -1,0 +1,67 @@
+"""`leakscan CACHE...`: what a cache's objects are, how many are alike, who has them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from crashext.analysis.caches import scan_caches
+from crashext.analysis.kmem_walker import KmemHost, scan_caches_kmem
+from crashext.analysis.origin.outstanding import kept
+from crashext.analysis.results.reports import LeakReport
+from crashext.commands.opening import open_host, open_view
+from crashext.commands.options import CacheOptions
+from crashext.commands.output import Output
+from crashext.commands.place import Place
+from crashext.commands.questions import Question, options_of
+from crashext.hosts.base import Host, HostError, UnknownLayout
+from crashext.progress import Progress
+from crashext.report.as_json import leak_document
+from crashext.report.text import print_leak_report
+from crashext.skipped import Skipped
+
+
+def answer(options: CacheOptions, place: Place, progress: Progress) -> Output:
+    if options.kmem:
+        return _printed(options, _by_kmem(options, place.host, progress))
+    look = options.look
+    question = Question("leakscan", options.caches, options=options_of(look.settings, look.refs))
+    try:
+        with open_view(open_host(options.source, place), options.source.record, question) as opened:
+            report = scan_caches(
+                opened.view,
+                list(options.caches),
+                look.settings,
+                progress,
+                opened.budget,
+                look.refs,
+                look.memory,
+                kept(opened.view.host, None),
+            )
+    except UnknownLayout as why:
+        if not place.inside or options.source.record is not None:
+            raise
+        if not isinstance(place.host, KmemHost):
+            raise
+        return _printed(options, _instead(_by_kmem(options, place.host, progress), why))
+    return replace(_printed(options, report), lost=opened.lost)
+
+
+def _printed(options: CacheOptions, report: LeakReport) -> Output:
+    return Output(
+        text=lambda console: print_leak_report(report, console, options.printing.verbose),
+        json=lambda: leak_document(report, {}),
+    )
+
+
+def _by_kmem(options: CacheOptions, host: Host, progress: Progress) -> LeakReport:
+    if not isinstance(host, KmemHost):
+        raise HostError("--walker kmem needs a crash session")
+    return scan_caches_kmem(host, list(options.caches), options.look.settings, progress)
+
+
+def _instead(report: LeakReport, why: UnknownLayout) -> LeakReport:
+    """The report of crash's walker, which says that ours did not know the kernel."""
+    instead = Skipped(
+        f"own slab walker: {why}", 1, "crash's kmem -S was used instead (--walker kmem)"
+    )
+    return replace(report, skipped=(instead, *report.skipped))

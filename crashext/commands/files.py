@@ -1,0 +1,90 @@
+"""Files that a command names, looked at before any work: can they be read, can they be written?
+
+Whether their content is any good is found out by who reads it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from crashext.commands.options import (
+    ExcerptOptions,
+    Options,
+    OrphansOptions,
+    OverviewOptions,
+    ProcfsOptions,
+    Refusal,
+    TraceOptions,
+)
+
+_STDIN = "-"
+
+
+def check_files(options: Options) -> None:
+    """Raises `Refusal` for the first file that cannot be used."""
+    inputs = _inputs(options)
+    for path, what in inputs:
+        _readable(path, what)
+    for path, what in _outputs(options):
+        _writable(path, what, [path for path, _ in inputs])
+
+
+def _inputs(options: Options) -> list[tuple[Path, str]]:
+    """(path, what one cannot do with it) of every file that is read."""
+    found: list[tuple[Path | None, str]] = []
+    if isinstance(options, ExcerptOptions):
+        found.append((Path(options.text), "read"))
+    elif isinstance(options, ProcfsOptions):
+        found += [(path, "open") for path in options.folders]
+        found += [(path, "open debug file") for path in options.symbols]
+    else:
+        found.append((options.source.core, "open dump"))
+        found.append((options.source.replay, "open session"))
+        found += [(path, "open debug file") for path in options.source.symbols]
+    if isinstance(options, OverviewOptions | ProcfsOptions):
+        found.append((options.before, "open"))
+    if isinstance(options, TraceOptions):
+        found.append((options.trace, "read trace"))
+    return [(path, what) for path, what in found if path is not None and str(path) != _STDIN]
+
+
+def _outputs(options: Options) -> list[tuple[Path, str]]:
+    found: list[tuple[Path | None, str]] = []
+    if not isinstance(options, ExcerptOptions | ProcfsOptions):
+        found.append((options.source.record, "write session"))
+    if isinstance(options, OrphansOptions):
+        found.append((options.list, "write"))
+    return [(path, what) for path, what in found if path is not None]
+
+
+def _readable(path: Path, what: str) -> None:
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            os.scandir(path).close()
+        elif stat.S_ISREG(mode):  # opening a pipe would wait, or take what is in it
+            path.open("rb").close()
+    except (OSError, ValueError) as error:
+        raise Refusal(f"cannot {what} {path}: {_why(error)}") from None
+
+
+def _writable(path: Path, what: str, inputs: list[Path]) -> None:
+    """Leaves an old file as it is until there is something to write, and no new one behind."""
+    try:
+        there = path.exists()
+        if there and any(path.samefile(other) for other in inputs):
+            raise Refusal(f"cannot {what} {path}: this run reads it")
+        if there and not path.is_file() and not path.is_dir():
+            return  # a device or a pipe
+        path.open("ab").close()
+        if not there:
+            path.resolve().unlink()  # not a link that led to it
+    except (OSError, ValueError) as error:
+        raise Refusal(f"cannot {what} {path}: {_why(error)}") from None
+
+
+def _why(error: Exception) -> str:
+    """ValueError: a path with a zero byte in it."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)

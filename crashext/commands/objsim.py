@@ -1,0 +1,92 @@
+"""`objsim ADDR...` and `objsim --text FILE`: how alike objects are, and what is like one."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from crashext.analysis.excerpt import MAX_TEXT, compare_text
+from crashext.analysis.objects import compare
+from crashext.analysis.results.reports import SimilarityReport
+from crashext.commands.opening import open_host, open_view
+from crashext.commands.options import ExcerptOptions, ObjsimOptions
+from crashext.commands.output import Output
+from crashext.commands.place import Place
+from crashext.commands.questions import Question, options_of
+from crashext.hosts.base import CommandHost, HostError
+from crashext.kernel.slab.view import KernelView
+from crashext.progress import Progress
+from crashext.report.as_json import similarity_document
+from crashext.report.text import print_similarity_report
+
+_NEAR_SYMBOL = re.compile(r"([A-Za-z_][\w.]*) *([+-] *(?:0x[0-9a-fA-F]+|[1-9][0-9]*))")
+_ADDRESS_DIGITS = 8  # a shorter word without 0x, such as dead or add, may be a symbol
+
+
+def answer(options: ObjsimOptions, place: Place, progress: Progress) -> Output:
+    asked = options_of(options.settings, listed=options.list)
+    question = Question("objsim", options.addresses, options=asked)
+    with open_view(open_host(options.source, place), options.source.record, question) as opened:
+        report = compare(
+            opened.view,
+            [_address(opened.view, text) for text in options.addresses],
+            options.settings,
+            options.list,
+            progress,
+            opened.budget,
+            options.as_type,
+        )
+    return _printed(report, options.printing.verbose, opened.lost)
+
+
+def answer_excerpt(options: ExcerptOptions, place: Place, progress: Progress) -> Output:
+    report = compare_text(_read_text(options.text), options.size, options.settings)
+    return _printed(report, options.printing.verbose)
+
+
+def _printed(report: SimilarityReport, verbose: bool, lost: bool = False) -> Output:
+    listed = None if report.kin is None else report.kin.listed
+    return Output(
+        text=lambda console: print_similarity_report(report, console, verbose),
+        json=lambda: similarity_document(report),
+        listed=np.zeros(0, np.uint64) if listed is None else listed,
+        lost=lost,
+    )
+
+
+def _address(view: KernelView, text: str) -> int:
+    digits = text.removeprefix("0x")
+    number = text.startswith("0x") or len(digits) >= _ADDRESS_DIGITS
+    if number and re.fullmatch(r"[0-9a-fA-F]{1,16}", digits):
+        return int(digits, 16)
+    match = _NEAR_SYMBOL.fullmatch(text)
+    symbol = view.host.address_of(match[1] if match else text)
+    if match and symbol is not None:
+        symbol += int(match[2].replace(" ", ""), 0)
+        if not 0 <= symbol < 1 << 64:
+            raise HostError(f"{text} is outside the address space")
+        return symbol
+    if symbol is None and isinstance(view.host, CommandHost):
+        symbol = view.host.evaluate(text)
+    if symbol is None:
+        raise HostError(f"{text} is neither a hexadecimal address nor a symbol of this kernel")
+    return symbol
+
+
+def _read_text(name: str) -> str:
+    try:
+        if name == "-":
+            data = sys.stdin.buffer.read(MAX_TEXT + 1)
+        else:
+            with Path(name).open("rb") as file:
+                data = file.read(MAX_TEXT + 1)
+    except OSError as error:
+        raise HostError(f"cannot read {name}: {error.strerror}") from error
+    if len(data) > MAX_TEXT:
+        raise HostError(
+            f"{name} is larger than {MAX_TEXT >> 20} MiB: cut out the objects of one cache"
+        )
+    return data.decode("utf-8", "backslashreplace")

@@ -1,0 +1,81 @@
+"""A run's memory: opened from where the options say, recorded or replayed where they say so."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from crashext.commands.options import Source
+from crashext.commands.place import Place
+from crashext.commands.questions import Question, held_by
+from crashext.hosts.base import Host, HostError
+from crashext.hosts.recorded import RecordedHost, RecordingHost
+from crashext.hosts.session import MAX_MEMORY
+from crashext.kernel.slab.slabs import MAP_BUDGET
+from crashext.kernel.slab.view import KernelView
+from crashext.report.safe import safe
+
+
+@dataclass
+class Opened:
+    """A kernel to look at, and what a session of this run is to be asked again."""
+
+    view: KernelView
+    question: Question
+    """May be made more precise before the session is written."""
+    lost: bool = False
+    """The session could not be written."""
+
+    @property
+    def budget(self) -> int:
+        """Bytes of memory map to read: less where they must fit into a session, or are from one."""
+        in_session = isinstance(self.view.host, RecordingHost | RecordedHost)
+        return MAX_MEMORY // 4 if in_session else MAP_BUDGET
+
+
+def open_host(source: Source, place: Place) -> Host:
+    """The tool's own memory, or that of the source. Raises `HostError`."""
+    if place.inside:
+        return place.host
+    if source.replay is not None:
+        return RecordedHost(source.replay)
+    # drgn takes a third of a second to import, and a replay does without it.
+    from crashext.hosts.drgn import open_core, open_live
+
+    symbols = list(source.symbols)
+    if source.core is not None:
+        return open_core(source.core, symbols)
+    return open_live(symbols)
+
+
+@contextmanager
+def open_view(host: Host, record: Path | None, question: Question) -> Iterator[Opened]:
+    """A view to ask `question` of; on the way out the session is written, if one is wanted."""
+    if isinstance(host, RecordedHost):
+        _require(host, question)
+    recorder = None if record is None else RecordingHost(host)
+    opened = Opened(KernelView(recorder or host), question)
+    yield opened
+    if recorder is not None and record is not None:
+        try:
+            recorder.save(record, opened.question.command)
+        except HostError as error:  # the report is worth printing all the same
+            print(f"{question.program}: {safe(str(error))}", file=sys.stderr)
+            record.unlink(missing_ok=True)
+            opened.lost = True
+    if isinstance(host, RecordedHost) and host.unanswered:
+        print(
+            f"{question.program}: this session was recorded with '{safe(host.command)}' and cannot "
+            f"answer {host.unanswered:,} questions of this run: what they concern is missing here",
+            file=sys.stderr,
+        )
+
+
+def _require(host: RecordedHost, question: Question) -> None:
+    """A session knows what it was recorded for: another cache would look empty, not unknown."""
+    held = held_by(host.command)
+    if held is not None and not held.answers(question):
+        raise HostError(f"this session holds the answer to '{held.short}': ask it that")

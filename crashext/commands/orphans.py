@@ -1,0 +1,28 @@
+"""`leakscan --orphans`: every object of every cache that nothing reaches."""
+
+from __future__ import annotations
+
+from crashext.analysis.orphans import scan_orphans
+from crashext.commands.opening import open_host, open_view
+from crashext.commands.options import OrphansOptions
+from crashext.commands.output import Output
+from crashext.commands.place import Place
+from crashext.commands.questions import Question, options_of
+from crashext.progress import Progress
+from crashext.report.orphans_json import orphan_document
+from crashext.report.orphans_text import print_orphan_report, write_list
+
+
+def answer(options: OrphansOptions, place: Place, progress: Progress) -> Output:
+    look = options.look
+    question = Question("leakscan", orphans=True, options=options_of(look.settings, look.refs))
+    with open_view(open_host(options.source, place), options.source.record, question) as opened:
+        found = scan_orphans(opened.view, look.settings, progress, look.memory)
+    if options.list is not None:
+        write_list(found.addresses, found.caches, options.list)
+    verbose = options.printing.verbose
+    return Output(
+        text=lambda console: print_orphan_report(found.report, console, verbose),
+        json=lambda: orphan_document(found.report),
+        lost=opened.lost,
+    )

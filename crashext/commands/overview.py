@@ -1,0 +1,48 @@
+"""`leakscan`: the verdict over a whole machine, with what grew since an earlier moment."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from crashext.analysis.memory.growth import Compared, growth
+from crashext.analysis.moments import of_overview
+from crashext.analysis.overview import look_over
+from crashext.analysis.verdict.rules import judge
+from crashext.commands.before import earlier
+from crashext.commands.opening import open_host, open_view
+from crashext.commands.options import OverviewOptions
+from crashext.commands.output import Output
+from crashext.commands.place import Place
+from crashext.commands.questions import Question, options_of
+from crashext.hosts.base import Host
+from crashext.hosts.crash import CrashHost
+from crashext.progress import Progress
+from crashext.report.verdict_json import overview_document
+from crashext.report.verdict_text import print_overview
+
+
+def answer(options: OverviewOptions, place: Place, progress: Progress) -> Output:
+    look = options.look
+    question = Question("leakscan", options=options_of(look.settings, look.refs))
+    with open_view(open_host(options.source, place), options.source.record, question) as opened:
+        # The earlier moment first: it may be no such thing, and this one takes longer.
+        before = _before(options, opened.view.host, progress)
+        overview = look_over(opened.view, look.settings, progress, look.memory, look.refs)
+    facts = overview.facts
+    if before is not None:
+        now = of_overview(overview.kernel.source, overview)
+        facts = replace(facts, growth=growth([before, now]))
+    verdicts = judge(facts)
+    verbose = options.printing.verbose
+    return Output(
+        text=lambda console: print_overview(overview, facts, verdicts, console, verbose),
+        json=lambda: overview_document(overview, facts, verdicts),
+        lost=opened.lost,
+    )
+
+
+def _before(options: OverviewOptions, host: Host, progress: Progress) -> Compared | None:
+    if options.before is None:
+        return None
+    symbols = host.debug_files() if isinstance(host, CrashHost) else options.source.symbols
+    return earlier(options.before, symbols, options.look.settings, progress)

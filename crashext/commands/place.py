@@ -1,0 +1,48 @@
+"""Where a command was typed: at a shell, or inside a tool that has memory open already."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from crashext.hosts.base import Host
+
+
+def _nothing_open() -> Host:
+    raise RuntimeError("a shell has no memory open")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A tool, and how to get at the memory that it has open: asked for only when it is needed."""
+
+    tool: str = "shell"
+    """``shell``, ``crash`` or ``drgn``."""
+    open: Callable[[], Host] = _nothing_open
+    """Raises `HostError`."""
+
+    @property
+    def inside(self) -> bool:
+        """Whether memory is open: then nobody needs to say where it is."""
+        return self.tool != "shell"
+
+    @cached_property
+    def host(self) -> Host:
+        """The memory that the tool has open."""
+        return self.open()
+
+    @property
+    def live(self) -> bool:
+        """Whether the tool looks at the running kernel: not where its memory cannot be used."""
+        from crashext.hosts.base import HostError
+
+        try:
+            return self.inside and self.host.info().live
+        except HostError:
+            return False
+
+
+SHELL = Place()

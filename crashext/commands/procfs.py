@@ -1,0 +1,32 @@
+"""`leakscan --procfs DIR`: an overview from proc files, without any dump."""
+
+from __future__ import annotations
+
+from crashext.analysis.proc import read_snapshot, report
+from crashext.analysis.proc_facts import proc_facts
+from crashext.analysis.verdict.rules import judge
+from crashext.commands.before import earlier
+from crashext.commands.options import ProcfsOptions
+from crashext.commands.output import Output
+from crashext.commands.place import Place
+from crashext.procfs.folder import ProcFolder
+from crashext.progress import Progress
+from crashext.report.procfs_text import print_proc_report
+from crashext.report.verdict_json import proc_document
+
+
+def answer(options: ProcfsOptions, place: Place, progress: Progress) -> Output:
+    moments = [read_snapshot(ProcFolder(path), progress) for path in options.folders]
+    before = (
+        None
+        if options.before is None
+        else earlier(options.before, options.symbols, options.settings, progress)
+    )
+    found = report(moments, before)
+    facts = proc_facts(found)
+    verdicts = judge(facts)
+    verbose = options.printing.verbose
+    return Output(
+        text=lambda console: print_proc_report(found, verdicts, console, verbose),
+        json=lambda: proc_document(found, facts, verdicts),
+    )

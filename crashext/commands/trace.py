@@ -1,0 +1,89 @@
+"""`leakscan --trace FILE`: who allocated what was not freed; with memory, which of it is leaked."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from rich.console import Console
+
+from crashext.analysis.caches import scan_caches
+from crashext.analysis.origin.outstanding import kept, outstanding
+from crashext.analysis.overview import look_over
+from crashext.analysis.verdict.rules import judge
+from crashext.analysis.verdict.verdict import Verdict
+from crashext.commands.opening import Opened, open_host, open_view
+from crashext.commands.options import Look, Printing, TraceOptions
+from crashext.commands.output import Output
+from crashext.commands.place import Place
+from crashext.commands.questions import Question, options_of
+from crashext.progress import Progress
+from crashext.report.as_json import leak_document
+from crashext.report.text import print_leak_report
+from crashext.report.trace_json import trace_document
+from crashext.report.trace_text import print_trace
+from crashext.report.verdict_json import verdict_fields
+from crashext.report.verdict_text import print_verdicts
+from crashext.trace import TraceSummary, trace_table
+
+
+def answer(options: TraceOptions, place: Place, progress: Progress) -> Output:
+    trace = trace_table(options.trace)  # before any dump is opened: it may be no trace at all
+    if not place.inside and not options.source.given:
+        return alone(trace, options.printing)
+    host, record = open_host(options.source, place), options.source.record
+    with open_view(host, record, Question("leakscan", options.caches)) as opened:
+        output = joined(
+            trace, opened, options.caches, options.look, options.printing, progress, record is None
+        )
+    return replace(output, lost=opened.lost)
+
+
+def alone(trace: TraceSummary, printing: Printing) -> Output:
+    """The trace without memory."""
+    return Output(
+        text=lambda console: print_trace(trace, console, printing.verbose),
+        json=lambda: trace_document(trace),
+    )
+
+
+def joined(
+    trace: TraceSummary,
+    opened: Opened,
+    caches: tuple[str, ...],
+    look: Look,
+    printing: Printing,
+    progress: Progress,
+    judged: bool,
+) -> Output:
+    """The trace with memory; without `caches`, those that hold most of it, and, where `judged`,
+    the verdict over the whole machine with the trace's call sites among its evidence."""
+    traced = kept(opened.view.host, outstanding(trace))
+    report = scan_caches(
+        opened.view,
+        list(caches),
+        look.settings,
+        progress,
+        opened.budget,
+        look.refs,
+        look.memory,
+        traced,
+    )
+    verdicts: tuple[Verdict, ...] = ()
+    if judged and not caches and look.refs is not False:
+        overview = look_over(opened.view, look.settings, progress, look.memory, look.refs, traced)
+        verdicts = judge(overview.facts)
+    # A session tells how to ask again.
+    opened.question = Question(
+        "leakscan",
+        caches or tuple(c.name for c in report.caches),
+        options=options_of(look.settings, look.refs),
+    )
+    said = tuple(replace(s, what=f"trace: {s.what}") for s in trace.skipped)
+    whole = replace(report, skipped=(*report.skipped, *said))
+
+    def text(console: Console) -> None:
+        print_verdicts(verdicts, console)
+        print_leak_report(whole, console, printing.verbose)
+
+    extra = verdict_fields(verdicts) if verdicts else {}
+    return Output(text=text, json=lambda: leak_document(whole, extra))
