@@ -1,6 +1,7 @@
 # make demo    the main job, on a recorded session
 # make check    style, types, layers, and the tests that need nothing but Python: a minute
 # make test    these and all other tests, on real kernels' memory: builds it, then 12 minutes
+# make man    crashext/man/ from the commands' parsers
 # make test-live    leakscan --live in a guest that carries Python; some minutes more
 # make test-kmemleak    the tests that need a kernel of our own; compiles it once, 5 to 25 minutes
 
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 APT := DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get
 
-.PHONY: demo check style test test-live test-kmemleak lab-packages samples clean
+.PHONY: demo check style test test-live test-kmemleak lab-packages samples man clean
 
 demo: $(VENV)/installed
 	$(BIN)/leakscan -r sample_sessions/many-leaks.session
@@ -45,6 +46,10 @@ lab-packages: $(VENV)/installed-dev
 # Record sample_sessions/ anew; their addresses change, and so does README's output.
 samples: $(VENV)/installed-dev lab-packages
 	$(BIN)/python -m tests.record_samples
+
+# The manual pages say what the parsers say; a test holds them to it.
+man: $(VENV)/installed-dev
+	$(BIN)/python -m tests.manpages
 
 $(VENV)/bin/python:
 	@python3 -c 'import ensurepip' 2>/dev/null || \

@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from crashext import __version__
 from crashext.analysis.settings import DEFAULT_THRESHOLD, MEMORY_BUDGET, METRICS
+from crashext.commands.completion import completion_option
 from crashext.commands.place import Place
 
 BAD_INPUT = 2
@@ -167,6 +168,8 @@ def _source(parser: Parser, place: Place) -> None:
         "--record", metavar="FILE", type=Path, help="also record this run as a session"
     )
     parser.add_argument("--version", action="version", version=f"crashext {__version__}")
+    if not place.inside:
+        completion_option(parser)
 
 
 def _references(parser: Parser) -> None:

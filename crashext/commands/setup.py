@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from crashext import __version__
+from crashext.commands.completion import completion_option
 
 _BEGIN = "# >>> crashext >>> (crashext setup --remove takes these lines out)"
 _END = "# <<< crashext <<<"
@@ -40,14 +41,15 @@ class SetupError(Exception):
     """One line for the user."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Console script `crashext`. Returns the exit status: 0 done, 2 bad input."""
+def setup_parser() -> argparse.ArgumentParser:
+    """The parser of `crashext`."""
     parser = argparse.ArgumentParser(
         prog="crashext",
         description="Set-up of crashext inside crash. The commands themselves are leakscan and "
         "objsim.",
     )
     parser.add_argument("--version", action="version", version=f"crashext {__version__}")
+    completion_option(parser)
     commands = parser.add_subparsers(dest="command", required=True)
     setup = commands.add_parser("setup", help="make crash know leakscan and objsim")
     setup.add_argument("pykdump", nargs="?", type=Path, help="mpykdump64.so, if it is not found")
@@ -61,7 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="FILE",
         help="the file (default %(default)s)",
     )
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Console script `crashext`. Returns the exit status: 0 done, 2 bad input."""
+    options = setup_parser().parse_args(arguments)
     try:
         _setup(options.crashrc.expanduser(), options.pykdump, options.write, options.remove)
     except (SetupError, OSError) as error:
