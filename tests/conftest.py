@@ -37,9 +37,17 @@ def need_lab() -> None:
         pytest.skip(NEEDS_LAB, allow_module_level=True)
 
 
+@pytest.fixture(scope="session")
+def lab() -> None:
+    """For tests that need the lab, though they ask for no dump of it by themselves."""
+    need_lab()
+
+
 def only_if(asked: object, otherwise: str) -> pytest.MarkDecorator:
-    """For what even `make test` runs only when it is `asked` to."""
-    return pytest.mark.skipif(NO_LAB or not asked, reason=NEEDS_LAB if NO_LAB else otherwise)
+    """For what needs the lab, and even `make test` runs only when it is `asked` to."""
+    if NO_LAB:
+        return pytest.mark.usefixtures("lab")
+    return pytest.mark.skipif(not asked, reason=otherwise)
 
 
 @pytest.hookimpl(wrapper=True)

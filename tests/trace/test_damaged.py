@@ -11,7 +11,7 @@ from crashext.hosts.base import HostError
 from crashext.report.trace_json import trace_document
 from crashext.trace import TraceReader, trace_table
 from crashext.trace import lines as parsed_lines
-from tests.conftest import need_lab, run
+from tests.conftest import run
 from tests.trace import test_lines
 from tests.trace.generator import lines
 from tests.trace.helpers import read, shown, skipped
@@ -129,8 +129,8 @@ def test_files_that_are_no_traces(tmp_path: Path, content: bytes, says: str) -> 
     _refused(path, says)
 
 
+@pytest.mark.usefixtures("lab")
 def test_a_file_that_trace_cmd_cannot_read(tmp_path: Path) -> None:
-    need_lab()
     path = tmp_path / "trace.dat"
     path.write_bytes(b"\x17\x08\x44tracing7\0" + bytes(100))
     _refused(path, "trace-cmd cannot read")
