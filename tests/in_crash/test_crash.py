@@ -88,7 +88,7 @@ class Crash:
         )
 
 
-@pytest.fixture(scope="module", params=BUILDS)
+@pytest.fixture(scope="module", params=BUILDS or [""])
 def build(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -1,0 +1,202 @@
+"""Who holds an object, by name, and what names memory that is no slab object."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from crashext.analysis.reach.group_reach import held, reachability_of
+from crashext.analysis.reach.holders import Holders
+from crashext.analysis.reach.pointed import find_pointed_at
+from crashext.analysis.reach.reachability import Reach
+from crashext.analysis.reach.selfcheck import misgivings
+from crashext.analysis.reach.weak import weakly_held
+from crashext.progress import silent
+from tests.kernel.whole import DIRECT, PAGE, TEXT, THREAD_SIZE, VMEMMAP, Kernel
+
+
+@pytest.fixture
+def kernel() -> Kernel:
+    return Kernel()
+
+
+def slot(marked: Reach, address: int) -> int:
+    return int(marked.table.at(np.array([address], np.uint64))[0])
+
+
+def steps(marked: Reach, address: int) -> tuple[str, ...]:
+    return Holders(marked, find_pointed_at(marked, silent)).chain(slot(marked, address)).steps
+
+
+def struct_page(page: int) -> int:
+    return VMEMMAP + 64 * ((page - DIRECT) // PAGE)
+
+
+def test_a_chain_names_the_variable_and_where_each_pointer_leads(kernel: Kernel) -> None:
+    last = kernel.object("kmalloc-96")
+    first = kernel.object("kmalloc-64", 0, last + 16)
+    kernel.variable("table", 0, 0, first)
+    assert steps(kernel.marked(), last) == ("table+0x10", "kmalloc-64", "kmalloc-96+0x10")
+
+
+def test_a_long_chain_is_cut_in_the_middle(kernel: Kernel) -> None:
+    nodes = [kernel.object() for _ in range(200)]
+    for at, following in pairwise(nodes):
+        kernel.write(at + 8, following)
+    kernel.variable("list", nodes[0])
+    chain = steps(kernel.marked(), nodes[-1])
+    assert chain[0] == "list"
+    assert "... 192 more ..." in chain
+    assert chain.count("kmalloc-64+0x0") + chain.count("kmalloc-64") == 8
+
+
+def test_the_most_telling_of_several_roots_is_named(kernel: Kernel) -> None:
+    target = kernel.object()
+    _, stack = kernel.task(7, "user", used=PAGE)
+    kernel.write(stack + THREAD_SIZE - 8, target)
+    assert steps(kernel.marked(), target)[0] == "stack of user (pid 7)"
+    kernel.variable("table", target)
+    assert steps(kernel.marked(), target)[0] == "table"
+
+
+def test_a_register_is_named_where_no_word_of_memory_holds(kernel: Kernel) -> None:
+    target = kernel.object()
+    kernel.host.running = [(target, *[0] * 26)]
+    assert steps(kernel.marked(), target)[0] == "a CPU's register"
+
+
+def test_places_without_a_name_are_followed_to_what_points_at_them(kernel: Kernel) -> None:
+    target, in_area = kernel.object(), kernel.object()
+    page, above = kernel.page(), kernel.page()
+    kernel.write(page + 8, target)
+    kernel.write(above, page)
+    marked = kernel.marked()
+    assert steps(marked, target)[0].startswith("page frame ")
+    kernel.write(kernel.area(2) + PAGE + 16, in_area)
+    holder = kernel.object("kmalloc-96", above)
+    kernel.variable("pool", holder)
+    marked = kernel.marked()
+    assert steps(marked, target)[0] == "pages of kmalloc-96 objects"
+    assert steps(marked, in_area)[0] == "vmalloc area of start_kernel +0x1010"
+
+
+def test_roots_are_tallied_by_variable(kernel: Kernel) -> None:
+    some, others = ([kernel.object() for _ in range(n)] for n in (5, 2))
+    kernel.variable("table", *some)
+    kernel.variable("list", *others)
+    marked = kernel.marked()
+    slots = marked.table.at(np.array([*some, *others], np.uint64))
+    most, chains = Holders(marked).tally(slots)
+    assert most == (("table", 5), ("list", 2))
+    assert [c.target for c in chains] == [some[0], others[0]]
+
+
+def test_areas_and_pages_count_as_pointed_at_by_live_words_alone(kernel: Kernel) -> None:
+    wanted, lost = kernel.area(1), kernel.area(1)
+    by_pointer, by_struct_page, by_nobody, by_orphan, by_itself = (kernel.page() for _ in range(5))
+    kernel.variable("area", wanted + 100)
+    kernel.variable("page", by_pointer + 8)
+    kernel.variable("frags", struct_page(by_struct_page))
+    kernel.object("kmalloc-64", by_orphan, lost)
+    kernel.write(by_itself, by_itself)
+    marked = kernel.marked()
+    found = find_pointed_at(marked, silent)
+    assert found.areas.tolist() == [True, False]
+    pages = (by_pointer, by_struct_page, by_nobody, by_orphan, by_itself)
+    frames = [(p - DIRECT) // PAGE for p in pages]
+    assert found.frames[frames].tolist() == [True, True, False, False, False]
+    image = kernel.host.mapped[TEXT] - DIRECT
+    at = kernel.host.symbols["page"] - TEXT + image
+    assert [found.word_to(f) for f in frames[:3]] == [at, None, None]
+    assert found.word_to(0) is None
+
+
+def test_struct_pages_and_physical_addresses_hold_weakly(kernel: Kernel) -> None:
+    def weak(*addresses: int) -> list[bool]:
+        marked = kernel.marked()
+        slots = marked.table.at(np.array(addresses, np.uint64))
+        assert not marked.marks.reached[slots].any()
+        found: list[bool] = weakly_held(marked, slots, silent).tolist()
+        return found
+
+    frag, other = kernel.object("kmalloc-512"), kernel.object("kmalloc-96")
+    buffers = [kernel.object("kmalloc-1024") for _ in range(8)]
+    assert weak(frag, other) == [False, False]
+    user = kernel.object("kmalloc-64", struct_page(frag & -PAGE))
+    kernel.variable("queue", user)
+    assert weak(frag, other) == [True, False]
+    # One small number may be chance; eight, and none beside them, are not.
+    ring = kernel.object("kmalloc-128", buffers[0] - DIRECT)
+    kernel.variable("ring", ring)
+    assert weak(*buffers) == [False] * 8
+    kernel.write(ring, *(b - DIRECT for b in buffers))
+    assert weak(*buffers) == [True] * 8
+    kernel.write(ring + 64, *(b - DIRECT + 8 for b in buffers))
+    assert weak(*buffers) == [False] * 8
+    assert weakly_held(kernel.marked(), np.zeros(0, np.int64), silent).tolist() == []
+
+
+def test_a_group_is_judged_in_shares_with_who_holds_it(kernel: Kernel) -> None:
+    objects = [kernel.object() for _ in range(40)]
+    kernel.variable("table", *objects[:10])
+    for i in range(10, 20):
+        kernel.write(objects[i], objects[i + 10])
+    marked = kernel.marked()
+    found = held(
+        marked,
+        Holders(marked),
+        np.array([*objects, DIRECT], np.uint64),
+        np.zeros(41, np.int64),
+        0,
+        np.array(objects[36:], np.uint64),
+    )
+    assert found.examined == 40
+    shares = found.held, found.structure, found.weak, found.orphan
+    assert [round(40 * s.value) for s in shares] == [10, 10, 4, 16]
+    assert found.holders == (("table", 10),)
+    assert found.chains[0].steps == ("table", "kmalloc-64")
+    # One of 41 could not be judged: it may be anything.
+    assert all(s.low < s.value < s.high for s in shares)
+
+
+def test_a_mark_that_misses_what_is_in_use_is_not_believed(kernel: Kernel) -> None:
+    for pid in range(20):
+        kernel.task(pid + 1, "busy", used=64)
+    assert misgivings(kernel.marked()) == ()
+    assert reachability_of(kernel.marked()).misgivings == ()
+    # The kernel's variables in pages that pass for a process's: nothing is rooted any more.
+    for page in kernel.host.mapped.values():
+        if page < DIRECT + 64 * PAGE:
+            kernel.host.put(struct_page(page), (1 << 5).to_bytes(8, "little"))
+            kernel.host.put(struct_page(page) + 24, (DIRECT | 1).to_bytes(8, "little"))
+    doubts = misgivings(kernel.marked())
+    assert any("cache descriptors look unreachable" in d for d in doubts)
+    assert any("20 of 20 tasks of the task list" in d for d in doubts)
+    seen = reachability_of(kernel.marked())
+    assert seen.misgivings == doubts
+    assert seen.notes[0].startswith("do not believe it: ")
+
+
+def test_a_leak_in_a_large_share_of_all_caches_is_none(kernel: Kernel) -> None:
+    for size in range(16, 16 + 40 * 16, 16):
+        lost = [kernel.object(f"kmalloc-{size}") for _ in range(8)]
+        if size < 400:
+            continue
+        kernel.variable(f"users_of_{size}", *lost)
+    (doubt,) = misgivings(kernel.marked())
+    assert doubt.startswith("most objects of ")
+
+
+def test_what_limits_the_answer_is_said(kernel: Kernel) -> None:
+    holder, broken = kernel.object(), kernel.object("kmalloc-96")
+    kernel.break_freelist(broken)
+    (note,) = reachability_of(kernel.marked()).notes
+    assert note.startswith("1 slab")
+    assert "broken freelist" in note
+    kernel.lose(holder & -PAGE)
+    seen = reachability_of(kernel.marked())
+    assert (seen.pages_missing, seen.sampled) == (1, False)
+    assert "(1 pages) is not in this dump" in seen.notes[0]
+    assert seen.notes[1].startswith("1 of the missing pages are slab pages")

@@ -1,0 +1,227 @@
+"""What holds an object and what does not, in a made-up kernel where the answer is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from crashext.analysis.reach import reachability
+from crashext.analysis.reach.reachability import Class
+from tests.kernel.whole import PAGE, THREAD_SIZE, Kernel, class_of
+
+HELD, ORPHAN, STRUCTURE, NOT_JUDGED = Class.HELD, Class.ORPHAN, Class.STRUCTURE, Class.NOT_JUDGED
+POISON = 0xDEAD000000000122
+
+
+@pytest.fixture
+def kernel() -> Kernel:
+    return Kernel()
+
+
+def test_nothing_of_an_innocent_kernel_is_unreachable(kernel: Kernel) -> None:
+    kernel.task(7, "sleeper", used=64)
+    kernel.variable("holder", kernel.area(2))
+    marked = kernel.marked()
+    assert not len(marked.unreachable())
+    assert (marked.references.coverage.missing, marked.table.broken) == (0, 0)
+
+
+def test_a_chain_is_held_by_the_variable_at_its_start(kernel: Kernel) -> None:
+    last = kernel.object("kmalloc-96")
+    middle = kernel.object("kmalloc-64", last)
+    first = kernel.object("kmalloc-64", middle)
+    kernel.variable("head", first)
+    marked = kernel.marked()
+    assert class_of(marked, first, middle, last) == [HELD] * 3
+    slots = marked.table.at(np.array([first, middle, last], np.uint64))
+    assert marked.marks.via[slots].tolist() == [-1, *slots[:2]]
+
+
+def test_what_hangs_below_an_orphan_is_of_its_structure(kernel: Kernel) -> None:
+    below = kernel.object()
+    head = kernel.object("kmalloc-64", 0, below)
+    alone = kernel.object("kmalloc-64", POISON)
+    assert class_of(kernel.marked(), head, below, alone) == [ORPHAN, STRUCTURE, ORPHAN]
+
+
+def test_a_ring_that_nothing_else_points_at_is_unreachable(kernel: Kernel) -> None:
+    ring = [kernel.object() for _ in range(3)]
+    for at, following in zip(ring, [*ring[1:], ring[0]], strict=True):
+        kernel.write(at, following)
+    itself = kernel.object()
+    kernel.write(itself, itself)
+    assert class_of(kernel.marked(), *ring, itself) == [STRUCTURE] * 3 + [ORPHAN]
+
+
+@pytest.mark.parametrize(("offset", "held"), [(0, True), (8, True), (63, True), (64, False)])
+def test_a_pointer_into_an_object_counts_and_one_past_it_does_not(
+    kernel: Kernel, offset: int, held: bool
+) -> None:
+    target = kernel.object()
+    kernel.variable("pointer", target + offset)
+    assert class_of(kernel.marked(), target) == [HELD if held else ORPHAN]
+
+
+def test_words_in_pages_count_where_the_kernel_uses_the_page(kernel: Kernel) -> None:
+    pages = {
+        "kernel": (kernel.page(), HELD),
+        "vmalloc": (kernel.area(1), HELD),
+        "user": (kernel.user_page(), ORPHAN),
+        "free": (kernel.free_page(), ORPHAN),
+    }
+    targets = {name: kernel.object() for name in pages}
+    for name, (page, _) in pages.items():
+        kernel.write(page + 24, targets[name])
+    found = class_of(kernel.marked(), *targets.values())
+    assert dict(zip(pages, found, strict=True)) == {n: c for n, (_, c) in pages.items()}
+
+
+def test_free_slots_hold_nothing_and_are_not_judged(kernel: Kernel) -> None:
+    target = kernel.object()
+    holder = kernel.object("kmalloc-96", 0, target)
+    kernel.variable("stale", holder)
+    assert class_of(kernel.marked(), target, holder) == [HELD, HELD]
+    kernel.free("kmalloc-96", holder)
+    assert class_of(kernel.marked(), target, holder) == [ORPHAN, NOT_JUDGED]
+
+
+def test_of_a_stack_only_the_part_in_use_holds(kernel: Kernel) -> None:
+    live, dead, edge = (kernel.object() for _ in range(3))
+    _, stack = kernel.task(7, "sleeper", used=2 * PAGE + 16)
+    kernel.write(stack + 2 * PAGE - 16, edge)
+    kernel.write(stack + 2 * PAGE - 24, dead)
+    kernel.write(stack + THREAD_SIZE - 8, live)
+    marked = kernel.marked()
+    assert class_of(marked, live, edge, dead) == [HELD, HELD, ORPHAN]
+    named = marked.table.addresses(marked.references.dead_target.astype(np.int64))
+    assert named.tolist() == [dead]
+
+
+def test_the_stack_of_a_task_that_is_gone_holds_nothing(kernel: Kernel) -> None:
+    task, stack = kernel.task(7, "gone", used=THREAD_SIZE)
+    kernel.task(8, "stays", used=64)
+    target = kernel.object()
+    kernel.write(stack + 512, target)
+    assert class_of(kernel.marked(), target) == [HELD]
+    kernel.free("task_struct", task)
+    assert class_of(kernel.marked(), target) == [ORPHAN]
+
+
+def test_a_register_holds_and_its_stack_pointer_bounds_the_stack(kernel: Kernel) -> None:
+    by_register, by_stack, dead = (kernel.object() for _ in range(3))
+    _, stack = kernel.task(7, "running", used=8)
+    kernel.write(stack + THREAD_SIZE - 64, by_stack)
+    kernel.write(stack + THREAD_SIZE - 256, dead)
+    registers = [0] * 27
+    registers[3], registers[19] = by_register + 4, stack + THREAD_SIZE - 128
+    kernel.host.running = [tuple(registers)]
+    assert class_of(kernel.marked(), by_register, by_stack, dead) == [HELD, HELD, ORPHAN]
+
+
+def test_kmemleaks_records_hold_nothing_but_rcus_list(kernel: Kernel) -> None:
+    """They point at every object; RCU's list of callbacks runs through those about to be freed."""
+    recorded, waiting = kernel.object(), kernel.object()
+    record = kernel.object("kmemleak_object")
+    kernel.write(record, recorded, 0, waiting)
+    kernel.variable("object_tree_root", record)
+    assert class_of(kernel.marked(), record, recorded, waiting) == [HELD, ORPHAN, HELD]
+    unlinked = kernel.object("kmemleak_object", recorded)
+    assert class_of(kernel.marked(), unlinked, recorded) == [HELD, ORPHAN]
+
+
+def test_the_last_task_that_was_woken_is_not_held_by_who_woke_it(kernel: Kernel) -> None:
+    waker, _ = kernel.task(7, "waker", used=64)
+    lost = kernel.object("task_struct")
+    kernel.write(waker + 64, lost)
+    assert class_of(kernel.marked(), lost) == [ORPHAN]
+    kernel.write(waker + 72, lost)
+    assert class_of(kernel.marked(), lost) == [HELD]
+
+
+def test_a_broken_freelist_costs_its_slab_and_accuses_nobody(kernel: Kernel) -> None:
+    target = kernel.object()
+    holder = kernel.object("kmalloc-96", 0, target)
+    first = kernel.object("kmalloc-96")
+    kernel.break_freelist(holder)
+    marked = kernel.marked()
+    assert marked.table.broken == 1
+    # What may be free and may be not is not judged, and speaks for what it points at.
+    assert class_of(marked, target, holder, first) == [HELD, NOT_JUDGED, NOT_JUDGED]
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_missing_pages_are_counted_and_hold_nothing(kernel: Kernel, tells: bool) -> None:
+    target, other = kernel.object(), kernel.object()
+    holder = kernel.object("kmalloc-96", target)
+    kernel.variable("root", holder)
+    page = kernel.page()
+    kernel.write(page, other)
+    kernel.host.tells = tells
+    marked = kernel.marked()
+    assert (marked.references.coverage.missing, len(marked.unreachable())) == (0, 0)
+    kernel.lose(holder & -PAGE)
+    kernel.lose(page)
+    marked = kernel.marked()
+    coverage = marked.references.coverage
+    assert (coverage.missing, coverage.missing_slab) == (2, 1)
+    assert class_of(marked, target, other) == [ORPHAN, ORPHAN]
+    # Its slab is not full, so it was looked at, and its slots are known to be missing.
+    assert class_of(marked, holder) == [NOT_JUDGED]
+
+
+def many(kernel: Kernel) -> list[int]:
+    """16 full slabs of one cache, which is large for this machine; nothing points at them yet."""
+    return [kernel.object("kmalloc-32", POISON) for _ in range(16 * 128)]
+
+
+@pytest.fixture
+def small_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory for 1,024 slots; of larger caches two slabs are enough."""
+    monkeypatch.setattr(reachability, "_GIANT_TARGETS", 200)
+    monkeypatch.setattr(reachability, "_BASE_BYTES", 0)
+    monkeypatch.setattr(reachability, "_SLOT_BYTES", 1 << 10)
+
+
+@pytest.mark.usefixtures("small_budget")
+def test_of_a_cache_beyond_the_budget_some_slabs_are_judged_and_scaled(kernel: Kernel) -> None:
+    nodes = many(kernel)
+    marked = kernel.marked(1 << 20)
+    (number,) = marked.giants
+    assert marked.view.caches.all[number].name == "kmalloc-32"
+    assert len(marked.table.index.rows_of(number)) == 2
+    assert [marked.scale(i) for i in (number, number + 1)] == [8.0, 1.0]
+    lost = marked.unreachable()
+    assert set(marked.table.addresses(lost).tolist()) <= set(nodes)
+    assert len(lost) == 2 * 128
+
+
+@pytest.mark.usefixtures("small_budget")
+def test_what_only_objects_outside_the_sample_hold_is_unsure(kernel: Kernel) -> None:
+    """A ring of nodes through all slabs: followed upwards a few times, and then not further."""
+    nodes = many(kernel)
+    for i, at in enumerate(nodes):
+        kernel.write(at, nodes[(i - 128) % len(nodes)])
+    marked = kernel.marked(1 << 20)
+    chosen = marked.table.at(np.array(nodes, np.uint64))
+    chosen = chosen[chosen >= 0]
+    assert 2 * 128 < len(chosen) < len(nodes)  # upwards, slab by slab
+    assert marked.unsure[chosen].all()
+    assert not len(marked.unreachable())
+    # With a variable that holds the sampled slabs directly, nothing is unsure about them.
+    kernel.variable("table", *nodes)
+    assert not kernel.marked(1 << 20).unsure.any()
+
+
+@pytest.mark.usefixtures("small_budget")
+def test_what_only_slots_outside_the_sample_that_may_be_free_hold_is_doubtful(
+    kernel: Kernel,
+) -> None:
+    nodes = many(kernel)
+    for i, at in enumerate(nodes):
+        kernel.write(at + 8, nodes[(i - 128) % len(nodes)])
+    assert not kernel.marked(1 << 20).doubtful.any()
+    for at in nodes[1::128]:
+        kernel.free("kmalloc-32", at)
+    marked = kernel.marked(1 << 20)
+    assert marked.doubtful.any()
+    assert not (marked.doubtful & ~marked.unsure).any()

@@ -1,0 +1,157 @@
+"""Orphans of a made-up kernel: each unreachable object once, under its head, alike ones as one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from crashext.analysis import orphans
+from crashext.analysis.likeness.groups import Population
+from crashext.analysis.likeness.sample import draw
+from crashext.analysis.orphans import Orphans, scan_orphans
+from crashext.analysis.reach import reachability
+from crashext.analysis.reach.on_demand import ReachOnDemand
+from crashext.analysis.reach.reachability import Class
+from crashext.analysis.results.estimate import Estimate
+from crashext.analysis.settings import DEFAULT_THRESHOLD, MEMORY_BUDGET, Settings
+from crashext.progress import silent
+from tests.kernel.whole import Kernel
+
+SETTINGS = Settings(samples=1000, seed=0, threshold=DEFAULT_THRESHOLD, metric="levenshtein", hops=1)
+POISON = 0xDEAD000000000122
+
+
+def scan(kernel: Kernel, budget: int = MEMORY_BUDGET) -> Orphans:
+    return scan_orphans(kernel.view(), SETTINGS, silent, budget)
+
+
+def sessions(kernel: Kernel, count: int) -> list[int]:
+    """Leaked structures: a head with a pointer to two more objects, one of them shared by none."""
+    heads = []
+    for i in range(count):
+        buffer = kernel.object("kmalloc-96", POISON, 7)
+        state = kernel.object("kmalloc-32", POISON)
+        heads.append(kernel.object("kmalloc-192", POISON, POISON, buffer, state, 0x100 + i))
+    return heads
+
+
+def test_a_healthy_kernel_has_none() -> None:
+    kernel = Kernel()
+    kernel.task(1, "init", used=64)
+    report = scan(kernel).report
+    assert (report.totals.objects, report.orphans, report.more) == (0, (), 0)
+    assert report.totals.judged > 0
+    assert not report.reachability.notes
+
+
+def test_heads_are_grouped_and_what_hangs_below_is_counted_with_them() -> None:
+    kernel = Kernel()
+    heads = sessions(kernel, 30)
+    names = [kernel.object("kmalloc-192", 0x6F626F6D5F736372) for _ in range(10)]
+    found = scan(kernel)
+    first, second = found.report.orphans
+    assert (first.cache, first.heads, first.objects) == ("kmalloc-192", 30, 90)
+    assert first.bytes == 30 * (192 + 96 + 32)
+    assert [(b.cache, b.objects, b.bytes) for b in first.below] == [
+        ("kmalloc-96", 30, 2880),
+        ("kmalloc-32", 30, 960),
+    ]
+    assert set(first.examples) <= set(heads)
+    assert (second.heads, second.objects, second.below) == (10, 10, ())
+    assert set(second.examples) <= set(names)
+    totals = found.report.totals
+    assert (totals.objects, totals.heads, totals.dead_words) == (100, 40, 0)
+    assert totals.bytes == first.bytes + second.bytes
+    listed = dict(zip(found.addresses.tolist(), found.caches, strict=True))
+    assert len(listed) == 100
+    assert all(listed[a] == "kmalloc-192" for a in (*heads, *names))
+
+
+def test_what_a_dead_word_of_a_stack_names_is_counted() -> None:
+    kernel = Kernel()
+    heads = sessions(kernel, 3)
+    _, stack = kernel.task(7, "sleeper", used=64)
+    kernel.write(stack + 128, heads[0])
+    assert scan(kernel).report.totals.dead_words == 1
+
+
+def test_objects_like_no_other_are_all_counted() -> None:
+    kernel = Kernel()
+    draw = np.random.default_rng(5)
+    for _ in range(40):
+        kernel.object("kmalloc-64", *draw.integers(1, 1 << 62, 8).tolist())
+    report = scan(kernel).report
+    assert report.totals.objects == 40
+    assert sum(g.objects for g in report.orphans) == 40
+
+
+def test_a_sample_of_many_heads_is_scaled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(orphans, "_SAMPLED", 16)
+    kernel = Kernel()
+    sessions(kernel, 200)
+    (group,) = scan(kernel).report.orphans
+    assert (group.heads, group.objects, group.estimated) == (200, 600, True)
+
+
+def test_slabs_that_stand_for_more_are_scaled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reachability, "_GIANT_TARGETS", 200)
+    monkeypatch.setattr(reachability, "_BASE_BYTES", 0)
+    monkeypatch.setattr(reachability, "_SLOT_BYTES", 1 << 10)
+    kernel = Kernel()
+    for i in range(16 * 128):
+        kernel.object("kmalloc-32", POISON, i)
+    report = scan(kernel, 1 << 20).report
+    (group,) = report.orphans
+    assert (report.totals.objects, group.heads, group.bytes) == (2048, 2048, 1 << 16)
+    assert report.reachability.sampled
+    assert any("of kmalloc-32 only random slabs are judged" in n for n in report.reachability.notes)
+
+
+def test_reachability_is_looked_for_once_and_only_where_it_is_wanted() -> None:
+    kernel = Kernel()
+    lost, held = kernel.object(), kernel.object()
+    kernel.variable("holder", held)
+    view = kernel.view()
+    view.scan({}, seed=0)
+    addresses = np.array([lost, held], np.uint64)
+    told: list[str] = []
+
+    def ask(wanted: bool | None) -> ReachOnDemand:
+        return ReachOnDemand(
+            view, SETTINGS, lambda what, done, total: told.append(what), MEMORY_BUDGET, wanted
+        )
+
+    refused = ask(False)
+    assert (refused.reachability, refused.classes("some", addresses)) == (None, None)
+    assert not told
+    asked = ask(None)  # a machine this small is looked at unasked
+    answer = asked.classes("some", addresses)
+    assert answer is not None
+    assert answer.tolist() == [Class.ORPHAN, Class.HELD]
+    assert asked.classes("none", addresses[:0]) is None
+    assert asked.reachability is not None
+    assert told.count("free slots") == len(view.caches.all)
+    live = replace(kernel.host.info(), live=True)
+    kernel.host._info = live
+    assert not ask(None).wanted  # not where memory changes under one's hands
+
+
+def test_a_group_hears_who_holds_its_members() -> None:
+    kernel = Kernel()
+    objects = [kernel.object("kmalloc-512") for _ in range(8)]
+    kernel.variable("table", *objects[:4])
+    view = kernel.view()
+    view.scan({}, seed=0)
+    cache = view.caches.find("kmalloc-512")
+    assert cache is not None
+    rows = view.index.rows_of(view.caches.index(cache))
+    sample = draw(view.reader(cache), view.index, rows, 8, np.random.default_rng(0), silent)
+    assert sample.address.tolist() == objects
+    population = Population(sample, 1, Estimate.known(8))
+    asked = ReachOnDemand(view, SETTINGS, silent, MEMORY_BUDGET, True)
+    found = asked.held(cache, objects[0], population, np.arange(8))
+    assert found is not None
+    assert (found.held.value, found.orphan.value, found.weak.value) == (0.5, 0.5, 0.0)
+    assert found.holders == (("table", 4),)
