@@ -26,7 +26,7 @@ from crashext.analysis.results.joined import Traced
 from crashext.analysis.results.reports import CacheReport, Group, LeakReport
 from crashext.analysis.settings import MEMORY_BUDGET, Settings
 from crashext.analysis.types.candidates import Types
-from crashext.hosts.base import HostError
+from crashext.hosts.base import U64, HostError
 from crashext.kernel.slab.caches import Caches, SlabCache
 from crashext.kernel.slab.slabs import MAP_BUDGET
 from crashext.kernel.slab.usage import Usage
@@ -164,7 +164,7 @@ def examine_cache(
         name=cache.name,
         asked=asked,
         aliases=cache.aliases,
-        address=cache.address,
+        address=U64(cache.address),
         object_size=cache.object_size,
         slot_size=cache.slot_size,
         flags=tuple(sorted(cache.flags)),

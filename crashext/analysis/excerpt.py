@@ -15,7 +15,7 @@ from crashext.analysis.objects import compare_pairs
 from crashext.analysis.results.estimate import Estimate, Share
 from crashext.analysis.results.reports import SimilarityReport, Subject
 from crashext.analysis.settings import Settings
-from crashext.hosts.base import HostError
+from crashext.hosts.base import U64, HostError
 from crashext.skipped import Skipped
 
 MAX_TEXT = 16 << 20
@@ -94,7 +94,7 @@ def compare_text(text: str, size: int, settings: Settings) -> SimilarityReport:
     )
     decoder = Decoder(None, None, classifier)
     subjects = [
-        Subject(a, a, None, size, "", "", decode_object(decoder, words, i, size, None, 0))
+        Subject(U64(a), U64(a), None, size, "", "", decode_object(decoder, words, i, size, None, 0))
         for i, a in enumerate(addresses[:_MAX_SUBJECTS])
     ]
     pairs = (

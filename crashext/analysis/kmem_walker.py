@@ -23,7 +23,7 @@ from crashext.analysis.likeness.words import Classifier
 from crashext.analysis.results.estimate import Estimate, Share
 from crashext.analysis.results.reports import CacheReport, Group, LeakReport
 from crashext.analysis.settings import Settings
-from crashext.hosts.base import Bytes, Host, HostError, ReadFault
+from crashext.hosts.base import U64, Bytes, Host, HostError, ReadFault
 from crashext.kernel.access import UnknownLayout, Words, u32, u64
 from crashext.kernel.addresses import address_space
 from crashext.procfs.crashkmem import CacheRow, KmemText, parse, parse_names
@@ -184,7 +184,7 @@ class _Examiner:
             name=row.name,
             asked=name,
             aliases=(),
-            address=row.address,
+            address=U64(row.address),
             object_size=size,
             slot_size=slot_size,
             flags=(),

@@ -22,7 +22,7 @@ from crashext.analysis.likeness.words import Classifier, Kind, WordMap
 from crashext.analysis.results.reports import Kin, Pair, SimilarityReport, Subject
 from crashext.analysis.settings import Settings
 from crashext.analysis.types.members import Structure, find_structure, members
-from crashext.hosts.base import ReadFault
+from crashext.hosts.base import U64, ReadFault
 from crashext.kernel.access import Words
 from crashext.kernel.slab.caches import SlabCache
 from crashext.kernel.slab.objects import State
@@ -113,6 +113,7 @@ def _look(
     if slot is None or not 0 <= slot.offset < slot.cache.object_size:
         return _no_object(view, classifier, address, slot), None
     size = slot.cache.object_size
+    asked, at = U64(address), U64(slot.address)
     note = (
         f"{address:#x} is inside it, at +{slot.offset:#x}: compared from its start"
         if slot.offset
@@ -123,11 +124,11 @@ def _look(
         data = np.frombuffer(view.host.read(slot.address, size), np.uint8)[None]
     except ReadFault:
         note = "its page is not in the dump"
-        return Subject(address, slot.address, slot.cache.name, size, state, note, ()), None
+        return Subject(asked, at, slot.cache.name, size, state, note, ()), None
     words = classifier.classify(data, np.array([slot.address], np.uint64))
     decoder = Decoder(view.host, view, classifier)
     decoded = decode_object(decoder, words, 0, size, None, settings.hops)
-    return Subject(address, slot.address, slot.cache.name, size, state, note, decoded), words
+    return Subject(asked, at, slot.cache.name, size, state, note, decoded), words
 
 
 def _with_members(
@@ -155,7 +156,7 @@ def _no_object(
             f"metadata or padding of a {slot.cache.name} slot, {where} the object at "
             f"{slot.address:#x}: give that address"
         )
-        return Subject(address, address, slot.cache.name, 0, "", note, ())
+        return Subject(U64(address), U64(address), slot.cache.name, 0, "", note, ())
     words = classifier.classify(
         np.array([[*address.to_bytes(8, "little")]], np.uint8), np.array([0], np.uint64)
     )
@@ -168,7 +169,7 @@ def _no_object(
         note = "no slab object: a user-space address"
     else:
         note = "no slab object: not a kernel address that is mapped"
-    return Subject(address, address, None, 0, "", note, ())
+    return Subject(U64(address), U64(address), None, 0, "", note, ())
 
 
 def _kin(
@@ -202,7 +203,7 @@ def _kin(
                 )
             )
     kin = Kin(
-        like=slot.address,
+        like=U64(slot.address),
         cache=cache.name,
         objects=share.of(population.allocated),
         share=share,

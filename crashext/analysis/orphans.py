@@ -22,8 +22,8 @@ from crashext.analysis.results.evidence import Below, OrphanGroup, OrphanTotals,
 from crashext.analysis.results.reports import Group, OrphanReport
 from crashext.analysis.settings import MEMORY_BUDGET, Settings
 from crashext.analysis.types.candidates import Types
-from crashext.hosts.base import HostError
-from crashext.hosts.plain import answered, no_answer
+from crashext.hosts.base import U64, HostError
+from crashext.hosts.plain import answered
 from crashext.kernel.access import Words
 from crashext.kernel.origin.notleaks import explanation
 from crashext.kernel.slab.caches import SlabCache
@@ -64,12 +64,9 @@ def scan_orphans(
         lists.append((addresses, caches))
         return report
 
-    key = f"orphans {settings.seed}"
-    report = answered(view.host, key, OrphanReport, compute)
+    report = answered(view.host, f"orphans {settings.seed}", OrphanReport, compute)
     if report is None:
         raise HostError("this session does not know: record one with leakscan --orphans --record")
-    if any(a < 0 for g in report.orphans for a in (g.exemplar, *g.examples)):
-        raise no_answer(key)
     if lists:
         return Orphans(report, *lists[0])
     # A session keeps the examples only.
@@ -235,9 +232,9 @@ def _orphan_group(
     )
 
 
-def _examples(hanging: _Hanging, members: Slots) -> tuple[int, ...]:
+def _examples(hanging: _Hanging, members: Slots) -> tuple[U64, ...]:
     some = members[np.linspace(0, len(members) - 1, min(_EXAMPLES, len(members))).astype(int)]
-    return tuple(hanging.addresses(some))
+    return tuple(map(U64, hanging.addresses(some)))
 
 
 def _totals(marked: Reach, found: Structures, groups: list[OrphanGroup]) -> OrphanTotals:

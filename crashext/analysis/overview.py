@@ -51,7 +51,7 @@ _LONG_NAME = 6
 _STRONG = ("alloc-tag", "slub-track", "kmemleak", "page-owner", "trace")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Overview:
     """What is known of the whole dump."""
 

@@ -19,6 +19,15 @@ Bytes = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
 
+class U64(int):
+    """An address or a word of the kernel's memory: a number for sessions, hex for readers.
+
+    Many readers of JSON keep 53 bits of a number, so a report has it as a string.
+    """
+
+    __slots__ = ()
+
+
 class UnknownLayout(Exception):
     """This kernel's structures are not the ones this code understands; says which."""
 

@@ -1,25 +1,35 @@
-"""Dataclasses as plain JSON data and back, types checked: what a session keeps of an analysis."""
+"""Dataclasses as plain JSON data and back, types and limits checked: what sessions keep of a run.
+
+msgspec knows dataclasses; the rules for what it does not know stand here, once: words of the
+kernel, numpy's arrays and numbers. report/documents.py writes the same dataclasses for readers.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-import sys
-import types
+import math
 from collections.abc import Callable
-from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar
 
-from crashext.hosts.base import Host, HostError
-from crashext.hosts.derived import derived
+import msgspec
+import numpy as np
+
+from crashext.hosts.base import U64, Host, HostError
+from crashext.hosts.derived import DerivingHost
 
 T = TypeVar("T")
 
+_DEEPEST = 32  # of what is nested; our own answers go half as deep
+_LEAST, _END = -1 << 63, 1 << 64
 
-def answered(host: Host, key: str, kind: type[T], compute: Callable[[], T]) -> T | None:
+
+def answered(host: Host, key: str, kind: type[T], compute: Callable[[], T | None]) -> T | None:
     """`compute()`, or the answer that a session keeps under `key`; None where it has none.
 
     Raises `HostError` where the session's answer is no `kind`.
     """
-    answer = derived(host, key, lambda: plain(compute()))
+    if not isinstance(host, DerivingHost):
+        return compute()
+    answer = host.derived(key, lambda: plain(compute()))
     if answer is None:
         return None
     try:
@@ -35,50 +45,52 @@ def no_answer(key: str) -> HostError:
     )
 
 
-def plain(value: Any) -> Any:
-    """A dataclass of numbers, strings, tuples and dataclasses as JSON data."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, (list, tuple)):
-        return [plain(v) for v in value]
-    if isinstance(value, dict):
-        return {str(k): plain(v) for k, v in value.items()}
-    return value
+def plain(value: Any, word: Callable[[int], Any] = int) -> Any:
+    """Dataclasses, numbers, strings, tuples and arrays as JSON data; `word` is made of a `U64`."""
+
+    def unknown(value: Any) -> Any:
+        if isinstance(value, U64):
+            return word(value)
+        if isinstance(value, np.ndarray):
+            numbers = value.tolist()
+            return [word(n) for n in numbers] if value.dtype == np.uint64 else numbers
+        if isinstance(value, np.generic):
+            return value.item()
+        raise NotImplementedError(f"{type(value)} in an answer")
+
+    return msgspec.to_builtins(value, enc_hook=unknown, str_keys=True)
 
 
 def from_plain(kind: type[T], data: Any) -> T:
-    """The dataclass `kind` that `plain` made `data` of. Raises `ValueError` at anything else."""
+    """The `kind` that `plain` made `data` of. Raises `ValueError` at anything else.
+
+    What a later release added to a dataclass has a default: data of an earlier one lacks it. Such
+    dataclasses have slots: where there are none, msgspec leaves a default out of what it writes.
+    Members that nobody knows are passed over: a later release may say more.
+    """
     try:
-        return cast(T, _build(kind, data))
-    except (TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ValueError(f"no {kind.__name__}") from error
+        _within_limits(data, _DEEPEST)
+        return msgspec.convert(data, kind, dec_hook=_word)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"no {getattr(kind, '__name__', kind)}: {error}") from error
 
 
-def _build(kind: Any, data: Any) -> Any:
-    origin, arguments = get_origin(kind), get_args(kind)
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        hints = get_type_hints(kind)
-        fields = [f for f in dataclasses.fields(kind) if f.init]
-        # What a later release added has a default: a session of an earlier one lacks it.
-        known = [f for f in fields if f.name in data or f.default is dataclasses.MISSING]
-        return kind(**{f.name: _build(hints[f.name], data[f.name]) for f in known})
-    if origin in (Union, types.UnionType):
-        if data is None and type(None) in arguments:
-            return None
-        (other,) = [a for a in arguments if a is not type(None)]
-        return _build(other, data)
-    if origin is tuple:
-        if not isinstance(data, list):
-            raise ValueError("not a list")
-        if len(arguments) == 2 and arguments[1] is Ellipsis:
-            return tuple(_build(arguments[0], d) for d in data)
-        return tuple(_build(a, d) for a, d in zip(arguments, data, strict=True))
-    if kind is float and type(data) in (int, float):
-        if not abs(data) <= sys.float_info.max:
+def _word(kind: type, value: Any) -> Any:
+    if kind is U64 and type(value) is int and value >= 0:
+        return U64(value)
+    raise ValueError("no word of 64 bits")
+
+
+def _within_limits(data: Any, room: int) -> None:
+    """Numbers of this machine, and not nested without end."""
+    if isinstance(data, int):
+        if not _LEAST <= data < _END:
+            raise ValueError("no number of this machine")
+    elif isinstance(data, float):
+        if not math.isfinite(data):
             raise ValueError("no finite number")
-        return float(data)
-    if kind is int and type(data) is int and not -1 << 63 <= data < 1 << 64:
-        raise ValueError("no number of this machine")
-    if kind in (int, float, str, bool) and type(data) is kind:
-        return data
-    raise ValueError(f"{data!r:.40} is no {kind}")
+    elif isinstance(data, dict | list | tuple):
+        if not room:
+            raise ValueError("nested too deep")
+        for inner in data.values() if isinstance(data, dict) else data:
+            _within_limits(inner, room - 1)

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from crashext.hosts.base import U64
 from crashext.procfs.stacks import MAX_FRAMES, FrameReader, PrintedFrame, module_of, origin
 
 _MAX_GROUPS = 1 << 14
@@ -44,7 +45,7 @@ class KmemleakGroup:
     smallest: int
     largest: int
     """Bytes of one."""
-    example: int
+    example: U64
     """Address of the first of them."""
     content: bytes
     """Its first bytes, as far as the report shows them."""
@@ -85,7 +86,7 @@ class KmemleakReport:
 class _Object:
     """One block while it is read."""
 
-    address: int
+    address: U64
     size: int
     percpu: bool
     comm: str = ""
@@ -165,7 +166,7 @@ def parse_kmemleak(lines: Iterable[str]) -> KmemleakReport:
             if item is not None:
                 groups.add(item, tuple(frames))
             percpu = bool(head[1] or head[2])
-            item, frames = _Object(int(head[3], 16), int(head[4]), percpu), []
+            item, frames = _Object(U64(head[3], 16), int(head[4]), percpu), []
         elif item is None:
             damaged += 1
         elif item.part == "trace":

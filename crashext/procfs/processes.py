@@ -15,7 +15,7 @@ _LINE = re.compile(r"([A-Za-z_]\w{0,63}):[ \t]*(.*)", re.ASCII)
 _KB = re.compile(r"(\d{1,15}) kB", re.ASCII)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Process:
     """One process. Sizes in bytes; None where the source does not say (before 4.5; ps)."""
 

@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from crashext.hosts.base import U64
+
 _MAX_AREAS = 1 << 19
 _AREA = re.compile(
     r"\s*(?:0x)?([0-9a-fA-F]{1,16}|\(_*ptrval_*\))-(?:0x)?([0-9a-fA-F]{1,16}|\(_*ptrval_*\))"
@@ -46,8 +48,8 @@ STACK_CALLERS = frozenset(
 class VmallocLine:
     """One area."""
 
-    start: int
-    end: int
+    start: U64
+    end: U64
     """Addresses as printed: real, or hashes; 0 where the kernel withheld them."""
     size: int
     """Bytes of address space, guard page included."""
@@ -147,7 +149,7 @@ def _area(line: str) -> VmallocLine | None:
     match = _AREA.fullmatch(line)
     if match is None:
         return None
-    start, end = (0 if a.startswith("(") else int(a, 16) for a in (match[1], match[2]))
+    start, end = (U64(0 if a.startswith("(") else int(a, 16)) for a in (match[1], match[2]))
     rest = (match[4] or "").strip()
     if rest in _NO_CALLER:
         return VmallocLine(start, end, int(match[3]), "", "", "", 0, (rest,), None)

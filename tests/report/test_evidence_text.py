@@ -5,6 +5,7 @@ from __future__ import annotations
 from crashext.analysis.results.estimate import Estimate, Share
 from crashext.analysis.results.evidence import Allocator
 from crashext.analysis.results.reports import Group
+from crashext.hosts.base import U64
 from crashext.report.evidence_text import allocator_lines
 
 STACK = tuple(f"frame{i}+0x{i:x} [bond]" for i in range(8))
@@ -16,7 +17,7 @@ def site(name: str, objects: int, rung: str = "slub-track", note: str = "") -> A
 
 def group(*allocators: Allocator, unattributed: str = "", absent: tuple[str, ...] = ()) -> Group:
     return Group(
-        exemplar=0xFFFF888000000000,
+        exemplar=U64(0xFFFF888000000000),
         sampled=100,
         objects=Estimate.known(100),
         share=Share(1.0, 1.0, 1.0),
@@ -27,8 +28,8 @@ def group(*allocators: Allocator, unattributed: str = "", absent: tuple[str, ...
         residue=None,
         words=(),
         notes=(),
-        lowest=0,
-        highest=0,
+        lowest=U64(0),
+        highest=U64(0),
         allocators=allocators,
         unattributed=unattributed,
         absent_rungs=absent,

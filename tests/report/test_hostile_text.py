@@ -25,6 +25,7 @@ from crashext.analysis.results.reports import (
     Subject,
     Word,
 )
+from crashext.hosts.base import U64
 from crashext.report.as_json import leak_document, similarity_document
 from crashext.report.safe import safe
 from crashext.report.text import print_leak_report, print_similarity_report
@@ -34,23 +35,24 @@ from crashext.skipped import Skipped
 # and what rich itself would take for markup, an emoji, a link.
 MARKUP = "[bold red]:skull:[/bold red][link=x]"
 EVIL = "EVIL\x1b[2J\x1b]0;owned\x07\r\n\x08\x7f\x9b6n\u202e\ud800\x00" + MARKUP
+AT = U64(0xFFFF888000001000)
 ONE = Estimate.known(5)
 SOME = Estimate(5, 3, 9)
 HALF = Share(0.5, 0.4, 0.6)
 KERNEL = Kernel(EVIL, EVIL, False, EVIL)
 SKIPPED = (Skipped(EVIL, 3, EVIL),)
 WORDS = tuple(
-    Word(8 * i, 7, 8, kind, EVIL, 0.5, 0.5, varies, (Hop(0xFFFF888000000000, EVIL),))
+    Word(8 * i, U64(7), 8, kind, EVIL, 0.5, 0.5, varies, (Hop(U64(0xFFFF888000000000), EVIL),))
     for i, (kind, varies) in enumerate(
         [("slab-pointer", EVIL), ("text", ""), ("list-poison", EVIL), ("zero", "")]
     )
 )
-GROUP = Group(0xFFFF888000001000, 5, SOME, HALF, 0.9, 1, 5, EVIL, 0.2, WORDS, (EVIL, EVIL), 1, 2)
+GROUP = Group(AT, 5, SOME, HALF, 0.9, 1, 5, EVIL, 0.2, WORDS, (EVIL, EVIL), AT, AT)
 CACHE = CacheReport(
     name=EVIL,
     asked=EVIL + "2",
     aliases=(EVIL, EVIL),
-    address=0xFFFF888000100000,
+    address=AT,
     object_size=64,
     slot_size=64,
     flags=("ACCOUNT",),
@@ -83,12 +85,12 @@ SIMILARITY = SimilarityReport(
     0.7,
     "hamming",
     (
-        Subject(1, 1, EVIL, 32, "allocated", EVIL, WORDS),
-        Subject(2, 2, EVIL, 0, "", EVIL, ()),
-        Subject(3, 3, None, 0, "", EVIL, ()),
+        Subject(AT, AT, EVIL, 32, "allocated", EVIL, WORDS),
+        Subject(AT, AT, EVIL, 0, "", EVIL, ()),
+        Subject(AT, AT, None, 0, "", EVIL, ()),
     ),
-    (Pair(1, 2, 0.5, (8,)),),
-    Kin(1, EVIL, SOME, HALF, ONE, 0.9, 0.1, np.array([1, 2], np.uint64)),
+    (Pair(AT, AT, 0.5, (8,)),),
+    Kin(AT, EVIL, SOME, HALF, ONE, 0.9, 0.1, np.array([1, 2], np.uint64)),
     (GROUP,),
     SKIPPED,
     True,

@@ -9,7 +9,7 @@ import numpy as np
 
 from crashext.analysis.likeness.words import PAIR_HALF, Classifier, Kind
 from crashext.analysis.results.reports import Hop
-from crashext.hosts.base import Host, ReadFault
+from crashext.hosts.base import U64, Host, ReadFault
 from crashext.kernel.errnos import as_error, error_name
 from crashext.kernel.markers import BY_VALUE, FILLED, MAGIC32, POISON_END, describe, release_tuple
 from crashext.kernel.pages.describe import describe_page
@@ -196,8 +196,8 @@ class Decoder:
                 name, pointers = self._names_in(slot.address, slot.cache.object_size)
                 place = f"{slot.cache.name} object"
                 if name:
-                    return (*path, Hop(slot.address, f"{place}: {name}"))
-                step = (*path, Hop(slot.address, place))
+                    return (*path, Hop(U64(slot.address), f"{place}: {name}"))
+                step = (*path, Hop(U64(slot.address), place))
                 following += [(p, step) for p in pointers]
             if not following:
                 break

@@ -16,6 +16,7 @@ from crashext.analysis.likeness.words import Kind, WordMap
 from crashext.analysis.results.estimate import Estimate, Share, clustered_share
 from crashext.analysis.results.reports import Group, Hop, Word
 from crashext.analysis.settings import Settings
+from crashext.hosts.base import U64
 from crashext.kernel.access import Words
 from crashext.wording import percent, some_of
 
@@ -64,7 +65,7 @@ def describe(
     decoded = decode_object(decoder, words, cluster.exemplar, size, columns, settings.hops)
     members = addresses[cluster.members]
     return Group(
-        exemplar=int(addresses[cluster.exemplar]),
+        exemplar=U64(addresses[cluster.exemplar]),
         sampled=len(cluster.members),
         objects=share.of(total),
         share=share,
@@ -75,8 +76,8 @@ def describe(
         residue=residue,
         words=decoded,
         notes=(*_links(words, cluster.exemplar, decoded), *_notes(decoded, residue)),
-        lowest=int(members.min()),
-        highest=int(members.max()),
+        lowest=U64(members.min()),
+        highest=U64(members.max()),
     )
 
 
@@ -107,7 +108,7 @@ def decode_object(
         result.append(
             Word(
                 offset=8 * i,
-                value=value,
+                value=U64(value),
                 size=min(8, object_size - 8 * i),
                 kind=kind.label,
                 meaning=meaning,

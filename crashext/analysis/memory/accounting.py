@@ -46,7 +46,7 @@ _NOWHERE_ELSE = ("SecPageTables", "Bounce", "WritebackTmp", "GPUActive", "GPURec
 """Counters of pages that nothing in their struct pages tells from others."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Line:
     """A line of /proc/meminfo, in bytes."""
 
@@ -54,7 +54,7 @@ class Line:
     bytes: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Check:
     """One quantity counted both ways, in bytes."""
 
@@ -75,7 +75,7 @@ class Check:
         return abs(self.difference) <= most
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Reserved:
     """Memory that was never given to the page allocator: outside MemTotal. In bytes."""
 
@@ -88,7 +88,7 @@ class Reserved:
     """The first chunk of per-CPU memory."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Order:
     """Allocations of 2**order pages."""
 
@@ -97,7 +97,7 @@ class Order:
     pages: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Unaccounted:
     """The page frames that nothing accounts for."""
 
@@ -113,7 +113,7 @@ class Unaccounted:
     """Pages of large kmalloc()s that could not be told from the rest, and are among `pages`."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Accounting:
     """All memory of one dump. Everything in bytes, unless it says pages."""
 

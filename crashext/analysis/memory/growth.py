@@ -20,7 +20,7 @@ _FALLEN = 0.05
 """A cache's use must have fallen by this share of its objects to be called fragmented."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Caller:
     """The vmalloc areas of one function of one module."""
 
@@ -49,7 +49,7 @@ class Compared(Protocol):
     def exact(self) -> bool: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class CacheGrowth:
     """One family of caches, from the first moment to the last that has a slabinfo."""
 
@@ -82,7 +82,7 @@ class CacheGrowth:
         return all(b > a for a, b in pairwise(self.steps))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LineGrowth:
     """One line of meminfo, in bytes."""
 
@@ -95,7 +95,7 @@ class LineGrowth:
         return self.last - self.first
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class CallerGrowth:
     """One function that calls vmalloc."""
 
@@ -106,7 +106,7 @@ class CallerGrowth:
     """Differences: last less first."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Growth:
     """Differences between the first and the last of `paths`, largest growth first."""
 

@@ -14,7 +14,7 @@ from crashext.procfs.counters import MemInfo
 from crashext.procfs.vmallocinfo import VmallocInfo
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Part:
     """One part of memory, in bytes."""
 
@@ -26,7 +26,7 @@ class Part:
     """How far the number is to be trusted, where there is something to say."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class MemorySplit:
     """MemTotal in parts: their sum and `unaccounted` make `total`, to the byte."""
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crashext.analysis.origin.sites import FrameNames
+from crashext.hosts.base import U64
 from crashext.kernel.access import Words
 from crashext.kernel.addresses import PAGE_SIZE
 from crashext.kernel.markers import FILLED
@@ -36,7 +37,7 @@ _PRINTABLE = np.zeros(256, np.bool_)
 _PRINTABLE[[0x09, 0x0A, *range(0x20, 0x7F)]] = True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PageGroup:
     """Pages alike."""
 
@@ -53,11 +54,11 @@ class PageGroup:
     share: float
     """Of the sample."""
     sampled: int
-    example: int
+    example: U64
     """Address of one of the pages."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PageGroups:
     """Groups of page frames, the largest first."""
 
@@ -92,7 +93,7 @@ def group_pages(
             pages=round(len(some) / len(labels) * len(frames)),
             share=len(some) / len(labels),
             sampled=len(some),
-            example=view.space.address(some[0]),
+            example=U64(view.space.address(some[0])),
         )
         for label, some in sorted(members.items(), key=lambda m: (-len(m[1]), m[0]))
     ]

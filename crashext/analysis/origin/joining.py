@@ -32,7 +32,7 @@ from crashext.analysis.results.joined import (
 )
 from crashext.analysis.results.reports import Group
 from crashext.analysis.settings import Settings
-from crashext.hosts.base import Bytes
+from crashext.hosts.base import U64, Bytes
 from crashext.kernel.access import Words
 from crashext.kernel.slab.caches import SlabCache
 from crashext.kernel.slab.objects import State
@@ -135,7 +135,7 @@ class Joiner:
                 groups=tuple(
                     MarkedGroup(
                         number=i + 1,
-                        exemplar=int(sample.address[clusters[i].exemplar]),
+                        exemplar=U64(sample.address[clusters[i].exemplar]),
                         objects=population.share(clusters[i].members).of(population.allocated),
                         alike=int(alike[i]),
                         suspect=bool(suspect[i]),

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from crashext.analysis.results.joined import Traced, TracedSite
-from crashext.hosts.base import Host, HostError
-from crashext.hosts.derived import derived
-from crashext.hosts.plain import from_plain, plain
+from crashext.hosts.base import U64, Host
+from crashext.hosts.plain import answered, no_answer
 from crashext.hosts.recorded import RecordedHost
 from crashext.trace.summary import TraceSummary
 
@@ -59,7 +58,7 @@ class _Kept:
     source: str
     seconds: float
     hashed: bool
-    address: tuple[int, ...]
+    address: tuple[U64, ...]
     size: tuple[int, ...]
     site: tuple[int, ...]
     sites: tuple[TracedSite, ...]
@@ -71,14 +70,12 @@ def kept(host: Host, traced: Traced | None) -> Traced | None:
 
     Raises `HostError` where a session is damaged.
     """
-    if traced is not None:
-        derived(host, _KEY, lambda: plain(_keep(traced)))
-        return traced
-    answer = derived(host, _KEY, lambda: None) if isinstance(host, RecordedHost) else None
-    if answer is None:
+    if traced is None and not isinstance(host, RecordedHost):
         return None
+    data = answered(host, _KEY, _Kept, lambda: None if traced is None else _keep(traced))
+    if traced is not None or data is None:
+        return traced
     try:
-        data = from_plain(_Kept, answer)
         found = Traced(
             source=data.source,
             seconds=data.seconds,
@@ -89,14 +86,14 @@ def kept(host: Host, traced: Traced | None) -> Traced | None:
             sites=data.sites,
             remarks=data.remarks,
         )
-    except (ValueError, OverflowError) as error:
-        raise HostError("this session is damaged: its trace is none") from error
+    except OverflowError as error:
+        raise no_answer(_KEY) from error
     columns = (found.size, found.site)
     sane = all(len(c) == len(found) for c in columns) and (
         not len(found) or (found.site.min() >= 0 and found.site.max() < len(found.sites))
     )
     if not sane:
-        raise HostError("this session is damaged: its trace is none")
+        raise no_answer(_KEY)
     return found
 
 
@@ -108,7 +105,7 @@ def _keep(traced: Traced) -> _Kept:
         source=traced.source,
         seconds=traced.seconds,
         hashed=traced.hashed,
-        address=tuple(traced.address[some].tolist()),
+        address=tuple(map(U64, traced.address[some].tolist())),
         size=tuple(traced.size[some].tolist()),
         site=tuple(traced.site[some].tolist()),
         sites=traced.sites,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from crashext.analysis.reach.pointed import PointedAt
 from crashext.analysis.reach.reachability import Reach
 from crashext.analysis.results.evidence import Chain
-from crashext.hosts.base import ReadFault
+from crashext.hosts.base import U64, ReadFault
 from crashext.kernel.addresses import PAGE_SHIFT
 from crashext.kernel.roots.places import Place, PlaceKind
 from crashext.kernel.slab.slots import Slots
@@ -112,7 +112,7 @@ class Holders:
         steps = [self.root_of(path[0]).name]
         steps += self._labels(path)
         (address,) = self._reach.table.addresses(np.array([slot], np.int64)).tolist()
-        return Chain(int(address), tuple(steps))
+        return Chain(U64(address), tuple(steps))
 
     def _labels(self, path: list[int]) -> list[str]:
         """``cache+0x8`` of each object, 0x8 being where the pointer to it leads."""

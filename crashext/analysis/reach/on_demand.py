@@ -18,7 +18,6 @@ from crashext.analysis.reach.reachability import Class, Reach, reach
 from crashext.analysis.reach.weak import weakly_held
 from crashext.analysis.results.evidence import Held, Reachability
 from crashext.analysis.settings import Settings
-from crashext.hosts.derived import derived
 from crashext.hosts.plain import answered, no_answer
 from crashext.kernel.access import Words
 from crashext.kernel.slab.caches import SlabCache
@@ -98,15 +97,17 @@ class ReachOnDemand:
         """
         if not self.wanted or not len(addresses):
             return None
-        known = derived(
+        key = f"classes {what}"
+        known = answered(
             self._view.host,
-            f"classes {what}",
+            key,
+            str,
             lambda: "".join(map(str, self._marked.classes(self._marked.table.at(addresses)))),
         )
         if known is None:
             return None
-        if not isinstance(known, str) or len(known) != len(addresses) or known.strip("01234"):
-            raise no_answer(f"classes {what}")
+        if len(known) != len(addresses) or known.strip("01234"):
+            raise no_answer(key)
         return np.frombuffer(known.encode(), np.uint8) - np.uint8(ord("0"))
 
     def _weak_ones(self, cache: SlabCache, population: Population) -> Words:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 _Z = 1.959963984540054  # the normal distribution's 97.5th percentile
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Estimate:
     """A count with its 95 % interval; `low == estimate == high` when everything was counted."""
 
@@ -34,7 +34,7 @@ class Estimate:
         return self.low == self.high
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Share:
     """A proportion with its 95 % interval."""
 

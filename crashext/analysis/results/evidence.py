@@ -6,11 +6,19 @@ Plain data; `results` holds it, the reports print it.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
+
+from msgspec import Meta
 
 from crashext.analysis.results.estimate import Share
+from crashext.hosts.base import U64
+
+MOST_LINES = 8
+Text = Annotated[str, Meta(max_length=4096)]
+"""A line of a report."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Allocator:
     """One allocation site of some objects of a group, as one rung of the ladder knows it."""
 
@@ -30,36 +38,35 @@ class Allocator:
     """Who and when: pids, commands, ages; "" where the rung does not know."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TypeCandidate:
     """A struct that a group's objects may be."""
 
-    name: str
+    name: Text
     """``struct dentry``"""
-    score: float
-    """0 to 1."""
-    agreements: tuple[str, ...]
-    disagreements: tuple[str, ...]
+    score: Annotated[float, Meta(ge=0, le=1)]
+    agreements: Annotated[tuple[Text, ...], Meta(max_length=MOST_LINES)]
+    disagreements: Annotated[tuple[Text, ...], Meta(max_length=MOST_LINES)]
     module: str = ""
     """The module whose BTF has it; "" for the kernel's own."""
-    agree: int = 0
+    agree: Annotated[int, Meta(ge=0)] = 0
     """Words that agree; `agreements` shows the most telling of them."""
-    disagree: int = 0
+    disagree: Annotated[int, Meta(ge=0)] = 0
     gain: float = 0.0
     """How much more probable the words are if it is this type than if anything may be in them:
     the logarithm of the ratio. `score` is its share of what any struct explains."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Chain:
     """How one object is reached: from a root, or from an unreachable object, down to it."""
 
-    target: int
+    target: U64
     steps: tuple[str, ...]
     """``leaklab_ipmi_waiting [leaklab]``, ``kmalloc-512+0x8``, ...: the root first."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Held:
     """Who points at a group's objects. The shares are of the group's allocated objects."""
 
@@ -79,7 +86,7 @@ class Held:
     """Roots by name, with the number of examined objects they hold, most first."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Below:
     """Objects of one cache that hang below the heads of a leak."""
 
@@ -88,7 +95,7 @@ class Below:
     bytes: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class OrphanGroup:
     """Unreachable objects of one cache that are alike, with what hangs below them."""
 
@@ -104,8 +111,8 @@ class OrphanGroup:
     estimated: bool
     """The group's part of its cache was estimated from a sample of the heads."""
     below: tuple[Below, ...]
-    exemplar: int
-    examples: tuple[int, ...]
+    exemplar: U64
+    examples: tuple[U64, ...]
     notes: tuple[str, ...]
     explanation: str = ""
     """Why the kernel itself does not count these as leaked; "" where it does."""
@@ -113,7 +120,7 @@ class OrphanGroup:
     types: tuple[TypeCandidate, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class OrphanTotals:
     objects: int
     """Unreachable objects."""
@@ -128,7 +135,7 @@ class OrphanTotals:
     """Unreachable objects that a dead word of some stack still names."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Reachability:
     """What the pass over memory saw."""
 

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crashext.analysis.results.estimate import Estimate
+from crashext.hosts.base import U64
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TracedSite:
     """One place that allocated during the trace."""
 
@@ -27,7 +28,7 @@ class TracedSite:
     """The most frequent stack of the outstanding ones, innermost frame first."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Traced:
     """Objects that were allocated during a trace and not freed in it."""
 
@@ -49,13 +50,13 @@ class Traced:
         return len(self.address)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class MarkedGroup:
     """A group of a cache, as far as a trace met it."""
 
     number: int
     """From 1, the largest first, as in `CacheReport.groups`, which may end before it."""
-    exemplar: int
+    exemplar: U64
     objects: Estimate
     alike: int
     """Outstanding objects that are like it."""
@@ -63,7 +64,7 @@ class MarkedGroup:
     """Likeness to it is a mark."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class MarkedSite:
     """What became of the outstanding objects of one place, in one cache."""
 
@@ -85,7 +86,7 @@ class MarkedSite:
     """(group number, marks), most marks first."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class MarkedCache:
     """One cache, joined with a trace."""
 
@@ -110,7 +111,7 @@ class MarkedCache:
     """Most marks first."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class JoinedTrace:
     """A trace, joined with memory."""
 

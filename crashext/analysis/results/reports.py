@@ -17,10 +17,11 @@ from crashext.analysis.results.evidence import (
     TypeCandidate,
 )
 from crashext.analysis.results.joined import JoinedTrace
+from crashext.hosts.base import U64
 from crashext.skipped import Skipped
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Kernel:
     release: str
     arch: str
@@ -28,20 +29,20 @@ class Kernel:
     source: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Hop:
     """One step towards a name: what an object that is pointed to is, and the word that told."""
 
-    address: int
+    address: U64
     what: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Word:
     """One word of a group's exemplar, and how the rest of the group agrees with it."""
 
     offset: int
-    value: int
+    value: U64
     size: int
     """Bytes of the object in this word; under 8 only at an odd-sized object's end."""
     kind: str
@@ -55,11 +56,11 @@ class Word:
     hops: tuple[Hop, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Group:
     """Alike objects of one cache."""
 
-    exemplar: int
+    exemplar: U64
     sampled: int
     objects: Estimate
     share: Share
@@ -74,8 +75,8 @@ class Group:
     """Share of the cache's free slots that look like this group too; None: none are known."""
     words: tuple[Word, ...]
     notes: tuple[str, ...]
-    lowest: int
-    highest: int
+    lowest: U64
+    highest: U64
     """Lowest and highest address among the sampled members."""
     held: Held | None = None
     """Who points at them; None where nobody looked."""
@@ -89,13 +90,13 @@ class Group:
     """What they may be, best first."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class CacheReport:
     name: str
     asked: str
     """The name the user typed, which may be an alias."""
     aliases: tuple[str, ...]
-    address: int
+    address: U64
     object_size: int
     slot_size: int
     flags: tuple[str, ...]
@@ -122,7 +123,7 @@ class CacheReport:
     "kmem", those that crash's kmem -S lists: groups, shares and `rest` count these alone."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LeakReport:
     """The answer to `leakscan CACHE…`."""
 
@@ -139,7 +140,7 @@ class LeakReport:
     """Who allocated during a trace what is alike; None where no trace was given."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class OrphanReport:
     """The answer to `leakscan --orphans`."""
 
@@ -155,7 +156,7 @@ class OrphanReport:
     interrupted: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class MemberValue:
     """One member of a struct that was laid over an object."""
 
@@ -163,17 +164,17 @@ class MemberValue:
     """Dotted, from the outermost struct."""
     offset: int
     size: int
-    value: int | None
+    value: U64 | None
     """None where it is not one number, or cannot be read."""
     meaning: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Subject:
     """One object that `objsim` was asked about."""
 
-    asked: int
-    address: int
+    asked: U64
+    address: U64
     cache: str | None
     size: int
     state: str
@@ -184,20 +185,20 @@ class Subject:
     """By name, where the user said of what type it is."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Pair:
-    first: int
-    second: int
+    first: U64
+    second: U64
     similarity: float
     differing: tuple[int, ...]
     """Offsets of words that are not alike."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Kin:
     """Objects of one cache that are like one object."""
 
-    like: int
+    like: U64
     cache: str
     objects: Estimate
     share: Share
@@ -208,7 +209,7 @@ class Kin:
     """Addresses, when a list was asked for (then every slab of the index was read)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SimilarityReport:
     """The answer to `objsim`."""
 

@@ -9,17 +9,19 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Annotated
 
+import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 from rapidfuzz import process
 
 from crashext.analysis.likeness.decode import Decoder
 from crashext.analysis.likeness.words import Classifier, Kind
 from crashext.analysis.results.reports import MemberValue
-from crashext.hosts.base import HostError, ReadFault
-from crashext.hosts.derived import derived
+from crashext.hosts.base import U64, HostError, ReadFault
+from crashext.hosts.plain import answered
 from crashext.kernel.access import words_at
 from crashext.kernel.btf import Btf, BtfKind
 from crashext.kernel.errnos import error_name
@@ -28,7 +30,6 @@ from crashext.kernel.slab.view import KernelView
 
 _MAX_SIZE = 1 << 20
 _MAX_MEMBERS = 8192
-_MAX_NAME = 300
 _MAX_ENUMERATORS = 64
 _ELEMENTS = 8
 _TEXT = 64
@@ -36,8 +37,7 @@ _CLOSE = 3
 _ELEMENT = re.compile(r"(.*)\[\d+\]")
 
 
-@dataclass(frozen=True)
-class PlacedMember:
+class PlacedMember(msgspec.Struct, frozen=True, array_like=True):
     """One member as it is printed: a number, a pointer, text, or `count` numbers alike."""
 
     name: str
@@ -49,7 +49,7 @@ class PlacedMember:
     signed: bool = False
     bit_offset: int = 0
     bit_size: int = 0
-    names: tuple[tuple[int, str], ...] = ()
+    names: Annotated[tuple[tuple[int, str], ...], Meta(max_length=_MAX_ENUMERATORS)] = ()
     """Enumerators by value."""
 
 
@@ -62,41 +62,54 @@ class Structure:
     slots: tuple[PlacedMember, ...]
 
 
+class _Answer(msgspec.Struct, omit_defaults=True):
+    """What BTF says of a name: the type, or types of names that are close."""
+
+    name: str = ""
+    size: int = 0
+    members: Annotated[tuple[PlacedMember, ...], Meta(max_length=_MAX_MEMBERS)] = ()
+    close: tuple[str, ...] = ()
+
+
 def find_structure(view: KernelView, name: str) -> Structure:
     """The type called `name`, with or without ``struct``. Raises `HostError` with names that are
     close where there is none.
     """
     name = " ".join(name.split())
-    answer = derived(view.host, f"members of {name}", lambda: _by_btf(view.btf, name))
-    if isinstance(answer, dict) and "members" in answer:
-        return _from_plain(answer)
+    answer = answered(view.host, f"members of {name}", _Answer, lambda: _by_btf(view.btf, name))
+    if answer is not None and answer.name:
+        return _checked(answer)
     found = _by_layout(view, name)
     if found is not None:
         return found
-    close = answer.get("close") if isinstance(answer, dict) else None
-    hint = ", ".join(str(c)[:_MAX_NAME] for c in close[:_CLOSE]) if isinstance(close, list) else ""
+    hint = ", ".join(answer.close[:_CLOSE]) if answer is not None else ""
     raise HostError(f"this kernel has no {name}" + (f": did you mean {hint}?" if hint else ""))
 
 
-def _by_btf(btf: Btf | None, name: str) -> dict[str, Any] | None:
+def _by_btf(btf: Btf | None, name: str) -> _Answer | None:
     if btf is None:
         return None
     number = btf.find(name)
     if number is None:
         known = [*btf.named(BtfKind.STRUCT), *btf.named(BtfKind.UNION)]
         bare = name.rpartition(" ")[2]
-        return {"close": [n for n, _, _ in process.extract(bare, known, limit=_CLOSE)]}
-    return {
-        "name": btf.describe(number),
-        "size": btf.size(number),
-        "members": [
-            [
-                *(s.name, s.offset, s.size, int(s.form), s.count, s.signed),
-                *(s.bit_offset, s.bit_size, [list(pair) for pair in s.names]),
-            ]
-            for s in _slots(btf, flat(Fields(btf).of(number)))
-        ],
-    }
+        return _Answer(close=tuple(n for n, _, _ in process.extract(bare, known, limit=_CLOSE)))
+    slots = _slots(btf, flat(Fields(btf).of(number)))
+    return _Answer(btf.describe(number), btf.size(number), tuple(slots))
+
+
+def _checked(answer: _Answer) -> Structure:
+    """No member may lead outside the type: it may be a stranger's. Raises `HostError`."""
+    sound = 0 <= answer.size <= _MAX_SIZE and all(
+        min(s.offset, s.size, s.bit_offset, s.bit_size) >= 0
+        and s.offset + s.size <= answer.size
+        and 0 < s.count <= max(s.size, 1)
+        and s.bit_offset + s.bit_size <= 8 * s.size
+        for s in answer.members
+    )
+    if not sound:
+        raise HostError("the description of this type makes no sense")
+    return Structure(answer.name, answer.size, answer.members)
 
 
 def _slots(btf: Btf, fields: list[Field]) -> list[PlacedMember]:
@@ -137,40 +150,6 @@ def _array_of(field: Field) -> tuple[str, int, int]:
     """What elements of one array have in common; () for what is no element."""
     match = _ELEMENT.fullmatch(field.name)
     return (match[1], field.size, int(field.form)) if match else ()  # type: ignore[return-value]
-
-
-def _from_plain(answer: dict[str, Any]) -> Structure:
-    """Checked, as it may come from a stranger's session; raises `HostError`."""
-    try:
-        size = int(answer["size"])
-        slots = tuple(
-            PlacedMember(
-                str(name)[:_MAX_NAME],
-                int(offset),
-                int(length),
-                Form(form),
-                int(count),
-                bool(signed),
-                int(bit_offset),
-                int(bit_size),
-                tuple((int(v), str(n)[:_MAX_NAME]) for v, n in names[:_MAX_ENUMERATORS]),
-            )
-            for name, offset, length, form, count, signed, bit_offset, bit_size, names in answer[
-                "members"
-            ][:_MAX_MEMBERS]
-        )
-        sound = all(
-            min(s.offset, s.size, s.bit_offset, s.bit_size) >= 0
-            and s.offset + s.size <= size
-            and 0 < s.count <= max(s.size, 1)
-            and s.bit_offset + s.bit_size <= 8 * s.size
-            for s in slots
-        )
-        if not sound or not 0 <= size <= _MAX_SIZE:
-            raise ValueError
-        return Structure(str(answer["name"])[:_MAX_NAME], size, slots)
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise HostError("the description of this type makes no sense") from error
 
 
 def _by_layout(view: KernelView, name: str) -> Structure | None:
@@ -225,9 +204,9 @@ def members(
         elif slot.count > 1:
             meaning = _array(raw, slot)
         else:
-            value = int.from_bytes(raw, "little")
+            value = U64.from_bytes(raw, "little")
             if slot.bit_size:
-                value = value >> slot.bit_offset & (1 << slot.bit_size) - 1
+                value = U64(value >> slot.bit_offset & (1 << slot.bit_size) - 1)
             if slot.size == 8 and slot.offset % 8 == 0 and not slot.bit_size:
                 word = slot.offset // 8
                 meaning = decoder.meaning(

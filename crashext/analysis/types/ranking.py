@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crashext.analysis.likeness.words import Classifier, WordMap
-from crashext.analysis.results.evidence import TypeCandidate
+from crashext.analysis.results.evidence import MOST_LINES, TypeCandidate
 from crashext.analysis.types.fit import Observed
 from crashext.analysis.types.lookups import Lookups, is_kmalloc
 from crashext.analysis.types.votes import TELLS, Note, Votes
@@ -21,7 +21,6 @@ from crashext.kernel.slab.caches import SlabCache
 from crashext.kernel.slab.view import KernelView
 
 MOST_CANDIDATES = 5
-MOST_LINES = 8
 _ROWS = 96
 _JUDGED = 150  # candidates whose pointers are followed, best first
 _WORDS = 1024  # of an object that are looked at: 8 KiB

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from crashext.analysis.memory.growth import Growth
 from crashext.analysis.memory.memsplit import MemorySplit
 from crashext.analysis.results.evidence import Reachability
+from crashext.hosts.base import U64
 from crashext.procfs.processes import Process
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class CacheFact:
     """One slab cache."""
 
@@ -38,7 +39,7 @@ class CacheFact:
         return self.allocated / self.slots if self.slots else 1.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LostFact:
     """Objects of one cache that nothing reaches, with what hangs below them."""
 
@@ -56,14 +57,14 @@ class LostFact:
     """"" where nothing names one."""
     told: tuple[str, ...]
     """What is known of them, in sentences."""
-    examples: tuple[int, ...] = ()
+    examples: tuple[U64, ...] = ()
     below: int = 0
     """Of `objects`, those of any cache that only hang below the others."""
     traced: bool = False
     """A trace saw them allocated: it is still going on, so that little is already too much."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class HolderFact:
     """Objects of one cache that are reached through one root."""
 
@@ -77,7 +78,7 @@ class HolderFact:
     """Of the cache's allocated objects."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class AreaFact:
     """The vmalloc areas of one caller."""
 
@@ -90,7 +91,7 @@ class AreaFact:
     """Bytes of those areas that nothing live points into."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PagesFact:
     """Pages that nothing accounts for."""
 
@@ -101,7 +102,7 @@ class PagesFact:
     """What they are (or who allocated them), the module it names, and the share: most first."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class BacklogFact:
     """Frees that wait for an RCU grace period."""
 
@@ -115,7 +116,7 @@ class BacklogFact:
         return self.callbacks + self.frees
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SiteFact:
     """The place that allocated most objects of one cache, by the kernel's own count."""
 
@@ -127,7 +128,7 @@ class SiteFact:
     """Objects of that cache that were counted."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class MountFact:
     """Files in memory: a tmpfs mount."""
 
@@ -135,7 +136,7 @@ class MountFact:
     bytes: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Facts:
     """Everything the rules of `verdict` look at."""
 

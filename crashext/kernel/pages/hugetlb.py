@@ -14,7 +14,7 @@ _MAX_POOLS = 16
 _MAX_ORDER = 30
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class HugePool:
     """The huge pages of one size."""
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from crashext.hosts.base import U64
 from crashext.kernel.access import column, require
 from crashext.kernel.addresses import PAGE_SHIFT, PAGE_SIZE
 from crashext.kernel.memmap import BLOCK_PAGES
@@ -44,7 +45,7 @@ class AreaCaller:
     bytes: int
     largest: int
     """Bytes of the largest of them."""
-    example: int
+    example: U64
     """Where the largest begins."""
 
 
@@ -117,7 +118,7 @@ def area_pages(view: KernelView, areas: Areas) -> AreaPages:
                 len(rows),
                 int(areas.pages[rows].sum()) << PAGE_SHIFT,
                 int(areas.pages[largest]) << PAGE_SHIFT,
-                int(areas.start[largest]),
+                U64(areas.start[largest]),
             )
         )
     in_modules = own & (areas.start >= np.uint64(_MODULE_SPACE))

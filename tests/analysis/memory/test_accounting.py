@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -171,8 +172,8 @@ def test_reports(name: str) -> None:
 def test_names_from_the_dump_cannot_reach_the_terminal() -> None:
     result = accounting("default")
     caller = result.callers[0]
-    evil = type(caller)("\x1b[2J", "\x07mod", 1, 4096, 4096, 0)
-    spoilt = type(result)(**{**result.__dict__, "callers": (evil,)})
+    evil = replace(caller, function="\x1b[2J", module="\x07mod")
+    spoilt = replace(result, callers=(evil,))
     text = "\n".join(memory_lines(spoilt))
     assert "\x1b" not in text
     assert "\x07" not in text

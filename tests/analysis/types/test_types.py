@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -13,9 +14,10 @@ from crashext.analysis.likeness.similarity import group
 from crashext.analysis.likeness.survey import make_classifier, survey
 from crashext.analysis.results.evidence import TypeCandidate
 from crashext.analysis.settings import Settings
-from crashext.analysis.types.candidates import Types, _from_plain, _to_plain, inconclusive, rivals
+from crashext.analysis.types.candidates import Types, inconclusive, rivals
 from crashext.analysis.types.ranking import Ranker
 from crashext.hosts.base import Host
+from crashext.hosts.plain import from_plain, plain
 from crashext.kernel.btf import Btf
 from crashext.kernel.slab.caches import SlabCache
 from crashext.kernel.slab.view import KernelView
@@ -132,9 +134,21 @@ def test_agreements_say_what_was_seen() -> None:
     assert any("take a struct file" in line for line in file.agreements)
 
 
+ONE = {
+    "name": "struct x",
+    "module": "",
+    "score": 0.5,
+    "gain": 9.0,
+    "agree": 3,
+    "disagree": 0,
+    "agreements": ["y"],
+    "disagreements": [],
+}
+
+
 def test_answers_survive_a_session() -> None:
     types = _ranked("default", "dentry")
-    assert _from_plain([_to_plain(t) for t in types]) == types
+    assert from_plain(tuple[TypeCandidate, ...], json.loads(json.dumps(plain(types)))) == types
 
 
 @pytest.mark.parametrize(
@@ -142,45 +156,22 @@ def test_answers_survive_a_session() -> None:
     [
         None,
         7,
-        {"name": "struct x"},
+        ONE,
         [3],
         [{}],
-        [{"score": "high"}],
-        [{"name": "x", "module": "", "score": 2, "gain": 1, "agree": 1, "disagree": 0}],
-        [
-            {
-                "name": "x",
-                "module": "",
-                "score": float("nan"),
-                "gain": 1,
-                "agree": 1,
-                "disagree": 0,
-                "agreements": [],
-                "disagreements": [],
-            }
-        ],
+        [{**ONE, "score": "high"}],
+        [{**ONE, "score": 2}],
+        [{**ONE, "score": float("nan")}],
+        [{**ONE, "agree": -1}],
+        [{**ONE, "name": "struct " + "x" * 10_000}],
+        [{**ONE, "agreements": ["y" * 10_000]}],
+        [{**ONE, "agreements": ["y"] * 100}],
     ],
 )
 def test_a_strangers_answer_is_checked(answer: Any) -> None:
-    assert _from_plain(answer) == ()
-
-
-def test_a_strangers_answer_is_cut_to_size() -> None:
-    one = {
-        "name": "struct " + "x" * 10_000,
-        "module": "",
-        "score": 0.5,
-        "gain": 9.0,
-        "agree": 3,
-        "disagree": 0,
-        "agreements": ["y" * 10_000] * 100,
-        "disagreements": [],
-    }
-    found = _from_plain([one] * 1000)
-    assert len(found) <= 5
-    assert len(found[0].name) <= 300
-    assert len(found[0].agreements) <= 8
-    assert max(map(len, found[0].agreements)) <= 300
+    from_plain(tuple[TypeCandidate, ...], [ONE])
+    with pytest.raises(ValueError, match=r"."):
+        from_plain(tuple[TypeCandidate, ...], answer)
 
 
 def test_without_btf_there_are_no_candidates() -> None:
