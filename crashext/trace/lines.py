@@ -20,6 +20,7 @@ It is done for all lines of a piece of text at once, by the places of ``=``, ``:
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -53,7 +54,6 @@ _MOST_STACKS = 1 << 17
 _NO_STACK = 0
 _NO_SITE = CallSite("")
 _LONGEST_STACK = 1 << 14
-_LOOK_BACK = 256  # lines between a stack and its event, at most
 _MAX_ORDER = 64
 _MAX_PFN = 1 << 52
 _MAX_SIZE = 1 << 37  # kmalloc ends at 4 MiB, kvmalloc does not trace; far beyond both
@@ -178,6 +178,7 @@ class _Piece:
     """One piece of text. `self.at[key]` is where the ``=`` of a key is on each line, or 0."""
 
     def __init__(self, reader: LineReader, data: bytes, length: int) -> None:
+        self._by_head: dict[bytes, list[int]] = {}
         self.reader = reader
         self.heard = reader.heard
         self.data = data
@@ -447,14 +448,23 @@ class _Piece:
         if b"<stack trace" not in self.data[self.start[line] : self.end[line]]:
             return -2
         # ftrace records a stack as an event of its own, after the one that it belongs to on the
-        # same CPU; those of other CPUs may be in between.
-        for earlier in range(line - 1, max(-1, line - 1 - _LOOK_BACK), -1):
-            if framed[earlier] or self._head(earlier) != head:
-                continue
-            if event_of[earlier] >= 0:
-                return int(event_of[earlier])
-            return -2
-        return -1
+        # same CPU. In between may be those of other CPUs, any number where the host of a virtual
+        # machine took the CPU away.
+        earlier = line - 1
+        if earlier < 0 or framed[earlier] or self._head(earlier) != head:
+            mine = self._lines_by_head(framed)[head]
+            at = bisect_left(mine, line) - 1
+            if at < 0:
+                return -1
+            earlier = mine[at]
+        return int(event_of[earlier]) if event_of[earlier] >= 0 else -2
+
+    def _lines_by_head(self, framed: NDArray[np.bool_]) -> dict[bytes, list[int]]:
+        """All lines that are no frames, ascending, by task and CPU."""
+        if not self._by_head:
+            for line in np.flatnonzero(~framed).tolist():
+                self._by_head.setdefault(self._head(line), []).append(line)
+        return self._by_head
 
     def _head(self, line: int) -> bytes:
         """A line up to its CPU: task and CPU."""

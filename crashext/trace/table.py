@@ -32,6 +32,7 @@ _ORDER_BITS = 6
 _PIECE = 2 << 20  # fits into a cache, and is what malloc hands out again and again
 _LONGEST_LINE = 1 << 16
 _HEAD = 1 << 16
+_LONGEST_HEAD = 256  # of a line, up to its CPU
 _FRAME = re.compile(rb"[ \t]*=>|[^\n]*<stack trace|[ \t]+[0-9a-f]{1,16} [^\n]*\)$", re.MULTILINE)
 _STACKED = re.compile(rb"=>|\n\t|\n +[0-9a-f]{4,16} \S+ \(")
 _TENTHS = 10
@@ -150,9 +151,7 @@ class TraceReader:
             self._skipping = not newline
         end = data.rfind(b"\n") + 1
         if end and (self._lines.has_stacks or _STACKED.search(data, 0, _HEAD)):
-            # The last line that is no frame may still wait for its stack.
-            end = max(_stack_end(data, end), end - _LONGEST_LINE, 0)
-            end = data.rfind(b"\n", 0, end) + 1
+            end = _stack_end(data, end)
         if not end and len(data) > _LONGEST_LINE:
             self._lines.heard.too_long += 1
             self._skipping = True
@@ -458,13 +457,30 @@ class TraceReader:
 
 
 def _stack_end(data: bytes, end: int) -> int:
-    """Where the last line before `end` starts that is no frame: its stack may be unfinished."""
-    while end:
-        start = data.rfind(b"\n", 0, end - 1) + 1
-        if not _FRAME.match(data, start, end):
-            return start
-        end = start
-    return 0
+    """Where the first line starts whose stack may come after `end`; not far before it.
+
+    The last stack may go on. Where stacks are events of their own, the last event of each task and
+    CPU may still wait for one.
+    """
+    least = max(0, end - _LONGEST_LINE)
+    apart = data.find(b"<stack trace", least, end) >= 0
+    settled: set[bytes] = set()
+    start = result = end
+    last = True
+    while start > least:
+        at, start = start, data.rfind(b"\n", 0, start - 1) + 1
+        frame = _FRAME.match(data, start, at)
+        if frame and not frame[0].endswith(b"<stack trace"):
+            continue
+        head = data[start : min(at, start + _LONGEST_HEAD)].partition(b"]")[0]
+        if not frame and head not in settled:
+            result = start
+            if not apart:
+                break
+        if not frame or not last:
+            settled.add(head)
+        last = False
+    return result
 
 
 def _held(index: Ids, size: NDArray[np.int64], names: list[str]) -> tuple[OutstandingOf, ...]:

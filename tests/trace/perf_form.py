@@ -29,18 +29,27 @@ def frame(address: str, symbol: str) -> str:
 
 
 def perf_script(report: Iterable[str], stacks: bool) -> Iterator[str]:
-    """Lines of the perf form."""
-    pending = False
+    """Lines of the perf form, in which every stack follows its own event."""
+    samples: list[list[str]] = []
+    latest: dict[tuple[str, ...], list[str]] = {}
+    mine: list[str] = []
     for line in report:
         found = _FRAME.match(line)
         if found:
-            yield frame(found[2], found[1])
+            mine.append(frame(found[2], found[1]))
             continue
         match = _LINE.fullmatch(line.rstrip("\n"))
-        if match is None or match[5] == "kernel_stack":
+        if match is None:
             continue
-        if pending:
-            yield ""
-        pending = stacks
+        where = match.group(1, 2, 3)
+        if match[5] == "kernel_stack":
+            mine = latest.pop(where, [])
+            continue
         message = _SITE_TWICE.sub("", match[6])
-        yield sample(match[1], int(match[2]), int(match[3]), match[4], match[5], message, stacks)
+        first = sample(match[1], int(match[2]), int(match[3]), match[4], match[5], message, stacks)
+        latest[where] = [first]
+        samples.append(latest[where])
+    for number, lines in enumerate(samples):
+        if stacks and number:
+            yield ""
+        yield from lines

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pytest
 
+from crashext.trace import table
 from tests.trace.helpers import read, site, skipped
 from tests.trace.perf_form import frame, sample
 
@@ -230,3 +231,21 @@ def test_stacks_of_two_cpus_in_one_another(piece: int) -> None:
     trace = read(TWO_CPUS, piece)
     stacks = [trace.stacks[i] for i in trace.outstanding.stack.tolist()]
     assert stacks == [("f", "fork"), ("g", "clone")]
+
+
+@pytest.mark.parametrize("piece", [400, 1 << 20])
+def test_a_stack_finds_its_event_however_late_it_comes(
+    piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host of a virtual machine took a CPU away between an event and its stack."""
+    monkeypatch.setattr(table, "_PIECE", piece)
+    first, event, *_, header, frame, further = TWO_CPUS.splitlines(keepends=True)
+    late = " a-1 [000] ..... 1.000002: <stack trace>\n => f\n => fork\n"
+    busy = "".join(
+        event.replace("0000080 ", f"{0x100 + 64 * i:07x} ") + header + frame + further
+        for i in range(200)
+    )
+    trace = read(first + busy + late, 100)
+    assert skipped(trace, "stacks of no known event") == 0
+    stacks = [trace.stacks[i] for i in trace.outstanding.stack.tolist()]
+    assert stacks == [("f", "fork"), *[("g", "clone")] * 200]
