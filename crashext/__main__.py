@@ -5,7 +5,10 @@ crash's side starts the engine as `python -m crashext --bridge FD leakscan …`.
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -33,26 +36,45 @@ def main() -> int:
 
 def leakscan() -> int:
     """The script of this name."""
-    return _run("leakscan", sys.argv[1:])
+    return _run("leakscan", sys.argv[1:], script=sys.argv[0])
 
 
 def objsim() -> int:
     """The script of this name."""
-    return _run("objsim", sys.argv[1:])
+    return _run("objsim", sys.argv[1:], script=sys.argv[0])
 
 
-def _run(command: str, arguments: list[str], bridge: int = -1) -> int:
+def _run(command: str, arguments: list[str], bridge: int = -1, script: str = "") -> int:
     """Ctrl-C may come while Python still loads the rest, which takes most of a second."""
     try:
         # Only now, as these need a Python that is new enough.
         from crashext.commands import entry
-        from crashext.commands.place import SHELL, Place
+        from crashext.commands.place import Place
 
-        place = SHELL if bridge < 0 else Place("crash", lambda: _crash(bridge))
+        place = (
+            Place(start=partial(_started, script=script))
+            if bridge < 0
+            else Place("crash", lambda: _crash(bridge))
+        )
         return (entry.leakscan if command == "leakscan" else entry.objsim)(arguments, place)
     except KeyboardInterrupt:
         print(f"{command}: interrupted before anything was known", file=sys.stderr)
         return 130
+
+
+def _started(command: str, script: str) -> tuple[str, ...]:
+    """The words that start `command` as this run was started: by its script, or by Python's -m."""
+    if not script:
+        return (_shortest(sys.executable), "-m", "crashext", command)
+    return (_shortest(os.path.join(os.path.dirname(script), command)),)
+
+
+def _shortest(path: str) -> str:
+    """The file's bare name where the shell would find the same file by it."""
+    name = os.path.basename(path)
+    found = shutil.which(name)
+    same = found is not None and os.path.abspath(found) == os.path.abspath(path)
+    return name if same else path
 
 
 def _crash(bridge: int) -> Host:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from shlex import quote
 
 import numpy as np
 from rapidfuzz import process
@@ -180,7 +181,7 @@ def examine_cache(
         more=population.share(more).of(population.allocated),
         rest=population.share(grouping.alone).of(population.allocated),
         rest_examined=not grouping.exhausted,
-        next_steps=_next_steps(cache, groups),
+        next_steps=_next_steps(cache.name, groups, looked=judge.wanted),
     )
     return report, seen.gaps
 
@@ -191,15 +192,16 @@ def _total(count: int, used: Usage, cache: SlabCache) -> Estimate:
     return Estimate(count, len(used.inuse), 1 << 62)
 
 
-def _next_steps(cache: SlabCache, groups: list[Group]) -> tuple[str, ...]:
+def _next_steps(cache: str, groups: list[Group], looked: bool) -> tuple[str, ...]:
+    """Commands, plain, in the form of analysis/verdict/commands.py."""
     if not groups:
         return ()
     first = f"{groups[0].exemplar:#x}"
-    steps = [f"objsim {first} --list: every {cache.name} object of group 1"]
+    steps = [f"objsim {first} --list # every {cache} object of group 1"]
     if len(groups) > 1:
-        steps.append(f"objsim {first} {groups[1].exemplar:#x}: what sets groups 1 and 2 apart")
-    if groups[0].held is None:
-        steps.append(f"leakscan --refs {cache.name}: does anything still point at these objects?")
-    else:
-        steps.append("leakscan --orphans: what else in this kernel can nothing reach?")
+        steps.append(f"objsim {first} {groups[1].exemplar:#x} # what sets groups 1 and 2 apart")
+    if groups[0].held is not None:
+        steps.append("leakscan --orphans # what else in this kernel can nothing reach?")
+    elif not looked:
+        steps.append(f"leakscan --refs {quote(cache)} # does anything still point at them?")
     return tuple(steps)

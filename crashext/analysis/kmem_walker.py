@@ -339,6 +339,6 @@ def _next_steps(groups: tuple[Group, ...], size: int) -> tuple[str, ...]:
         return ()
     first = f"{groups[0].exemplar:x}"
     return (
-        f"crash> rd -SS {first} {(size + 7) // 8}: the exemplar, with the caches it points into",
-        f"crash> search {first}: does anything still point at it?",
+        f"crash> rd -SS {first} {(size + 7) // 8} # the exemplar, with the caches it points into",
+        f"crash> search {first} # does anything still point at it?",
     )

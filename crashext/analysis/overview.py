@@ -33,7 +33,7 @@ from crashext.analysis.verdict.facts import (
     MountFact,
     PagesFact,
 )
-from crashext.hosts.base import HostError
+from crashext.hosts.base import U64, HostError
 from crashext.hosts.plain import answered
 from crashext.kernel.addresses import PAGE_SIZE
 from crashext.kernel.counters.clock import uptime, wall_clock
@@ -148,12 +148,14 @@ def _counted(view: KernelView, accounting: Accounting, progress: Progress) -> Fa
                 (_group_text(g), g.module or _module_in(g.detail, modules), g.share)
                 for g in pages.groups
             ),
+            next((g.detail for g in pages.groups if g.by == "page-owner"), ""),
         ),
         backlog=None if waiting is None else BacklogFact(waiting.callbacks, waiting.frees),
         processes=accounting.processes,
         mounts=tuple(MountFact(t.mounted, t.bytes) for t in accounting.tmpfs),
         reachability=None,
         unseen=accounting.limits,
+        source="live" if view.host.info().live else "dump",
     )
 
 
@@ -245,6 +247,7 @@ def _lost(group: OrphanGroup) -> LostFact:
 def _areas(view: KernelView, areas: Areas, named: PointedAt) -> tuple[AreaFact, ...]:
     """vmalloc areas by caller, most bytes first."""
     sums: dict[tuple[str, str], list[int]] = {}
+    largest: dict[tuple[str, str], tuple[int, int]] = {}
     for row in np.flatnonzero((areas.pages > 0) & (areas.caller != 0)).tolist():
         symbol = view.host.symbol_at(int(areas.caller[row]))
         key = (symbol.name, symbol.module) if symbol else (f"{int(areas.caller[row]):#x}", "")
@@ -254,5 +257,10 @@ def _areas(view: KernelView, areas: Areas, named: PointedAt) -> tuple[AreaFact, 
         entry[1] += int(areas.pages[row])
         entry[2] += size
         entry[3] += 0 if named.areas[row] else size
-    found = [AreaFact(name, module, *counts) for (name, module), counts in sums.items()]
+        here = (size, int(areas.start[row]))
+        largest[key] = max(largest.get(key, here), here)
+    found = [
+        AreaFact(*key, areas=n, pages=pages, bytes=size, unnamed=lost, largest=U64(largest[key][1]))
+        for key, (n, pages, size, lost) in sums.items()
+    ]
     return tuple(sorted(found, key=lambda a: (-a.bytes, a.caller)))

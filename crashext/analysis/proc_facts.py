@@ -236,6 +236,7 @@ def _pages(split: MemorySplit, owners: PageOwner | None, page: int) -> PagesFact
             )
             for g in mine[:_GROUPS]
         ),
+        next((g.origin.symbol for g in mine if g.origin), ""),
     )
 
 

@@ -8,6 +8,7 @@ from crashext.analysis.caches import scan_caches
 from crashext.analysis.kmem_walker import KmemHost, scan_caches_kmem
 from crashext.analysis.origin.outstanding import kept
 from crashext.analysis.results.reports import LeakReport
+from crashext.commands.again import asking
 from crashext.commands.opening import open_host, open_view
 from crashext.commands.options import CacheOptions
 from crashext.commands.output import Output
@@ -16,17 +17,19 @@ from crashext.commands.questions import Question, options_of
 from crashext.hosts.base import Host, HostError, UnknownLayout
 from crashext.progress import Progress
 from crashext.report.as_json import leak_document
+from crashext.report.asking import Asking
 from crashext.report.text import print_leak_report
 from crashext.skipped import Skipped
 
 
 def answer(options: CacheOptions, place: Place, progress: Progress) -> Output:
     if options.kmem:
-        return _printed(options, _by_kmem(options, place.host, progress))
+        return _printed(options, _by_kmem(options, place.host, progress), Asking(place.tool))
     look = options.look
     question = Question("leakscan", options.caches, options=options_of(look.settings, look.refs))
     try:
-        with open_view(open_host(options.source, place), options.source.record, question) as opened:
+        host = open_host(options.source, place)
+        with open_view(host, options.source.record, question) as opened:
             report = scan_caches(
                 opened.view,
                 list(options.caches),
@@ -42,14 +45,23 @@ def answer(options: CacheOptions, place: Place, progress: Progress) -> Output:
             raise
         if not isinstance(place.host, KmemHost):
             raise
-        return _printed(options, _instead(_by_kmem(options, place.host, progress), why))
-    return replace(_printed(options, report), lost=opened.lost)
+        report = _instead(_by_kmem(options, place.host, progress), why)
+        return _printed(options, report, Asking(place.tool))
+    again = asking(place, options.source, host, look.settings.seed, _whole(report))
+    return replace(_printed(options, report, again), lost=opened.lost)
 
 
-def _printed(options: CacheOptions, report: LeakReport) -> Output:
+def _printed(options: CacheOptions, report: LeakReport, again: Asking) -> Output:
     return Output(
-        text=lambda console: print_leak_report(report, console, options.printing.verbose),
+        text=lambda console: print_leak_report(report, console, options.printing.verbose, again),
         json=lambda: leak_document(report, {}),
+    )
+
+
+def _whole(report: LeakReport) -> bool:
+    """Whether every object was looked at: a session of it lists them all."""
+    return all(
+        c.slabs_total.exact and c.slabs_examined == c.slabs_total.estimate for c in report.caches
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from crashext.commands import trace as traces
+from crashext.commands.again import asking
 from crashext.commands.opening import open_host, open_view
 from crashext.commands.options import LiveOptions
 from crashext.commands.output import Output
@@ -29,12 +30,11 @@ def answer(options: LiveOptions, place: Place, progress: Progress) -> Output:
         if record is not None:
             raise
         return traces.alone(_unmarked(trace, why), printing)
+    again = asking(place, options.source, host, options.look.settings.seed)
     try:
         with open_view(host, record, Question("leakscan", options.caches)) as opened:
             look = replace(options.look, refs=_refs(options, opened.view))
-            output = traces.joined(
-                trace, opened, options.caches, look, printing, progress, record is None
-            )
+            output = traces.joined(trace, opened, options.caches, look, printing, progress, again)
     except UnknownLayout as why:
         if record is not None:
             raise

@@ -30,6 +30,10 @@ class Opened:
     """The session could not be written."""
 
     @property
+    def recorded(self) -> bool:
+        return isinstance(self.view.host, RecordingHost)
+
+    @property
     def budget(self) -> int:
         """Bytes of memory map to read: less where they must fit into a session, or are from one."""
         in_session = isinstance(self.view.host, RecordingHost | RecordedHost)

@@ -8,6 +8,7 @@ from crashext.analysis.memory.growth import Compared, growth
 from crashext.analysis.moments import of_overview
 from crashext.analysis.overview import look_over
 from crashext.analysis.verdict.rules import judge
+from crashext.commands.again import asking
 from crashext.commands.before import earlier
 from crashext.commands.opening import open_host, open_view
 from crashext.commands.options import OverviewOptions
@@ -24,9 +25,11 @@ from crashext.report.verdict_text import print_overview
 def answer(options: OverviewOptions, place: Place, progress: Progress) -> Output:
     look = options.look
     question = Question("leakscan", options=options_of(look.settings, look.refs))
-    with open_view(open_host(options.source, place), options.source.record, question) as opened:
+    host = open_host(options.source, place)
+    with open_view(host, options.source.record, question) as opened:
         # The earlier moment first: it may be no such thing, and this one takes longer.
         before = _before(options, opened.view.host, progress)
+        again = asking(place, options.source, host, look.settings.seed)
         overview = look_over(opened.view, look.settings, progress, look.memory, look.refs)
     facts = overview.facts
     if before is not None:
@@ -35,7 +38,7 @@ def answer(options: OverviewOptions, place: Place, progress: Progress) -> Output
     verdicts = judge(facts)
     verbose = options.printing.verbose
     return Output(
-        text=lambda console: print_overview(overview, facts, verdicts, console, verbose),
+        text=lambda console: print_overview(overview, facts, verdicts, console, verbose, again),
         json=lambda: overview_document(overview, facts, verdicts),
         lost=opened.lost,
     )

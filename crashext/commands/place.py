@@ -23,6 +23,8 @@ class Place:
     """``shell``, ``crash`` or ``drgn``."""
     open: Callable[[], Host] = _nothing_open
     """Raises `HostError`."""
+    start: Callable[[str], tuple[str, ...]] = lambda program: (program,)
+    """The words that start `leakscan` or `objsim` again from the shell."""
 
     @property
     def inside(self) -> bool:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from crashext.analysis.proc import read_snapshot, report
 from crashext.analysis.proc_facts import proc_facts
 from crashext.analysis.verdict.rules import judge
+from crashext.commands.again import asking_of_files
 from crashext.commands.before import earlier
 from crashext.commands.options import ProcfsOptions
 from crashext.commands.output import Output
@@ -25,8 +28,9 @@ def answer(options: ProcfsOptions, place: Place, progress: Progress) -> Output:
     found = report(moments, before)
     facts = proc_facts(found)
     verdicts = judge(facts)
+    again = asking_of_files(place, live=options.folders[-1] == Path("/proc"))
     verbose = options.printing.verbose
     return Output(
-        text=lambda console: print_proc_report(found, verdicts, console, verbose),
+        text=lambda console: print_proc_report(found, verdicts, console, verbose, again),
         json=lambda: proc_document(found, facts, verdicts),
     )

@@ -9,8 +9,11 @@ from rich.console import Console
 from crashext.analysis.caches import scan_caches
 from crashext.analysis.origin.outstanding import kept, outstanding
 from crashext.analysis.overview import look_over
+from crashext.analysis.results.reports import LeakReport
+from crashext.analysis.verdict.commands import of_cache
 from crashext.analysis.verdict.rules import judge
 from crashext.analysis.verdict.verdict import Verdict
+from crashext.commands.again import asking
 from crashext.commands.opening import Opened, open_host, open_view
 from crashext.commands.options import Look, Printing, TraceOptions
 from crashext.commands.output import Output
@@ -18,6 +21,7 @@ from crashext.commands.place import Place
 from crashext.commands.questions import Question, options_of
 from crashext.progress import Progress
 from crashext.report.as_json import leak_document
+from crashext.report.asking import Asking
 from crashext.report.text import print_leak_report
 from crashext.report.trace_json import trace_document
 from crashext.report.trace_text import print_trace
@@ -31,9 +35,10 @@ def answer(options: TraceOptions, place: Place, progress: Progress) -> Output:
     if not place.inside and not options.source.given:
         return alone(trace, options.printing)
     host, record = open_host(options.source, place), options.source.record
+    again = asking(place, options.source, host, options.look.settings.seed)
     with open_view(host, record, Question("leakscan", options.caches)) as opened:
         output = joined(
-            trace, opened, options.caches, options.look, options.printing, progress, record is None
+            trace, opened, options.caches, options.look, options.printing, progress, again
         )
     return replace(output, lost=opened.lost)
 
@@ -53,10 +58,11 @@ def joined(
     look: Look,
     printing: Printing,
     progress: Progress,
-    judged: bool,
+    again: Asking,
 ) -> Output:
-    """The trace with memory; without `caches`, those that hold most of it, and, where `judged`,
-    the verdict over the whole machine with the trace's call sites among its evidence."""
+    """The trace with memory; without `caches`, those that hold most of it, and the verdict over the
+    whole machine with the trace's call sites among its evidence (but where a session is made of
+    it, which is of one question)."""
     traced = kept(opened.view.host, outstanding(trace))
     report = scan_caches(
         opened.view,
@@ -69,9 +75,9 @@ def joined(
         traced,
     )
     verdicts: tuple[Verdict, ...] = ()
-    if judged and not caches and look.refs is not False:
+    if not opened.recorded and not caches and look.refs is not False:
         overview = look_over(opened.view, look.settings, progress, look.memory, look.refs, traced)
-        verdicts = judge(overview.facts)
+        verdicts = tuple(_unrepeated(v, report) for v in judge(overview.facts))
     # A session tells how to ask again.
     opened.question = Question(
         "leakscan",
@@ -82,8 +88,15 @@ def joined(
     whole = replace(report, skipped=(*report.skipped, *said))
 
     def text(console: Console) -> None:
-        print_verdicts(verdicts, console)
-        print_leak_report(whole, console, printing.verbose)
+        print_verdicts(verdicts, console, again)
+        print_leak_report(whole, console, printing.verbose, again)
 
     extra = verdict_fields(verdicts) if verdicts else {}
     return Output(text=text, json=lambda: leak_document(whole, extra))
+
+
+def _unrepeated(verdict: Verdict, report: LeakReport) -> Verdict:
+    """The verdict without the advice to look at a cache that is shown below it."""
+    if any(verdict.next == of_cache(c.name) for c in report.caches):
+        return replace(verdict, next=of_cache(""))
+    return verdict

@@ -13,6 +13,7 @@ from crashext.procfs.kmemleak import KmemleakReport
 from crashext.procfs.pageowner import PageOwner
 from crashext.procfs.processes import Process
 from crashext.procfs.stacks import PrintedFrame, wanted_at
+from crashext.report.asking import Asking
 from crashext.report.growth_text import print_growth
 from crashext.report.safe import safe
 from crashext.report.tables import new_table, show_table
@@ -26,12 +27,16 @@ _DIM, _BOLD, _HEAD, _WARN = "dim", "bold", "bold cyan", "yellow"
 
 
 def print_proc_report(
-    report: ProcReport, verdicts: tuple[Verdict, ...], console: Console, verbose: bool
+    report: ProcReport,
+    verdicts: tuple[Verdict, ...],
+    console: Console,
+    verbose: bool,
+    asking: Asking,
 ) -> None:
     """The answer to `leakscan --procfs DIR…`."""
     rows = _MANY if verbose else _FEW
     snapshot = report.snapshot
-    print_verdicts(verdicts, console)
+    print_verdicts(verdicts, console, asking)
     line(console, _headline(report), _HEAD)
     if report.split is not None:
         _split(console, report.split)

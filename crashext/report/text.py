@@ -23,6 +23,7 @@ from crashext.analysis.results.reports import (
     Subject,
     Word,
 )
+from crashext.report.asking import Asking, print_step
 from crashext.report.counts import count_text, share_text
 from crashext.report.evidence_text import allocator_lines
 from crashext.report.joined_text import print_joined
@@ -41,13 +42,13 @@ _POINTING = ("slab-pointer", "text-symbol", "data-symbol", "module-symbol")
 _POISONS = ("list-poison", "poison")
 
 
-def print_leak_report(report: LeakReport, console: Console, verbose: bool) -> None:
+def print_leak_report(report: LeakReport, console: Console, verbose: bool, asking: Asking) -> None:
     """The answer to `leakscan CACHE…`."""
     if report.trace is not None:
         print_joined(report.trace, console, verbose)
     for cache in report.caches:
         _headline(console, cache)
-        _cache(console, cache, verbose)
+        _cache(console, cache, verbose, asking)
     for text in reachability_lines(report.reachability):
         line(console, safe(text), _DIM)
     footer(console, report.kernel, report.skipped, report.interrupted, report.seed)
@@ -117,7 +118,7 @@ def _no_groups(cache: CacheReport) -> str:
     return "no allocated objects"
 
 
-def _cache(console: Console, cache: CacheReport, verbose: bool) -> None:
+def _cache(console: Console, cache: CacheReport, verbose: bool, asking: Asking) -> None:
     chosen = "listed by kmem -S" if cache.walker == "kmem" else "drawn at random"
     examined = (
         "all examined"
@@ -154,8 +155,7 @@ def _cache(console: Console, cache: CacheReport, verbose: bool) -> None:
         judged = any(g.held is not None for g in cache.groups)
         line(console, "  Next:" if judged else unsaid)
         for step in cache.next_steps:
-            command, _, why = step.partition(": ")
-            line(console, f"    {safe(command)}    # {safe(why)}")
+            print_step(console, asking, step, "    ")
 
 
 def _group(console: Console, number: int, group: Group, slot_size: int, verbose: bool) -> None:

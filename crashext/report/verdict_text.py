@@ -10,6 +10,7 @@ from crashext.analysis.overview import Overview
 from crashext.analysis.verdict.facts import CacheFact, Facts
 from crashext.analysis.verdict.verdict import Verdict
 from crashext.kernel.slab.families import bucket_owners, family
+from crashext.report.asking import Asking, print_step
 from crashext.report.growth_text import print_growth
 from crashext.report.memory_text import memory_lines
 from crashext.report.reach_text import reachability_lines
@@ -29,12 +30,13 @@ def print_overview(
     verdicts: tuple[Verdict, ...],
     console: Console,
     verbose: bool,
+    asking: Asking,
 ) -> None:
     """The answer to `leakscan` with no argument: the first line is the worst verdict.
 
     `facts` are the overview's own, with growth if it was asked for.
     """
-    print_verdicts(verdicts, console)
+    print_verdicts(verdicts, console, asking)
     if facts.growth is not None:
         print_growth(facts.growth, console, verbose)
     if overview.accounting is not None:
@@ -47,7 +49,7 @@ def print_overview(
     footer(console, overview.kernel, overview.skipped, overview.interrupted, 0)
 
 
-def print_verdicts(verdicts: tuple[Verdict, ...], console: Console) -> None:
+def print_verdicts(verdicts: tuple[Verdict, ...], console: Console, asking: Asking) -> None:
     """Each verdict with its evidence."""
     for number, verdict in enumerate(verdicts):
         line(console, _title(verdict), "bold" if not number else "")
@@ -55,7 +57,7 @@ def print_verdicts(verdicts: tuple[Verdict, ...], console: Console) -> None:
             line(console, f"  for:     {safe(text)}")
         for text in verdict.against:
             line(console, f"  against: {safe(text)}")
-        line(console, f"  next:    {safe(verdict.next)}")
+        print_step(console, asking, verdict.next, "  next:    ")
 
 
 def _title(verdict: Verdict) -> str:

@@ -27,6 +27,7 @@ from crashext.analysis.results.reports import (
 )
 from crashext.hosts.base import U64
 from crashext.report.as_json import leak_document, similarity_document
+from crashext.report.asking import Asking
 from crashext.report.safe import safe
 from crashext.report.text import print_leak_report, print_similarity_report
 from crashext.skipped import Skipped
@@ -68,7 +69,7 @@ CACHE = CacheReport(
     more=SOME,
     rest=SOME,
     rest_examined=True,
-    next_steps=(f"objsim 1: {EVIL}", EVIL),
+    next_steps=(f"objsim 1 # {EVIL}", EVIL),
 )
 LEAK = LeakReport(
     KERNEL,
@@ -99,7 +100,7 @@ GROUPS = replace(SIMILARITY, subjects=(), pairs=(), kin=None)
 
 Print = Callable[[Console, bool], None]
 PRINTS: list[Print] = [
-    lambda console, verbose: print_leak_report(LEAK, console, verbose),
+    lambda console, verbose: print_leak_report(LEAK, console, verbose, Asking()),
     lambda console, verbose: print_similarity_report(SIMILARITY, console, verbose),
     # As `objsim --text` of many objects: groups and no subjects.
     lambda console, verbose: print_similarity_report(GROUPS, console, verbose),

@@ -9,6 +9,7 @@ from rich.console import Console
 from crashext.analysis.memory.growth import CacheGrowth, CallerGrowth
 from crashext.analysis.verdict.facts import CacheFact, Facts
 from crashext.analysis.verdict.verdict import Culprit, Verdict
+from crashext.report.asking import Asking
 from crashext.report.growth_text import print_growth
 from crashext.report.verdict_text import cache_families, print_caches, print_verdicts
 from tests.analysis.verdict.test_verdict import HEALTHY, cache, grown, lost
@@ -87,7 +88,7 @@ def test_hostile_names_do_not_reach_the_terminal() -> None:
     )
     assert isinstance(growth.caches[0], CacheGrowth)
     with console.capture() as page:
-        print_verdicts((verdict,), console)
+        print_verdicts((verdict,), console, Asking())
         print_growth(growth, console, True)
         print_caches(facts(cache(evil, 4096), cache(f"{evil}(1:x)", 4096)), console, True)
     text = page.get()

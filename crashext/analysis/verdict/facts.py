@@ -89,6 +89,8 @@ class AreaFact:
     bytes: int
     unnamed: int | None
     """Bytes of those areas that nothing live points into."""
+    largest: U64 = U64(0)  # noqa: RUF009
+    """Start of the largest of them; 0 where the source does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,8 @@ class PagesFact:
     """Bytes of pages that no pointer leads to."""
     groups: tuple[tuple[str, str, float], ...]
     """What they are (or who allocated them), the module it names, and the share: most first."""
+    owner: str = ""
+    """Who allocated most of them, by page_owner; "" where that is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +163,7 @@ class Facts:
     unseen: tuple[str, ...]
     """What this source cannot tell, in sentences."""
     source: str = "dump"
-    """``dump`` (or the running kernel's memory), or ``procfs``."""
+    """``dump``, ``live`` (the running kernel's memory), or ``procfs``."""
     sites: tuple[SiteFact, ...] = ()
     growth: Growth | None = None
     """Since an earlier moment; None where none was given."""

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from crashext.analysis.memory.growth import CacheGrowth, CallerGrowth, Growth
-from crashext.analysis.verdict.facts import CacheFact, Facts
+from crashext.analysis.verdict.commands import of_areas, of_cache
+from crashext.analysis.verdict.facts import AreaFact, CacheFact, Facts
 from crashext.analysis.verdict.verdict import Culprit, Verdict
-from crashext.analysis.verdict.wording import areas_of
 from crashext.kernel.slab.families import bucket_owners, family
 from crashext.wording import bracketed, called, percent, percent_of, size_text
 
@@ -76,7 +76,7 @@ def _held(facts: Facts, cache: CacheGrowth, largest: CacheFact) -> Verdict:
         ("everything is reachable: its owner may still drain it",)
         if looked
         else ("growth alone is no leak: nobody looked whether they are still held",),
-        _scan(facts, largest),
+        of_cache(largest.name),
     )
 
 
@@ -91,12 +91,8 @@ def _fragmented(facts: Facts, cache: CacheGrowth, largest: CacheFact) -> Verdict
         "not a leak",
         (f"its use fell from {percent(cache.use[0])} to {percent(cache.use[1])} of its slots",),
         (),
-        _scan(facts, largest),
+        of_cache(largest.name),
     )
-
-
-def _scan(facts: Facts, cache: CacheFact) -> str:
-    return f"leakscan {'-c VMCORE ' if facts.source == 'procfs' else ''}{cache.name}"
 
 
 def _held_areas(facts: Facts, caller: CallerGrowth) -> Verdict:
@@ -113,8 +109,15 @@ def _held_areas(facts: Facts, caller: CallerGrowth) -> Verdict:
         ("its areas are still pointed at",)
         if looked
         else ("growth alone is no leak: nobody looked whether they are still held",),
-        areas_of(caller.function, caller.module),
+        of_areas(facts, _area(facts, caller)),
     )
+
+
+def _area(facts: Facts, grown: CallerGrowth) -> AreaFact:
+    """The areas of the caller that grew; it has some."""
+    who = (grown.function, grown.module)
+    now = (a for a in facts.areas if (a.caller, a.module) == who)
+    return next(now, AreaFact(*who, grown.areas, 0, grown.bytes, None))
 
 
 def completed(facts: Facts, verdict: Verdict) -> Verdict:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from crashext.analysis.verdict.commands import of_areas, of_pages
 from crashext.analysis.verdict.facts import Facts, PagesFact
 from crashext.analysis.verdict.thresholds import (
     AREAS_LEAST,
@@ -14,7 +15,7 @@ from crashext.analysis.verdict.thresholds import (
     excessive,
 )
 from crashext.analysis.verdict.verdict import Culprit, Verdict
-from crashext.analysis.verdict.wording import allocated_by, areas_of, confidence, doubts
+from crashext.analysis.verdict.wording import allocated_by, confidence, doubts
 from crashext.wording import called, percent, percent_of, plural, size_text
 
 _SAYS = 0.05
@@ -42,7 +43,7 @@ def lost_areas(facts: Facts) -> Iterator[Verdict]:
                 f"no live word points into {size_text(lost)} of them",
             ),
             doubts(facts),
-            areas_of(fact.caller, fact.module),
+            of_areas(facts, fact),
         )
 
 
@@ -69,7 +70,7 @@ def large_areas(facts: Facts) -> Iterator[Verdict]:
             f"memory, {percent_of(fact.bytes, facts.total)} of all",
             (f"{plural(fact.areas, 'area')} of one caller, {fact.pages:,} pages",),
             (held,),
-            areas_of(fact.caller, fact.module),
+            of_areas(facts, fact),
         )
 
 
@@ -104,7 +105,7 @@ def lost_pages(facts: Facts) -> Iterator[Verdict]:
         + allocated_by("", module),
         tuple(evidence),
         against,
-        "boot with page_owner=on where the kernel has it: it names who allocates pages",
+        of_pages(facts),
     )
 
 
@@ -127,5 +128,5 @@ def _unseen_pages(facts: Facts, pages: PagesFact) -> Verdict:
             *(f"{percent(part)} of these pages: {what}" for what, _, part in _most(pages)),
         ),
         () if facts.source == "procfs" else ("nobody looked who points at these pages",),
-        "boot with page_owner=on where the kernel has it: it names who allocates pages",
+        of_pages(facts),
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
+from crashext.analysis.verdict.commands import of_cache, of_largest_cache
 from crashext.analysis.verdict.facts import Facts
 from crashext.analysis.verdict.growth_rules import completed, grown
 from crashext.analysis.verdict.page_rules import large_areas, lost_areas, lost_pages
@@ -88,7 +89,7 @@ def misunderstood(facts: Facts) -> Verdict | None:
         "was not understood in this dump",
         seen.misgivings,
         tuple(n for n in seen.notes if not any(m in n for m in seen.misgivings)),
-        "leakscan CACHE compares what is in the largest caches",
+        of_largest_cache(facts, "what is in the largest cache, and how much of it is alike"),
     )
 
 
@@ -138,7 +139,7 @@ def unseen(facts: Facts, found: Sequence[Verdict]) -> Iterator[Verdict]:
         "does not say whether anything still points at it",
         tuple(evidence),
         not_seen(facts),
-        "leakscan -c VMCORE" if facts.source == "procfs" else "leakscan --refs",
+        "leakscan" if facts.source == "procfs" else "leakscan --refs",
     )
 
 
@@ -170,7 +171,7 @@ def _no_total(facts: Facts) -> Verdict:
         "cannot tell: how much memory there is is not known",
         tuple(evidence),
         not_seen(facts),
-        "cat /proc/meminfo, saved beside the other files",
+        "cat /proc/meminfo # saved beside the other files, it says how much there is",
     )
 
 
@@ -195,5 +196,17 @@ def _healthy(facts: Facts) -> Verdict:
         "no leak is to be seen",
         tuple(evidence),
         not_seen(facts) if facts.reachability is None else doubts(facts),
-        "leakscan --before OLDER-DUMP says what grows",
+        _look_closer(facts),
     )
+
+
+def _look_closer(facts: Facts) -> str:
+    """What to do where nothing is wrong."""
+    grows = "" if facts.growth is not None else "; --before OLD says what grew since an older dump"
+    if facts.source == "procfs":
+        return f"leakscan # whether anything still points at what is allocated{grows}"
+    if facts.reachability is None:
+        return f"leakscan --refs # whether anything still points at what is allocated{grows}"
+    if facts.lost:
+        return f"{of_cache('')} # the little that nothing reaches{grows}"
+    return of_largest_cache(facts, f"what is in the largest cache{grows}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from crashext.analysis.verdict.commands import of_cache, of_page_cache, of_stuck_reader
 from crashext.analysis.verdict.facts import Facts, HolderFact, LostFact
 from crashext.analysis.verdict.thresholds import (
     BACKLOG_LEAST,
@@ -83,15 +84,8 @@ def _leaked(
         f"{what} ({size_text(size)}) {are} leaked: {by}" + allocated_by(caller, module),
         (*shares, *told),
         against,
-        _scan(facts, cache),
+        of_cache(cache),
     )
-
-
-def _scan(facts: Facts, cache: str) -> str:
-    """What to ask of a cache next."""
-    if facts.source == "procfs":
-        return f"leakscan -c VMCORE {cache or '--orphans'}"
-    return f"leakscan {cache or '--orphans'}"
 
 
 def backlog(facts: Facts) -> Iterator[Verdict]:
@@ -118,7 +112,7 @@ def backlog(facts: Facts) -> Iterator[Verdict]:
             *(f"{h.objects:,} {h.cache} objects hang on {h.root}" for h in waiting[:3]),
         ),
         () if waiting else ("whose memory it is was not found",),
-        "crash> foreach bt: which task has been inside rcu_read_lock() for long?",
+        of_stuck_reader(facts),
     )
 
 
@@ -151,7 +145,7 @@ def held_growth(facts: Facts) -> Iterator[Verdict]:
                 f"{percent(holder.share)} of {holder.cache} is reached through {holder.root}",
             ),
             ("everything is reachable: its owner may still drain it",),
-            _scan(facts, holder.cache),
+            of_cache(holder.cache),
         )
 
 
@@ -170,7 +164,7 @@ def fragmentation(facts: Facts) -> Iterator[Verdict]:
             f"{size_text(cache.bytes)} are free slots that no other cache can use",
             (f"{percent(cache.use)} of {cache.slots:,} slots are allocated",),
             (),
-            _scan(facts, cache.name),
+            of_cache(cache.name),
         )
 
 
@@ -196,7 +190,7 @@ def reclaimable(facts: Facts) -> Iterator[Verdict]:
                     "its slabs count as reclaimable",
                 ),
                 (),
-                _scan(facts, cache.name),
+                of_cache(cache.name),
             )
     files = facts.split.get("file cache") + facts.split.get("buffers")
     if files >= USER_SHARE * facts.total:
@@ -209,5 +203,5 @@ def reclaimable(facts: Facts) -> Iterator[Verdict]:
             f"the page cache has {size_text(files)}, which the kernel drops when memory is needed",
             (f"{percent_of(files, facts.total)} of memory is cache of files",),
             (),
-            "MemAvailable in /proc/meminfo counts it as available: is that low?",
+            of_page_cache(facts),
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from crashext.analysis.verdict.commands import of_huge_pages, of_mount, of_process
 from crashext.analysis.verdict.facts import Facts
 from crashext.analysis.verdict.thresholds import (
     HUGETLB_SHARE,
@@ -39,7 +40,7 @@ def user_space(facts: Facts) -> Iterator[Verdict]:
             f"{first.comm} (pid {first.pid}): user space, not the kernel",
             (f"{percent_of(anonymous, total)} of memory",),
             (),
-            f"crash> vm {first.pid}",
+            of_process(facts, first.pid),
         )
     tables = split.get("page tables")
     if tables >= TABLES_SHARE * total:
@@ -58,7 +59,7 @@ def user_space(facts: Facts) -> Iterator[Verdict]:
                 "of memory: user space, not the kernel",
                 (f"{percent_of(mount.bytes, total)} of memory is in this tmpfs",),
                 (),
-                f"du -x {mount.mount}" if mount.mount else "crash> mount",
+                of_mount(facts, mount),
             )
     huge = split.get("hugetlb")
     if huge >= HUGETLB_SHARE * total:
@@ -75,7 +76,7 @@ def user_space(facts: Facts) -> Iterator[Verdict]:
             + ": user space, not the kernel",
             (f"{percent_of(huge, total)} of memory is in hugetlb's pool",),
             (),
-            "cat /proc/sys/vm/nr_hugepages",
+            of_huge_pages(facts),
         )
 
 
@@ -90,5 +91,5 @@ def _process(facts: Facts, process: Process, size: int, what: str) -> Verdict:
         f"{who} has {size_text(size)} {what}: user space, not the kernel",
         (f"{percent_of(size, facts.total)} of memory",),
         (),
-        f"crash> vm {process.pid}",
+        of_process(facts, process.pid),
     )

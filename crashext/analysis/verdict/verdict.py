@@ -35,4 +35,4 @@ class Verdict:
     evidence: tuple[str, ...]
     against: tuple[str, ...]
     next: str
-    """The one next command."""
+    """The one next command; analysis/verdict/commands.py says in what form."""

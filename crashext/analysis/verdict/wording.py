@@ -21,12 +21,6 @@ def not_seen(facts: Facts) -> tuple[str, ...]:
     return tuple(f"not seen: {what}" for what in facts.unseen)
 
 
-def areas_of(caller: str, module: str) -> str:
-    """The command that lists vmalloc areas, those of one caller where it is known."""
-    name = module or caller.split("+")[0]
-    return "crash> kmem -v" + (f" | grep -i {name}" if name else "")
-
-
 def allocated_by(caller: str, module: str) -> str:
     if caller:
         return f"; allocated by {caller}" + (f" [{module}]" if module else "")

@@ -11,7 +11,6 @@ from functools import cached_property
 import numpy as np
 
 from crashext.hosts.base import Host, Symbol
-from crashext.kernel import markers
 from crashext.kernel.addresses import AddressSpace, address_space
 from crashext.kernel.btf import Btf, read_btf
 from crashext.kernel.memmap import MemoryMap, memory_map
@@ -43,7 +42,6 @@ class KernelView:
         self.space: AddressSpace = address_space(host)
         self.caches: Caches = read_caches(host)
         self.memory: MemoryMap = memory_map(host, self.space)
-        self.release = markers.release_tuple(host.info().release)
         self._readers: dict[int, SlabReader] = {}
         self._index: SlabIndex | None = None
         self._pointers: SlabPointers | None = None

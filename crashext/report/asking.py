@@ -1,0 +1,91 @@
+"""How to ask again from where a report is read: the plain next commands as they are typed there.
+
+A command that does not run there is told with the place where it does: ``in the dump: leakscan
+dentry``, ``in crash: vm 102``. All others run as they are printed.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.text import Text
+
+from crashext.report.safe import safe
+
+_OURS = ("leakscan", "objsim")
+_CRASHS = "crash> "
+_DIM = "dim"
+
+
+def _anything(words: Sequence[str]) -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class Asking:
+    """A place where a report is read."""
+
+    tool: str = "crash"
+    """``shell``, ``crash`` or ``drgn``."""
+    start: Callable[[str], tuple[str, ...]] = lambda program: (program,)
+    """The words that start `leakscan` or `objsim` at this shell."""
+    source: tuple[str, ...] = ()
+    """Options that say, at a shell, where memory is."""
+    live: bool = False
+    """The machine that was looked at is this one."""
+    answers: Callable[[Sequence[str]], bool] = _anything
+    """Whether the source can be asked a command of ours: a session is of one question only."""
+    elsewhere: str = "in the dump"
+    """Where those can be asked that it cannot answer."""
+
+    def typed(self, command: str) -> str:
+        """The plain `command` as it is typed here, or with the place where it can be."""
+        if command.startswith(_CRASHS):
+            return self._crashs(command.removeprefix(_CRASHS))
+        words = _words(command)
+        if words and words[0] in _OURS:
+            return self._ours(command, words)
+        return self._machines(command)
+
+    def _ours(self, command: str, words: list[str]) -> str:
+        if not self.answers(words):
+            return f"{self.elsewhere}: {command}"
+        if self.tool == "shell":
+            return shlex.join([*self.start(words[0]), *self.source, *words[1:]])
+        return f"%{command}" if self.tool == "drgn" else command
+
+    def _crashs(self, command: str) -> str:
+        if self.tool == "drgn":  # it knows crash's commands
+            return f"%crash {command}"
+        return command if self.tool == "crash" else f"in crash: {command}"
+
+    def _machines(self, command: str) -> str:
+        if not self.live:
+            return f"on the machine: {command}"
+        return {"crash": f"!{command}", "drgn": f"%sh {command}"}.get(self.tool, command)
+
+
+def print_step(console: Console, asking: Asking, step: str, label: str = "") -> None:
+    """One next command, on a line of its own that nobody folds, and what its answer tells."""
+    command, why = split(step)
+    line = Text(f"{label}{safe(asking.typed(command))}")
+    console.print(line, soft_wrap=True)
+    if why:
+        console.print(Text(f"{' ' * len(label)}  {safe(why)}", style=_DIM))
+
+
+def split(step: str) -> tuple[str, str]:
+    """The command, and what follows its last `` # `` outside quotes."""
+    command, mark, why = step.rpartition(" # ")
+    return (command, why) if mark and _words(command) else (step, "")
+
+
+def _words(command: str) -> list[str]:
+    """No words where its quotes do not close."""
+    try:
+        return shlex.split(command)
+    except ValueError:
+        return []
