@@ -10,7 +10,7 @@ from crashext.analysis.likeness.survey import make_classifier
 from crashext.analysis.reach.holders import MOST_EXAMINED, Holders
 from crashext.analysis.reach.pointed import PointedAt
 from crashext.analysis.reach.reachability import Reach
-from crashext.analysis.types.candidates import Types, inconclusive
+from crashext.analysis.types.candidates import Types, settled
 from crashext.analysis.verdict.facts import Facts, HolderFact
 from crashext.kernel.slab.caches import SlabCache
 from crashext.kernel.slab.objects import State
@@ -83,7 +83,8 @@ def _module_by_type(
     found = Types(view, classifier).candidates(
         cache, words, np.arange(len(addresses)), int(addresses[0])
     )
-    return found[0].module if found and not inconclusive(found[0]) else ""
+    best = settled(found)
+    return best.module if best is not None else ""
 
 
 def _spread(

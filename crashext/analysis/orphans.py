@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
 from crashext.analysis.likeness.decode import Decoder
 from crashext.analysis.likeness.groups import describe
@@ -17,6 +16,7 @@ from crashext.analysis.origin.ladder import Ladder
 from crashext.analysis.reach.group_reach import reachability_of
 from crashext.analysis.reach.reachability import Reach, reach
 from crashext.analysis.reach.structures import Structures, structures
+from crashext.analysis.reach.totals import by_heads, unreachable_counts
 from crashext.analysis.results.estimate import Estimate, Share
 from crashext.analysis.results.evidence import Below, OrphanGroup, OrphanTotals, TypeCandidate
 from crashext.analysis.results.reports import Group, OrphanReport
@@ -90,7 +90,7 @@ def orphan_report(
     """Everything that was not reached, in groups."""
     view = marked.view
     found = found or structures(marked)
-    groups = _groups(marked, found, settings, progress)
+    groups, explained = _groups(marked, found, settings, progress)
     groups.sort(key=lambda g: (bool(g.explanation), -g.bytes, g.cache, g.exemplar))
     return OrphanReport(
         kernel=kernel_of(view.host),
@@ -100,23 +100,31 @@ def orphan_report(
         orphans=tuple(groups[:_MOST_GROUPS]),
         more=max(0, len(groups) - _MOST_GROUPS),
         skipped=tuple(map_gaps(view.index, view.caches)),
+        caches=by_heads(marked, found, explained),
     )
 
 
 def _groups(
     marked: Reach, found: Structures, settings: Settings, progress: Progress
-) -> list[OrphanGroup]:
+) -> tuple[list[OrphanGroup], Slots]:
+    """All groups, and the heads of those that are no leak."""
     view = marked.view
     heads = found.heads
     of_cache = marked.table.caches(heads)
     hanging = _Hanging(marked, found)
     result: list[OrphanGroup] = []
+    explained = [np.zeros(0, np.int64)]
     numbers = np.unique(of_cache).tolist()
     for done, number in enumerate(numbers):
         cache = view.caches.all[number]
         progress("orphans", done, len(numbers))
-        result += _cache_groups(marked, hanging, cache, heads[of_cache == number], settings)
-    return result
+        for found_group, members in _cache_groups(
+            marked, hanging, cache, heads[of_cache == number], settings
+        ):
+            result.append(found_group)
+            if found_group.explanation:
+                explained.append(members)
+    return result, np.concatenate(explained)
 
 
 class _Hanging:
@@ -149,8 +157,8 @@ class _Hanging:
 
 def _cache_groups(
     marked: Reach, hanging: _Hanging, cache: SlabCache, heads: Slots, settings: Settings
-) -> list[OrphanGroup]:
-    """Groups of alike heads of one cache."""
+) -> list[tuple[OrphanGroup, Slots]]:
+    """Groups of alike heads of one cache, each with those of its heads that were looked at."""
     view = marked.view
     rng = generator(settings, cache.name)
     some = heads
@@ -203,7 +211,7 @@ def _cache_groups(
         what: tuple[TypeCandidate, ...] = ()
         if number < _ATTRIBUTED and found.bytes >= _TYPED_LEAST:
             what = types.candidates(cache, words, members, described.exemplar)
-        groups.append(replace(found, allocators=who, types=what))
+        groups.append((replace(found, allocators=who, types=what), some[members]))
     return groups
 
 
@@ -240,7 +248,8 @@ def _examples(hanging: _Hanging, members: Slots) -> tuple[U64, ...]:
 def _totals(marked: Reach, found: Structures, groups: list[OrphanGroup]) -> OrphanTotals:
     table = marked.table
     dead = np.unique(marked.references.dead_target)
-    lost, heads = _by_cache(marked, found.slots), _by_cache(marked, found.heads)
+    caches = marked.view.caches.all
+    objects = unreachable_counts(marked, found.slots)
     allocated = np.add.reduceat(
         np.append(table.state == State.ALLOCATED, False).astype(np.int64), table.first[:-1]
     )
@@ -249,18 +258,11 @@ def _totals(marked: Reach, found: Structures, groups: list[OrphanGroup]) -> Orph
     sizes = np.array([c.slot_size for c in marked.view.caches.all])
     scales = np.array([marked.scale(i) for i in range(len(sizes))])
     return OrphanTotals(
-        objects=round(float(lost @ scales)),
-        bytes=round(float(lost @ (scales * sizes))),
-        heads=round(float(heads @ scales)),
+        objects=Estimate.sum(objects.values()),
+        bytes=sum(objects[c.name].estimate * c.slot_size for c in caches if c.name in objects),
+        heads=Estimate.sum(unreachable_counts(marked, found.heads).values()),
         explained=sum(g.objects for g in groups if g.explanation),
         judged=round(float(judged @ scales)),
         judged_bytes=round(float(judged @ (scales * sizes))),
         dead_words=int((~marked.marks.reached[dead]).sum()),
-    )
-
-
-def _by_cache(marked: Reach, slots: Slots) -> NDArray[np.float64]:
-    """How many of the slots are in each cache."""
-    return np.bincount(marked.table.caches(slots), minlength=len(marked.view.caches.all)).astype(
-        np.float64
     )

@@ -18,20 +18,22 @@ from crashext.analysis.memory.pagegroups import PageGroup
 from crashext.analysis.orphans import orphan_report
 from crashext.analysis.reach.pointed import PointedAt, find_pointed_at
 from crashext.analysis.reach.reachability import complete_index, reach
-from crashext.analysis.results.evidence import OrphanGroup
+from crashext.analysis.reach.totals import unreachable_counts
+from crashext.analysis.results.estimate import Estimate
+from crashext.analysis.results.evidence import OrphanGroup, UnreachableCache
 from crashext.analysis.results.joined import Traced
 from crashext.analysis.results.reports import Kernel
 from crashext.analysis.settings import MEMORY_BUDGET, Settings
 from crashext.analysis.trace_losses import named_by_trace
-from crashext.analysis.types.candidates import inconclusive
+from crashext.analysis.types.candidates import settled
 from crashext.analysis.verdict.facts import (
     AreaFact,
     BacklogFact,
     CacheFact,
     Facts,
-    LostFact,
     MountFact,
     PagesFact,
+    UnreachableFact,
 )
 from crashext.hosts.base import U64, HostError
 from crashext.hosts.plain import answered
@@ -46,8 +48,10 @@ from crashext.kernel.slab.view import KernelView
 from crashext.procfs.folder import Moment
 from crashext.progress import Progress
 from crashext.skipped import Skipped
+from crashext.wording import bracketed, some_of
 
 _LONG_NAME = 6
+_TELLING = 2  # groups of a cache whose evidence is given
 _STRONG = ("alloc-tag", "slub-track", "kmemleak", "page-owner", "trace")
 
 
@@ -74,7 +78,7 @@ def look_over(
 ) -> Overview:
     """Gather the facts. Raises `HostError` where a session has none, or MemTotal is unknown.
 
-    `refs` False leaves out who points at what; `traced` names who allocated what is lost.
+    `refs` False leaves out who points at what; `traced` names who allocated what is unreachable.
     Interrupted by Ctrl-C, it returns what it has.
     """
     key = f"overview {settings.seed}"
@@ -112,9 +116,9 @@ def _gather(
         except KeyboardInterrupt:
             interrupted = True
             note = "interrupted before it was known what can be reached"
-            facts = replace(facts, unseen=(*facts.unseen, note))
+            facts = replace(facts, limits=(*facts.limits, note))
     else:
-        facts = replace(facts, unseen=(*facts.unseen, "nobody looked who points at what: --refs"))
+        facts = replace(facts, limits=(*facts.limits, "nobody looked who points at what: --refs"))
     moment = Moment(wall_clock(view.host), uptime(view.host), None)
     return Overview(kernel_of(view.host), facts, accounting, skipped, moment, interrupted)
 
@@ -132,7 +136,7 @@ def _counted(view: KernelView, accounting: Accounting, progress: Progress) -> Fa
     return Facts(
         split=accounting.split,
         caches=tuple(caches),
-        lost=None,
+        unreachable=None,
         explained=0,
         holders=(),
         areas=tuple(
@@ -154,7 +158,7 @@ def _counted(view: KernelView, accounting: Accounting, progress: Progress) -> Fa
         processes=accounting.processes,
         mounts=tuple(MountFact(t.mounted, t.bytes) for t in accounting.tmpfs),
         reachability=None,
-        unseen=accounting.limits,
+        limits=accounting.limits,
         source="live" if view.host.info().live else "dump",
     )
 
@@ -201,12 +205,14 @@ def _judged(
     pages = facts.pages
     if pages is not None:
         left = unaccounted_frames(view, uses, areas, settings.seed)
-        unnamed = int((~named.frames[left]).sum()) * PAGE_SIZE
-        pages = replace(pages, unnamed=min(unnamed, pages.bytes))
+        unreachable = int((~named.frames[left]).sum()) * PAGE_SIZE
+        pages = replace(pages, unreachable=min(unreachable, pages.bytes))
+    counts = unreachable_counts(marked)
     return replace(
         facts,
-        lost=named_by_trace(
-            marked, traced, tuple(_lost(g) for g in report.orphans if not g.explanation)
+        caches=tuple(_with_reach(c, counts) for c in facts.caches),
+        unreachable=named_by_trace(
+            marked, traced, tuple(_unreachable(c, report.orphans) for c in report.caches)
         ),
         explained=report.totals.explained,
         holders=holder_facts(marked, named, facts, progress),
@@ -216,31 +222,35 @@ def _judged(
     )
 
 
-def _lost(group: OrphanGroup) -> LostFact:
-    known = next((a for a in group.allocators if a.rung in _STRONG), None)
-    module = known.module if known else ""
-    module = module or next((a.module for a in group.allocators if a.module), "")
-    told = list(group.notes[:2])
-    if group.types and not inconclusive(group.types[0]):
-        best = group.types[0]
-        module = module or best.module
-        told.insert(0, f"they may be {best.name}" + (f" [{best.module}]" if best.module else ""))
-    if known:
-        told.insert(0, f"allocated by {known.site} ({known.rung})")
-    if group.below:
-        hanging = ", ".join(f"{b.objects:,} {b.cache}" for b in group.below[:4])
-        told.append(f"below them hang {hanging}")
-    return LostFact(
+def _with_reach(cache: CacheFact, counts: dict[str, Estimate]) -> CacheFact:
+    return replace(cache, unreachable=counts.get(cache.name, Estimate.known(0)))
+
+
+def _unreachable(found: UnreachableCache, groups: tuple[OrphanGroup, ...]) -> UnreachableFact:
+    """Counts of the whole, with what the cache's largest groups say of themselves."""
+    some = [g for g in groups if g.cache == found.cache and not g.explanation][:_TELLING]
+    allocators = [a for g in some for a in g.allocators]
+    known = next((a for a in allocators if a.rung in _STRONG), None)
+    types = [best for g in some if (best := settled(g.types)) is not None]
+    modules = [known.module if known else "", *(a.module for a in allocators)]
+    modules += [t.module for t in types]
+    evidence = [f"allocated by {known.site} ({known.rung})"] if known else []
+    evidence += [f"they may be {bracketed(t.name, t.module)}" for t in types]
+    evidence += [note for g in some for note in g.notes[:2]]
+    if found.below:
+        hanging = some_of([f"{b.objects:,} {b.cache}" for b in found.below], 4)
+        evidence.append(f"below them hang {hanging}")
+    return UnreachableFact(
         "reachability",
         "slab",
-        group.cache,
-        group.objects,
-        group.bytes,
-        module,
+        found.cache,
+        found.objects,
+        found.bytes,
+        next((m for m in modules if m), ""),
         known.site if known else "",
-        tuple(told),
-        group.examples,
-        group.objects - group.heads,
+        tuple(dict.fromkeys(evidence)),
+        some[0].examples if some else (),
+        found.others,
     )
 
 
@@ -260,7 +270,7 @@ def _areas(view: KernelView, areas: Areas, named: PointedAt) -> tuple[AreaFact, 
         here = (size, int(areas.start[row]))
         largest[key] = max(largest.get(key, here), here)
     found = [
-        AreaFact(*key, areas=n, pages=pages, bytes=size, unnamed=lost, largest=U64(largest[key][1]))
-        for key, (n, pages, size, lost) in sums.items()
+        AreaFact(*key, n, pages, size, unreachable, U64(largest[key][1]))
+        for key, (n, pages, size, unreachable) in sums.items()
     ]
     return tuple(sorted(found, key=lambda a: (-a.bytes, a.caller)))

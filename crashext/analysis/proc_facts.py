@@ -10,13 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from crashext.analysis.memory.memsplit import MemorySplit
 from crashext.analysis.proc import ProcReport, Snapshot
+from crashext.analysis.results.estimate import Estimate
 from crashext.analysis.verdict.facts import (
     AreaFact,
     CacheFact,
     Facts,
-    LostFact,
     PagesFact,
     SiteFact,
+    UnreachableFact,
 )
 from crashext.kernel.slab.families import by_name, family, parent
 from crashext.procfs.kmemleak import KmemleakGroup
@@ -56,9 +57,9 @@ def proc_facts(report: ProcReport) -> Facts:
     return Facts(
         split=report.split or MemorySplit(0, (), 0),
         caches=caches,
-        lost=None
+        unreachable=None
         if snapshot.kmemleak is None
-        else tuple(_lost(g, snapshot) for g in kmemleak if not _is_area(g)),
+        else tuple(_unreachable(g, snapshot) for g in kmemleak if not _is_area(g)),
         explained=0,
         holders=(),
         areas=_areas(report, [g for g in kmemleak if _is_area(g)]),
@@ -69,7 +70,7 @@ def proc_facts(report: ProcReport) -> Facts:
         processes=report.processes,
         mounts=(),
         reachability=None,
-        unseen=report.limits,
+        limits=report.limits,
         source="procfs",
         sites=tuple(_sites(snapshot)),
         growth=report.growth,
@@ -139,23 +140,23 @@ def _allocator(frames: Sequence[PrintedFrame]) -> list[PrintedFrame]:
     return list(frames if at is None else frames[:at])
 
 
-def _lost(group: KmemleakGroup, snapshot: Snapshot) -> LostFact:
-    told = [_stack(group.frames)] if group.frames else []
+def _unreachable(group: KmemleakGroup, snapshot: Snapshot) -> UnreachableFact:
+    evidence = [_stack(group.frames)] if group.frames else []
     if group.comm:
         pid = f" (pid {group.pid})" if group.pid is not None else ""
-        told.append(f"{group.comm}{pid} allocated the first of them")
+        evidence.append(f"{group.comm}{pid} allocated the first of them")
     cache, how = _cache(group, snapshot)
     if how:
-        told.append(how)
-    return LostFact(
+        evidence.append(how)
+    return UnreachableFact(
         "kmemleak",
         "pages" if group.percpu else "slab",
         cache,
-        group.count,
+        Estimate.known(group.count),
         group.size,
         group.module,
         group.origin.symbol if group.origin else "",
-        tuple(told),
+        tuple(evidence),
         (group.example,),
     )
 
@@ -197,18 +198,18 @@ def _variant(name: str) -> bool:
     return family(name)[1] not in ("", "size")
 
 
-def _areas(report: ProcReport, lost: Sequence[KmemleakGroup]) -> tuple[AreaFact, ...]:
+def _areas(report: ProcReport, found: Sequence[KmemleakGroup]) -> tuple[AreaFact, ...]:
     """vmalloc by caller; what kmemleak reports as unreferenced is known to be so."""
     page = report.snapshot.page_size
-    unnamed: dict[tuple[str, str], list[int]] = {}
-    for group in lost:
+    unreachable: dict[tuple[str, str], list[int]] = {}
+    for group in found:
         key = (group.origin.symbol if group.origin else "", group.module)
-        entry = unnamed.setdefault(key, [0, 0])
+        entry = unreachable.setdefault(key, [0, 0])
         entry[0] += group.count
         entry[1] += group.size
     facts = []
     for caller in report.vmalloc:
-        entry = unnamed.pop((caller.function, caller.module), [0, 0])
+        entry = unreachable.pop((caller.function, caller.module), [0, 0])
         size = caller.pages * page
         known = min(entry[1], size) if entry[0] else None
         facts.append(
@@ -216,7 +217,7 @@ def _areas(report: ProcReport, lost: Sequence[KmemleakGroup]) -> tuple[AreaFact,
         )
     facts += [
         AreaFact(function, module, areas, size // page, size, size)
-        for (function, module), (areas, size) in unnamed.items()
+        for (function, module), (areas, size) in unreachable.items()
     ]
     return tuple(sorted(facts, key=lambda a: (-a.bytes, a.caller)))
 

@@ -9,21 +9,22 @@ import numpy as np
 
 from crashext.analysis.reach.reachability import Class, Reach
 from crashext.analysis.results.joined import Traced
-from crashext.analysis.verdict.facts import LostFact
+from crashext.analysis.verdict.facts import UnreachableFact
 
-_LEAST = 8  # lost objects that a site must have allocated to be named
+_LEAST = 8  # unreachable objects that a site must have allocated to be named
 
 
 def named_by_trace(
-    marked: Reach, traced: Traced | None, lost: tuple[LostFact, ...]
-) -> tuple[LostFact, ...]:
-    """The same facts, with the caller where the trace saw most of a cache's lost ones allocated.
+    marked: Reach, traced: Traced | None, facts: tuple[UnreachableFact, ...]
+) -> tuple[UnreachableFact, ...]:
+    """The same facts, with the caller where the trace saw most of a cache's unreachable
+    objects allocated.
 
     An object counts that begins where the trace says and is unreachable now. A record in the dump
     itself is stronger and stays.
     """
     if traced is None or traced.hashed or not len(traced):
-        return lost
+        return facts
     table = marked.table
     slots = table.at(traced.address)
     gone = np.isin(marked.classes(slots), (Class.ORPHAN, Class.STRUCTURE))
@@ -34,10 +35,10 @@ def named_by_trace(
         table.caches(slots[gone]).tolist(), traced.site[gone].tolist(), strict=True
     ):
         sites.setdefault(caches[cache].name, Counter())[site] += 1
-    return tuple(_named(fact, traced, sites.get(fact.cache)) for fact in lost)
+    return tuple(_named(fact, traced, sites.get(fact.cache)) for fact in facts)
 
 
-def _named(fact: LostFact, traced: Traced, counts: Counter[int] | None) -> LostFact:
+def _named(fact: UnreachableFact, traced: Traced, counts: Counter[int] | None) -> UnreachableFact:
     if not counts or fact.caller:
         return fact
     (number, count), *_ = counts.most_common(1)
@@ -45,14 +46,14 @@ def _named(fact: LostFact, traced: Traced, counts: Counter[int] | None) -> LostF
         return fact
     site = traced.sites[number]
     by = site.function + (f" [{site.module}]" if site.module else "")
-    told = (
-        f"{by} allocated {count:,} of the {counts.total():,} lost {fact.cache} objects that a "
-        f"trace of {traced.seconds:.1f} s saw"
+    said = (
+        f"{by} allocated {count:,} of the {counts.total():,} unreachable {fact.cache} "
+        f"objects that a trace of {traced.seconds:.1f} s saw"
     )
     return replace(
         fact,
         caller=site.function,
         module=site.module or fact.module,
-        told=(told, *fact.told),
+        evidence=(said, *fact.evidence),
         traced=True,
     )

@@ -11,7 +11,7 @@ _FEW_FRAMES = 5
 _FEW_SITES = 3
 _VERBS = {
     "memcg": "charged to",
-    "content": "names",
+    "content": "contain symbol",
     "page-owner": "in pages allocated by",
 }
 

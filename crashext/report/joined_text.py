@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from crashext.analysis.results.estimate import count_text
 from crashext.analysis.results.joined import JoinedTrace, MarkedCache, MarkedSite
-from crashext.report.counts import count_text
 from crashext.report.safe import safe
 from crashext.wording import plural, some_of
 

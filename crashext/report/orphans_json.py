@@ -6,6 +6,7 @@ from typing import Any
 
 from crashext.analysis.results.evidence import OrphanGroup
 from crashext.analysis.results.reports import OrphanReport
+from crashext.hosts.plain import plain
 from crashext.report.as_json import SCHEMA_VERSION, dump, kernel_fields, skipped_fields
 from crashext.report.evidence_json import allocators, reachability
 
@@ -20,13 +21,14 @@ def orphan_document(report: OrphanReport) -> str:
             "seed": report.seed,
             "reachability": reachability(report.reachability),
             "totals": {
-                "objects": totals.objects,
+                "objects": plain(totals.objects),
                 "bytes": totals.bytes,
-                "heads": totals.heads,
+                "heads": plain(totals.heads),
                 "explained": totals.explained,
                 "judged": {"objects": totals.judged, "bytes": totals.judged_bytes},
                 "dead_words": totals.dead_words,
             },
+            "caches": plain(report.caches),
             "orphans": [_group(g) for g in report.orphans],
             "more": report.more,
             "skipped": skipped_fields(report.skipped),

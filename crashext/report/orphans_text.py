@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from crashext.analysis.results.estimate import Estimate, count_text
 from crashext.analysis.results.evidence import OrphanGroup
 from crashext.analysis.results.reports import OrphanReport
 from crashext.hosts.base import HostError
@@ -27,18 +28,18 @@ _CHUNK = 1 << 16
 def print_orphan_report(report: OrphanReport, console: Console, verbose: bool) -> None:
     """The first line is the answer."""
     totals = report.totals
-    unexplained = totals.objects - totals.explained
-    what = plural(totals.objects, "object")
-    answer = (
-        f"{what} of {totals.judged:,} cannot be reached from anywhere: "
-        f"{size_text(totals.bytes)} of {size_text(totals.judged_bytes)} "
-        f"({percent_of(totals.bytes, totals.judged_bytes)}), "
-        f"under {plural(totals.heads, 'head')}"
-    )
-    if not totals.objects:
-        answer = f"all {totals.judged:,} objects can be reached"
-    elif not unexplained:
-        answer += "; all of them are explained below"
+    judged = plural(totals.judged, "object")
+    answer = f"all {judged} can be reached"
+    if totals.objects.high:
+        one = totals.heads.estimate == 1
+        answer = (
+            f"{count_text(totals.objects)} of {judged} are unreachable: "
+            f"{size_text(totals.bytes)} of {size_text(totals.judged_bytes)} "
+            f"({percent_of(totals.bytes, totals.judged_bytes)}), "
+            f"under {count_text(totals.heads)} head{'' if one else 's'}"
+        )
+        if totals.objects == Estimate.known(totals.explained):
+            answer += "; all of them are explained below"
     if report.reachability.misgivings:
         answer = "not understood in this dump, so not to be believed: " + answer
     line(console, safe(answer), "bold")
@@ -53,7 +54,7 @@ def print_orphan_report(report: OrphanReport, console: Console, verbose: bool) -
     if totals.dead_words:
         line(
             console,
-            f"  dead words of stacks, which hold nothing, name {totals.dead_words:,} of them",
+            f"  dead words of stacks, which hold nothing, point at {totals.dead_words:,} of them",
         )
     for text in reachability_lines(report.reachability):
         line(console, safe(text), "dim")
@@ -62,16 +63,19 @@ def print_orphan_report(report: OrphanReport, console: Console, verbose: bool) -
 
 def _group(console: Console, group: OrphanGroup, verbose: bool) -> None:
     about = "~" if group.estimated else ""
-    below = group.objects - group.heads
+    own = group.heads + sum(b.objects for b in group.below if b.cache == group.cache)
+    others = group.objects - own
+    heads = f" under {about}{plural(group.heads, 'head')}" if own != group.heads else ""
     line(
         console,
-        f"  {safe(group.cache)}: {about}{plural(group.heads, 'object')}"
-        + (f" and {about}{below:,} below them" if below else "")
+        f"  {safe(group.cache)}: {about}{plural(own, 'object')}{heads}"
+        + (f", {about}{plural(others, 'other')} below them" if others else "")
         + f", {about}{size_text(group.bytes)}",
         "bold cyan",
     )
-    if group.below:
-        parts = [f"{safe(b.cache)} {about}{b.objects:,}" for b in group.below]
+    below = [b for b in group.below if b.cache != group.cache]
+    if below:
+        parts = [f"{safe(b.cache)} {about}{b.objects:,}" for b in below]
         line(console, f"    below: {some_of(parts, _FEW_BELOW)}")
     for allocator in group.allocators[: _FEW_BELOW if verbose else 1]:
         line(console, f"    - {allocator_headline(allocator)}")

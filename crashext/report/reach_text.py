@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from crashext.analysis.results.estimate import share_text
 from crashext.analysis.results.evidence import Held, Reachability
 from crashext.analysis.results.reports import Group
-from crashext.report.counts import share_text
 from crashext.wording import percent, some_of
 
 _STEPS = " -> "

@@ -12,6 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from crashext.analysis.results.estimate import count_text, share_text
 from crashext.analysis.results.reports import (
     CacheReport,
     Group,
@@ -24,7 +25,6 @@ from crashext.analysis.results.reports import (
     Word,
 )
 from crashext.report.asking import Asking, print_step
-from crashext.report.counts import count_text, share_text
 from crashext.report.evidence_text import allocator_lines
 from crashext.report.joined_text import print_joined
 from crashext.report.reach_text import headline, held_lines, reachability_lines

@@ -81,7 +81,9 @@ def fact_fields(facts: Facts) -> dict[str, Any]:
     owners = bucket_owners(c.name for c in facts.caches)
     return {
         "caches": [{**plain(c), "family": family(c.name, owners)[0]} for c in facts.caches],
-        "lost": None if facts.lost is None else [_lost(f) for f in plain(facts.lost)],
+        "unreachable": None
+        if facts.unreachable is None
+        else [_unreachable(f) for f in plain(facts.unreachable)],
         "holders": plain(facts.holders),
         "areas": plain(facts.areas),
         "unaccounted": plain(facts.pages),
@@ -89,9 +91,9 @@ def fact_fields(facts: Facts) -> dict[str, Any]:
         "sites": plain(facts.sites),
         "growth": None if facts.growth is None else growth_fields(facts.growth),
         "reachability": reachability(facts.reachability),
-        "unseen": list(facts.unseen),
+        "limits": list(facts.limits),
     }
 
 
-def _lost(fact: dict[str, Any]) -> dict[str, Any]:
+def _unreachable(fact: dict[str, Any]) -> dict[str, Any]:
     return {**fact, "examples": [hex(a) for a in fact["examples"]]}

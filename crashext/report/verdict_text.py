@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from crashext.analysis.overview import Overview
+from crashext.analysis.results.estimate import count_text
 from crashext.analysis.verdict.facts import CacheFact, Facts
 from crashext.analysis.verdict.verdict import Verdict
 from crashext.kernel.slab.families import bucket_owners, family
@@ -103,9 +104,8 @@ def _cache(facts: Facts, cache: CacheFact) -> str:
     parts = [_sum([cache])]
     if cache.reclaimable:
         parts.append("reclaimable")
-    lost = sum(f.objects for f in facts.lost or () if f.cache == cache.name)
-    if lost:
-        parts.append(f"{lost:,} unreachable")
+    if cache.unreachable is not None and cache.unreachable.estimate:
+        parts.append(f"{count_text(cache.unreachable)} unreachable")
     holder = next((h for h in facts.holders if h.cache == cache.name and h.share >= 0.5), None)
     if holder is not None and not holder.root.startswith(_NAMELESS):
         parts.append(f"{percent(holder.share)} held by {safe(holder.root)}")

@@ -14,7 +14,7 @@ from crashext.analysis.orphans import Orphans, scan_orphans
 from crashext.analysis.reach import reachability
 from crashext.analysis.reach.on_demand import ReachOnDemand
 from crashext.analysis.reach.reachability import Class
-from crashext.analysis.results.estimate import Estimate
+from crashext.analysis.results.estimate import NONE, Estimate
 from crashext.analysis.settings import DEFAULT_THRESHOLD, MEMORY_BUDGET, Settings
 from crashext.progress import silent
 from tests.kernel.whole import Kernel
@@ -41,7 +41,7 @@ def test_a_healthy_kernel_has_none() -> None:
     kernel = Kernel()
     kernel.task(1, "init", used=64)
     report = scan(kernel).report
-    assert (report.totals.objects, report.orphans, report.more) == (0, (), 0)
+    assert (report.totals.objects, report.orphans, report.more) == (NONE, (), 0)
     assert report.totals.judged > 0
     assert not report.reachability.notes
 
@@ -62,11 +62,26 @@ def test_heads_are_grouped_and_what_hangs_below_is_counted_with_them() -> None:
     assert (second.heads, second.objects, second.below) == (10, 10, ())
     assert set(second.examples) <= set(names)
     totals = found.report.totals
-    assert (totals.objects, totals.heads, totals.dead_words) == (100, 40, 0)
+    assert (totals.objects, totals.heads) == (Estimate.known(100), Estimate.known(40))
+    assert totals.dead_words == 0
     assert totals.bytes == first.bytes + second.bytes
     listed = dict(zip(found.addresses.tolist(), found.caches, strict=True))
     assert len(listed) == 100
     assert all(listed[a] == "kmalloc-192" for a in (*heads, *names))
+
+
+def test_objects_are_counted_by_the_cache_of_their_heads() -> None:
+    """A task that hangs below another one is a leaked task, and nobody's other object."""
+    kernel = Kernel()
+    for i in range(70):  # each a group of its own, more than are listed
+        last = kernel.object("kmalloc-192", POISON, 7 + i)
+        other = kernel.object("kmalloc-64", *([3 + i] * 8))
+        kernel.object("kmalloc-192", last, other, *range(i << 40, (i << 40) + 20))
+    report = scan(kernel).report
+    (whole,) = report.caches
+    assert (whole.objects, whole.heads) == (Estimate.known(140), Estimate.known(70))
+    assert (whole.others, [b.cache for b in whole.below]) == (Estimate.known(70), ["kmalloc-64"])
+    assert whole.bytes == 70 * (2 * 192 + 64)
 
 
 def test_what_a_dead_word_of_a_stack_names_is_counted() -> None:
@@ -83,7 +98,7 @@ def test_objects_like_no_other_are_all_counted() -> None:
     for _ in range(40):
         kernel.object("kmalloc-64", *draw.integers(1, 1 << 62, 8).tolist())
     report = scan(kernel).report
-    assert report.totals.objects == 40
+    assert report.totals.objects == Estimate.known(40)
     assert sum(g.objects for g in report.orphans) == 40
 
 
@@ -91,8 +106,11 @@ def test_a_sample_of_many_heads_is_scaled(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(orphans, "_SAMPLED", 16)
     kernel = Kernel()
     sessions(kernel, 200)
-    (group,) = scan(kernel).report.orphans
+    report = scan(kernel).report
+    (group,) = report.orphans
     assert (group.heads, group.objects, group.estimated) == (200, 600, True)
+    (whole,) = report.caches
+    assert (whole.heads, whole.others) == (Estimate.known(200), Estimate.known(400))
 
 
 def test_slabs_that_stand_for_more_are_scaled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +122,11 @@ def test_slabs_that_stand_for_more_are_scaled(monkeypatch: pytest.MonkeyPatch) -
         kernel.object("kmalloc-32", POISON, i)
     report = scan(kernel, 1 << 20).report
     (group,) = report.orphans
-    assert (report.totals.objects, group.heads, group.bytes) == (2048, 2048, 1 << 16)
+    assert (group.heads, group.bytes) == (2048, 1 << 16)
+    totals = report.totals.objects
+    assert totals.low < totals.estimate == totals.high == 2048
+    (whole,) = report.caches
+    assert (whole.cache, whole.objects, whole.heads) == ("kmalloc-32", totals, totals)
     assert report.reachability.sampled
     assert any("of kmalloc-32 only random slabs are judged" in n for n in report.reachability.notes)
 

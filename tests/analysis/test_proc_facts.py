@@ -135,8 +135,8 @@ def test_the_cache_of_a_block_is_named_where_it_is_known(
     tmp_path: Path, size: int, allocator: str, cache: str
 ) -> None:
     facts = saved(tmp_path, kmemleak=kmemleak(1, size, allocator))
-    assert facts.lost is not None
-    assert [f.cache for f in facts.lost] == [cache]
+    assert facts.unreachable is not None
+    assert [f.cache for f in facts.unreachable] == [cache]
 
 
 def test_an_area_that_kmemleak_reports_is_lost(tmp_path: Path) -> None:
@@ -145,9 +145,9 @@ def test_an_area_that_kmemleak_reports_is_lost(tmp_path: Path) -> None:
     line = f"0x1000-0x2000 {size + 4096} leaklab_leak_nodes+0x1/0x2 [leaklab] pages=2048 vmalloc"
     for vmallocinfo in ("", line):
         facts = saved(tmp_path, vmalloc=8 << 10, kmemleak=block, vmallocinfo=vmallocinfo)
-        assert facts.lost == ()
+        assert facts.unreachable == ()
         (area,) = facts.areas
-        assert (area.caller, area.pages, area.unnamed) == ("leaklab_leak_nodes", 2048, size)
+        assert (area.caller, area.pages, area.unreachable) == ("leaklab_leak_nodes", 2048, size)
     found = only(saved(tmp_path / "x", vmalloc=32 << 10, kmemleak=kmemleak(4, size, "vmalloc")))
     assert (found.kind, found.where, found.bytes) == ("leak", "vmalloc", 32 << 20)
 

@@ -67,6 +67,6 @@ def test_without_its_evidence_there_is_no_leak(
 
 def test_who_could_not_look_does_not_say_healthy(sessions: dict[str, Path], tmp_path: Path) -> None:
     """Without reachability the same numbers are a riddle or low confidence, never a clean bill."""
-    blind = without(sessions["nodes"], tmp_path / "blind", lost=None, reachability=None)
+    blind = without(sessions["nodes"], tmp_path / "blind", unreachable=None, reachability=None)
     assert blind["verdict"]["class"] in ("healthy", "cannot-tell")
     assert blind["verdict"]["confidence"] == "low"

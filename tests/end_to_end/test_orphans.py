@@ -20,6 +20,7 @@ from crashext.analysis.likeness.survey import generator
 from crashext.analysis.reach.group_reach import reachability_of
 from crashext.analysis.reach.holders import Holders
 from crashext.analysis.reach.reachability import Class, Reach, reach
+from crashext.analysis.reach.totals import unreachable_counts
 from crashext.analysis.settings import Settings
 from crashext.hosts import session
 from crashext.hosts.base import ReadFault
@@ -124,7 +125,8 @@ def test_a_kernel_without_orphans_has_nothing_unexplained(name: str) -> None:
     document = census(name)
     totals = document["totals"]
     assert not unexplained(document)
-    assert totals["objects"] == totals["explained"]
+    assert set(totals["objects"].values()) == {totals["explained"]}
+    assert not document["caches"]
     assert totals["bytes"] < totals["judged"]["bytes"] / 1000
     text = run("leakscan", *on(name), "--orphans").out
     lines = " ".join(text.split())
@@ -141,8 +143,14 @@ def test_the_census_of_the_default_dump() -> None:
     assert by_cache["kmalloc-96"]["objects"] == truth["chain"]["count"]
     sizes = [g["bytes"] for g in unexplained(document)]
     assert sizes == sorted(sizes, reverse=True)
-    assert document["totals"]["objects"] == sum(g["objects"] for g in document["orphans"])
-    assert document["totals"]["heads"] == sum(g["heads"] for g in document["orphans"])
+    totals, groups = document["totals"], document["orphans"]
+    assert set(totals["objects"].values()) == {sum(g["objects"] for g in groups)}
+    assert set(totals["heads"].values()) == {sum(g["heads"] for g in groups)}
+    whole = {c["cache"]: c for c in document["caches"]}
+    caches = {"nodes": "kmalloc-32", "private": "leaklab_obj", "chain": "kmalloc-96"}
+    for part, of in caches.items():
+        assert set(whole[of]["objects"].values()) == {truth[part]["count"]}
+    assert sum(c["bytes"] for c in document["caches"]) == sum(sizes)
     assert document["totals"]["bytes"] == sum(g["bytes"] for g in document["orphans"])
     nodes = set(addresses("default", "nodes").tolist())
     assert {int(a, 16) for a in by_cache["kmalloc-32"]["examples"]} <= nodes
@@ -181,6 +189,11 @@ def test_leaked_tasks_are_heads_and_what_they_own_hangs_below(name: str) -> None
     assert below["signal_cache"] == below["cred_jar"] == below["kmalloc-cg-16"] == lost
     if name == "tasks":
         assert {g["cache"] for g in groups} == {"task_struct"}
+    (whole,) = [c for c in census(name)["caches"] if c["cache"] == "task_struct"]
+    assert whole["objects"]["estimate"] == lost
+    assert whole["heads"]["estimate"] == sum(g["heads"] for g in of_tasks)
+    assert "task_struct" not in {b["cache"] for b in whole["below"]}
+    assert whole["others"]["estimate"] == sum(b["objects"] for b in whole["below"]) >= 5 * lost
 
 
 def held_group(name: str, cache_name: str, *arguments: object) -> dict[str, Any]:
@@ -454,3 +467,13 @@ def test_bad_questions_get_one_line(arguments: list[str], says: str) -> None:
     assert (ran.status, ran.out) == (2, "")
     assert ran.err.count("\n") == 1
     assert says in ran.err
+
+
+@pytest.mark.parametrize("name", ["default", "chain", "twin"])
+@pytest.mark.parametrize("budget", [64, 301])
+def test_the_interval_of_an_estimated_count_holds_the_true_one(name: str, budget: int) -> None:
+    whole, some = unreachable_counts(marked(name)), unreachable_counts(marked(name, budget))
+    assert all(count.exact for count in whole.values())
+    assert any(not count.exact for count in some.values())
+    for of, count in some.items():
+        assert count.low <= whole[of].estimate <= count.high, of

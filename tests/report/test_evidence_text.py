@@ -67,7 +67,7 @@ def test_each_kind_of_evidence_has_its_own_words() -> None:
         "kmemleak": "allocated by",
         "page-owner": "in pages allocated by",
         "memcg": "charged to",
-        "content": "names",
+        "content": "contain symbol",
     }
     for rung, said in words.items():
         assert allocator_lines(group(site("x", 1, rung)), verbose=False)[0].startswith(f"{said} x")

@@ -7,12 +7,13 @@ from dataclasses import replace
 from rich.console import Console
 
 from crashext.analysis.memory.growth import CacheGrowth, CallerGrowth
+from crashext.analysis.results.estimate import Estimate
 from crashext.analysis.verdict.facts import CacheFact, Facts
 from crashext.analysis.verdict.verdict import Culprit, Verdict
 from crashext.report.asking import Asking
 from crashext.report.growth_text import print_growth
 from crashext.report.verdict_text import cache_families, print_caches, print_verdicts
-from tests.analysis.verdict.test_verdict import HEALTHY, cache, grown, lost
+from tests.analysis.verdict.test_verdict import HEALTHY, cache, grown, unreachable
 
 KIB = 1024
 NAMES = {
@@ -66,7 +67,13 @@ def test_a_family_ranks_by_its_sum_and_hides_no_member() -> None:
 
 
 def test_what_is_known_stays_with_its_own_cache() -> None:
-    known = replace(FAMILIES, lost=(lost(64 * 500, "kmalloc-cg-64"),))
+    judged = {"kmalloc-cg-64": Estimate.known(500), "kmalloc-64": Estimate.known(0)}
+    known = replace(
+        FAMILIES,
+        caches=tuple(replace(c, unreachable=judged.get(c.name)) for c in FAMILIES.caches),
+        # What hangs below them is of other caches: it is no part of this one's count.
+        unreachable=(replace(unreachable(64 * 500, "kmalloc-cg-64"), below=Estimate.known(994)),),
+    )
     (row,) = [line for line in printed(known) if "unreachable" in line]
     assert row.split()[0] == "kmalloc-cg-64"
     assert row.endswith("500 unreachable")

@@ -77,6 +77,9 @@ class Reach:
     be free itself."""
     whole: SlabIndex
     """Every slab there is."""
+    drawn: NDArray[np.int64]
+    """Rows of it that were drawn at random. More are in `table` where objects were followed, but
+    those are no sample of their cache."""
 
     def scale(self, cache: int) -> float:
         """How many objects of a cache one that is in `table` stands for."""
@@ -126,6 +129,7 @@ def reach(
     areas = read_areas(view.host, view.memory)
     giants = _giants(whole, budget)
     chosen = _sampled_rows(view, whole, giants, generator)
+    drawn = chosen
     index = _subset(whole, chosen) if giants else whole
     for attempt in range(_UPWARDS + 1):
         table = slot_table(view, present, progress, index)
@@ -155,6 +159,7 @@ def reach(
         unsure=unsure,
         doubtful=doubtful,
         whole=whole,
+        drawn=drawn,
     )
 
 

@@ -9,10 +9,13 @@ and 9A), in Wilson's form so that it stays sane near 0 and 1.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from crashext.wording import about, percent
 
 _Z = 1.959963984540054  # the normal distribution's 97.5th percentile
 
@@ -29,9 +32,25 @@ class Estimate:
     def known(cls, count: int) -> Estimate:
         return cls(count, count, count)
 
+    @classmethod
+    def sum(cls, counts: Iterable[Estimate]) -> Estimate:
+        """Of all of them; their errors add up."""
+        every = list(counts)
+        return cls(
+            sum(c.estimate for c in every), sum(c.low for c in every), sum(c.high for c in every)
+        )
+
     @property
     def exact(self) -> bool:
         return self.low == self.high
+
+
+NONE = Estimate(0, 0, 0)
+
+
+def count_text(count: Estimate) -> str:
+    """``200,000``, or ``~199,900 (199,500 to 200,200)`` where it is an estimate."""
+    return about(count.estimate, count.low, count.high)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +76,11 @@ class Share:
         """The same share when a fraction `unseen` of the objects could be anything."""
         seen = 1 - unseen
         return Share(self.value, self.low * seen, self.high * seen + unseen)
+
+
+def share_text(share: Share) -> str:
+    """``99.5 %``"""
+    return percent(share.value, exact=share.low == share.high)
 
 
 def clustered_share(hits: NDArray[np.int64], sizes: NDArray[np.int64], clusters: int) -> Share:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from crashext.analysis.results.estimate import Share
+from crashext.analysis.results.estimate import Estimate, Share
 from crashext.hosts.base import U64
 
 MOST_LINES = 8
@@ -96,6 +96,35 @@ class Below:
 
 
 @dataclass(frozen=True, slots=True)
+class UnreachableCache:
+    """The unreachable objects under heads of one cache; those of its groups that are no leak
+    left out."""
+
+    cache: str
+    objects: Estimate
+    """Of this cache: heads, and what hangs below heads of the same cache."""
+    heads: Estimate
+    others: Estimate
+    """Objects of other caches that hang below them."""
+    below: tuple[Below, ...]
+    """Those by cache, most bytes first."""
+    bytes: int
+    """Of all of them, in slots."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheReach:
+    """What became of all allocated objects of one cache."""
+
+    unreachable: Estimate
+    held: Estimate
+    weak: Estimate
+    """Weakly held."""
+    not_judged: int
+    """Slots of which nobody knows whether they are free, or that are not in the dump."""
+
+
+@dataclass(frozen=True, slots=True)
 class OrphanGroup:
     """Unreachable objects of one cache that are alike, with what hangs below them."""
 
@@ -122,10 +151,10 @@ class OrphanGroup:
 
 @dataclass(frozen=True, slots=True)
 class OrphanTotals:
-    objects: int
+    objects: Estimate
     """Unreachable objects."""
     bytes: int
-    heads: int
+    heads: Estimate
     explained: int
     """Unreachable objects that the kernel does not count as leaked."""
     judged: int

@@ -15,6 +15,7 @@ from crashext.analysis.results.evidence import (
     OrphanTotals,
     Reachability,
     TypeCandidate,
+    UnreachableCache,
 )
 from crashext.analysis.results.joined import JoinedTrace
 from crashext.hosts.base import U64
@@ -154,6 +155,8 @@ class OrphanReport:
     """Smaller groups that are not listed."""
     skipped: tuple[Skipped, ...]
     interrupted: bool = False
+    caches: tuple[UnreachableCache, ...] = ()
+    """Counts of the whole, by the cache of the heads: groups above are the largest only."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,3 +55,10 @@ def rivals(types: tuple[TypeCandidate, ...]) -> tuple[TypeCandidate, ...]:
     """The best candidate, and those that nothing but chance may set apart from it."""
     least = types[0].gain - max(_TIE, _TIE_SHARE * types[0].gain)
     return tuple(t for t in types if t.gain >= least)
+
+
+def settled(types: tuple[TypeCandidate, ...]) -> TypeCandidate | None:
+    """What the objects are, where a guess may stand as evidence: neither weak nor one of equals."""
+    if not types or inconclusive(types[0]) or len(rivals(types)) > 1:
+        return None
+    return types[0]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from crashext.analysis.memory.growth import Growth
 from crashext.analysis.memory.memsplit import MemorySplit
+from crashext.analysis.results.estimate import NONE, Estimate
 from crashext.analysis.results.evidence import Reachability
 from crashext.hosts.base import U64
 from crashext.procfs.processes import Process
@@ -27,6 +28,8 @@ class CacheFact:
     slot_size: int
     reclaimable: bool | None
     """None where the source does not tell the caches apart."""
+    unreachable: Estimate | None = None
+    """Objects of this cache that are unreachable; None where nobody looked."""
 
     @property
     def wasted(self) -> int:
@@ -40,8 +43,8 @@ class CacheFact:
 
 
 @dataclass(frozen=True, slots=True)
-class LostFact:
-    """Objects of one cache that nothing reaches, with what hangs below them."""
+class UnreachableFact:
+    """Unreachable objects, with what hangs below them."""
 
     by: str
     """Who says so: ``reachability`` or ``kmemleak``."""
@@ -49,17 +52,19 @@ class LostFact:
     """``slab``, or ``pages`` for per-CPU memory."""
     cache: str
     """"" where nobody knows which: kmemleak notes none."""
-    objects: int
+    objects: Estimate
+    """Of that cache alone."""
     bytes: int
+    """Of them and of what hangs below."""
     module: str
     """"" where nothing names one."""
     caller: str
     """"" where nothing names one."""
-    told: tuple[str, ...]
+    evidence: tuple[str, ...]
     """What is known of them, in sentences."""
     examples: tuple[U64, ...] = ()
-    below: int = 0
-    """Of `objects`, those of any cache that only hang below the others."""
+    below: Estimate = NONE
+    """Objects of other caches that hang below."""
     traced: bool = False
     """A trace saw them allocated: it is still going on, so that little is already too much."""
 
@@ -87,7 +92,7 @@ class AreaFact:
     areas: int
     pages: int
     bytes: int
-    unnamed: int | None
+    unreachable: int | None
     """Bytes of those areas that nothing live points into."""
     largest: U64 = U64(0)  # noqa: RUF009
     """Start of the largest of them; 0 where the source does not say."""
@@ -98,7 +103,7 @@ class PagesFact:
     """Pages that nothing accounts for."""
 
     bytes: int
-    unnamed: int | None
+    unreachable: int | None
     """Bytes of pages that no pointer leads to."""
     groups: tuple[tuple[str, str, float], ...]
     """What they are (or who allocated them), the module it names, and the share: most first."""
@@ -147,7 +152,7 @@ class Facts:
     split: MemorySplit
     caches: tuple[CacheFact, ...]
     """Largest first."""
-    lost: tuple[LostFact, ...] | None
+    unreachable: tuple[UnreachableFact, ...] | None
     """Largest first; None where nobody looked."""
     explained: int
     """Unreachable objects that are no leak."""
@@ -160,7 +165,7 @@ class Facts:
     """Largest first."""
     mounts: tuple[MountFact, ...]
     reachability: Reachability | None
-    unseen: tuple[str, ...]
+    limits: tuple[str, ...]
     """What this source cannot tell, in sentences."""
     source: str = "dump"
     """``dump``, ``live`` (the running kernel's memory), or ``procfs``."""

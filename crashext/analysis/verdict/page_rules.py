@@ -9,7 +9,7 @@ from crashext.analysis.verdict.facts import Facts, PagesFact
 from crashext.analysis.verdict.thresholds import (
     AREAS_LEAST,
     AREAS_SHARE,
-    AREAS_UNSEEN_SHARE,
+    AREAS_UNJUDGED_SHARE,
     PAGES_SHARE,
     USER_SHARE,
     excessive,
@@ -21,26 +21,26 @@ from crashext.wording import called, percent, percent_of, plural, size_text
 _SAYS = 0.05
 
 
-def lost_areas(facts: Facts) -> Iterator[Verdict]:
+def unreachable_areas(facts: Facts) -> Iterator[Verdict]:
     """vmalloc areas that nothing points into are leaked."""
     for fact in facts.areas:
-        lost = fact.unnamed
+        size = fact.unreachable
         least = max(AREAS_LEAST, AREAS_SHARE * facts.total)
-        if lost is None or lost < least or 2 * lost < fact.bytes:
+        if size is None or size < least or 2 * size < fact.bytes:
             continue
         yield Verdict(
             "leak",
             "vmalloc",
             Culprit(caller=fact.caller, module=fact.module),
-            lost,
+            size,
             confidence(facts),
-            f"{size_text(lost)} of vmalloc memory is leaked: nothing points into the areas of "
+            f"{size_text(size)} of vmalloc memory is leaked: nothing points into the areas of "
             f"{called(fact.caller, fact.module)}",
             (
                 f"{plural(fact.areas, 'area')} of one caller, {fact.pages:,} pages, "
                 f"{size_text(fact.bytes)}: "
                 f"{percent_of(fact.bytes, facts.total)} of memory",
-                f"no live word points into {size_text(lost)} of them",
+                f"no live word points into {size_text(size)} of them",
             ),
             doubts(facts),
             of_areas(facts, fact),
@@ -50,14 +50,14 @@ def lost_areas(facts: Facts) -> Iterator[Verdict]:
 def large_areas(facts: Facts) -> Iterator[Verdict]:
     """One caller with very much vmalloc memory, which is still in use as far as can be seen."""
     for fact in facts.areas:
-        known = fact.unnamed is not None and 2 * fact.unnamed >= fact.bytes
-        least = AREAS_UNSEEN_SHARE if fact.unnamed is None else USER_SHARE
+        known = fact.unreachable is not None and 2 * fact.unreachable >= fact.bytes
+        least = AREAS_UNJUDGED_SHARE if fact.unreachable is None else USER_SHARE
         much = fact.bytes >= least * facts.total or excessive(fact.bytes, facts.total)
         if known or not much:
             continue
         held = (
             "its areas are still pointed at"
-            if fact.unnamed is not None
+            if fact.unreachable is not None
             else "this source cannot tell whether anything points at its areas"
         )
         yield Verdict(
@@ -65,7 +65,7 @@ def large_areas(facts: Facts) -> Iterator[Verdict]:
             "vmalloc",
             Culprit(caller=fact.caller, module=fact.module),
             fact.bytes,
-            "medium" if fact.unnamed is not None else "low",
+            "medium" if fact.unreachable is not None else "low",
             f"{called(fact.caller, fact.module)} holds {size_text(fact.bytes)} of vmalloc "
             f"memory, {percent_of(fact.bytes, facts.total)} of all",
             (f"{plural(fact.areas, 'area')} of one caller, {fact.pages:,} pages",),
@@ -74,7 +74,7 @@ def large_areas(facts: Facts) -> Iterator[Verdict]:
         )
 
 
-def lost_pages(facts: Facts) -> Iterator[Verdict]:
+def unaccounted_pages(facts: Facts) -> Iterator[Verdict]:
     """Pages from the page allocator that no counter and no owner accounts for."""
     pages = facts.pages
     if pages is None:
@@ -83,24 +83,24 @@ def lost_pages(facts: Facts) -> Iterator[Verdict]:
     if size < PAGES_SHARE * facts.total and not excessive(size, facts.total):
         return
     module = next((m for _, m, part in pages.groups if m and part >= 0.25), "")
-    if pages.unnamed is None and not module:
-        yield _unseen_pages(facts, pages)
+    if pages.unreachable is None and not module:
+        yield _unjudged_pages(facts, pages)
         return
     evidence = [
         f"{percent_of(size, facts.total)} of memory is in no counter and no known structure"
     ]
-    if pages.unnamed is not None:
-        evidence.append(f"no pointer leads to {size_text(pages.unnamed)} of it")
+    if pages.unreachable is not None:
+        evidence.append(f"no pointer leads to {size_text(pages.unreachable)} of it")
     evidence += [f"{percent(part)} of these pages: {what}" for what, _, part in _most(pages)]
     against = doubts(facts)
-    if pages.unnamed is not None and 2 * pages.unnamed < size:
-        against += (f"pointers lead to {size_text(size - pages.unnamed)} of it",)
+    if pages.unreachable is not None and 2 * pages.unreachable < size:
+        against += (f"pointers lead to {size_text(size - pages.unreachable)} of it",)
     yield Verdict(
         "leak",
         "pages",
         Culprit(module=module),
         size,
-        "medium" if pages.unnamed is not None and 2 * pages.unnamed >= size else "low",
+        "medium" if pages.unreachable is not None and 2 * pages.unreachable >= size else "low",
         f"{size_text(size)} of pages are unaccounted for: an alloc_pages() leak is likely"
         + allocated_by("", module),
         tuple(evidence),
@@ -114,7 +114,7 @@ def _most(pages: PagesFact) -> list[tuple[str, str, float]]:
     return [group for group in pages.groups[:3] if group[2] >= _SAYS]
 
 
-def _unseen_pages(facts: Facts, pages: PagesFact) -> Verdict:
+def _unjudged_pages(facts: Facts, pages: PagesFact) -> Verdict:
     """Nobody looked whose they are, or who points at them: drivers take pages too."""
     return Verdict(
         "cannot-tell",

@@ -12,14 +12,14 @@ from dataclasses import replace
 from crashext.analysis.verdict.commands import of_cache, of_largest_cache
 from crashext.analysis.verdict.facts import Facts
 from crashext.analysis.verdict.growth_rules import completed, grown
-from crashext.analysis.verdict.page_rules import large_areas, lost_areas, lost_pages
+from crashext.analysis.verdict.page_rules import large_areas, unaccounted_pages, unreachable_areas
 from crashext.analysis.verdict.slab_rules import (
     backlog,
-    few_lost,
+    few_unreachable,
     fragmentation,
     held_growth,
-    lost_objects,
     reclaimable,
+    unreachable_objects,
 )
 from crashext.analysis.verdict.thresholds import RECLAIMABLE_SHARE, excessive
 from crashext.analysis.verdict.user_rules import user_space
@@ -41,10 +41,10 @@ _SEVERITY = (
 Rule = Callable[[Facts], Iterator[Verdict]]
 
 RULES: tuple[Rule, ...] = (
-    lost_objects,
-    lost_areas,
+    unreachable_objects,
+    unreachable_areas,
     large_areas,
-    lost_pages,
+    unaccounted_pages,
     backlog,
     held_growth,
     fragmentation,
@@ -59,26 +59,28 @@ def judge(facts: Facts) -> tuple[Verdict, ...]:
     if doubted is not None:
         facts = _unjudged(facts)
     # Without MemTotal nothing is much or little.
-    rules = RULES if facts.total else (lost_objects,)
+    rules = RULES if facts.total else (unreachable_objects,)
     found = [verdict for rule in rules for verdict in rule(facts)]
     if facts.total:
         found += grown(facts, found)
         if doubted is None:
-            found += unseen(facts, found)
+            found += unjudged_slab(facts, found)
     if doubted is not None:
         found.append(doubted)
     if not found:
-        found = list(few_lost(facts)) or [_healthy(facts) if facts.total else _no_total(facts)]
+        found = list(few_unreachable(facts)) or [
+            _healthy(facts) if facts.total else _no_total(facts)
+        ]
     found = [completed(facts, verdict) for verdict in found]
     return tuple(sorted(found, key=lambda v: (_SEVERITY.index(v.kind), -v.bytes)))
 
 
 def misunderstood(facts: Facts) -> Verdict | None:
-    """What looks lost is not, where objects look lost that are in use: nobody is accused."""
+    """Where objects look unreachable that are in use, nobody is accused."""
     seen = facts.reachability
     if seen is None or not seen.misgivings:
         return None
-    size = sum(f.bytes for f in facts.lost or () if f.by == "reachability")
+    size = sum(f.bytes for f in facts.unreachable or () if f.by == "reachability")
     return Verdict(
         "cannot-tell",
         "slab",
@@ -95,20 +97,20 @@ def misunderstood(facts: Facts) -> Verdict | None:
 
 def _unjudged(facts: Facts) -> Facts:
     """The facts without what reachability said."""
-    told = tuple(f for f in facts.lost or () if f.by != "reachability")
+    kept = tuple(f for f in facts.unreachable or () if f.by != "reachability")
     return replace(
         facts,
-        lost=told or None,
+        unreachable=kept or None,
         explained=0,
         holders=(),
-        areas=tuple(replace(a, unnamed=None) for a in facts.areas),
-        pages=None if facts.pages is None else replace(facts.pages, unnamed=None),
+        areas=tuple(replace(a, unreachable=None) for a in facts.areas),
+        pages=None if facts.pages is None else replace(facts.pages, unreachable=None),
         reachability=None,
-        unseen=(*facts.unseen, "who points at what was not understood"),
+        limits=(*facts.limits, "who points at what was not understood"),
     )
 
 
-def unseen(facts: Facts, found: Sequence[Verdict]) -> Iterator[Verdict]:
+def unjudged_slab(facts: Facts, found: Sequence[Verdict]) -> Iterator[Verdict]:
     """Much kernel memory beyond what the verdicts explain, and nobody could look who holds it."""
     if facts.reachability is not None:
         return
@@ -126,9 +128,9 @@ def unseen(facts: Facts, found: Sequence[Verdict]) -> Iterator[Verdict]:
         evidence.append(
             f"{largest.name} has {size_text(largest.bytes)}: {largest.allocated:,} objects"
         )
-    if facts.lost is not None:
-        lost = sum(f.bytes for f in facts.lost)
-        evidence.append(f"kmemleak reports {size_text(lost) if lost else 'nothing'} of it")
+    if facts.unreachable is not None:
+        size = sum(f.bytes for f in facts.unreachable)
+        evidence.append(f"kmemleak reports {size_text(size) if size else 'nothing'} of it")
     yield Verdict(
         "cannot-tell",
         "slab",
@@ -177,12 +179,12 @@ def _no_total(facts: Facts) -> Verdict:
 
 def _healthy(facts: Facts) -> Verdict:
     evidence = [f"{percent_of(facts.split.get('free'), facts.total)} of memory is free"]
-    if facts.lost is not None:
-        lost = sum(f.bytes for f in facts.lost)
+    if facts.unreachable is not None:
+        size = sum(f.bytes for f in facts.unreachable)
         if facts.reachability is None:
             evidence.append("kmemleak reports nothing")
-        elif lost:
-            evidence.append(f"all slab objects but {size_text(lost)} can be reached")
+        elif size:
+            evidence.append(f"all slab objects but {size_text(size)} can be reached")
         else:
             evidence.append("every slab object can be reached")
     if facts.pages is not None:
@@ -207,6 +209,6 @@ def _look_closer(facts: Facts) -> str:
         return f"leakscan # whether anything still points at what is allocated{grows}"
     if facts.reachability is None:
         return f"leakscan --refs # whether anything still points at what is allocated{grows}"
-    if facts.lost:
+    if facts.unreachable:
         return f"{of_cache('')} # the little that nothing reaches{grows}"
     return of_largest_cache(facts, f"what is in the largest cache{grows}")

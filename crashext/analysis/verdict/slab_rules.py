@@ -4,43 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from crashext.analysis.results.estimate import Estimate, count_text
 from crashext.analysis.verdict.commands import of_cache, of_page_cache, of_stuck_reader
-from crashext.analysis.verdict.facts import Facts, HolderFact, LostFact
+from crashext.analysis.verdict.facts import Facts, HolderFact, UnreachableFact
 from crashext.analysis.verdict.thresholds import (
     BACKLOG_LEAST,
     FEW,
     HELD_OF_SLAB,
     HELD_SHARE,
-    LOST_LEAST,
-    LOST_SHARE,
     RECLAIMABLE_SHARE,
+    UNREACHABLE_LEAST,
+    UNREACHABLE_SHARE,
     USER_SHARE,
     WASTE_SHARE,
     excessive,
 )
 from crashext.analysis.verdict.verdict import Culprit, Verdict
 from crashext.analysis.verdict.wording import allocated_by, confidence, doubts
-from crashext.wording import percent, percent_of, plural, size_text
+from crashext.wording import percent, percent_of, size_text
 
 
-def lost_objects(facts: Facts) -> Iterator[Verdict]:
-    """Objects that nothing reaches are leaked."""
+def unreachable_objects(facts: Facts) -> Iterator[Verdict]:
+    """Unreachable objects are leaked."""
     slab = _slab(facts)
-    for lost in _lost(facts):
-        enough = sum(f.bytes for f in lost) >= max(LOST_LEAST, LOST_SHARE * slab)
-        if enough or any(f.traced for f in lost):
-            yield _leaked(facts, lost, confidence(facts), doubts(facts))
+    for some in _groups(facts):
+        enough = sum(f.bytes for f in some) >= max(UNREACHABLE_LEAST, UNREACHABLE_SHARE * slab)
+        if enough or any(f.traced for f in some):
+            yield _leaked(facts, some, confidence(facts), doubts(facts))
 
 
-def few_lost(facts: Facts) -> Iterator[Verdict]:
+def few_unreachable(facts: Facts) -> Iterator[Verdict]:
     """kmemleak accuses somebody, but of little: it is said where there is nothing else to say."""
-    for lost in _lost(facts)[:FEW]:
-        if lost[0].by == "kmemleak":
+    for some in _groups(facts)[:FEW]:
+        if some[0].by == "kmemleak":
             little = (
-                f"it is only {size_text(sum(f.bytes for f in lost))}, and kmemleak errs at times "
+                f"it is only {size_text(sum(f.bytes for f in some))}, and kmemleak errs at times "
                 "about what was just allocated: does it stay after another scan?"
             )
-            yield _leaked(facts, lost, "low", (little, *doubts(facts)))
+            yield _leaked(facts, some, "low", (little, *doubts(facts)))
 
 
 def _slab(facts: Facts) -> int:
@@ -49,43 +50,55 @@ def _slab(facts: Facts) -> int:
     )
 
 
-def _lost(facts: Facts) -> list[list[LostFact]]:
+def _groups(facts: Facts) -> list[list[UnreachableFact]]:
     """By cache, or by caller where no cache is known; most bytes first."""
-    groups: dict[tuple[str, str], list[LostFact]] = {}
-    for fact in facts.lost or ():
+    groups: dict[tuple[str, str], list[UnreachableFact]] = {}
+    for fact in facts.unreachable or ():
         groups.setdefault((fact.cache, "" if fact.cache else fact.caller), []).append(fact)
-    return sorted(groups.values(), key=lambda lost: -sum(f.bytes for f in lost))
+    return sorted(groups.values(), key=lambda some: -sum(f.bytes for f in some))
 
 
 def _leaked(
-    facts: Facts, lost: list[LostFact], confidence: str, against: tuple[str, ...]
+    facts: Facts, some: list[UnreachableFact], confidence: str, against: tuple[str, ...]
 ) -> Verdict:
-    cache, where = lost[0].cache, lost[0].where
+    cache, where = some[0].cache, some[0].where
     slab = _slab(facts)
-    size = sum(f.bytes for f in lost)
-    objects = sum(f.objects for f in lost)
-    module = next((f.module for f in lost if f.module), "")
-    caller = next((f.caller for f in lost if f.caller), "")
-    told = tuple(t for f in lost[:2] for t in f.told)
-    below = sum(f.below for f in lost)
-    kind = f"{cache} object" if cache else "object" if where == "slab" else "per-CPU object"
-    what = plural(objects - below, kind) + (f" and {below:,} below them" * (below > 0))
-    are, them = ("is", "it") if objects == 1 else ("are", "them")
-    by = f"kmemleak reports {them}" if lost[0].by == "kmemleak" else f"nothing reaches {them}"
-    shares = (
-        (f"{percent_of(size, slab)} of slab memory is in them",) if where == "slab" and slab else ()
-    )
+    size = sum(f.bytes for f in some)
+    module = next((f.module for f in some if f.module), "")
+    caller = next((f.caller for f in some if f.caller), "")
+    evidence = dict.fromkeys(line for f in some[:2] for line in f.evidence)
+    share = f"{percent_of(size, slab)} of slab memory is in them"
+    shares = (share,) if where == "slab" and slab else ()
     return Verdict(
         "leak",
         where,
         Culprit(cache=cache, module=module, caller=caller),
         size,
         confidence,
-        f"{what} ({size_text(size)}) {are} leaked: {by}" + allocated_by(caller, module),
-        (*shares, *told),
+        _says(some, size) + allocated_by(caller, module),
+        (*shares, *evidence),
         against,
         of_cache(cache),
     )
+
+
+def _says(some: list[UnreachableFact], size: int) -> str:
+    """``199 task_struct objects are leaked, 995 other objects hang below them: ...``"""
+    objects = Estimate.sum(f.objects for f in some)
+    below = Estimate.sum(f.below for f in some)
+    cache, where = some[0].cache, some[0].where
+    kind = f"{cache} object" if cache else "object" if where == "slab" else "per-CPU object"
+    one = objects.estimate == 1
+    are, them = ("is", "it") if one else ("are", "them")
+    says = f"{count_text(objects)} {kind}{'' if one else 's'}"
+    if below.estimate:
+        hang = "object hangs" if below.estimate == 1 else "objects hang"
+        says += f" {are} leaked, {count_text(below)} other {hang} below {them}"
+        says += f" ({size_text(size)} in all)"
+    else:
+        says += f" ({size_text(size)}) {are} leaked"
+    by = f"kmemleak reports {them}" if some[0].by == "kmemleak" else f"nothing reaches {them}"
+    return f"{says}: {by}"
 
 
 def backlog(facts: Facts) -> Iterator[Verdict]:
@@ -138,7 +151,7 @@ def held_growth(facts: Facts) -> Iterator[Verdict]:
             holder.bytes,
             "medium",
             f"{holder.root} holds ~{holder.objects:,} {holder.cache} objects "
-            f"({size_text(holder.bytes)}): growth that somebody still holds, no lost memory",
+            f"({size_text(holder.bytes)}): growth that somebody still holds, no leak",
             (
                 f"{percent_of(holder.bytes, unreclaimable)} of the slab memory that cannot be "
                 "reclaimed",

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 _GIB = 1 << 30
 
-LOST_LEAST = 64 << 10
+UNREACHABLE_LEAST = 64 << 10
 """Unreachable bytes of one cache below which nobody is accused."""
-LOST_SHARE = 0.005
+UNREACHABLE_SHARE = 0.005
 """... and their least share of all slab memory."""
 AREAS_LEAST = 512 << 10
 AREAS_SHARE = 0.004
 """Least share of memory that is in vmalloc areas of one caller that nothing points into."""
-AREAS_UNSEEN_SHARE = 0.10
+AREAS_UNJUDGED_SHARE = 0.10
 """Least share of memory of one caller's areas, where nobody can see what points into them."""
 PAGES_SHARE = 0.03
 """Least share of memory that nothing accounts for."""

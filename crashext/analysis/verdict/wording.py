@@ -8,7 +8,7 @@ from crashext.analysis.verdict.facts import Facts
 def confidence(facts: Facts) -> str:
     seen = facts.reachability
     if seen is None:
-        return "high" if any(f.by == "kmemleak" for f in facts.lost or ()) else "medium"
+        return "high" if any(f.by == "kmemleak" for f in facts.unreachable or ()) else "medium"
     missing = seen.pages_missing / max(1, seen.pages_present + seen.pages_missing)
     return "medium" if missing > 0.01 or seen.sampled or seen.notes else "high"
 
@@ -18,10 +18,10 @@ def doubts(facts: Facts) -> tuple[str, ...]:
 
 
 def not_seen(facts: Facts) -> tuple[str, ...]:
-    return tuple(f"not seen: {what}" for what in facts.unseen)
+    return tuple(f"not seen: {what}" for what in facts.limits)
 
 
 def allocated_by(caller: str, module: str) -> str:
     if caller:
         return f"; allocated by {caller}" + (f" [{module}]" if module else "")
-    return f"; they name {module}" if module else ""
+    return f"; they contain symbols of {module}" if module else ""

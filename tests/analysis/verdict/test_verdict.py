@@ -8,6 +8,7 @@ import pytest
 
 from crashext.analysis.memory.growth import CacheGrowth, CallerGrowth, Growth
 from crashext.analysis.memory.memsplit import MemorySplit, Part
+from crashext.analysis.results.estimate import Estimate
 from crashext.analysis.results.evidence import Reachability
 from crashext.analysis.verdict import thresholds as rules
 from crashext.analysis.verdict.facts import (
@@ -16,10 +17,10 @@ from crashext.analysis.verdict.facts import (
     CacheFact,
     Facts,
     HolderFact,
-    LostFact,
     MountFact,
     PagesFact,
     SiteFact,
+    UnreachableFact,
 )
 from crashext.analysis.verdict.growth_rules import GROWN_LEAST, GROWN_SHARE
 from crashext.analysis.verdict.rules import judge
@@ -43,7 +44,7 @@ def split(total: int = TOTAL, **parts: int) -> MemorySplit:
 HEALTHY = Facts(
     split=split(),
     caches=(),
-    lost=(),
+    unreachable=(),
     explained=0,
     holders=(),
     areas=(),
@@ -52,9 +53,9 @@ HEALTHY = Facts(
     processes=(),
     mounts=(),
     reachability=SEEN,
-    unseen=(),
+    limits=(),
 )
-BLIND = replace(HEALTHY, lost=None, reachability=None, pages=None, backlog=None)
+BLIND = replace(HEALTHY, unreachable=None, reachability=None, pages=None, backlog=None)
 
 
 def cache(
@@ -68,10 +69,10 @@ def cache(
     return CacheFact(name, size, size // 4096, int(slots * use), slots, slot, reclaimable)
 
 
-def lost(
+def unreachable(
     size: int, name: str = "kmalloc-64", by: str = "reachability", caller: str = ""
-) -> LostFact:
-    return LostFact(by, "slab", name, size // 64, size, "mod", caller, ())
+) -> UnreachableFact:
+    return UnreachableFact(by, "slab", name, Estimate.known(size // 64), size, "mod", caller, ())
 
 
 def process(**sizes: int) -> Process:
@@ -91,7 +92,7 @@ def test_a_mark_that_is_not_to_be_believed_accuses_nobody() -> None:
     wrong = replace(SEEN, misgivings=("5 of 9 tasks look unreachable",), notes=("a limit",))
     facts = replace(
         areas(LEAST_AREAS, LEAST_AREAS),
-        lost=(lost(100 * MIB), lost(50 * MIB, "dentry")),
+        unreachable=(unreachable(100 * MIB), unreachable(50 * MIB, "dentry")),
         pages=PagesFact(LEAST_PAGES, LEAST_PAGES, ()),
         holders=held(LEAST_HELD).holders,
     )
@@ -107,12 +108,14 @@ def test_a_mark_that_is_not_to_be_believed_accuses_nobody() -> None:
 def test_what_kmemleak_said_stands_beside_a_mark_that_is_not_believed() -> None:
     wrong = replace(SEEN, misgivings=("5 of 9 tasks look unreachable",))
     facts = replace(
-        HEALTHY, reachability=wrong, lost=(lost(MIB), lost(2 * MIB, "dentry", by="kmemleak"))
+        HEALTHY,
+        reachability=wrong,
+        unreachable=(unreachable(MIB), unreachable(2 * MIB, "dentry", by="kmemleak")),
     )
     assert [(v.kind, v.bytes) for v in judge(facts)] == [("leak", 2 * MIB), ("cannot-tell", MIB)]
 
 
-LEAST_LOST = rules.LOST_LEAST
+LEAST_LOST = rules.UNREACHABLE_LEAST
 LEAST_AREAS = int(rules.AREAS_SHARE * TOTAL) + 1
 LEAST_PAGES = int(rules.PAGES_SHARE * TOTAL) + 1
 LEAST_HELD = int(rules.HELD_SHARE * TOTAL) + 1
@@ -147,13 +150,13 @@ def waiting(callbacks: int, frees: int) -> Facts:
     ("enough", "too_little", "expected"),
     [
         (
-            replace(HEALTHY, lost=(lost(LEAST_LOST),)),
-            replace(HEALTHY, lost=(lost(LEAST_LOST - 64),)),
+            replace(HEALTHY, unreachable=(unreachable(LEAST_LOST),)),
+            replace(HEALTHY, unreachable=(unreachable(LEAST_LOST - 64),)),
             ("leak", "slab"),
         ),
         (
-            replace(HEALTHY, split=split(slab=100 * MIB), lost=(lost(MIB // 2),)),
-            replace(HEALTHY, split=split(slab=101 * MIB), lost=(lost(MIB // 2),)),
+            replace(HEALTHY, split=split(slab=100 * MIB), unreachable=(unreachable(MIB // 2),)),
+            replace(HEALTHY, split=split(slab=101 * MIB), unreachable=(unreachable(MIB // 2),)),
             ("leak", "slab"),
         ),
         (
@@ -309,7 +312,7 @@ def test_nothing_is_said_where_numbers_are_missing() -> None:
         assert kinds(facts) == [("healthy", "none")]
     # Enough to ask, not enough to accuse.
     assert kinds(pages(LEAST_PAGES, None)) == [("cannot-tell", "pages")]
-    much = areas(int(rules.AREAS_UNSEEN_SHARE * TOTAL) + 1, None)
+    much = areas(int(rules.AREAS_UNJUDGED_SHARE * TOTAL) + 1, None)
     assert [(v.kind, v.confidence) for v in judge(much)] == [("held-growth", "low")]
 
 
@@ -335,7 +338,9 @@ def test_without_memtotal_nothing_is_much() -> None:
     )
     found = only(facts)
     assert (found.kind, found.where, found.culprit.caller) == ("cannot-tell", "vmalloc", "take")
-    assert kinds(replace(facts, lost=(lost(MIB, by="kmemleak"),))) == [("leak", "slab")]
+    assert kinds(replace(facts, unreachable=(unreachable(MIB, by="kmemleak"),))) == [
+        ("leak", "slab")
+    ]
     assert kinds(replace(facts, caches=(), areas=())) == [("cannot-tell", "none")]
 
 
@@ -348,7 +353,7 @@ def test_worst_first_and_the_larger_of_two() -> None:
             cache("kmalloc-64", LEAST_HELD),
             cache("dentry", LEAST_RECLAIMABLE, reclaimable=True),
         ),
-        lost=(lost(MIB, "small"), lost(2 * MIB, "large")),
+        unreachable=(unreachable(MIB, "small"), unreachable(2 * MIB, "large")),
         holders=(HolderFact("kmalloc-64", "queue", "mod", 1, LEAST_HELD, 0.9),),
         backlog=BacklogFact(20_000, 0),
         processes=(process(rss=LEAST_USER),),
@@ -369,7 +374,7 @@ def test_worst_first_and_the_larger_of_two() -> None:
 
 
 def test_what_limits_the_look_limits_the_confidence() -> None:
-    facts = replace(HEALTHY, lost=(lost(MIB),))
+    facts = replace(HEALTHY, unreachable=(unreachable(MIB),))
     assert only(facts).confidence == "high"
     for seen in (
         replace(SEEN, pages_missing=11),
@@ -384,13 +389,13 @@ def test_what_limits_the_look_limits_the_confidence() -> None:
 
 
 def test_kmemleak_accuses_of_little_too_but_softly() -> None:
-    few = replace(BLIND, lost=(lost(64, "", "kmemleak", "take"),), source="procfs")
+    few = replace(BLIND, unreachable=(unreachable(64, "", "kmemleak", "take"),), source="procfs")
     found = only(few)
     assert (found.kind, found.confidence, found.culprit.caller) == ("leak", "low", "take")
     assert found.says.startswith("1 object (64 bytes) is leaked: kmemleak reports it")
     assert any("another scan" in t for t in found.against)
-    assert kinds(replace(HEALTHY, lost=(lost(64),))) == [("healthy", "none")]
-    much = replace(BLIND, lost=(lost(LEAST_LOST, "", "kmemleak", "take"),))
+    assert kinds(replace(HEALTHY, unreachable=(unreachable(64),))) == [("healthy", "none")]
+    much = replace(BLIND, unreachable=(unreachable(LEAST_LOST, "", "kmemleak", "take"),))
     assert only(much).confidence == "high"
 
 
@@ -399,9 +404,9 @@ def test_who_cannot_see_says_so_beside_what_is_seen() -> None:
     stuck = split(slab_unreclaimable=LEAST_RECLAIMABLE + MIB)
     facts = replace(BLIND, split=stuck, processes=(process(rss=LEAST_USER),), source="procfs")
     assert kinds(facts) == [("cannot-tell", "slab"), ("user-space", "user")]
-    explained = replace(facts, lost=(lost(2 * MIB, by="kmemleak"),), processes=())
+    explained = replace(facts, unreachable=(unreachable(2 * MIB, by="kmemleak"),), processes=())
     assert kinds(explained) == [("leak", "slab")]
-    barely = replace(facts, lost=(lost(MIB // 2, by="kmemleak"),), processes=())
+    barely = replace(facts, unreachable=(unreachable(MIB // 2, by="kmemleak"),), processes=())
     assert kinds(barely) == [("cannot-tell", "slab")]
     assert any("only a vmcore" in t for t in judge(barely)[0].against)
 
@@ -443,7 +448,7 @@ def test_growth_in_slabs_alone_is_fragmentation() -> None:
 
 
 def test_growth_speaks_for_and_against() -> None:
-    leak = replace(BESIDE, lost=(lost(MIB, "kmalloc-cg-64"),))
+    leak = replace(BESIDE, unreachable=(unreachable(MIB, "kmalloc-cg-64"),))
     found = only(replace(leak, growth=grown(LEAST_GROWN)))  # no second verdict on one family
     assert any(t.startswith("kmalloc-64 grew by 1,000 objects, 5.1 MiB") for t in found.evidence)
     still = only(replace(leak, growth=grown(MIB, name="other")))
@@ -492,3 +497,47 @@ def test_many_processes_that_are_each_small() -> None:
     (verdict,) = judge(facts)
     assert (verdict.kind, verdict.culprit.process) == ("user-space", "one (pid 7)")
     assert kinds(replace(facts, split=split(anonymous=LEAST_USER - 4096))) == kinds(HEALTHY)
+
+
+def says(*some: UnreachableFact) -> str:
+    return only(replace(HEALTHY, unreachable=some)).says
+
+
+def test_a_headline_counts_all_objects_of_the_cache_and_apart_what_hangs_below() -> None:
+    tasks = replace(unreachable(MIB, "task_struct"), objects=Estimate.known(199))
+    with_others = replace(tasks, below=Estimate.known(995))
+    assert says(with_others).startswith(
+        "199 task_struct objects are leaked, 995 other objects hang below them (1.0 MiB in all): "
+        "nothing reaches them; they contain symbols of mod"
+    )
+    one = replace(with_others, objects=Estimate.known(1), below=Estimate.known(1))
+    assert says(one).startswith(
+        "1 task_struct object is leaked, 1 other object hangs below it (1.0 MiB in all): "
+        "nothing reaches it"
+    )
+
+
+def test_an_estimate_says_so_in_the_headline() -> None:
+    sampled = replace(unreachable(MIB), objects=Estimate(419_440_627, 400_000_000, 419_440_700))
+    below = replace(sampled, below=Estimate(20, 18, 23))
+    assert says(sampled).startswith(
+        "~419,440,627 (400,000,000 to 419,440,700) kmalloc-64 objects (1.0 MiB) are leaked"
+    )
+    assert "~20 (18 to 23) other objects hang below them" in says(below)
+
+
+def test_no_line_of_evidence_stands_twice() -> None:
+    told = replace(unreachable(MIB), evidence=("an empty list_head at +0x8", "of one size"))
+    again = replace(told, evidence=("an empty list_head at +0x8", "of another size"))
+    (verdict,) = judge(replace(HEALTHY, unreachable=(told, again)))
+    assert verdict.evidence == ("an empty list_head at +0x8", "of one size", "of another size")
+
+
+@pytest.mark.parametrize("caller", ["", "take"])
+def test_areas_of_a_caller_that_is_not_noted(caller: str) -> None:
+    for unreached in (64 * MIB, None):
+        area = AreaFact(caller, "", 1, 16384, 64 * MIB, unreached)
+        for verdict in judge(replace(HEALTHY, split=split(vmalloc=64 * MIB), areas=(area,))):
+            assert "nobody" not in verdict.says
+            assert "  " not in verdict.says
+            assert not verdict.next.endswith("-i ")

@@ -1,0 +1,165 @@
+"""How many objects of each cache are unreachable: counted, or estimated where slabs were drawn.
+
+Whoever lists groups lists the largest; what stands in a headline is from here, from the whole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crashext.analysis.reach.reachability import Class, Reach
+from crashext.analysis.reach.structures import Structures
+from crashext.analysis.results.estimate import Estimate, Share, clustered_share
+from crashext.analysis.results.evidence import Below, CacheReach, UnreachableCache
+from crashext.kernel.slab.caches import SlabCache
+from crashext.kernel.slab.objects import State
+from crashext.kernel.slab.slots import Slots
+from crashext.kernel.slab.usage import usage
+
+
+def count(marked: Reach, cache: SlabCache, slots: Slots) -> Estimate:
+    """How many unreachable objects the cache has, `slots` being those of the table.
+
+    Where some caches are sampled, what only objects outside the sample point at may be
+    unreachable, too.
+    """
+    number = marked.view.caches.index(cache)
+    if not marked.giants:
+        return Estimate.known(len(slots))
+    members = _slots_of(marked, marked.table.index.rows_of(number))
+    members = members[marked.table.state[members] == State.ALLOCATED]
+    unsure = marked.unsure[members]
+    if number not in marked.giants:
+        return Estimate(len(slots), len(slots), len(slots) + int(unsure.sum()))
+    share = _share(marked, number, members, slots)
+    share = replace(share, high=min(1.0, share.high + float(unsure.mean()) if len(unsure) else 1.0))
+    return share.of(Estimate.known(usage(marked.view, cache, marked.whole).allocated))
+
+
+def _share(marked: Reach, number: int, members: Slots, slots: Slots) -> Share:
+    """The share of the allocated `members` that are among `slots`; slabs are the sample."""
+    table = marked.table
+    rows = table.index.rows_of(number)
+    sizes, hits = (
+        np.bincount(np.searchsorted(rows, table.rows(some)), minlength=len(rows))
+        for some in (members, slots)
+    )
+    sample = (sizes > 0) & np.isin(table.index.address[rows], marked.whole.address[marked.drawn])
+    clusters = len(marked.whole.rows_of(number))
+    return clustered_share(hits[sample], sizes[sample], clusters)
+
+
+def cache_reach(marked: Reach, cache: SlabCache, weak: Slots) -> CacheReach:
+    """What became of a cache's allocated objects; `weak` are those that are weakly held."""
+    members = _slots_of(marked, marked.table.index.rows_of(marked.view.caches.index(cache)))
+    classes = marked.classes(members)
+    hidden = np.isin(marked.table.state[members], (State.UNKNOWN, State.UNREADABLE))
+    named = np.isin(members, weak)
+    unreachable = members[((classes == Class.ORPHAN) | (classes == Class.STRUCTURE)) & ~named]
+    judged = marked.table.state[members] == State.ALLOCATED
+    allocated = int(judged.sum())
+    if marked.giants:
+        allocated = usage(marked.view, cache, marked.whole).allocated
+    found, weakly = count(marked, cache, unreachable), count(marked, cache, members[named])
+    return CacheReach(
+        unreachable=found,
+        held=_rest(Estimate.known(allocated), found, weakly),
+        weak=weakly,
+        not_judged=round(int(hidden.sum()) * marked.scale(marked.view.caches.index(cache))),
+    )
+
+
+def _rest(everything: Estimate, *parts: Estimate) -> Estimate:
+    """What is left of them; the errors add up."""
+    taken = Estimate.sum(parts)
+    return Estimate(
+        max(0, everything.estimate - taken.estimate),
+        max(0, everything.low - taken.high),
+        max(0, everything.high - taken.low),
+    )
+
+
+def unreachable_of(marked: Reach, cache: SlabCache) -> Slots:
+    """The cache's unreachable objects in the table, ascending."""
+    members = _slots_of(marked, marked.table.index.rows_of(marked.view.caches.index(cache)))
+    allocated = marked.table.state[members] == State.ALLOCATED
+    found: Slots = members[allocated & ~marked.marks.reached[members]]
+    return found
+
+
+def unreachable_counts(marked: Reach, slots: Slots | None = None) -> dict[str, Estimate]:
+    """Unreachable objects, or those among `slots`, by cache: those of caches that have some."""
+    slots = marked.unreachable() if slots is None else slots
+    of_cache = marked.table.caches(slots)
+    caches = marked.view.caches.all
+    return {
+        caches[i].name: count(marked, caches[i], slots[of_cache == i])
+        for i in np.unique(of_cache).tolist()
+    }
+
+
+def by_heads(marked: Reach, found: Structures, explained: Slots) -> tuple[UnreachableCache, ...]:
+    """Unreachable objects by the cache of their heads, most bytes first.
+
+    What hangs below `explained` heads is no leak, and left out.
+    """
+    kept = ~np.isin(found.head, explained)
+    slots, heads = found.slots[kept], found.head[kept]
+    of_slot, of_head = marked.table.caches(slots), marked.table.caches(heads)
+    result = [
+        _under(marked, number, slots[of_head == number], of_slot[of_head == number], heads, of_head)
+        for number in np.unique(of_head).tolist()
+    ]
+    return tuple(sorted(result, key=lambda c: (-c.bytes, c.cache)))
+
+
+def _under(
+    marked: Reach,
+    number: int,
+    slots: Slots,
+    of_slot: NDArray[np.uint16],
+    heads: Slots,
+    of_head: NDArray[np.uint16],
+) -> UnreachableCache:
+    caches = marked.view.caches.all
+    cache = caches[number]
+    own = slots[of_slot == number]
+    objects = count(marked, cache, own)
+    # Where the cache was sampled, as much hangs below those that were not drawn.
+    scale = [n / len(own) for n in (objects.estimate, objects.low, objects.high)]
+    counts = np.bincount(of_slot, minlength=len(caches))
+    counts[number] = 0
+    below = [
+        Below(
+            caches[i].name,
+            round(int(counts[i]) * scale[0]),
+            round(int(counts[i]) * scale[0]) * caches[i].slot_size,
+        )
+        for i in np.flatnonzero(counts).tolist()
+    ]
+    below.sort(key=lambda b: (-b.bytes, b.cache))
+    total = int(counts.sum())
+    others = Estimate(
+        sum(b.objects for b in below), round(total * scale[1]), round(total * scale[2])
+    )
+    tops = np.unique(heads[of_head == number])
+    return UnreachableCache(
+        cache=cache.name,
+        objects=objects,
+        heads=count(marked, cache, tops),
+        bytes=objects.estimate * cache.slot_size + sum(b.bytes for b in below),
+        others=Estimate.known(others.estimate) if objects.exact else others,
+        below=tuple(below),
+    )
+
+
+def _slots_of(marked: Reach, rows: NDArray[np.int64]) -> Slots:
+    """All slots of some slabs of the table, ascending."""
+    first = marked.table.first[rows]
+    lengths = marked.table.first[rows + 1] - first
+    before = np.cumsum(lengths) - lengths
+    slots: Slots = np.repeat(first - before, lengths) + np.arange(int(lengths.sum()))
+    return slots
