@@ -54,6 +54,8 @@ class AreaPages:
     """Pages that vmalloc areas own, each once."""
 
     stacks: int
+    is_stack: NDArray[np.bool_]
+    """bool[areas]: kernel stacks, of tasks and those that wait for the next one."""
     modules: int
     """In module space: modules, and what else is put there, such as compiled BPF programs."""
     other: int
@@ -125,7 +127,7 @@ def area_pages(view: KernelView, areas: Areas) -> AreaPages:
     found.sort(key=lambda c: (-c.bytes, c.function, c.module))
     stacks, modules = (int(areas.pages[m].sum()) for m in (own & is_stack, in_modules))
     rest = int(areas.pages[own].sum()) - stacks - modules
-    return AreaPages(stacks, modules, rest, tuple(_merged(found)[:_FEW_CALLERS]))
+    return AreaPages(stacks, own & is_stack, modules, rest, tuple(_merged(found)[:_FEW_CALLERS]))
 
 
 def _merged(callers: list[AreaCaller]) -> list[AreaCaller]:

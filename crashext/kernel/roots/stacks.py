@@ -106,6 +106,23 @@ def read_stacks(view: KernelView, table: SlotTable, areas: Areas) -> Stacks:
     return Stacks(tuple(stacks), *_dead_parts(view, areas, stacks))
 
 
+def owned_stacks(view: KernelView) -> Words | None:
+    """Where the stacks of all tasks begin; None where only a sample of the slabs is known.
+
+    A stack that is not among them waits for the next task, or for RCU to let it go.
+    """
+    cache, layout = view.caches.find("task_struct"), view.host.layout("struct task_struct")
+    if cache is None or layout is None or "stack" not in layout:
+        return None
+    if not view.scanned or not view.index.complete:
+        return None
+    found = [np.zeros(0, np.uint64)]
+    for batch in view.reader(cache).read(view.index, view.index.rows_of(view.caches.index(cache))):
+        rows = batch.content[batch.state == State.ALLOCATED]
+        found.append(column(rows, layout["stack"]))
+    return np.unique(np.concatenate(found))
+
+
 def _task_rows(view: KernelView, table: SlotTable) -> tuple[Bytes, int]:
     """The task_structs: uint8[n, bytes], and how many bytes of each there are."""
     cache = view.caches.find("task_struct")

@@ -7,6 +7,7 @@ import pytest
 
 from crashext.analysis.reach import reachability
 from crashext.analysis.reach.reachability import Class
+from crashext.kernel.roots.stacks import owned_stacks
 from tests.kernel.whole import PAGE, THREAD_SIZE, Kernel, class_of
 
 HELD, ORPHAN, STRUCTURE, NOT_JUDGED = Class.HELD, Class.ORPHAN, Class.STRUCTURE, Class.NOT_JUDGED
@@ -225,3 +226,14 @@ def test_what_only_slots_outside_the_sample_that_may_be_free_hold_is_doubtful(
     marked = kernel.marked(1 << 20)
     assert marked.doubtful.any()
     assert not (marked.doubtful & ~marked.unsure).any()
+
+
+def test_stacks_that_no_task_has_are_told_from_those_that_tasks_have(kernel: Kernel) -> None:
+    tasks = [kernel.task(pid, "some", used=64) for pid in (1, 2, 3)]
+    kernel.free("task_struct", tasks[1][0])
+    view = kernel.view()
+    assert owned_stacks(view) is None  # not all slabs are known
+    view.scan({}, seed=0)
+    owned = owned_stacks(view)
+    assert owned is not None
+    assert owned.tolist() == [tasks[0][1], tasks[2][1]]
