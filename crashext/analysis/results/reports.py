@@ -120,6 +120,7 @@ class CacheReport:
     rest_examined: bool
     """False where there were too many groups to look further."""
     next_steps: tuple[str, ...]
+    """Commands, as those of verdicts."""
     walker: Literal["map", "kmem"] = "map"
     """How objects were found: "map", random slabs of the memory map, which stand for the cache;
     "kmem", those that crash's kmem -S lists: groups, shares and `rest` count these alone."""

@@ -47,4 +47,4 @@ class Verdict(msgspec.Struct, frozen=True, rename={"kind": "class", "evidence": 
     evidence: tuple[str, ...]
     against: tuple[str, ...]
     next: str
-    """The one next command; analysis/verdict/commands.py says in what form."""
+    """The one next command, plain: crash's begin with ``crash> ``; after `` # ``, what it tells."""
