@@ -16,8 +16,7 @@ from crashext.analysis.likeness.survey import generator, kernel_of, map_gaps
 from crashext.analysis.memory.accounting import Accounting, account, unaccounted_frames
 from crashext.analysis.memory.pagegroups import PageGroup
 from crashext.analysis.orphans import orphan_report
-from crashext.analysis.reach.pointed import PointedAt, find_pointed_at
-from crashext.analysis.reach.reachability import complete_index, reach
+from crashext.analysis.reach.reachability import Reach, complete_index, reach
 from crashext.analysis.reach.totals import unreachable_counts
 from crashext.analysis.results.estimate import Estimate
 from crashext.analysis.results.evidence import OrphanGroup, UnreachableCache
@@ -201,11 +200,11 @@ def _judged(
     """What reachability adds."""
     marked = reach(view, progress, partial(generator, settings), budget)
     report = orphan_report(marked, settings, progress)
-    named = find_pointed_at(marked, progress)
     pages = facts.pages
     if pages is not None:
         left = unaccounted_frames(view, uses, areas, settings.seed)
-        unreachable = int((~named.frames[left]).sum()) * PAGE_SIZE
+        node = marked.nodes.of_frame[left]
+        unreachable = int((~marked.marks.reached[node[node >= 0]]).sum()) * PAGE_SIZE
         pages = replace(pages, unreachable=min(unreachable, pages.bytes))
     counts = unreachable_counts(marked)
     return replace(
@@ -215,8 +214,8 @@ def _judged(
             marked, traced, tuple(_unreachable(c, report.orphans) for c in report.caches)
         ),
         explained=report.totals.explained,
-        holders=holder_facts(marked, named, facts, progress),
-        areas=_areas(view, marked.areas, named),
+        holders=holder_facts(marked, facts, progress),
+        areas=_areas(marked),
         pages=pages,
         reachability=report.reachability,
     )
@@ -254,8 +253,9 @@ def _unreachable(found: UnreachableCache, groups: tuple[OrphanGroup, ...]) -> Un
     )
 
 
-def _areas(view: KernelView, areas: Areas, named: PointedAt) -> tuple[AreaFact, ...]:
+def _areas(marked: Reach) -> tuple[AreaFact, ...]:
     """vmalloc areas by caller, most bytes first."""
+    view, areas, reached = marked.view, marked.areas, marked.areas_reached()
     sums: dict[tuple[str, str], list[int]] = {}
     largest: dict[tuple[str, str], tuple[int, int]] = {}
     for row in np.flatnonzero((areas.pages > 0) & (areas.caller != 0)).tolist():
@@ -266,7 +266,7 @@ def _areas(view: KernelView, areas: Areas, named: PointedAt) -> tuple[AreaFact, 
         entry[0] += 1
         entry[1] += int(areas.pages[row])
         entry[2] += size
-        entry[3] += 0 if named.areas[row] else size
+        entry[3] += 0 if reached[row] else size
         here = (size, int(areas.start[row]))
         largest[key] = max(largest.get(key, here), here)
     found = [

@@ -63,16 +63,19 @@ def test_a_pointer_into_an_object_counts_and_one_past_it_does_not(
     assert class_of(kernel.marked(), target) == [HELD if held else ORPHAN]
 
 
-def test_words_in_pages_count_where_the_kernel_uses_the_page(kernel: Kernel) -> None:
+def test_words_in_pages_count_where_the_page_is_the_kernels_and_is_reached(kernel: Kernel) -> None:
     pages = {
         "kernel": (kernel.page(), HELD),
         "vmalloc": (kernel.area(1), HELD),
+        "lost": (kernel.page(), STRUCTURE),
+        "lost area": (kernel.area(2), STRUCTURE),
         "user": (kernel.user_page(), ORPHAN),
         "free": (kernel.free_page(), ORPHAN),
     }
     targets = {name: kernel.object() for name in pages}
     for name, (page, _) in pages.items():
         kernel.write(page + 24, targets[name])
+    kernel.variable("holder", pages["kernel"][0], pages["vmalloc"][0])
     found = class_of(kernel.marked(), *targets.values())
     assert dict(zip(pages, found, strict=True)) == {n: c for n, (_, c) in pages.items()}
 
@@ -156,6 +159,7 @@ def test_missing_pages_are_counted_and_hold_nothing(kernel: Kernel, tells: bool)
     holder = kernel.object("kmalloc-96", target)
     kernel.variable("root", holder)
     page = kernel.page()
+    kernel.variable("page", page)
     kernel.write(page, other)
     kernel.host.tells = tells
     marked = kernel.marked()
