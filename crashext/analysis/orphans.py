@@ -7,21 +7,18 @@ from functools import partial
 
 import numpy as np
 
-from crashext.analysis.likeness.decode import Decoder
-from crashext.analysis.likeness.groups import describe
+from crashext.analysis.described import Described
 from crashext.analysis.likeness.similarity import Cluster, group
 from crashext.analysis.likeness.survey import generator, kernel_of, make_classifier, map_gaps
 from crashext.analysis.likeness.words import Kind
-from crashext.analysis.origin.ladder import Ladder
 from crashext.analysis.reach.group_reach import reachability_of
 from crashext.analysis.reach.reachability import Reach, reach
 from crashext.analysis.reach.structures import Structures, structures
 from crashext.analysis.reach.totals import by_heads, unreachable_counts
 from crashext.analysis.results.estimate import Estimate, Share
-from crashext.analysis.results.evidence import Below, OrphanGroup, OrphanTotals, TypeCandidate
+from crashext.analysis.results.evidence import Below, OrphanGroup, OrphanTotals
 from crashext.analysis.results.reports import Group, OrphanReport
 from crashext.analysis.settings import MEMORY_BUDGET, Settings
-from crashext.analysis.types.candidates import Types
 from crashext.hosts.base import U64, HostError
 from crashext.hosts.plain import answered
 from crashext.kernel.access import Words
@@ -171,7 +168,7 @@ def _cache_groups(
         return []
     classifier = make_classifier(view)
     words = classifier.classify(content, addresses)
-    decoder = Decoder(view.host, view, classifier)
+    described = Described(view, classifier, cache, words, addresses, settings)
     grouping = group(words, settings.threshold, settings.metric, rng)
     clusters = [*grouping.clusters]
     clusters += [
@@ -181,37 +178,26 @@ def _cache_groups(
     cache_scale = marked.scale(view.caches.index(cache))
     scale = len(heads) / len(some) * cache_scale
     groups = []
-    ladder, types = Ladder(view, classifier), Types(view, classifier)
     for number, cluster in enumerate(clusters):
         if cluster.exemplar == cluster.members[0] and len(rest) and cluster is clusters[-1]:
             cluster = Cluster(  # what is like no other is counted with the last example
                 np.concatenate([cluster.members, rest]), cluster.exemplar, 1 + len(rest), 1, 0.0
             )
         share = Share(len(cluster.members) / len(some), 0.0, 1.0)
-        described = describe(
-            decoder,
-            words,
-            addresses,
-            cache.object_size,
+        members = cluster.members
+        below = hanging.of(some[members])
+        size = len(members) * cache.slot_size + sum(b.bytes for b in below)
+        alike = described.group(
             cluster,
             share,
             Estimate.known(round(len(heads) * cache_scale)),
-            None,
-            settings,
+            attributed=number < _ATTRIBUTED,
+            typed=number < _ATTRIBUTED and scale * size >= _TYPED_LEAST,
         )
-        members = cluster.members
-        who = (
-            ()
-            if number >= _ATTRIBUTED
-            else ladder.attribute(cache, addresses[members], words.rows(members)).allocators
-        )
-        found = _orphan_group(hanging, cache, some[members], described, scale)
+        found = _orphan_group(hanging, cache, some[members], alike, scale)
         if len(members) == len(some) and cache_scale == 1:
             found = replace(found, estimated=bool(found.below) and scale > 1)  # all are of one kind
-        what: tuple[TypeCandidate, ...] = ()
-        if number < _ATTRIBUTED and found.bytes >= _TYPED_LEAST:
-            what = types.candidates(cache, words, members, described.exemplar)
-        groups.append((replace(found, allocators=who, types=what), some[members]))
+        groups.append((found, some[members]))
     return groups
 
 
@@ -237,6 +223,8 @@ def _orphan_group(
         examples=_examples(hanging, members),
         notes=described.notes,
         explanation=explanation(sorted(symbols)),
+        allocators=described.allocators,
+        types=described.types,
     )
 
 

@@ -106,3 +106,15 @@ def test_a_session_holds_the_members(node: int, tmp_path: Path) -> None:
     asked = (f"{node:#x}", "--as", "leaklab_node")
     told = run("objsim", *on("default"), "--record", session, *asked)
     assert run("objsim", "-r", session, *asked).out == told.out
+
+
+def test_what_a_session_did_not_record_is_not_said_of_the_kernel(node: int, tmp_path: Path) -> None:
+    """Every kernel has a list_head, and a session that was asked of it has it, too."""
+    session = tmp_path / "a.session"
+    run("objsim", *on("default"), "--record", session, f"{node:#x}")
+    ran = run("objsim", "-r", session, f"{node:#x}", "--as", "list_head")
+    assert ran.status == 2
+    assert ran.err.startswith("objsim: this session did not record list_head: objsim ADDRESS --as")
+    asked = (f"{node:#x}", "--as", "list_head")
+    told = run("objsim", *on("default"), "--record", session, *asked)
+    assert run("objsim", "-r", session, *asked).out == told.out

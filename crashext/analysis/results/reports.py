@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from crashext.analysis.results.estimate import Estimate, Share
 from crashext.analysis.results.evidence import (
     Allocator,
+    CacheReach,
     Held,
     OrphanGroup,
     OrphanTotals,
@@ -124,6 +125,8 @@ class CacheReport:
     walker: Literal["map", "kmem"] = "map"
     """How objects were found: "map", random slabs of the memory map, which stand for the cache;
     "kmem", those that crash's kmem -S lists: groups, shares and `rest` count these alone."""
+    reach: CacheReach | None = None
+    """What became of all its objects; None where nobody looked."""
 
 
 @dataclass(frozen=True, slots=True)
