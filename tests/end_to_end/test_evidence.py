@@ -37,7 +37,7 @@ def sessions(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.mark.parametrize(
     ("name", "where", "removed"),
     [
-        ("nodes", "slab", {"lost": []}),
+        ("nodes", "slab", {"unreachable": []}),
         ("vmalloc", "vmalloc", {"areas": []}),
         ("pages", "pages", {"pages": None}),
     ],
