@@ -11,7 +11,9 @@ from crashext.analysis.described import Described
 from crashext.analysis.likeness.similarity import Cluster, group
 from crashext.analysis.likeness.survey import generator, kernel_of, make_classifier, map_gaps
 from crashext.analysis.likeness.words import Kind
+from crashext.analysis.page_reach import unreachable_memory
 from crashext.analysis.reach.group_reach import reachability_of
+from crashext.analysis.reach.nodes import NodeKind
 from crashext.analysis.reach.reachability import Reach, reach
 from crashext.analysis.reach.structures import Structures, structures
 from crashext.analysis.reach.totals import by_heads, unreachable_counts
@@ -39,12 +41,12 @@ _SYMBOLS = (Kind.TEXT_SYMBOL.label, Kind.DATA_SYMBOL.label)
 
 @dataclass(frozen=True)
 class Orphans:
-    """The report, and for a list every unreachable object."""
+    """The report, and for a list every unreachable object, area and block of pages."""
 
     report: OrphanReport
     addresses: Words
     caches: tuple[str, ...]
-    """The name of each one's cache."""
+    """The name of each one's cache; of areas and pages their kind and their bytes."""
 
 
 def scan_orphans(
@@ -68,6 +70,7 @@ def scan_orphans(
         return Orphans(report, *lists[0])
     # A session keeps the examples only.
     some = [(a, g.cache) for g in report.orphans for a in g.examples]
+    some += [(a, m.kind) for m in report.memory for a in m.examples]
     return Orphans(report, np.array([a for a, _ in some], np.uint64), tuple(c for _, c in some))
 
 
@@ -77,8 +80,14 @@ def _scan(
     marked = reach(view, progress, partial(generator, settings), budget)
     found = structures(marked)
     report = orphan_report(marked, settings, progress, found)
-    names = tuple(view.caches.all[i].name for i in marked.table.caches(found.slots).tolist())
-    return report, marked.table.addresses(found.slots), names
+    names = [view.caches.all[i].name for i in marked.table.caches(found.slots).tolist()]
+    beyond = marked.unreachable_nodes()
+    beyond = beyond[beyond >= marked.nodes.first_area]
+    for node, size in zip(beyond.tolist(), marked.nodes.bytes(beyond).tolist(), strict=True):
+        kind = "vmalloc" if marked.nodes.kind(node) is NodeKind.AREA else "pages"
+        names.append(f"{kind} {size}")
+    addresses = [marked.table.addresses(found.slots), marked.nodes.addresses(beyond)]
+    return report, np.concatenate(addresses), tuple(names)
 
 
 def orphan_report(
@@ -98,6 +107,7 @@ def orphan_report(
         more=max(0, len(groups) - _MOST_GROUPS),
         skipped=tuple(map_gaps(view.index, view.caches)),
         caches=by_heads(marked, found, explained),
+        memory=unreachable_memory(marked, [module.name for module in view.host.modules()]),
     )
 
 

@@ -5,21 +5,22 @@ Everything here needs all of memory, so a session keeps the facts, not what they
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from crashext.analysis.cache_holders import holder_facts
 from crashext.analysis.likeness.survey import generator, kernel_of, map_gaps
 from crashext.analysis.memory.accounting import Accounting, account, unaccounted_frames
 from crashext.analysis.memory.pagegroups import PageGroup
 from crashext.analysis.orphans import orphan_report
+from crashext.analysis.page_reach import module_in, page_holders
 from crashext.analysis.reach.reachability import Reach, complete_index, reach
 from crashext.analysis.reach.totals import unreachable_counts
 from crashext.analysis.results.estimate import Estimate
-from crashext.analysis.results.evidence import OrphanGroup, UnreachableCache
+from crashext.analysis.results.evidence import OrphanGroup, UnreachableCache, UnreachableMemory
 from crashext.analysis.results.joined import Traced
 from crashext.analysis.results.reports import Kernel
 from crashext.analysis.settings import MEMORY_BUDGET, Settings
@@ -36,7 +37,7 @@ from crashext.analysis.verdict.facts import (
 )
 from crashext.hosts.base import U64, HostError
 from crashext.hosts.plain import answered
-from crashext.kernel.addresses import PAGE_SIZE
+from crashext.kernel.addresses import PAGE_SHIFT, PAGE_SIZE
 from crashext.kernel.counters.clock import uptime, wall_clock
 from crashext.kernel.counters.rcu import read_backlog
 from crashext.kernel.pages.areas import Areas, read_areas
@@ -49,7 +50,6 @@ from crashext.progress import Progress
 from crashext.skipped import Skipped
 from crashext.wording import bracketed, some_of
 
-_LONG_NAME = 6
 _TELLING = 2  # groups of a cache whose evidence is given
 _STRONG = ("alloc-tag", "slub-track", "kmemleak", "page-owner", "trace")
 
@@ -148,10 +148,11 @@ def _counted(view: KernelView, accounting: Accounting, progress: Progress) -> Fa
             max(0, accounting.split.unaccounted),
             None,
             tuple(
-                (_group_text(g), g.module or _module_in(g.detail, modules), g.share)
+                (_group_text(g), g.module or module_in(g.detail, modules), g.share)
                 for g in pages.groups
             ),
             next((g.detail for g in pages.groups if g.by == "page-owner"), ""),
+            disagreement=_disagreement(accounting),
         ),
         backlog=None if waiting is None else BacklogFact(waiting.callbacks, waiting.frees),
         processes=accounting.processes,
@@ -162,14 +163,14 @@ def _counted(view: KernelView, accounting: Accounting, progress: Progress) -> Fa
     )
 
 
+def _disagreement(accounting: Accounting) -> int | None:
+    if accounting.found is None:
+        return None
+    return abs(accounting.counted.unaccounted - accounting.found.unaccounted)
+
+
 def _group_text(group: PageGroup) -> str:
     return f"{group.kind}: {group.detail}" if group.detail else group.kind
-
-
-def _module_in(text: str, modules: list[str]) -> str:
-    """The loaded module that a text names; short names are words of any language."""
-    words = set(re.findall(r"[a-z0-9_]+", text.lower()))
-    return next((m for m in modules if len(m) >= _LONG_NAME and m.lower() in words), "")
 
 
 def _cache(view: KernelView, cache: SlabCache) -> CacheFact:
@@ -203,9 +204,7 @@ def _judged(
     pages = facts.pages
     if pages is not None:
         left = unaccounted_frames(view, uses, areas, settings.seed)
-        node = marked.nodes.of_frame[left]
-        unreachable = int((~marked.marks.reached[node[node >= 0]]).sum()) * PAGE_SIZE
-        pages = replace(pages, unreachable=min(unreachable, pages.bytes))
+        pages = _judged_pages(marked, pages, report.memory, left)
     counts = unreachable_counts(marked)
     return replace(
         facts,
@@ -218,6 +217,25 @@ def _judged(
         areas=_areas(marked),
         pages=pages,
         reachability=report.reachability,
+    )
+
+
+def _judged_pages(
+    marked: Reach,
+    pages: PagesFact,
+    memory: tuple[UnreachableMemory, ...],
+    left: NDArray[np.int64],
+) -> PagesFact:
+    """What reachability says of pages, `left` being those that are unaccounted for."""
+    lost = tuple(m for m in memory if m.kind == "pages")
+    size = marked.nodes.blocks.pages << PAGE_SHIFT
+    return replace(
+        pages,
+        unreachable=sum(m.bytes for m in lost),
+        memory=lost,
+        held=page_holders(marked, left),
+        weak=int(size[marked.weak_blocks].sum()),
+        split=int(size[marked.split_blocks].sum()),
     )
 
 

@@ -18,6 +18,7 @@ from crashext.analysis.results.evidence import (
     Reachability,
     TypeCandidate,
     UnreachableCache,
+    UnreachableMemory,
 )
 from crashext.analysis.results.joined import JoinedTrace
 from crashext.hosts.base import U64
@@ -160,6 +161,8 @@ class OrphanReport:
     """Smaller groups that are not listed."""
     skipped: tuple[Skipped, ...]
     interrupted: bool = False
+    memory: tuple[UnreachableMemory, ...] = ()
+    """vmalloc areas and pages that nothing reaches."""
     caches: tuple[UnreachableCache, ...] = ()
     """Counts of the whole, by the cache of the heads: groups above are the largest only."""
 

@@ -10,7 +10,10 @@ from crashext.analysis.verdict.thresholds import (
     AREAS_LEAST,
     AREAS_SHARE,
     AREAS_UNJUDGED_SHARE,
+    PAGES_HELD_SHARE,
+    PAGES_LEAST,
     PAGES_SHARE,
+    PAGES_UNREACHABLE_SHARE,
     USER_SHARE,
     excessive,
 )
@@ -19,6 +22,7 @@ from crashext.analysis.verdict.wording import allocated_by, confidence, doubts
 from crashext.wording import called, percent, percent_of, plural, size_text
 
 _SAYS = 0.05
+_TELLS = 0.25  # share of the pages that speak of a module
 
 
 def unreachable_areas(facts: Facts) -> Iterator[Verdict]:
@@ -74,39 +78,107 @@ def large_areas(facts: Facts) -> Iterator[Verdict]:
         )
 
 
-def unaccounted_pages(facts: Facts) -> Iterator[Verdict]:
-    """Pages from the page allocator that no counter and no owner accounts for."""
+def unreachable_pages(facts: Facts) -> Iterator[Verdict]:
+    """Blocks of pages that no pointer and no physical address leads to are leaked.
+
+    Where the product's own two counts of memory differ by more than the block in question, nobody
+    is accused: pages were not understood.
+    """
     pages = facts.pages
-    if pages is None:
+    if pages is None or not pages.unreachable:
         return
-    size = pages.bytes
-    if size < PAGES_SHARE * facts.total and not excessive(size, facts.total):
+    size, total = pages.unreachable, facts.total
+    if size < max(PAGES_LEAST, PAGES_UNREACHABLE_SHARE * total):
         return
-    module = next((m for _, m, part in pages.groups if m and part >= 0.25), "")
-    if pages.unreachable is None and not module:
-        yield _unjudged_pages(facts, pages)
+    if pages.disagreement is None or pages.disagreement > size:
+        yield _misunderstood_pages(facts, pages)
         return
-    evidence = [
-        f"{percent_of(size, facts.total)} of memory is in no counter and no known structure"
-    ]
-    if pages.unreachable is not None:
-        evidence.append(f"no pointer leads to {size_text(pages.unreachable)} of it")
-    evidence += [f"{percent(part)} of these pages: {what}" for what, _, part in _most(pages)]
-    against = doubts(facts)
-    if pages.unreachable is not None and 2 * pages.unreachable < size:
-        against += (f"pointers lead to {size_text(size - pages.unreachable)} of it",)
+    most = pages.memory[0]
+    module = next((m.module for m in pages.memory if m.module and m.bytes >= _TELLS * size), "")
+    blocks = sum(m.count for m in pages.memory)
+    told_by = f"; what is in them speaks of {module}"
+    told = bool(module or pages.owner) and 2 * most.bytes >= size
     yield Verdict(
         "leak",
         "pages",
-        Culprit(module=module),
+        Culprit(module=module, caller=pages.owner),
         size,
-        "medium" if pages.unreachable is not None and 2 * pages.unreachable >= size else "low",
-        f"{size_text(size)} of pages are unaccounted for: an alloc_pages() leak is likely"
-        + allocated_by("", module),
-        tuple(evidence),
-        against,
+        confidence(facts) if told else "medium",
+        f"{size_text(size)} of pages are leaked: nothing leads to {plural(blocks, 'block')} of them"
+        + (allocated_by(pages.owner, module) if pages.owner or not module else told_by),
+        (
+            f"{percent_of(size, total)} of memory: no pointer, no struct page pointer and no "
+            "physical address of these pages is in any memory that is in use",
+            *_content(pages),
+        ),
+        doubts(facts),
         of_pages(facts),
     )
+
+
+def _content(pages: PagesFact) -> Iterator[str]:
+    """What the largest groups are, a line each."""
+    size = pages.unreachable or 0
+    for group in pages.memory[:3]:
+        if group.bytes >= _SAYS * size:
+            orders = ", ".join(f"{n:,} of order {order}" for order, n in group.orders)
+            yield f"{percent_of(group.bytes, size)} of them: {group.what} ({orders})"
+
+
+def _misunderstood_pages(facts: Facts, pages: PagesFact) -> Verdict:
+    size = pages.unreachable or 0
+    differ = pages.disagreement
+    return Verdict(
+        "cannot-tell",
+        "pages",
+        Culprit(),
+        size,
+        "low",
+        f"cannot tell: nothing seems to lead to {size_text(size)} of pages, but pages were not "
+        "understood in this dump",
+        (
+            "what page frames are used for could not be told"
+            if differ is None
+            else f"the kernel's counters and its page frames differ by {size_text(differ)}",
+        ),
+        doubts(facts),
+        of_pages(facts),
+    )
+
+
+def held_pages(facts: Facts) -> Iterator[Verdict]:
+    """One root that holds very many pages from the page allocator: a pool, or growth."""
+    if facts.pages is None:
+        return
+    for holder in facts.pages.held[:3]:
+        if holder.bytes < PAGES_HELD_SHARE * facts.total and not excessive(
+            holder.bytes, facts.total
+        ):
+            continue
+        yield Verdict(
+            "held-growth",
+            "pages",
+            Culprit(caller=holder.root, module=holder.module),
+            holder.bytes,
+            "low",
+            f"{called(holder.root, holder.module)} holds {size_text(holder.bytes)} of pages: a "
+            "pool of buffers, or growth",
+            (
+                f"{plural(holder.blocks, 'block')} of pages that no counter has, "
+                f"{percent_of(holder.bytes, facts.total)} of memory",
+            ),
+            ("everything is reachable: drivers and filesystems keep pools of pages",),
+            of_pages(facts),
+        )
+
+
+def unaccounted_pages(facts: Facts) -> Iterator[Verdict]:
+    """Much memory in no counter and no known structure, and nobody looked who points at it."""
+    pages = facts.pages
+    if pages is None or pages.unreachable is not None:
+        return
+    if pages.bytes >= PAGES_SHARE * facts.total or excessive(pages.bytes, facts.total):
+        yield _unjudged_pages(facts, pages)
 
 
 def _most(pages: PagesFact) -> list[tuple[str, str, float]]:
@@ -116,13 +188,16 @@ def _most(pages: PagesFact) -> list[tuple[str, str, float]]:
 
 def _unjudged_pages(facts: Facts, pages: PagesFact) -> Verdict:
     """Nobody looked whose they are, or who points at them: drivers take pages too."""
+    module = next((m for _, m, part in pages.groups if m and part >= _TELLS), "")
+    owner = allocated_by(pages.owner, module).removeprefix("; ") if pages.owner else ""
     return Verdict(
         "cannot-tell",
         "pages",
-        Culprit(),
+        Culprit(module=module, caller=pages.owner),
         pages.bytes,
         "low",
-        f"cannot tell: {size_text(pages.bytes)} of pages are in no counter: leaked, or a driver's",
+        f"cannot tell: {size_text(pages.bytes)} of pages are unaccounted for: leaked, or a "
+        "driver's" + (f"; most were {owner}" if owner else ""),
         (
             f"{percent_of(pages.bytes, facts.total)} of memory is in no counter",
             *(f"{percent(part)} of these pages: {what}" for what, _, part in _most(pages)),
