@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 
 from crashext.hosts.session import load, write
-from tests.conftest import on, run
+from tests.conftest import recorded, run
 
 KEY = "overview 0"
 
@@ -27,11 +27,7 @@ def without(session: Path, into: Path, **facts: Any) -> Any:
 @pytest.fixture(scope="module")
 def sessions(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("evidence")
-    found = {}
-    for name in ("nodes", "vmalloc", "pages"):
-        found[name] = folder / f"{name}.session"
-        assert run("leakscan", *on(name), "--record", found[name]).status == 0
-    return found
+    return {name: recorded(folder, "leakscan", name)[0] for name in ("nodes", "vmalloc", "pages")}
 
 
 @pytest.mark.parametrize(
