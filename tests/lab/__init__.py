@@ -9,7 +9,8 @@ See README.md in this folder. From Python::
     dump.vmcore, dump.truth()["parts"]["nodes"]["count"]
 """
 
-from .build import Dump, build, cache_folder, must_compile
+from .build import Dump, build, cache_folder, must_boot_distribution, must_compile
+from .distribution import DISTRIBUTION_PACKAGES
 from .errors import LabError, MissingToolsError
 from .own_kernel import own_kernel_packages
 from .packages import APT_PACKAGES
@@ -18,6 +19,7 @@ from .truth import read_addresses
 
 __all__ = [
     "APT_PACKAGES",
+    "DISTRIBUTION_PACKAGES",
     "SCENARIOS",
     "Dump",
     "LabError",
@@ -25,6 +27,7 @@ __all__ = [
     "Scenario",
     "build",
     "cache_folder",
+    "must_boot_distribution",
     "must_compile",
     "own_kernel_packages",
     "read_addresses",
