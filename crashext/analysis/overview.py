@@ -15,6 +15,7 @@ from crashext.analysis.cache_holders import holder_facts
 from crashext.analysis.likeness.survey import generator, kernel_of, map_gaps
 from crashext.analysis.memory.accounting import Accounting, account, unaccounted_frames
 from crashext.analysis.memory.pagegroups import PageGroup
+from crashext.analysis.origin.content import RUNG
 from crashext.analysis.orphans import orphan_report
 from crashext.analysis.page_reach import module_in, page_holders
 from crashext.analysis.reach.reachability import Reach, complete_index, reach
@@ -251,6 +252,7 @@ def _unreachable(found: UnreachableCache, groups: tuple[OrphanGroup, ...]) -> Un
     types = [best for g in some if (best := settled(g.types)) is not None]
     modules = [known.module if known else "", *(a.module for a in allocators)]
     modules += [t.module for t in types]
+    module = next((m for m in modules if m), "")
     evidence = [f"allocated by {known.site} ({known.rung})"] if known else []
     evidence += [f"they may be {bracketed(t.name, t.module)}" for t in types]
     evidence += [note for g in some for note in g.notes[:2]]
@@ -263,11 +265,12 @@ def _unreachable(found: UnreachableCache, groups: tuple[OrphanGroup, ...]) -> Un
         found.cache,
         found.objects,
         found.bytes,
-        next((m for m in modules if m), ""),
+        module,
         known.site if known else "",
         tuple(dict.fromkeys(evidence)),
         some[0].examples if some else (),
         found.others,
+        contains_symbols=any(a.rung == RUNG and a.module == module for a in allocators),
     )
 
 

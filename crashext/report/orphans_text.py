@@ -12,12 +12,13 @@ from rich.console import Console
 from crashext.analysis.results.estimate import Estimate, count_text
 from crashext.analysis.results.evidence import OrphanGroup, UnreachableMemory
 from crashext.analysis.results.reports import OrphanReport
+from crashext.analysis.types.candidates import settled
 from crashext.hosts.base import HostError
 from crashext.report.evidence_text import allocator_headline
 from crashext.report.reach_text import reachability_lines
 from crashext.report.safe import safe
 from crashext.report.text import footer, line
-from crashext.wording import called, percent_of, plural, size_text, some_of
+from crashext.wording import bracketed, called, percent_of, plural, size_text, some_of
 
 _FEW_GROUPS = 12
 _FEW_NOTES = 3
@@ -87,6 +88,9 @@ def _group(console: Console, group: OrphanGroup, verbose: bool) -> None:
         line(console, f"    below: {some_of(parts, _FEW_BELOW)}")
     for allocator in group.allocators[: _FEW_BELOW if verbose else 1]:
         line(console, f"    - {allocator_headline(allocator)}")
+    best = settled(group.types)
+    if best is not None:
+        line(console, f"    - may be {safe(bracketed(best.name, best.module))}")
     for note in group.notes if verbose else group.notes[:_FEW_NOTES]:
         line(console, f"    - {safe(note)}")
     if verbose:

@@ -22,12 +22,12 @@ def headline(group: Group) -> str:
         return "nothing points at them" + _unless_all(held.orphan.value)
     if held.structure.value >= 0.5:
         return "only unreachable objects point at them" + _unless_all(held.structure.value)
-    lost = held.orphan.value + held.structure.value
+    unreachable = held.orphan.value + held.structure.value
     if held.holders and held.held.value >= 0.5:
         name, count = held.holders[0]
         total = sum(n for _, n in held.holders)
         by = f"held by {name}" if 2 * count >= total else "still in use"
-        return by + (f"; {percent(lost)} are not" if lost >= 0.001 else "")
+        return by + (f"; {percent(unreachable)} are not" if unreachable >= 0.001 else "")
     return ""
 
 
@@ -80,7 +80,7 @@ def _classes(held: Held) -> str:
     parts = []
     for share, what in (
         (held.orphan, "orphans, nothing points at them"),
-        (held.structure, "leaked structure, only unreachable objects point at them"),
+        (held.structure, "unreachable too, only unreachable objects point at them"),
         (held.weak, "weakly held, by struct page pointers or physical addresses only"),
         (held.held, "held, reachable from a root"),
     ):

@@ -68,6 +68,8 @@ class UnreachableFact:
     """Objects of other caches that hang below."""
     traced: bool = False
     """A trace saw them allocated: it is still going on, so that little is already too much."""
+    contains_symbols: bool = False
+    """The objects, or what they point at, contain symbols of `module`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -553,12 +553,16 @@ def says(*some: UnreachableFact) -> str:
 
 
 def test_a_headline_counts_all_objects_of_the_cache_and_apart_what_hangs_below() -> None:
-    tasks = replace(unreachable(MIB, "task_struct"), objects=Estimate.known(199))
+    tasks = replace(
+        unreachable(MIB, "task_struct"), objects=Estimate.known(199), contains_symbols=True
+    )
     with_others = replace(tasks, below=Estimate.known(995))
     assert says(with_others).startswith(
         "199 task_struct objects are leaked, 995 other objects hang below them (1.0 MiB in all): "
         "nothing reaches them; they contain symbols of mod"
     )
+    stack = replace(with_others, contains_symbols=False)
+    assert says(stack).endswith("nothing reaches them; they may be mod's")
     one = replace(with_others, objects=Estimate.known(1), below=Estimate.known(1))
     assert says(one).startswith(
         "1 task_struct object is leaked, 1 other object hangs below it (1.0 MiB in all): "
