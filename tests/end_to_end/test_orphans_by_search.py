@@ -60,6 +60,9 @@ def holds_nothing(found: Reach, address: int, target: int) -> str:
         return use.name
     if found.stacks.dead(np.array([offset], np.uint64))[0]:
         return "dead stack"
+    value = int.from_bytes(found.view.host.read(address, 8), "little")
+    if cache_of(found, target) == "task_struct" and value & 7:
+        return "the last reader of a semaphore"
     if use is not FrameUse.SLAB:
         return ""
     slot = int(table.at(np.array([address], np.uint64))[0])
@@ -74,9 +77,6 @@ def holds_nothing(found: Reach, address: int, target: int) -> str:
     links = links_of_tasks(found.view.host)
     if between == ["task_struct"] * 2 and any(a <= address - start < b for a, b in links):
         return "a link of the scheduler's"
-    value = int.from_bytes(found.view.host.read(address, 8), "little")
-    if between[1] == "task_struct" and value & 7:
-        return "the last reader of a semaphore"
     return ""
 
 
