@@ -139,7 +139,10 @@ def objsim_parser(place: Place) -> Parser:
     )
     stdin = "" if place.tool == "crash" else " (- for stdin)"
     parser.add_argument(
-        "--text", metavar="FILE", help=f"compare the objects in pasted rd or x output{stdin}"
+        "--text",
+        metavar="FILE",
+        help="compare the objects in pasted output of crash's rd, gdb's x, hexdump, xxd, od, "
+        f"kmemleak, SLUB or drgn{stdin}",
     )
     parser.add_argument("--size", type=number(1), help="object size in bytes, for --text")
     parser.add_argument(

@@ -211,3 +211,19 @@ def test_archives_that_lead_out_are_refused(tmp_path: Path) -> None:
     assert "per-CPU memory has 17.1 GiB" in first(ran.out)
     assert "2 archive members with .. or an absolute path; refused" in " ".join(ran.out.split())
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("rd-S.txt", ("[size-256] slab pointer, value not in the text", "2 in 1 group")),
+        ("rd-s.txt", ("broad_proc_cleanup+10752, value not in the text", "ffffc900098dc000")),
+        ("hexdump-C.txt", ("ffff882f59bade00", "LIST_POISON2", "2 in 1 group")),
+        ("kmemleak-hex.txt", ("ffff0000c820d000: 32 bytes", "2000002900000001")),
+    ],
+)
+def test_objects_of_a_paste_and_their_words(name: str, said: tuple[str, ...]) -> None:
+    ran = run("objsim", "--text", CASES / "objsim" / name, "--size", "32")
+    assert (ran.status, ran.err) == (0, "")
+    for words in said:
+        assert words in ran.out
