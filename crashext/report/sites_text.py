@@ -32,11 +32,8 @@ def print_sites_report(report: SitesReport, console: Console, verbose: bool) -> 
     if report.freed:
         line(console, f"freed in {plural(len(report.freed), 'place')}:", "bold cyan")
         _table(console, report.freed)
-    looked = f"looked through {size_text(report.text)} of kernel and module text"
-    if report.missing:
-        looked += f"; {size_text(report.missing)} of it are not in the dump"
-    line(console, looked, "dim")
-    footer(console, report.kernel, (), False, None)
+    line(console, f"looked through {size_text(report.text)} of kernel and module text", "dim")
+    footer(console, report.kernel, report.skipped, False, None)
 
 
 def _varying(report: SitesReport) -> str:

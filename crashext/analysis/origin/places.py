@@ -16,6 +16,7 @@ from crashext.kernel.origin.entrypoints import Kind
 from crashext.kernel.origin.requests import Request, requests_of
 from crashext.kernel.slab.caches import SlabCache
 from crashext.kernel.slab.view import KernelView
+from crashext.skipped import Skipped
 
 _KERNEL_PATH = 6  # components of a path inside the kernel's tree, at most; others are a build's
 
@@ -40,8 +41,14 @@ def _find(view: KernelView, cache: SlabCache) -> SitesReport:
         varying=_in_order(view.host, [r for r in places if not (r.sizes or r.caches)]),
         freed=_in_order(view.host, freed),
         text=known.text,
-        missing=known.missing,
+        skipped=_missing(known.missing),
     )
+
+
+def _missing(text: int) -> tuple[Skipped, ...]:
+    if not text:
+        return ()
+    return (Skipped("bytes of text", text, "not in the dump: calls there are not known"),)
 
 
 def _in_order(host: Host, requests: list[Request]) -> tuple[CallSite, ...]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from crashext.analysis.results.evidence import Text
 from crashext.analysis.results.reports import Kernel
 from crashext.hosts.base import U64
+from crashext.skipped import Skipped
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,5 +47,4 @@ class SitesReport:
     """Places that give objects back to this very cache; kfree() does not name one."""
     text: int
     """Bytes of kernel and module text that were looked through."""
-    missing: int
-    """Bytes of text that are not in the dump."""
+    skipped: tuple[Skipped, ...] = ()
