@@ -11,6 +11,7 @@ from crashext.analysis.moments import of_document, of_overview
 from crashext.analysis.overview import look_over
 from crashext.analysis.proc import read_snapshot
 from crashext.analysis.settings import Settings
+from crashext.commands.opening import open_dump
 from crashext.hosts.base import Host, HostError
 from crashext.hosts.recorded import RecordedHost
 from crashext.kernel.slab.view import KernelView
@@ -44,13 +45,7 @@ def earlier(
         except (ValueError, RecursionError) as error:
             raise HostError(f"{path} is damaged: it is no JSON document") from error
         return of_document(str(path), document)
-    host: Host
-    if head == _SESSION:
-        host = RecordedHost(path)
-    else:
-        from crashext.hosts.drgn import open_core  # takes a third of a second to import
-
-        host = open_core(path, list(symbols))
+    host: Host = RecordedHost(path) if head == _SESSION else open_dump(path, symbols)
     # Counters are enough: who points at what is asked of the later moment only.
     overview = look_over(KernelView(host), settings, progress, refs=False)
     return of_overview(str(path), overview)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from crashext.commands.options import Source
 from crashext.commands.place import Place
@@ -14,9 +15,15 @@ from crashext.commands.questions import Question, held_by
 from crashext.hosts.base import Host, HostError
 from crashext.hosts.recorded import RecordedHost, RecordingHost
 from crashext.hosts.session import MAX_MEMORY
+from crashext.kernel.btf_layouts import CarriedTypes
 from crashext.kernel.slab.slabs import MAP_BUDGET
 from crashext.kernel.slab.view import KernelView
 from crashext.report.safe import safe
+
+if TYPE_CHECKING:
+    from crashext.hosts.drgn import NoDebugInfo
+
+NO_DEBUG_INFO = "no debug info: types from the dump's own BTF; file and line not known"
 
 
 @dataclass
@@ -46,13 +53,45 @@ def open_host(source: Source, place: Place) -> Host:
         return place.host
     if source.replay is not None:
         return RecordedHost(source.replay)
-    # drgn takes a third of a second to import, and a replay does without it.
-    from crashext.hosts.drgn import open_core, open_live
-
-    symbols = list(source.symbols)
     if source.core is not None:
-        return open_core(source.core, symbols)
-    return open_live(symbols)
+        return open_dump(source.core, source.symbols)
+    # drgn takes a third of a second to import, and a replay does without it.
+    from crashext.hosts.drgn import open_live
+
+    host = open_live(list(source.symbols))
+    host.prefer(CarriedTypes(host))
+    return host
+
+
+def open_dump(core: Path, symbols: Sequence[Path]) -> Host:
+    """A dump with its debug files, or with none where it carries what they would tell.
+
+    Raises `HostError` where it does not.
+    """
+    from crashext.hosts.drgn import NoDebugInfo, open_core
+
+    try:
+        host = open_core(core, list(symbols))
+    except NoDebugInfo as missing:
+        return _open_bare(core, missing)
+    host.prefer(CarriedTypes(host))
+    return host
+
+
+def _open_bare(core: Path, missing: NoDebugInfo) -> Host:
+    from crashext.hosts.bare import BareHost
+
+    try:
+        host = BareHost(missing.program, core.name)
+        types = CarriedTypes(host)
+        if not types.known:
+            raise HostError(f"the dump {types.problem}")
+        host.require(types.functions())
+    except HostError as error:
+        raise HostError(f"{missing}; {error}") from error
+    host.prefer(types)
+    print(f"{safe(str(core))}: {NO_DEBUG_INFO}", file=sys.stderr)
+    return host
 
 
 @contextmanager

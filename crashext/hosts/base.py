@@ -150,6 +150,22 @@ class Host(Protocol):
         ...
 
 
+class Types(Protocol):
+    """A source of layouts and enumerators besides a host's own debug info.
+
+    The order of all is: the types that the dump carries, debug files, then a debugger's questions.
+    """
+
+    @property
+    def known(self) -> bool:
+        """Whether it is one: what it does not know, the kernel has not."""
+        ...
+
+    def layout(self, type_name: str) -> Layout | None: ...
+
+    def enumerator(self, name: str) -> int | None: ...
+
+
 @runtime_checkable
 class CommandHost(Protocol):
     """What a host inside crash can do besides."""

@@ -6,7 +6,7 @@ import logging
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache, cached_property, lru_cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import drgn
@@ -24,8 +24,10 @@ from crashext.hosts.base import (
     Module,
     ReadFault,
     Symbol,
+    Types,
     coalesce,
 )
+from crashext.hosts.debugpackage import missing_debug_info
 from crashext.hosts.dumpfile import DumpFile, build_id, examine
 from crashext.hosts.percpu import PERCPU_END, percpu_table, symbol_in
 from crashext.hosts.symboltable import SymbolTable
@@ -35,13 +37,25 @@ _DIRECT_MAP = 1 << 46  # bytes of direct map that 4-level paging has room for
 _KCORE = Path("/proc/kcore")
 
 
+class NoDebugInfo(HostError):
+    """None was given, none found by build ID."""
+
+    def __init__(self, message: str, program: drgn.Program) -> None:
+        super().__init__(message)
+        self.program = program
+        """The source, opened: its memory can be read all the same."""
+
+
 class DrgnHost:
     """`Host` over a `drgn.Program` whose debug info is loaded."""
+
+    has_debug_info = True
 
     def __init__(self, program: drgn.Program, source: str) -> None:
         self._program = program
         self._source = source
         self._module_symbols_loaded = False
+        self._types: Types | None = None
         self._file = DumpFile("live", None)
         if program.core_dump_path is not None:
             self._file = examine(Path(str(program.core_dump_path)))
@@ -77,10 +91,14 @@ class DrgnHost:
 
     def _direct_map(self) -> int:
         """Where the direct map begins; 0 where the kernel does not say."""
+        return self._variable("page_offset_base") or 0
+
+    def _variable(self, name: str) -> int | None:
+        address = self.address_of(name)
         try:
-            return int(self._program["page_offset_base"].value_())
-        except (drgn.FaultError, LookupError):
-            return 0
+            return None if address is None else int(self._program.read_u64(address))
+        except drgn.FaultError:
+            return None
 
     def _memory(self, address: int, size: int) -> bytes:
         """Read a dump's direct map as physical memory: no page tables to walk, and none to miss.
@@ -198,16 +216,27 @@ class DrgnHost:
         ends = [stop for _, stop in kernel.address_ranges or ()]
         return end + offset if end + offset in ends else end
 
-    @lru_cache(maxsize=1)  # noqa: B019  (one host a process)
     def modules(self) -> Sequence[Module]:
+        return self._modules
+
+    @cached_property
+    def _modules(self) -> tuple[Module, ...]:
         return tuple(
             Module(m.name, tuple((int(a), int(b)) for a, b in m.address_ranges))
             for m in self._program.modules()
             if isinstance(m, drgn.RelocatableModule) and m.address_ranges
         )
 
+    def prefer(self, types: Types) -> None:
+        """Ask `types` before the debug info; before the first question."""
+        self._types = types
+
     @cache  # noqa: B019
     def layout(self, type_name: str) -> Layout | None:
+        first = None if self._types is None else self._types.layout(type_name)
+        return first or self.debug_layout(type_name)
+
+    def debug_layout(self, type_name: str) -> Layout | None:
         try:
             found = self._program.type(type_name)
             while found.kind == drgn.TypeKind.TYPEDEF:
@@ -222,6 +251,10 @@ class DrgnHost:
         return Layout(type_name, int(size), members)
 
     def enumerator(self, name: str) -> int | None:
+        first = None if self._types is None else self._types.enumerator(name)
+        return self.debug_enumerator(name) if first is None else first
+
+    def debug_enumerator(self, name: str) -> int | None:
         try:
             return int(self._program.constant(name).value_())
         except LookupError:
@@ -321,10 +354,7 @@ def _load_debug_info(program: drgn.Program, debug: Sequence[Path]) -> None:
     except drgn.MissingDebugInfoError as error:
         release = program["UTS_RELEASE"].string_().decode("ascii", "replace")
         if not debug:
-            raise HostError(
-                f"no debug info found for kernel {release} (build ID {ours or 'unknown'}): "
-                "give its vmlinux with -s"
-            ) from error
+            raise NoDebugInfo(missing_debug_info(release, ours), program) from error
         given = ", ".join(f"{p} (build ID {i or 'none'})" for p, i in identities.items())
         raise HostError(
             f"{given} does not belong to this dump: it needs the vmlinux of kernel {release}"

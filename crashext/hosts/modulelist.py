@@ -1,0 +1,130 @@
+"""The kernel's list of modules, read without a debugger: where they are, and their symbols.
+
+Each keeps its ELF symbol table in memory for kallsyms. Sources: include/linux/module.h, from 4.5
+(8244062ef1e5, struct mod_kallsyms) to 7.2; areas by purpose from 6.4 (ac3b43283923).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from crashext.hosts.base import Host, Layout, Member, Module, ReadFault, Symbol, UnknownLayout
+
+_MAX_MODULES = 1 << 12
+_MAX_SYMBOLS = 1 << 18
+_MAX_STRINGS = 1 << 24
+_NAME = 56  # MODULE_NAME_LEN on 64-bit machines
+_UNFORMED = "MODULE_STATE_UNFORMED"
+_ELF_SYMBOL = np.dtype(
+    [
+        ("name", "<u4"),
+        ("info", "u1"),
+        ("other", "u1"),
+        ("section", "<u2"),
+        ("value", "<u8"),
+        ("size", "<u8"),
+    ]
+)
+STB_GLOBAL = 1
+
+
+@dataclass(frozen=True)
+class ModuleSymbol:
+    """A symbol of a module, with what its ELF symbol table says of it."""
+
+    symbol: Symbol
+    is_global: bool
+
+
+def module_list(host: Host) -> Iterator[tuple[int, Module]]:
+    """(address of struct module, module) along the list `modules`; a broken list ends there."""
+    head, layout = host.address_of("modules"), host.layout("struct module")
+    if head is None or layout is None or any(m not in layout for m in ("list", "name", "state")):
+        return
+    unformed = host.enumerator(_UNFORMED)
+    try:
+        at = _number(host, head, 8)
+        for _ in range(_MAX_MODULES):
+            if at == head:
+                return
+            module = at - layout["list"].offset
+            row = host.read(module, layout.size)
+            at = _in(row, layout["list"])
+            name = _string(row, layout["name"].offset)
+            ranges = tuple(sorted(_areas(host, row, layout)))
+            if ranges and (unformed is None or _in(row, layout["state"]) != unformed):
+                yield module, Module(name, ranges)
+    except (ReadFault, UnknownLayout):
+        return
+
+
+def _areas(host: Host, row: bytes, layout: Layout) -> Iterator[tuple[int, int]]:
+    if "mem" in layout:
+        one = host.layout("struct module_memory")
+        first, end = layout["mem"].offset, layout["mem"].offset + layout["mem"].size
+        offsets = [] if one is None else list(range(first, end, one.size))
+    else:
+        one = host.layout("struct module_layout")
+        offsets = [layout[m].offset for m in ("core_layout", "init_layout") if m in layout]
+    if one is None:
+        return
+    for offset in offsets:
+        base = _in(row[offset:], one["base"])
+        size = _in(row[offset:], one["size"])
+        if base and size:
+            yield base, base + size
+
+
+def module_symbols(host: Host, address: int, module: Module) -> Iterator[ModuleSymbol]:
+    """Symbols that a module's kallsyms holds; none where they are not in the dump."""
+    layout, table = host.layout("struct module"), host.layout("struct mod_kallsyms")
+    if layout is None or table is None or "kallsyms" not in layout:
+        return
+    try:
+        at = _number(host, address + layout["kallsyms"].offset, 8)
+        row = host.read(at, table.size) if at else bytes(table.size)
+        count = _in(row, table["num_symtab"])
+        if not 0 < count <= _MAX_SYMBOLS:
+            return
+        raw = host.read(_in(row, table["symtab"]), count * _ELF_SYMBOL.itemsize)
+        entries = np.frombuffer(raw, _ELF_SYMBOL)
+        strings = _strings(host, _in(row, table["strtab"]), int(entries["name"].max()))
+    except (ReadFault, UnknownLayout):
+        return
+    for name, info, section, value, size in zip(
+        entries["name"].tolist(),
+        entries["info"].tolist(),
+        entries["section"].tolist(),
+        entries["value"].tolist(),
+        entries["size"].tolist(),
+        strict=True,
+    ):
+        text = strings[name : strings.find(b"\0", name)].decode("ascii", "backslashreplace")
+        if text and section:  # 0: defined elsewhere
+            yield ModuleSymbol(Symbol(text, value, size, module.name), info >> 4 == STB_GLOBAL)
+
+
+def _strings(host: Host, address: int, last: int) -> bytes:
+    """A string table up to the end of the string at `last`."""
+    if last >= _MAX_STRINGS:
+        raise ReadFault(address)
+    data = host.read(address, last + 1)
+    while data[last:].find(b"\0") < 0:
+        data += host.read(address + len(data), 1)
+    return data
+
+
+def _in(row: bytes, member: Member) -> int:
+    size = min(member.size, 8)
+    return int.from_bytes(row[member.offset : member.offset + size], "little")
+
+
+def _number(host: Host, address: int, size: int) -> int:
+    return int.from_bytes(host.read(address, size), "little")
+
+
+def _string(row: bytes, offset: int) -> str:
+    return row[offset : offset + _NAME].split(b"\0", 1)[0].decode("ascii", "backslashreplace")

@@ -1,0 +1,140 @@
+"""Damaged symbols and types of a dump are one clear line, never a wrong name or offset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import drgn
+import pytest
+
+from crashext.hosts.bare import BareHost
+from crashext.hosts.base import HostError
+from crashext.hosts.debugpackage import missing_debug_info
+from crashext.kernel.btf import BtfKind, read_kernel_btf
+from crashext.kernel.btf_layouts import CarriedTypes
+from tests.conftest import lab_dump, lab_host
+
+
+def program(damage: dict[int, bytes] | None = None) -> drgn.Program:
+    """The memory of a dump, with other bytes at some addresses."""
+    opened = drgn.Program()
+    opened.set_core_dump(str(lab_dump("default").vmcore))
+    for address, data in (damage or {}).items():
+        opened.add_memory_segment(address, len(data), reader(address, data), False)
+    return opened
+
+
+def opened(damaged: drgn.Program) -> BareHost:
+    host = BareHost(damaged, "vmcore")
+    host.require(CarriedTypes(host).functions())
+    return host
+
+
+def reader(start: int, data: bytes) -> Callable[[int, int, int, bool], bytes]:
+    return lambda address, count, offset, physical: data[address - start :][:count]
+
+
+def table(name: str) -> int:
+    """Where VMCOREINFO says a table of kallsyms is."""
+    return int(lab_host("default").info().vmcoreinfo[f"SYMBOL({name})"], 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("kallsyms_num_syms", b"\xff" * 4),
+        ("kallsyms_num_syms", b"\x10\0\0\0"),
+        ("kallsyms_names", b"\xff" * 64),
+        ("kallsyms_names", b"\0" * 64),
+        ("kallsyms_token_table", b"z" * 256),
+        ("kallsyms_token_table", b"\0" * 512),
+        ("kallsyms_token_table", b"D__\0cqu"),  # one letter of one token
+        ("kallsyms_token_index", b"\0" * 512),
+        ("kallsyms_relative_base", b"\0\0\x40\x81\xff\xff\xff\xff"),
+        ("kallsyms_offsets", b"\0" * 4096),
+    ],
+)
+def test_damaged_symbols_are_refused(name: str, data: bytes) -> None:
+    damaged = program({table(name): data})
+    with pytest.raises(HostError, match=r"^the kernel's own symbols \(kallsyms\) (are dam|cannot)"):
+        opened(damaged)
+
+
+def test_a_dump_whose_btf_is_not_there_has_no_types() -> None:
+    start = BareHost(program(), "vmcore").address_of("__start_BTF")
+    assert start is not None
+    types = CarriedTypes(BareHost(program({start: b"\0" * 24}), "vmcore"))
+    assert not types.known
+    assert types.problem == "holds no BTF that can be read"
+
+
+def test_btf_that_vmcoreinfo_contradicts_has_no_types() -> None:
+    host = BareHost(program(), "vmcore")
+    start, btf = host.address_of("__start_BTF"), read_kernel_btf(host)
+    assert start is not None
+    assert btf is not None
+    page = btf.find("struct page")
+    assert page is not None
+    assert btf.kind[page] == BtfKind.STRUCT
+    # size is the third word of struct btf_type, which nothing else in BTF repeats
+    pattern = host.read(start, 1 << 22)
+    name = pattern.index(b"\0page\0", int.from_bytes(pattern[16:20], "little")) + 1
+    strings = 24 + int.from_bytes(pattern[16:20], "little")
+    head = (name - strings).to_bytes(4, "little")
+    at = next(
+        i
+        for i in range(24, len(pattern), 4)
+        if pattern[i : i + 4] == head and pattern[i + 8 : i + 12] == b"\x40\0\0\0"
+    )
+    types = CarriedTypes(BareHost(program({start + at + 8: b"\x60\0\0\0"}), "vmcore"))
+    assert not types.known
+    assert types.problem == "holds damaged BTF: SIZE(page) is 96 there, 64 in VMCOREINFO"
+
+
+@pytest.mark.parametrize("symbol", ["slab_caches", "debugfs_root", "vfs_read", "leaknode_cache"])
+def test_symbols_are_named_as_with_vmlinux(symbol: str) -> None:
+    host, other = BareHost(program(), "vmcore"), lab_host("default")
+    host.prefer(CarriedTypes(host))
+    address = other.address_of(symbol)
+    if address is None:
+        assert host.address_of(symbol) is None
+        return
+    ours, theirs = host.symbol_at(address + 1), other.symbol_at(address + 1)
+    assert ours is not None
+    assert theirs is not None
+    assert (ours.name, ours.address, ours.module) == (theirs.name, theirs.address, theirs.module)
+
+
+def test_modules_are_those_of_debug_info() -> None:
+    host, other = BareHost(program(), "vmcore"), lab_host("default")
+    host.prefer(CarriedTypes(host))
+    assert sorted(host.modules(), key=str) == sorted(other.modules(), key=str)
+    module = next(m for m in host.modules() if m.name == "leaklab")
+    for address in range(module.ranges[0][0], module.ranges[0][1], 64):
+        assert host.symbol_at(address) == other.symbol_at(address)
+
+
+@pytest.mark.parametrize(
+    ("release", "package"),
+    [
+        ("6.1.0-56-amd64", "linux-image-6.1.0-56-amd64-dbg (Debian)"),
+        ("6.12.117+deb13-cloud-arm64", "linux-image-6.12.117+deb13-cloud-arm64-dbg (Debian)"),
+        ("5.15.0-91-generic", "linux-image-5.15.0-91-generic-dbgsym (Ubuntu)"),
+        ("6.8.0-1008-azure", "linux-image-6.8.0-1008-azure-dbgsym (Ubuntu)"),
+        (
+            "4.18.0-553.el8_10.x86_64",
+            "kernel-debuginfo-4.18.0-553.el8_10.x86_64 (RHEL and its kin)",
+        ),
+        ("6.11.4-301.fc41.x86_64", "kernel-debuginfo-6.11.4-301.fc41.x86_64 (Fedora)"),
+        (
+            "5.15.0-200.131.27.el8uek.x86_64",
+            "kernel-uek-debuginfo-5.15.0-200.131.27.el8uek.x86_64 (Oracle Linux)",
+        ),
+        ("6.4.0-150600.23.17-default", "kernel-default-debuginfo (SUSE)"),
+        ("6.9.0-custom", ""),
+    ],
+)
+def test_the_package_is_named_by_release(release: str, package: str) -> None:
+    line = missing_debug_info(release, "abc")
+    assert f"kernel {release} (build ID abc)" in line
+    assert line.endswith(f"package {package} has it" if package else "with -s")
