@@ -109,7 +109,8 @@ def _memory(console: Console, memory: UnreachableMemory) -> None:
         what = f"{about}{plural(memory.count, 'block')} ({orders})"
     line(
         console,
-        f"  {memory.kind}: {safe(what)}, {about}{size_text(memory.bytes)}",
+        f"  {memory.kind}: {safe(what)}, {about}{size_text(memory.bytes)}"
+        + ("" if memory.pages else " of addresses; their pages are others'"),
         "bold cyan",
     )
     if memory.kind == "pages":

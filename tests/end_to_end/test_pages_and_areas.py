@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from crashext.analysis.reach.holders import Holders
 from tests.conftest import lab_dump, on, run
 from tests.lab import read_addresses
 
@@ -55,6 +56,33 @@ def test_no_page_or_area_is_accused_that_was_not_lost(name: str) -> None:
     parts = lab_dump(name).truth()["parts"]
     lost = set().union(*(truth(name, p) for p in parts if p.startswith(("pages", "vmalloc"))))
     assert set(found.nodes.addresses(nodes).tolist()) <= lost
+
+
+POOLS = {
+    "pool_chained": "leaklab_pool_chain",
+    "pool_listed": "leaklab_pool_pages",
+    "pool_ring": "a physical address",
+    "pool_large": "leaklab_pool_buffers",
+    "pool_vmap": "leaklab_pool_maps",
+}
+
+
+@pytest.mark.parametrize("part", POOLS)
+def test_pools_without_a_pointer_to_their_pages_are_held_and_by_whom_is_named(part: str) -> None:
+    """Chained through page->private; struct page pointers; physical addresses; a place inside."""
+    found = marked("pools")
+    nodes = found.nodes.pointed_at(np.array(sorted(truth("pools", part)), np.uint64))
+    assert (nodes >= found.nodes.first_area).all()
+    assert found.marks.reached[nodes].all()
+    (place,) = {p.variable or p.name for p in Holders(found).count(nodes)}
+    assert place.removesuffix(" [leaklab]") == POOLS[part]
+
+
+def test_lost_areas_of_vmap_are_found_though_their_pages_are_held() -> None:
+    found = marked("pools")
+    rows = np.flatnonzero(~found.areas_reached())
+    assert set(found.areas.start[rows].tolist()) == truth("pools", "vmaps")
+    assert run("leakscan", *on("pools"), "--json").document["verdict"]["class"] == "healthy"
 
 
 def test_the_list_has_areas_and_pages_with_their_sizes(tmp_path: Path) -> None:

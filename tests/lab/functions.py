@@ -23,6 +23,12 @@ FUNCTIONS = {
     "freed": "leaklab_free_most",
     "freed_kept": "leaklab_free_most",
     "survivors": "leaklab_fragment",
+    "pool_chained": "keep_chained",
+    "pool_listed": "keep_listed",
+    "pool_ring": "keep_ring",
+    "pool_large": "keep_large",
+    "pool_vmap": "map_held",
+    "vmaps": "map_held",
     "rcu_calls": "make_events",
     "rcu_frees": "make_routes",
 }

@@ -29,6 +29,7 @@ MODULE_PARAMETERS = (
     "leases",
     "packets",
     "fragments",
+    "pools",
     "rcu_calls",
     "rcu_frees",
 )
@@ -132,6 +133,11 @@ SCENARIOS = {
             "innocent",
             "no leak: objects in use, a hash table, freed residue, inodes",
             {"living": 20_000, "hashed": 10_000, "freed": 20_000, "files": 5_000},
+        ),
+        Scenario(
+            "pools",
+            "no leak of pages: pools without pointers, and lost areas of vmap()",
+            {"pools": 256},
         ),
         Scenario("healthy", "no leak, and the leak module not loaded"),
         Scenario(

@@ -146,6 +146,8 @@ def _check_counts(scenario: Scenario, parts: dict[str, dict[str, Any]]) -> None:
     }
     if asked.get("leases"):
         expected["clients"] = asked["leases"]
+    if asked.get("pools"):
+        expected |= dict.fromkeys(("pool_listed", "pool_ring", "vmaps"), asked["pools"])
     if asked.get("chains"):
         expected["chain"] = asked["chains"] * asked.get("chain_length", 200)
     if asked.get("vmallocs"):

@@ -75,6 +75,7 @@ int leaklab_keep_hashed(unsigned int count);
 int leaklab_keep_payloads(unsigned int count, void (*seen)(void *arg, void *payload), void *arg);
 int leaklab_free_most(unsigned int count);
 int leaklab_fragment(unsigned int count);
+int leaklab_keep_pools(unsigned int count);
 
 int leaklab_make_deferred(unsigned int calls, unsigned int frees);
 int leaklab_defer_frees(void);

@@ -31,6 +31,7 @@ COUNT(requests, 0, "64-byte requests, unlinked, never freed, between the session
 COUNT(living, 0, "innocent: 32-byte entries on a list in use");
 COUNT(hashed, 0, "innocent: random objects of all sizes in a hash table");
 COUNT(freed, 0, "innocent: objects that were freed and left their content behind");
+COUNT(pools, 0, "innocent: pages without any pointer to them; and as many lost areas of vmap()");
 COUNT(leases, 0, "64-byte leases, never freed, 100 a second, and as many living clients");
 COUNT(packets, 300, "64-byte packets that come and go between one lease and the next");
 COUNT(fragments, 0, "objects of a cache that are freed again, all but one in each slab");
@@ -89,6 +90,7 @@ static noinline int make_everything(void)
 	err = err ?: leaklab_keep_hashed(hashed);
 	err = err ?: leaklab_free_most(freed);
 	err = err ?: leaklab_fragment(fragments);
+	err = err ?: leaklab_keep_pools(pools);
 	err = err ?: leaklab_make_deferred(rcu_calls, rcu_frees);
 	err = err ?: leaklab_run_traffic(leases, packets);
 	return err;
