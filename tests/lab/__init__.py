@@ -9,7 +9,7 @@ See README.md in this folder. From Python::
     dump.vmcore, dump.truth()["parts"]["nodes"]["count"]
 """
 
-from .build import Dump, build, cache_folder, must_compile
+from .build import Dump, build, cache_folder, must_compile, must_fetch_suite
 from .errors import LabError, MissingToolsError
 from .own_kernel import own_kernel_packages
 from .packages import APT_PACKAGES
@@ -26,6 +26,7 @@ __all__ = [
     "build",
     "cache_folder",
     "must_compile",
+    "must_fetch_suite",
     "own_kernel_packages",
     "read_addresses",
     "scenario",
