@@ -58,8 +58,9 @@ class Kernel:
 
     @property
     def image(self) -> Path:
-        """The bootable kernel."""
-        return self.root / "boot" / f"vmlinuz-{self.release}"
+        """The bootable kernel; Debian's packages of 7.x keep it beside the modules."""
+        beside = self.modules / "vmlinuz"
+        return beside if beside.is_file() else self.root / "boot" / f"vmlinuz-{self.release}"
 
     @property
     def vmlinux(self) -> Path:

@@ -40,6 +40,8 @@ BUILD_PACKAGES = (
 SHARED_FOLDERS = ("bin", "sbin", "lib", "lib64")
 """Links into /usr since Debian 10; in the packages themselves only from 13 on."""
 
+HOST_FOLDERS = ("dev", "proc")
+
 # Read after the machine's configuration: hooks that touch the machine's own cache are cleared.
 _CONFIGURATION = """\
 Dir::State "{apt}/state";
@@ -63,7 +65,7 @@ class Suite:
 
     name: str
     pahole: str
-    """The package with pahole, which compiles a module's BTF; empty where its kernel has none."""
+    """The package with pahole, by which kbuild makes a module's BTF; empty where there is none."""
 
 
 SUITES = {
@@ -105,7 +107,7 @@ def fetch_suite(cache: Path, kernel: Kernel) -> None:
         for deb in apt.download_with_dependencies(wanted):
             run(["dpkg-deb", "-x", deb, building], UNPACK_TIMEOUT)
             deb.unlink()
-        for folder in ("tmp", "dev", "work"):
+        for folder in ("tmp", "work", *HOST_FOLDERS):
             (building / folder).mkdir(exist_ok=True)
         _link_alternatives(building)
         # Not with the rest: it is 5 GB unpacked, of which one file is wanted.
@@ -116,8 +118,12 @@ def fetch_suite(cache: Path, kernel: Kernel) -> None:
 
 
 def in_root(kernel: Kernel, command: Sequence[str], timeout: float) -> None:
-    """Run `command` with the unpacked packages as its file system, and the machine's /dev."""
-    script = 'mount --rbind /dev "$0/dev" && exec chroot "$0" "$@"'
+    """Run `command` with the unpacked packages as its file system, and the machine's /dev.
+
+    And its /proc: objtool of 7.x reads its limits there.
+    """
+    binds = " && ".join(f'mount --rbind /{name} "$0/{name}"' for name in HOST_FOLDERS)
+    script = f'{binds} && exec chroot "$0" "$@"'
     # New namespaces: needs no root, and the mount goes with the process.
     isolated = ("unshare", "--map-root-user", "--mount", "sh", "-c", script)
     run([*isolated, str(kernel.root), *command], timeout)
