@@ -26,11 +26,11 @@ from crashext.hosts.base import (
     Symbol,
     coalesce,
 )
+from crashext.hosts.directmap import direct_map
 from crashext.hosts.dumpfile import DumpFile, build_id, examine
 from crashext.hosts.percpu import PERCPU_END, percpu_table, symbol_in
 
 _READ_LIMIT = 1 << 20  # bigger pieces gain nothing (measured 2.7 GB/s at 1 MiB on an ELF dump)
-_DIRECT_MAP = 1 << 46  # bytes of direct map that 4-level paging has room for
 _KCORE = Path("/proc/kcore")
 
 
@@ -57,7 +57,7 @@ class DrgnHost:
             vmcoreinfo=fields,
         )
         self._require_matching_debug_info()
-        self._direct = 0 if self._info.live else self._direct_map()
+        self._direct = range(0) if self._info.live else direct_map(self._variable)
 
     def _require_matching_debug_info(self) -> None:
         """The kernel's own release string, read through the debug info, must be the dump's."""
@@ -74,20 +74,19 @@ class DrgnHost:
                 "give its vmlinux with -s"
             )
 
-    def _direct_map(self) -> int:
-        """Where the direct map begins; 0 where the kernel does not say."""
+    def _variable(self, name: str) -> int | None:
         try:
-            return int(self._program["page_offset_base"].value_())
+            return int(self._program[name].value_())
         except (drgn.FaultError, LookupError):
-            return 0
+            return None
 
     def _memory(self, address: int, size: int) -> bytes:
         """Read a dump's direct map as physical memory: no page tables to walk, and none to miss.
 
         Raises what drgn raises.
         """
-        if self._direct and 0 <= address - self._direct < _DIRECT_MAP:
-            return bytes(self._program.read(address - self._direct, size, physical=True))
+        if address in self._direct:
+            return bytes(self._program.read(address - self._direct.start, size, physical=True))
         return bytes(self._program.read(address, size))
 
     def info(self) -> Info:

@@ -84,7 +84,7 @@ class _Fields:
         self.page_type = self.page.first_of("page_type", "_mapcount")
         self.mapping = self.page.first_of("mapping")
         self.private = self.page.first_of("private")
-        self.tail = self.page.first_of("compound_head", "compound_info")
+        self.tails = self.slab.tails
         self.dtor = self.page.first_of("compound_dtor")  # in the second page; until 6.6
         self.bits = {
             name: host.enumerator(f"PG_{name}")
@@ -179,24 +179,22 @@ def _classify(
     use[fields.flag(flags, "hugetlb")] = FrameUse.HUGETLB  # 9fd330582b2f (6.9) to 6.10
     use[fields.flag(flags, "reserved")] = FrameUse.RESERVED
     use[fields.slab.heads(rows)] = FrameUse.SLAB
-    if fields.tail is not None:
-        link = column(rows, fields.tail)
-        tails = np.flatnonzero(link & np.uint64(1) == 1)
-        heads, good = memory.pfns_of(link[tails] & ~np.uint64(1))
-        pfns = np.uint64(block.first_pfn) + tails.astype(np.uint64)
-        good &= heads < pfns
-        if fields.dtor is not None:
-            second = good & (heads + np.uint64(1) == pfns)
-            dtor = column(rows[tails], fields.dtor)
-            huge = heads[second & (dtor == _HUGETLB_DTOR)].astype(np.int64) - block.first_pfn
-            huge = huge[huge >= 0]
-            is_head = fields.flag(flags[huge], "head")
-            use[huge[is_head & (use[huge] != FrameUse.SLAB)]] = FrameUse.HUGETLB
-        inside = heads >= np.uint64(block.first_pfn)
-        within = good & inside
-        use[tails[within]] = use[(heads[within] - np.uint64(block.first_pfn)).astype(np.int64)]
-        before = good & ~inside
-        use[tails[before]] = known[heads[before].astype(np.int64)]
+    tails = np.flatnonzero(fields.tails.among(rows) & block.ok)
+    pfns = np.uint64(block.first_pfn) + tails.astype(np.uint64)
+    heads, good = memory.pfns_of(fields.tails.heads(rows[tails], memory.maps_of(pfns)))
+    good &= heads < pfns
+    if fields.dtor is not None:
+        second = good & (heads + np.uint64(1) == pfns)
+        dtor = column(rows[tails], fields.dtor)
+        huge = heads[second & (dtor == _HUGETLB_DTOR)].astype(np.int64) - block.first_pfn
+        huge = huge[huge >= 0]
+        is_head = fields.flag(flags[huge], "head")
+        use[huge[is_head & (use[huge] != FrameUse.SLAB)]] = FrameUse.HUGETLB
+    inside = heads >= np.uint64(block.first_pfn)
+    within = good & inside
+    use[tails[within]] = use[(heads[within] - np.uint64(block.first_pfn)).astype(np.int64)]
+    before = good & ~inside
+    use[tails[before]] = known[heads[before].astype(np.int64)]
     use[~block.ok] = FrameUse.ABSENT
     return use
 

@@ -11,6 +11,7 @@ from functools import cached_property
 import numpy as np
 
 from crashext.hosts.base import Host, Symbol
+from crashext.kernel.access import UnknownLayout
 from crashext.kernel.addresses import AddressSpace, address_space
 from crashext.kernel.btf import Btf, read_btf
 from crashext.kernel.memmap import MemoryMap, memory_map
@@ -53,10 +54,14 @@ class KernelView:
         progress: Progress = silent,
         budget: int = MAP_BUDGET,
     ) -> SlabIndex:
-        """The pass over the memory map that finds the slabs; see `slabs.find_slabs`."""
-        self._index = find_slabs(
-            self.host, self.memory, self.caches, wanted, seed, progress, budget
-        )
+        """The pass over the memory map that finds the slabs; see `slabs.find_slabs`.
+
+        Raises `UnknownLayout` where there is none: no kernel runs without, so this one is misread.
+        """
+        index = find_slabs(self.host, self.memory, self.caches, wanted, seed, progress, budget)
+        if not len(index.address):
+            raise UnknownLayout(_no_slab(index, len(self.caches.all)))
+        self._index = index
         self._pointers = None
         return self._index
 
@@ -109,3 +114,13 @@ class KernelView:
 
     def symbol(self, address: int) -> Symbol | None:
         return self.host.symbol_at(address)
+
+
+def _no_slab(index: SlabIndex, caches: int) -> str:
+    """Why no slab was found, as far as the pass itself can tell."""
+    why = "no page frame is marked as a slab"
+    if index.missing:
+        why = f"{index.missing:,} struct pages are not in the dump"
+    elif index.unknown or index.impossible:
+        why = f"{index.unknown:,} slabs name no known cache, {index.impossible:,} are impossible"
+    return f"no slab was found of {caches} caches ({why}): the memory map cannot be read"
