@@ -18,6 +18,7 @@ from crashext.analysis.reach.scan import (
     readable_frames,
     scan_memory,
 )
+from crashext.analysis.reach.silent import silent_words
 from crashext.hosts.base import Mask
 from crashext.kernel.access import Words
 from crashext.kernel.addresses import PAGE_SHIFT
@@ -82,6 +83,7 @@ class _Pointers:
         caches = marked.view.caches.all
         self._lists = np.array([i for i, c in enumerate(caches) if c.name in _BOOKKEEPING])
         self._own = np.sort(_structures(marked))
+        self._silent = silent_words(marked.view, marked.table)
 
     def look(self, offset: int, words: Words) -> None:
         """Take in words that begin at direct-map `offset`."""
@@ -133,7 +135,7 @@ class _Pointers:
         slot, _ = table.locate(where)
         at = np.maximum(slot, 0)
         good = (slot >= 0) & (table.state[at] == State.ALLOCATED) & marked.marks.reached[at]
-        good &= ~np.isin(table.caches(at), self._lists)
+        good &= ~np.isin(table.caches(at), self._lists) & ~self._silent.holds(where)
         if len(self._own):
             start = table.addresses(at)
             near = np.minimum(np.searchsorted(self._own, start), len(self._own) - 1)

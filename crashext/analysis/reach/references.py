@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crashext.analysis.reach.scan import KERNEL_USES, readable_frames, scan_memory
+from crashext.analysis.reach.silent import silent_words
 from crashext.hosts.base import Mask
 from crashext.kernel.access import Words
 from crashext.kernel.addresses import PAGE_SHIFT
@@ -91,6 +92,7 @@ class _Pointers:
 
     def __init__(self, view: KernelView, table: SlotTable, stacks: Stacks, wanted: Mask) -> None:
         self._table, self._stacks, self._wanted = table, stacks, wanted
+        self._silent = silent_words(view, table)
         self._start = np.uint64(view.space.direct.start)
         self._limit = np.uint64(len(table.row_of_page) << PAGE_SHIFT)
         ignored = [i for i, c in enumerate(view.caches.all) if c.name in BOOKKEEPING]
@@ -129,7 +131,7 @@ class _Pointers:
     def _in_slabs(self, where: Words, target: NDArray[np.int32]) -> None:
         table = self._table
         source, within = table.locate(where)
-        held = source >= 0
+        held = (source >= 0) & ~self._silent.holds(where)
         for cache, offset in self._hints:
             at = np.flatnonzero(within == np.uint64(offset))
             held[at[table.caches(np.maximum(source[at], 0)) == cache]] = False

@@ -71,6 +71,11 @@ class SlabReader:
         """Addresses of free objects that sheaves and barns hold."""
         return self._cpu.sheaved
 
+    @property
+    def sheaves(self) -> Words:
+        """Addresses of the cache's sheaves, empty ones too."""
+        return self._cpu.sheaves
+
     def read(self, index: SlabIndex, rows: NDArray[np.intp]) -> Iterator[SlabBatch]:
         """Read the slabs `rows` of `index`, in batches of bounded memory, in address order."""
         rows = np.sort(rows)
