@@ -180,8 +180,8 @@ def blocks(view: KernelView, frames: NDArray[np.int64], rng: np.random.Generator
     count = page.first_of("_refcount", "_count")
     tail = tails(view.host, page).among(rows)
     counted = np.ones(len(some), np.bool_) if count is None else column(rows, count) != 0
-    # Only the first page of an allocation counts references.
-    start = (counted & ~tail) | (np.diff(some, prepend=-2) != 1) | ~ok
+    # Only the first page of an allocation counts references, and no page of a frozen one does.
+    start = (counted & ~tail) | head | (np.diff(some, prepend=-2) != 1) | ~ok
     first = np.flatnonzero(start)
     pages = np.diff(np.append(first, len(some)))
     kmalloc = np.zeros(len(first), np.bool_)
