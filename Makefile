@@ -3,6 +3,7 @@
 # make test    these and all other tests, on real kernels' memory: builds it, then 12 minutes
 # make man    crashext/man/ from the commands' parsers
 # make test-live    leakscan --live in a guest that carries Python; some minutes more
+# make test-kernels    the tests on kernels of Debian's other suites; fetches 4 GB once
 # make test-kmemleak    the tests that need a kernel of our own; compiles it once, 5 to 25 minutes
 
 VENV := .venv
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 APT := DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get
 
-.PHONY: demo check style test test-live test-kmemleak lab-packages samples man clean
+.PHONY: demo check style test test-live test-kernels test-kmemleak lab-packages samples man clean
 
 demo: $(VENV)/installed
 	$(BIN)/leakscan -r sample_sessions/many-leaks.session
@@ -27,6 +28,9 @@ style: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+test-kernels: $(VENV)/installed-dev lab-packages
+	CRASHEXT_KERNELS=1 $(BIN)/pytest tests/end_to_end/test_other_kernels.py
 
 test-kmemleak: LAB_SCENARIO := kmemleak
 test-kmemleak: $(VENV)/installed-dev lab-packages

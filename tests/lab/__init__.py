@@ -14,11 +14,13 @@ from .errors import LabError, MissingToolsError
 from .own_kernel import own_kernel_packages
 from .packages import APT_PACKAGES
 from .scenarios import SCENARIOS, Scenario, scenario
+from .suites import SUITES
 from .truth import read_addresses
 
 __all__ = [
     "APT_PACKAGES",
     "SCENARIOS",
+    "SUITES",
     "Dump",
     "LabError",
     "MissingToolsError",
