@@ -14,7 +14,7 @@ import numpy as np
 from crashext.analysis.cache_holders import holder_facts
 from crashext.analysis.likeness.survey import generator, kernel_of, map_gaps
 from crashext.analysis.memory.accounting import Accounting, account, unaccounted_frames
-from crashext.analysis.memory.pagegroups import PageGroup
+from crashext.analysis.memory.pagegroups import PageGroup, group_pages
 from crashext.analysis.orphans import orphan_report
 from crashext.analysis.reach.pointed import PointedAt, find_pointed_at
 from crashext.analysis.reach.reachability import complete_index, reach
@@ -148,11 +148,9 @@ def _counted(view: KernelView, accounting: Accounting, progress: Progress) -> Fa
         else PagesFact(
             max(0, accounting.split.unaccounted),
             None,
-            tuple(
-                (_group_text(g), g.module or _module_in(g.detail, modules), g.share)
-                for g in pages.groups
-            ),
+            _groups(pages.groups, modules),
             next((g.detail for g in pages.groups if g.by == "page-owner"), ""),
+            uncertain=max((abs(c.difference) for c in accounting.checks), default=0),
         ),
         backlog=None if waiting is None else BacklogFact(waiting.callbacks, waiting.frees),
         processes=accounting.processes,
@@ -160,6 +158,14 @@ def _counted(view: KernelView, accounting: Accounting, progress: Progress) -> Fa
         reachability=None,
         limits=accounting.limits,
         source="live" if view.host.info().live else "dump",
+    )
+
+
+def _groups(
+    groups: tuple[PageGroup, ...], modules: list[str]
+) -> tuple[tuple[str, str, float], ...]:
+    return tuple(
+        (_group_text(g), g.module or _module_in(g.detail, modules), g.share) for g in groups
     )
 
 
@@ -205,8 +211,15 @@ def _judged(
     pages = facts.pages
     if pages is not None:
         left = unaccounted_frames(view, uses, areas, settings.seed)
-        unreachable = int((~named.frames[left]).sum()) * PAGE_SIZE
-        pages = replace(pages, unreachable=min(unreachable, pages.bytes))
+        unreachable = left[~named.frames[left]]
+        pages = replace(
+            pages,
+            unreachable=min(len(unreachable) * PAGE_SIZE, pages.bytes),
+            unreachable_groups=_groups(
+                group_pages(view, unreachable, np.random.default_rng(settings.seed)).groups,
+                [module.name for module in view.host.modules()],
+            ),
+        )
     counts = unreachable_counts(marked)
     return replace(
         facts,

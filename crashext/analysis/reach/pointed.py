@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from crashext.analysis.reach.blocks import spread
 from crashext.analysis.reach.reachability import Reach
 from crashext.analysis.reach.scan import (
     KERNEL_USES,
@@ -38,7 +39,8 @@ class PointedAt:
     areas: NDArray[np.bool_]
     """bool[areas]: a live word outside its own bookkeeping points into the area."""
     frames: NDArray[np.bool_]
-    """bool[frames]: a live word points into the page, or at its struct page."""
+    """bool[frames]: a live word points into the page's block, or at its struct page, or at that of
+    another from which struct pages lead here."""
     kernel: NDArray[np.int64]
     """int64[n]: the page allocator's frames, ascending."""
     by: Words
@@ -61,7 +63,9 @@ def find_pointed_at(marked: Reach, progress: Progress) -> PointedAt:
     wanted &= ~memory_map_frames(view, len(wanted))
     scanner = _Pointers(marked, wanted)
     scan_memory(view, wanted, present, [scanner], progress, "pointers to areas and pages")
-    return PointedAt(scanner.areas, scanner.frames, scanner.kernel, scanner.by)
+    named = np.zeros(len(scanner.frames), np.bool_)
+    named[scanner.kernel] = spread(view, scanner.kernel, scanner.frames[scanner.kernel])
+    return PointedAt(scanner.areas, named, scanner.kernel, scanner.by)
 
 
 class _Pointers:

@@ -109,6 +109,10 @@ class PagesFact:
     """What they are (or who allocated them), the module it names, and the share: most first."""
     owner: str = ""
     """Who allocated most of them, by page_owner; "" where that is not known."""
+    unreachable_groups: tuple[tuple[str, str, float], ...] = ()
+    """The same of those alone that no pointer leads to."""
+    uncertain: int = 0
+    """Bytes by which the kernel's counters and the page frames differ about any part of memory."""
 
 
 @dataclass(frozen=True, slots=True)

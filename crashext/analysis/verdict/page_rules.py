@@ -10,7 +10,10 @@ from crashext.analysis.verdict.thresholds import (
     AREAS_LEAST,
     AREAS_SHARE,
     AREAS_UNJUDGED_SHARE,
+    PAGES_HELD_SHARE,
     PAGES_SHARE,
+    PAGES_UNREACHABLE_LEAST,
+    PAGES_UNREACHABLE_SHARE,
     USER_SHARE,
     excessive,
 )
@@ -19,6 +22,8 @@ from crashext.analysis.verdict.wording import allocated_by, confidence, doubts
 from crashext.wording import called, percent, percent_of, plural, size_text
 
 _SAYS = 0.05
+Groups = tuple[tuple[str, str, float], ...]
+"""What pages are, the module it names, and the share of them."""
 
 
 def unreachable_areas(facts: Facts) -> Iterator[Verdict]:
@@ -79,39 +84,103 @@ def unaccounted_pages(facts: Facts) -> Iterator[Verdict]:
     pages = facts.pages
     if pages is None:
         return
+    if pages.unreachable is not None:
+        yield from _judged_pages(facts, pages, pages.unreachable)
+        return
     size = pages.bytes
     if size < PAGES_SHARE * facts.total and not excessive(size, facts.total):
         return
-    module = next((m for _, m, part in pages.groups if m and part >= 0.25), "")
-    if pages.unreachable is None and not module:
+    module = _module(pages.groups)
+    if not module or pages.uncertain > size:
         yield _unjudged_pages(facts, pages)
         return
-    evidence = [
-        f"{percent_of(size, facts.total)} of memory is in no counter and no known structure"
-    ]
-    if pages.unreachable is not None:
-        evidence.append(f"no pointer leads to {size_text(pages.unreachable)} of it")
-    evidence += [f"{percent(part)} of these pages: {what}" for what, _, part in _most(pages)]
-    against = doubts(facts)
-    if pages.unreachable is not None and 2 * pages.unreachable < size:
-        against += (f"pointers lead to {size_text(size - pages.unreachable)} of it",)
-    yield Verdict(
+    yield _leak(facts, size, size, pages.groups, "low", (), doubts(facts))
+
+
+def _judged_pages(facts: Facts, pages: PagesFact, unreachable: int) -> Iterator[Verdict]:
+    """Who points at them is known: what nothing points at is leaked, the rest is somebody's."""
+    least = max(PAGES_UNREACHABLE_LEAST, PAGES_UNREACHABLE_SHARE * facts.total)
+    if unreachable >= least or excessive(unreachable, facts.total):
+        if pages.uncertain > unreachable:
+            yield _uncertain_pages(facts, pages, unreachable)
+            return
+        groups = pages.unreachable_groups or pages.groups
+        seen = (f"no pointer leads to {size_text(unreachable)} of it",)
+        against = doubts(facts)
+        if 2 * unreachable < pages.bytes:
+            against += (f"pointers lead to {size_text(pages.bytes - unreachable)} of it",)
+        yield _leak(facts, unreachable, pages.bytes, groups, "medium", seen, against)
+        return
+    size = pages.bytes
+    if size < PAGES_HELD_SHARE * facts.total and not excessive(size, facts.total):
+        return
+    if pages.uncertain > size:
+        yield _uncertain_pages(facts, pages, size)
+        return
+    against = (*doubts(facts), f"pointers lead to {size_text(size - unreachable)} of it")
+    seen = (f"no pointer leads to {size_text(unreachable)} of it",)
+    yield _leak(facts, size, size, pages.groups, "low", seen, against)
+
+
+def _leak(
+    facts: Facts,
+    size: int,
+    unaccounted: int,
+    groups: Groups,
+    sure: str,
+    seen: tuple[str, ...],
+    against: tuple[str, ...],
+) -> Verdict:
+    module = _module(groups)
+    return Verdict(
         "leak",
         "pages",
         Culprit(module=module),
         size,
-        "medium" if pages.unreachable is not None and 2 * pages.unreachable >= size else "low",
+        sure,
         f"{size_text(size)} of pages are unaccounted for: an alloc_pages() leak is likely"
         + allocated_by("", module),
-        tuple(evidence),
+        (
+            _unaccounted(facts, unaccounted),
+            *seen,
+            *(_told(what, part) for what, _, part in _most(groups)),
+        ),
         against,
         of_pages(facts),
     )
 
 
-def _most(pages: PagesFact) -> list[tuple[str, str, float]]:
+def _module(groups: Groups) -> str:
+    return next((m for _, m, part in groups if m and part >= 0.25), "")
+
+
+def _uncertain_pages(facts: Facts, pages: PagesFact, size: int) -> Verdict:
+    """The two counts of memory differ by more than what would be called lost."""
+    return Verdict(
+        "cannot-tell",
+        "pages",
+        Culprit(),
+        size,
+        "low",
+        f"cannot tell: {size_text(size)} of pages are in no counter, but the kernel's counters and "
+        f"its page frames differ by {size_text(pages.uncertain)}",
+        (_unaccounted(facts, pages.bytes),),
+        doubts(facts),
+        of_pages(facts),
+    )
+
+
+def _unaccounted(facts: Facts, size: int) -> str:
+    return f"{percent_of(size, facts.total)} of memory is in no counter and no known structure"
+
+
+def _most(groups: Groups) -> list[tuple[str, str, float]]:
     """The groups that say something of the whole."""
-    return [group for group in pages.groups[:3] if group[2] >= _SAYS]
+    return [group for group in groups[:3] if group[2] >= _SAYS]
+
+
+def _told(what: str, part: float) -> str:
+    return f"{percent(part)} of these pages: {what}"
 
 
 def _unjudged_pages(facts: Facts, pages: PagesFact) -> Verdict:
@@ -125,7 +194,7 @@ def _unjudged_pages(facts: Facts, pages: PagesFact) -> Verdict:
         f"cannot tell: {size_text(pages.bytes)} of pages are in no counter: leaked, or a driver's",
         (
             f"{percent_of(pages.bytes, facts.total)} of memory is in no counter",
-            *(f"{percent(part)} of these pages: {what}" for what, _, part in _most(pages)),
+            *(f"{percent(part)} of these pages: {what}" for what, _, part in _most(pages.groups)),
         ),
         () if facts.source == "procfs" else ("nobody looked who points at these pages",),
         of_pages(facts),

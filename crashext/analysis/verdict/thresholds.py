@@ -14,7 +14,12 @@ AREAS_SHARE = 0.004
 AREAS_UNJUDGED_SHARE = 0.10
 """Least share of memory of one caller's areas, where nobody can see what points into them."""
 PAGES_SHARE = 0.03
-"""Least share of memory that nothing accounts for."""
+"""Least share of memory that nothing accounts for, where nobody can see who points at it ..."""
+PAGES_UNREACHABLE_LEAST = 1 << 20
+PAGES_UNREACHABLE_SHARE = 0.01
+"""... that nothing points at, where that was seen ..."""
+PAGES_HELD_SHARE = 0.10
+"""... and that is pointed at: a driver's, rather."""
 HELD_SHARE = 0.03
 """Least share of memory that one root holds in one cache that cannot be reclaimed ..."""
 HELD_OF_SLAB = 0.25

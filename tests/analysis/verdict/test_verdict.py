@@ -118,6 +118,8 @@ def test_what_kmemleak_said_stands_beside_a_mark_that_is_not_believed() -> None:
 LEAST_LOST = rules.UNREACHABLE_LEAST
 LEAST_AREAS = int(rules.AREAS_SHARE * TOTAL) + 1
 LEAST_PAGES = int(rules.PAGES_SHARE * TOTAL) + 1
+LEAST_UNREACHABLE_PAGES = int(rules.PAGES_UNREACHABLE_SHARE * TOTAL) + 1
+LEAST_HELD_PAGES = int(rules.PAGES_HELD_SHARE * TOTAL) + 1
 LEAST_HELD = int(rules.HELD_SHARE * TOTAL) + 1
 LEAST_WASTE = int(rules.WASTE_SHARE * TOTAL) + 4096
 LEAST_USER = int(rules.USER_SHARE * TOTAL)
@@ -176,8 +178,13 @@ def waiting(callbacks: int, frees: int) -> Facts:
             ("held-growth", "vmalloc"),
         ),
         (
-            pages(LEAST_PAGES, LEAST_PAGES),
-            pages(LEAST_PAGES - 2, LEAST_PAGES - 2),
+            pages(LEAST_UNREACHABLE_PAGES, LEAST_UNREACHABLE_PAGES),
+            pages(LEAST_UNREACHABLE_PAGES - 2, LEAST_UNREACHABLE_PAGES - 2),
+            ("leak", "pages"),
+        ),
+        (
+            pages(LEAST_HELD_PAGES, 0),
+            pages(LEAST_HELD_PAGES - 2, 0),
             ("leak", "pages"),
         ),
         (waiting(9_000, 1_000), waiting(9_000, 999), ("deferred-free", "slab")),
@@ -293,10 +300,10 @@ def test_thresholds_of_sysak(used: int, total: int, much: bool) -> None:
 
 
 def test_large_machines_are_judged_by_amounts() -> None:
-    """7 GiB of 256 are 2.7 %: neither is much here. 11 GiB are, whatever their share."""
+    """7 GiB of 512 are 1.4 %: neither is much here. 11 GiB are, whatever their share."""
     for size, expected in ((7 * GIB, "healthy"), (11 * GIB, "held-growth")):
         assert only(replace(held(size), split=split(512 * GIB))).kind == expected
-        assert only(replace(pages(size, size), split=split(512 * GIB))).kind == (
+        assert only(replace(pages(size, 0), split=split(512 * GIB))).kind == (
             "leak" if size > 10 * GIB else "healthy"
         )
 
@@ -320,11 +327,37 @@ def test_an_owner_of_pages_makes_it_a_leak() -> None:
     found = only(pages(LEAST_PAGES, None, ("page_owner has 9 pages of f", "mod", 0.25)))
     assert (found.kind, found.culprit.module, found.confidence) == ("leak", "mod", "low")
     assert only(pages(LEAST_PAGES, None, ("other", "mod", 0.24))).kind == "cannot-tell"
-    half = only(pages(2 * LEAST_PAGES, LEAST_PAGES))
-    assert half.confidence == "medium"
-    pointed = only(pages(2 * LEAST_PAGES + 4096, LEAST_PAGES))
-    assert pointed.confidence == "low"
+
+
+def test_only_pages_that_nothing_points_at_are_lost() -> None:
+    half = only(pages(2 * LEAST_PAGES + 4096, LEAST_PAGES, ("zeros", "", 1.0)))
+    assert (half.kind, half.bytes, half.confidence) == ("leak", LEAST_PAGES, "medium")
+    assert any("pointers lead to" in t for t in half.against)
+    pointed = only(pages(LEAST_HELD_PAGES, 4096))
+    assert (pointed.bytes, pointed.confidence) == (LEAST_HELD_PAGES, "low")
     assert any("pointers lead to" in t for t in pointed.against)
+
+
+def test_what_is_lost_says_whose_it_is_not_what_is_in_use() -> None:
+    found = replace(
+        HEALTHY,
+        pages=PagesFact(
+            10 * LEAST_PAGES,
+            LEAST_PAGES,
+            (("x", "driver", 0.9),),
+            unreachable_groups=(("text", "guilty", 0.9),),
+        ),
+    )
+    assert only(found).culprit.module == "guilty"
+
+
+@pytest.mark.parametrize("unnamed", [LEAST_UNREACHABLE_PAGES, 4096, None])
+def test_two_counts_that_differ_by_more_accuse_nobody(unnamed: int | None) -> None:
+    size, groups = LEAST_HELD_PAGES, (("page_owner has 9 pages of f", "mod", 0.5),)
+    amount = unnamed if unnamed == LEAST_UNREACHABLE_PAGES else size
+    for uncertain, kind in ((amount, "leak"), (amount + 1, "cannot-tell")):
+        facts = replace(HEALTHY, pages=PagesFact(size, unnamed, groups, uncertain=uncertain))
+        assert kinds(facts) == [(kind, "pages")]
 
 
 def test_without_memtotal_nothing_is_much() -> None:
