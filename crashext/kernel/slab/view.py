@@ -16,6 +16,7 @@ from crashext.kernel.addresses import AddressSpace, address_space
 from crashext.kernel.btf import Btf, read_btf
 from crashext.kernel.memmap import MemoryMap, memory_map
 from crashext.kernel.slab.caches import Caches, SlabCache, read_caches
+from crashext.kernel.slab.freelist import Encoding, Proof
 from crashext.kernel.slab.objects import SlabReader, State
 from crashext.kernel.slab.pointers import SlabPointers
 from crashext.kernel.slab.slabs import MAP_BUDGET, SlabIndex, find_slabs
@@ -92,8 +93,27 @@ class KernelView:
     def reader(self, cache: SlabCache) -> SlabReader:
         """The reader of one cache's slabs; kept, because it holds the CPUs' freelists."""
         if cache.address not in self._readers:
-            self._readers[cache.address] = SlabReader(self.host, self.memory, self.space, cache)
+            self._readers[cache.address] = SlabReader(
+                self.host, self.memory, self.space, cache, lambda: self.encoding
+            )
         return self._readers[cache.address]
+
+    @cached_property
+    def encoding(self) -> Encoding:
+        """How this kernel encodes freelists: one form, proved over as many caches as it takes.
+
+        The node lists alone would not do: a cache that is full everywhere has no list to prove by.
+        """
+        if all(c.freelist_random is None for c in self.caches.all):
+            return Encoding.PLAIN
+        proof = Proof()
+        for number in np.argsort(-np.bincount(self.index.cache, minlength=1)).tolist():
+            proof += self.reader(self.caches.all[number]).prove(
+                self.index, self.index.rows_of(number)
+            )
+            if proof.decided:
+                break
+        return proof.encoding
 
     def slot(self, address: int) -> Slot | None:
         """The slot that holds `address`; None where no slab does."""
