@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from crashext.analysis.likeness.groups import Settings
 from crashext.analysis.likeness.survey import generator
 from crashext.analysis.reach.reachability import Class, Reach, reach
 from crashext.analysis.reach.selfcheck import misgivings
+from crashext.analysis.settings import Settings
 from crashext.progress import silent
 from tests.conftest import lab_dump, lab_view, on, run
 from tests.kernel.oracle import allocated_by_drgn, drgn_program
