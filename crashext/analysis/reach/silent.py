@@ -12,6 +12,7 @@ import numpy as np
 
 from crashext.hosts.base import Mask
 from crashext.kernel.access import Words
+from crashext.kernel.pages.idleareas import idle_records
 from crashext.kernel.slab.sheaves import stale_from
 from crashext.kernel.slab.slots import SlotTable
 from crashext.kernel.slab.view import KernelView
@@ -35,13 +36,29 @@ class Silent:
 
 
 def silent_words(view: KernelView, table: SlotTable) -> Silent:
-    """The stale rest of every sheaf: what stood there was taken out, and may be anybody's."""
+    """All that this kernel has."""
+    start = np.uint64(table.start)
+    found = (_stale_entries(view, table), _former_structures(view))
+    return _apart((begin - start, end - start) for begin, end in found)
+
+
+def _former_structures(view: KernelView) -> tuple[Words, Words]:
+    """The vm_structs that records of free address ranges once had: now memory of others."""
+    area = view.host.layout("struct vmap_area")
+    if area is None or "vm" not in area:
+        return _NONE, _NONE
+    at = idle_records(view.host) + np.uint64(area["vm"].offset)
+    return at, at + np.uint64(8)
+
+
+def _stale_entries(view: KernelView, table: SlotTable) -> tuple[Words, Words]:
+    """The rest of every sheaf: what stood there was taken out, and may be anybody's."""
     sheaves = np.concatenate([_NONE, *(view.reader(c).sheaves for c in view.caches.all)])
     known, begin = stale_from(view.host, sheaves)
     slot = table.at(known)
     known, begin, slot = known[slot >= 0], begin[slot >= 0], slot[slot >= 0]
     end = table.addresses(slot) + table.length[table.rows(slot)]
-    return _apart([(begin - np.uint64(table.start), end - np.uint64(table.start))])
+    return begin, end
 
 
 def _apart(ranges: Iterable[tuple[Words, Words]]) -> Silent:
