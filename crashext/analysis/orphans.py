@@ -14,11 +14,18 @@ from crashext.analysis.likeness.survey import generator, kernel_of, make_classif
 from crashext.analysis.likeness.words import Kind
 from crashext.analysis.origin.ladder import Ladder
 from crashext.analysis.reach.group_reach import reachability_of
+from crashext.analysis.reach.holes import orphans_by_holes
 from crashext.analysis.reach.reachability import Reach, reach
 from crashext.analysis.reach.structures import Structures, structures
 from crashext.analysis.reach.totals import by_heads, unreachable_counts
 from crashext.analysis.results.estimate import Estimate, Share
-from crashext.analysis.results.evidence import Below, OrphanGroup, OrphanTotals, TypeCandidate
+from crashext.analysis.results.evidence import (
+    HIDDEN,
+    Below,
+    OrphanGroup,
+    OrphanTotals,
+    TypeCandidate,
+)
 from crashext.analysis.results.reports import Group, OrphanReport
 from crashext.analysis.settings import MEMORY_BUDGET, Settings
 from crashext.analysis.types.candidates import Types
@@ -115,12 +122,16 @@ def _groups(
     result: list[OrphanGroup] = []
     explained = [np.zeros(0, np.int64)]
     numbers = np.unique(of_cache).tolist()
+    by_holes = orphans_by_holes(marked)
     for done, number in enumerate(numbers):
+        few = np.count_nonzero(of_cache == number) <= by_holes[number]
         cache = view.caches.all[number]
         progress("orphans", done, len(numbers))
         for found_group, members in _cache_groups(
             marked, hanging, cache, heads[of_cache == number], settings
         ):
+            if few and not found_group.explanation:
+                found_group = replace(found_group, explanation=HIDDEN)
             result.append(found_group)
             if found_group.explanation:
                 explained.append(members)

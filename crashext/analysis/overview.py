@@ -52,6 +52,7 @@ from crashext.wording import bracketed, some_of
 
 _LONG_NAME = 6
 _TELLING = 2  # groups of a cache whose evidence is given
+_MANY_AREAS = 8
 _STRONG = ("alloc-tag", "slub-track", "kmemleak", "page-owner", "trace")
 
 
@@ -209,7 +210,8 @@ def _judged(
     report = orphan_report(marked, settings, progress)
     named = find_pointed_at(marked, progress)
     pages = facts.pages
-    if pages is not None:
+    holed = marked.references.coverage.missing_slab > 0
+    if pages is not None and not holed:
         left = unaccounted_frames(view, uses, areas, settings.seed)
         unreachable = left[~named.frames[left]]
         pages = replace(
@@ -229,7 +231,7 @@ def _judged(
         ),
         explained=report.totals.explained,
         holders=holder_facts(marked, named, facts, progress),
-        areas=_areas(view, marked.areas, named),
+        areas=tuple(_not_hidden(a) if holed else a for a in _areas(view, marked.areas, named)),
         pages=pages,
         reachability=report.reachability,
     )
@@ -265,6 +267,12 @@ def _unreachable(found: UnreachableCache, groups: tuple[OrphanGroup, ...]) -> Un
         some[0].examples if some else (),
         found.others,
     )
+
+
+def _not_hidden(fact: AreaFact) -> AreaFact:
+    """The missing pages may be what points at a few areas; not at all of very many."""
+    few = fact.unreachable is not None and fact.areas < _MANY_AREAS
+    return replace(fact, unreachable=None) if few else fact
 
 
 def _areas(view: KernelView, areas: Areas, named: PointedAt) -> tuple[AreaFact, ...]:

@@ -179,6 +179,13 @@ def _most(groups: Groups) -> list[tuple[str, str, float]]:
     return [group for group in groups[:3] if group[2] >= _SAYS]
 
 
+def _not_looked(facts: Facts) -> tuple[str, ...]:
+    """Why nobody knows who points at pages."""
+    if facts.reachability is not None:
+        return doubts(facts)
+    return () if facts.source == "procfs" else ("nobody looked who points at these pages",)
+
+
 def _told(what: str, part: float) -> str:
     return f"{percent(part)} of these pages: {what}"
 
@@ -196,6 +203,6 @@ def _unjudged_pages(facts: Facts, pages: PagesFact) -> Verdict:
             f"{percent_of(pages.bytes, facts.total)} of memory is in no counter",
             *(f"{percent(part)} of these pages: {what}" for what, _, part in _most(pages.groups)),
         ),
-        () if facts.source == "procfs" else ("nobody looked who points at these pages",),
+        _not_looked(facts),
         of_pages(facts),
     )
