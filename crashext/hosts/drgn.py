@@ -32,6 +32,7 @@ from crashext.hosts.percpu import PERCPU_END, percpu_table, symbol_in
 
 _READ_LIMIT = 1 << 20  # bigger pieces gain nothing (measured 2.7 GB/s at 1 MiB on an ELF dump)
 _KCORE = Path("/proc/kcore")
+GLOBAL = drgn.SymbolBinding.GLOBAL
 
 
 class DrgnHost:
@@ -143,8 +144,9 @@ class DrgnHost:
             return None
         if not found:
             return None
-        # Aliases share an address: the widest is the object itself, the name breaks the tie.
-        best = min(found, key=lambda s: (-s.size, s.name))
+        # Aliases share an address: the widest is the object itself (a lock_class_key has no size
+        # where lockdep is off), then what other files see, then the name breaks the tie.
+        best = min(found, key=lambda s: (-s.size, s.binding != GLOBAL, s.name))
         return Symbol(best.name, best.address, best.size, module)
 
     def _load_module_symbols(self) -> None:

@@ -79,7 +79,10 @@ class Places:
     def name(self, offset: int) -> Place:
         """The place of the word at a direct-map offset."""
         frame = offset >> PAGE_SHIFT
-        if offset in self._image:
+        use = FrameUse(int(self._frames.use[frame])) if frame < len(self._frames.use) else None
+        # What only booting needed was given to the page allocator (free_init_pages()): by then the
+        # symbols that were there say nothing.
+        if offset in self._image and use in (FrameUse.RESERVED, FrameUse.ABSENT, None):
             return self._variable(offset + self._shift)
         area, page = self._areas.at(np.array([frame], np.int64))
         if area[0] >= 0:
@@ -89,7 +92,6 @@ class Places:
             return percpu
         if frame // (_HUGE >> PAGE_SHIFT) in self._maps:
             return Place(PlaceKind.STRUCT_PAGE, "a struct page")
-        use = FrameUse(int(self._frames.use[frame])) if frame < len(self._frames.use) else None
         if use is FrameUse.RESERVED:
             return Place(PlaceKind.BOOT, f"boot memory at {offset:#x} physical")
         return Place(PlaceKind.PAGE, f"page frame {frame:#x} +{offset % PAGE_SIZE:#x}")
