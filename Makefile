@@ -1,7 +1,7 @@
 # make demo    the main job, on a recorded session
 # make check    style, types, layers, and the tests that need nothing but Python: a minute
 # make test    these and all other tests, on real kernels' memory: builds it, then 12 minutes
-# make man    crashext/man/ from the commands' parsers
+# make man papers    manual pages from the parsers, output blocks of README and crashext/docs
 # make test-live    leakscan --live in a guest that carries Python; some minutes more
 # make test-kernels    the tests on kernels of Debian's other suites; fetches 4 GB once
 # make test-kmemleak    the tests that need a kernel of our own; compiles it once, 5 to 25 minutes
@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 APT := DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get
 
-.PHONY: demo check style test test-live test-kernels test-kmemleak lab-packages samples man clean
+.PHONY: demo check style test test-live test-kernels test-kmemleak lab-packages samples papers man clean
 
 demo: $(VENV)/installed
 	$(BIN)/leakscan -r sample_sessions/many-leaks.session
@@ -47,9 +47,14 @@ lab-packages: $(VENV)/installed-dev
 	    $(APT) install -y $$($(BIN)/python -m tests.lab --print-packages $(LAB_SCENARIO)); fi
 	@apt-cache show linux-image-amd64 >/dev/null 2>&1 || $(APT) update
 
-# Record sample_sessions/ anew; their addresses change, and so does README's output.
+# Record sample_sessions/ anew. Their addresses change: so does the transcript from crash
+# (`CRASHEXT_PYKDUMP=…/mpykdump64.so python -m tests.record_transcript`), and the papers.
 samples: $(VENV)/installed-dev lab-packages
 	$(BIN)/python -m tests.record_samples
+
+# Output blocks of README and crashext/docs: what the commands print on sample_sessions/ now.
+papers: $(VENV)/installed-dev
+	$(BIN)/python -m tests.record_papers
 
 # The manual pages say what the parsers say; a test holds them to it.
 man: $(VENV)/installed-dev

@@ -1,4 +1,6 @@
-"""The papers: their links lead somewhere, the version is one, and no option goes untold."""
+"""The papers: their links lead somewhere, and the version is one. What they show of commands is
+tested with the samples.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +10,8 @@ from pathlib import Path
 import pytest
 
 import crashext
+from tests.papers import PAPERS, ROOT
 
-ROOT = Path(__file__).parents[1]
-PAPERS = [
-    *ROOT.glob("*.md"),
-    *ROOT.glob(".github/**/*.md"),
-    *ROOT.glob("crashext/docs/*.md"),
-    *ROOT.glob("tests/*/README.md"),
-]
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _FENCED = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 

@@ -8,7 +8,6 @@ import numpy as np
 
 from crashext.analysis.likeness.survey import make_classifier
 from crashext.analysis.reach.holders import MOST_EXAMINED, Holders
-from crashext.analysis.reach.pointed import PointedAt
 from crashext.analysis.reach.reachability import Reach
 from crashext.analysis.types.candidates import Types, settled
 from crashext.analysis.verdict.facts import Facts, HolderFact
@@ -24,11 +23,9 @@ _NAMED_SHARE = 0.02  # share of memory from which it is worth a moment to name a
 _TYPED = 512
 
 
-def holder_facts(
-    marked: Reach, named: PointedAt, facts: Facts, progress: Progress
-) -> tuple[HolderFact, ...]:
+def holder_facts(marked: Reach, facts: Facts, progress: Progress) -> tuple[HolderFact, ...]:
     """The roots of the largest caches' objects, most bytes first; shares are of a sample."""
-    holders = Holders(marked, named)
+    holders = Holders(marked)
     names = {cache.name: cache for cache in marked.view.caches.all}
     found = []
     for done, fact in enumerate(facts.caches[:_TOP_CACHES]):

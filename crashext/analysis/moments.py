@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from crashext.analysis.memory.accounting import Line
 from crashext.analysis.memory.growth import Caller
 from crashext.analysis.overview import Overview
 from crashext.analysis.verdict.facts import AreaFact, CacheFact
@@ -20,7 +21,7 @@ from crashext.procfs.counters import MemInfo
 from crashext.procfs.folder import Moment
 from crashext.procfs.slabinfo import SlabInfo, SlabLine
 
-_SCHEMA = "crashext/verdict/1"
+_SCHEMAS = ("crashext/verdict/2", "crashext/procfs/2")
 _MOST = 1 << 19
 
 
@@ -39,6 +40,28 @@ class Counted:
     """The unit of `slabs`, whatever the machine's pages are."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    caches: tuple[CacheFact, ...]
+    areas: tuple[AreaFact, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Accounting:
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Report:
+    """Of a report, what is compared: a dump's has `accounting`, one of proc files `files`."""
+
+    moment: Moment
+    facts: _Facts
+    accounting: _Accounting | None = None
+    meminfo: MemInfo | None = None
+    files: tuple[str, ...] = ()
+
+
 def of_overview(path: str, overview: Overview) -> Counted:
     """The counters of a dump, or of a session that holds its overview."""
     lines = overview.accounting.lines if overview.accounting is not None else None
@@ -54,28 +77,24 @@ def of_overview(path: str, overview: Overview) -> Counted:
 
 def of_document(path: str, document: Any) -> Counted:
     """The counters of a `--json` report. Raises `HostError` where it is none."""
-    if not isinstance(document, dict) or document.get("schema") != _SCHEMA:
-        raise HostError(f"{path} is no report of leakscan --json without CACHE ({_SCHEMA})")
-    try:
-        caches = from_plain(tuple[CacheFact, ...], document["caches"])
-        areas = from_plain(tuple[AreaFact, ...], document["areas"])
-        memory = document["memory"]
-        meminfo = None if memory is None else memory["meminfo"]
-        if meminfo is not None:
-            names = list(meminfo)
-            sizes = from_plain(tuple[int, ...], [meminfo[n] for n in names])
-            meminfo = MemInfo(dict(zip(names, sizes, strict=True)), {})
-        files = None if document["procfs"] is None else document["procfs"]["files"]
-        return Counted(
-            path,
-            from_plain(Moment, document["moment"]),
-            meminfo,
-            None if files is not None and "slabinfo" not in files else _slabs(caches),
-            None if files is not None and "vmallocinfo" not in files else _callers(areas),
-            files is None,
+    if not isinstance(document, dict) or document.get("schema") not in _SCHEMAS:
+        raise HostError(
+            f"{path} is no report of leakscan --json without CACHE ({' or '.join(_SCHEMAS)})"
         )
-    except (ValueError, KeyError, TypeError) as error:
+    try:
+        told = from_plain(_Report, document)
+    except ValueError as error:
         raise HostError(f"{path} is damaged: it is not what leakscan --json writes") from error
+    lines = () if told.accounting is None else told.accounting.lines
+    counters = MemInfo({line.name: line.bytes for line in lines}, {}) if lines else told.meminfo
+    return Counted(
+        path,
+        told.moment,
+        counters,
+        None if told.files and "slabinfo" not in told.files else _slabs(told.facts.caches),
+        None if told.files and "vmallocinfo" not in told.files else _callers(told.facts.areas),
+        not told.files,
+    )
 
 
 def _slabs(caches: Iterable[CacheFact]) -> SlabInfo:

@@ -259,6 +259,7 @@ def _examples(hanging: _Hanging, members: Slots) -> tuple[U64, ...]:
 def _totals(marked: Reach, found: Structures, groups: list[OrphanGroup]) -> OrphanTotals:
     table = marked.table
     dead = np.unique(marked.references.dead_target)
+    dead = dead[dead < table.count]
     caches = marked.view.caches.all
     objects = unreachable_counts(marked, found.slots)
     allocated = np.add.reduceat(

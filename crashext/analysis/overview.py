@@ -16,8 +16,7 @@ from crashext.analysis.likeness.survey import generator, kernel_of, map_gaps
 from crashext.analysis.memory.accounting import Accounting, account, unaccounted_frames
 from crashext.analysis.memory.pagegroups import PageGroup, group_pages
 from crashext.analysis.orphans import orphan_report
-from crashext.analysis.reach.pointed import PointedAt, find_pointed_at
-from crashext.analysis.reach.reachability import complete_index, reach
+from crashext.analysis.reach.reachability import Reach, complete_index, reach
 from crashext.analysis.reach.totals import unreachable_counts
 from crashext.analysis.results.estimate import Estimate
 from crashext.analysis.results.evidence import OrphanGroup, UnreachableCache
@@ -208,12 +207,12 @@ def _judged(
     """What reachability adds."""
     marked = reach(view, progress, partial(generator, settings), budget)
     report = orphan_report(marked, settings, progress)
-    named = find_pointed_at(marked, progress)
     pages = facts.pages
     holed = marked.references.coverage.missing_slab > 0
     if pages is not None and not holed:
         left = unaccounted_frames(view, uses, areas, settings.seed)
-        unreachable = left[~named.frames[left]]
+        node = marked.nodes.of_frame[left]
+        unreachable = left[(node >= 0) & ~marked.marks.reached[np.maximum(node, 0)]]
         pages = replace(
             pages,
             unreachable=min(len(unreachable) * PAGE_SIZE, pages.bytes),
@@ -230,8 +229,8 @@ def _judged(
             marked, traced, tuple(_unreachable(c, report.orphans) for c in report.caches)
         ),
         explained=report.totals.explained,
-        holders=holder_facts(marked, named, facts, progress),
-        areas=tuple(_not_hidden(a) if holed else a for a in _areas(view, marked.areas, named)),
+        holders=holder_facts(marked, facts, progress),
+        areas=tuple(_not_hidden(a) if holed else a for a in _areas(marked)),
         pages=pages,
         reachability=report.reachability,
     )
@@ -275,8 +274,9 @@ def _not_hidden(fact: AreaFact) -> AreaFact:
     return replace(fact, unreachable=None) if few else fact
 
 
-def _areas(view: KernelView, areas: Areas, named: PointedAt) -> tuple[AreaFact, ...]:
+def _areas(marked: Reach) -> tuple[AreaFact, ...]:
     """vmalloc areas by caller, most bytes first."""
+    view, areas, reached = marked.view, marked.areas, marked.areas_reached()
     sums: dict[tuple[str, str], list[int]] = {}
     largest: dict[tuple[str, str], tuple[int, int]] = {}
     for row in np.flatnonzero((areas.pages > 0) & (areas.caller != 0)).tolist():
@@ -287,7 +287,7 @@ def _areas(view: KernelView, areas: Areas, named: PointedAt) -> tuple[AreaFact, 
         entry[0] += 1
         entry[1] += int(areas.pages[row])
         entry[2] += size
-        entry[3] += 0 if named.areas[row] else size
+        entry[3] += 0 if reached[row] else size
         here = (size, int(areas.start[row]))
         largest[key] = max(largest.get(key, here), here)
     found = [

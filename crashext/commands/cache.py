@@ -16,8 +16,8 @@ from crashext.commands.place import Place
 from crashext.commands.questions import Question, options_of
 from crashext.hosts.base import Host, HostError, UnknownLayout
 from crashext.progress import Progress
-from crashext.report.as_json import leak_document
 from crashext.report.asking import Asking
+from crashext.report.documents import document
 from crashext.report.text import print_leak_report
 from crashext.skipped import Skipped
 
@@ -54,7 +54,7 @@ def answer(options: CacheOptions, place: Place, progress: Progress) -> Output:
 def _printed(options: CacheOptions, report: LeakReport, again: Asking) -> Output:
     return Output(
         text=lambda console: print_leak_report(report, console, options.printing.verbose, again),
-        json=lambda: leak_document(report, {}),
+        json=lambda: document(report),
     )
 
 

@@ -19,7 +19,7 @@ from crashext.commands.questions import Question, options_of
 from crashext.hosts.base import CommandHost, HostError
 from crashext.kernel.slab.view import KernelView
 from crashext.progress import Progress
-from crashext.report.as_json import similarity_document
+from crashext.report.documents import document
 from crashext.report.text import print_similarity_report
 
 _NEAR_SYMBOL = re.compile(r"([A-Za-z_][\w.]*) *([+-] *(?:0x[0-9a-fA-F]+|[1-9][0-9]*))")
@@ -51,7 +51,7 @@ def _printed(report: SimilarityReport, verbose: bool, lost: bool = False) -> Out
     listed = None if report.kin is None else report.kin.listed
     return Output(
         text=lambda console: print_similarity_report(report, console, verbose),
-        json=lambda: similarity_document(report),
+        json=lambda: document(report),
         listed=np.zeros(0, np.uint64) if listed is None else listed,
         lost=lost,
     )

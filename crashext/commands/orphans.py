@@ -9,7 +9,7 @@ from crashext.commands.output import Output
 from crashext.commands.place import Place
 from crashext.commands.questions import Question, options_of
 from crashext.progress import Progress
-from crashext.report.orphans_json import orphan_document
+from crashext.report.documents import document
 from crashext.report.orphans_text import print_orphan_report, write_list
 
 
@@ -23,6 +23,6 @@ def answer(options: OrphansOptions, place: Place, progress: Progress) -> Output:
     verbose = options.printing.verbose
     return Output(
         text=lambda console: print_orphan_report(found.report, console, verbose),
-        json=lambda: orphan_document(found.report),
+        json=lambda: document(found.report),
         lost=opened.lost,
     )

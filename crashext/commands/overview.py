@@ -18,7 +18,7 @@ from crashext.commands.questions import Question, options_of
 from crashext.hosts.base import Host
 from crashext.hosts.crash import CrashHost
 from crashext.progress import Progress
-from crashext.report.verdict_json import overview_document
+from crashext.report.documents import document
 from crashext.report.verdict_text import print_overview
 
 
@@ -39,7 +39,7 @@ def answer(options: OverviewOptions, place: Place, progress: Progress) -> Output
     verbose = options.printing.verbose
     return Output(
         text=lambda console: print_overview(overview, facts, verdicts, console, verbose, again),
-        json=lambda: overview_document(overview, facts, verdicts),
+        json=lambda: document(replace(overview, facts=facts), verdicts),
         lost=opened.lost,
     )
 

@@ -14,8 +14,8 @@ from crashext.commands.output import Output
 from crashext.commands.place import Place
 from crashext.procfs.folder import ProcFolder
 from crashext.progress import Progress
+from crashext.report.documents import ProcFiles, document
 from crashext.report.procfs_text import print_proc_report
-from crashext.report.verdict_json import proc_document
 
 
 def answer(options: ProcfsOptions, place: Place, progress: Progress) -> Output:
@@ -32,5 +32,5 @@ def answer(options: ProcfsOptions, place: Place, progress: Progress) -> Output:
     verbose = options.printing.verbose
     return Output(
         text=lambda console: print_proc_report(found, verdicts, console, verbose, again),
-        json=lambda: proc_document(found, facts, verdicts),
+        json=lambda: document(ProcFiles.of(found, facts), verdicts),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from msgspec import structs
 from rich.console import Console
 
 from crashext.analysis.caches import scan_caches
@@ -20,12 +21,10 @@ from crashext.commands.output import Output
 from crashext.commands.place import Place
 from crashext.commands.questions import Question, options_of
 from crashext.progress import Progress
-from crashext.report.as_json import leak_document
 from crashext.report.asking import Asking
+from crashext.report.documents import TraceTotals, document
 from crashext.report.text import print_leak_report
-from crashext.report.trace_json import trace_document
 from crashext.report.trace_text import print_trace
-from crashext.report.verdict_json import verdict_fields
 from crashext.report.verdict_text import print_verdicts
 from crashext.trace import TraceSummary, trace_table
 
@@ -47,7 +46,7 @@ def alone(trace: TraceSummary, printing: Printing) -> Output:
     """The trace without memory."""
     return Output(
         text=lambda console: print_trace(trace, console, printing.verbose),
-        json=lambda: trace_document(trace),
+        json=lambda: document(TraceTotals.of(trace)),
     )
 
 
@@ -91,12 +90,11 @@ def joined(
         print_verdicts(verdicts, console, again)
         print_leak_report(whole, console, printing.verbose, again)
 
-    extra = verdict_fields(verdicts) if verdicts else {}
-    return Output(text=text, json=lambda: leak_document(whole, extra))
+    return Output(text=text, json=lambda: document(whole, verdicts))
 
 
 def _unrepeated(verdict: Verdict, report: LeakReport) -> Verdict:
     """The verdict without the advice to look at a cache that is shown below it."""
     if any(verdict.next == of_cache(c.name) for c in report.caches):
-        return replace(verdict, next=of_cache(""))
+        return structs.replace(verdict, next=of_cache(""))
     return verdict

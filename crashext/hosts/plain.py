@@ -7,6 +7,7 @@ kernel, numpy's arrays and numbers. report/documents.py writes the same dataclas
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ T = TypeVar("T")
 
 _DEEPEST = 32  # of what is nested; our own answers go half as deep
 _LEAST, _END = -1 << 63, 1 << 64
+_HEX = re.compile("0x[0-9a-f]{1,16}")
 
 
 def answered(host: Host, key: str, kind: type[T], compute: Callable[[], T | None]) -> T | None:
@@ -46,7 +48,7 @@ def no_answer(key: str) -> HostError:
 
 
 def plain(value: Any, word: Callable[[int], Any] = int) -> Any:
-    """Dataclasses, numbers, strings, tuples and arrays as JSON data; `word` is made of a `U64`."""
+    """Dataclasses, numbers, strings, tuples and arrays as JSON data; `word` writes a `U64`."""
 
     def unknown(value: Any) -> Any:
         if isinstance(value, U64):
@@ -76,8 +78,11 @@ def from_plain(kind: type[T], data: Any) -> T:
 
 
 def _word(kind: type, value: Any) -> Any:
+    """A number, as a session has it, or hex, as a report does."""
     if kind is U64 and type(value) is int and value >= 0:
         return U64(value)
+    if kind is U64 and isinstance(value, str) and _HEX.fullmatch(value):
+        return U64(value, 16)
     raise ValueError("no word of 64 bits")
 
 

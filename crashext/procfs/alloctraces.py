@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from crashext.procfs.stacks import MAX_FRAMES, PrintedFrame, parse_frame
 
@@ -51,10 +51,10 @@ class AllocTraces:
     sites: tuple[AllocTrace, ...]
     """Most objects first."""
     damaged: int = 0
+    objects: int = field(init=False)
 
-    @property
-    def objects(self) -> int:
-        return sum(s.count for s in self.sites)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "objects", sum(s.count for s in self.sites))
 
 
 @dataclass(frozen=True, slots=True)

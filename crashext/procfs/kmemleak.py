@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from crashext.hosts.base import U64
 from crashext.procfs.stacks import MAX_FRAMES, FrameReader, PrintedFrame, module_of, origin
@@ -57,15 +57,13 @@ class KmemleakGroup:
     jiffies: tuple[int, int] | None
     """First and last time of allocation."""
     percpu: bool
+    origin: PrintedFrame | None = field(init=False)
+    """The innermost frame that is no allocator's."""
+    module: str = field(init=False)
 
-    @property
-    def origin(self) -> PrintedFrame | None:
-        """The innermost frame that is no allocator's."""
-        return origin(self.frames)
-
-    @property
-    def module(self) -> str:
-        return module_of(self.frames)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "origin", origin(self.frames))
+        object.__setattr__(self, "module", module_of(self.frames))
 
 
 @dataclass(frozen=True)

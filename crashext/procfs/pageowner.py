@@ -62,26 +62,25 @@ class PageOwnerGroup:
     comm: str
     pid: int | None
     """Of the first of them; "" and None where the file does not say."""
+    kind: str = field(init=False)
+    """What meminfo counts these pages as: ``slab``, ``vmalloc``, ``movable`` (user space or page
+    cache), or ``kernel``: pages that somebody took for himself, or page tables."""
+    origin: PrintedFrame | None = field(init=False)
+    """The innermost frame that is no allocator's."""
+    module: str = field(init=False)
 
-    @property
-    def kind(self) -> str:
-        """What meminfo counts these pages as: ``slab``, ``vmalloc``, ``movable`` (user space or
-        page cache), or ``kernel``: pages that somebody took for himself, or page tables."""
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kind", self._kind())
+        object.__setattr__(self, "origin", origin(self.frames))
+        object.__setattr__(self, "module", module_of(self.frames))
+
+    def _kind(self) -> str:
         names = {f.symbol.split(".", 1)[0].removesuffix("_noprof") for f in self.frames}
         if names & _SLAB:
             return "slab"
         if names & _VMALLOC:
             return "vmalloc"
         return "movable" if self.movable else "kernel"
-
-    @property
-    def origin(self) -> PrintedFrame | None:
-        """The innermost frame that is no allocator's."""
-        return origin(self.frames)
-
-    @property
-    def module(self) -> str:
-        return module_of(self.frames)
 
 
 @dataclass(frozen=True)

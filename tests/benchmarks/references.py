@@ -48,7 +48,7 @@ def timed_pass(found: Reach) -> tuple[float, float, int]:
     size = 0
     for _ in range(5):
         cpu, wall = time.process_time(), time.perf_counter()
-        seen = find_references(found.view, found.table, found.frames, found.stacks, present, silent)
+        seen = find_references(found.nodes, found.frames, found.stacks, present, silent)
         best = min(best, (time.process_time() - cpu, time.perf_counter() - wall))
         size = seen.coverage.bytes_read
     return *best, size

@@ -50,7 +50,7 @@ def later(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def nodes(document: dict[str, Any]) -> dict[str, Any]:
-    (found,) = [c for c in document["growth"]["caches"] if c["name"] == "kmalloc-32"]
+    (found,) = [c for c in document["facts"]["growth"]["caches"] if c["name"] == "kmalloc-32"]
     assert isinstance(found, dict)
     return found
 
@@ -69,9 +69,9 @@ def test_what_grew_since_an_earlier_moment_of_any_kind(
     assert grown["active_objs"] == pytest.approx(GREW, abs=8 if exact else 600)
     assert grown["slabs"] == pytest.approx(GREW / 128, abs=8)
     assert grown["bytes"] == grown["slabs"] * 4096
-    assert (grown["fragmenting"], document["growth"]["alike"]) == (False, exact)
-    assert document["growth"]["caches"][0] == grown
-    seconds = document["growth"]["seconds"]
+    assert (grown["fragmenting"], document["facts"]["growth"]["alike"]) == (False, exact)
+    assert document["facts"]["growth"]["caches"][0] == grown
+    seconds = document["facts"]["growth"]["seconds"]
     assert 15 < seconds < 120
     assert grown["bytes_per_hour"] == pytest.approx(grown["bytes"] * 3600 / seconds)
     verdict = document["verdict"]
@@ -109,13 +109,13 @@ def test_two_proc_folders_are_the_same_as_before(old: dict[str, Path]) -> None:
     proc = lab_dump("growth").proc
     two = run("leakscan", "--procfs", old["proc"], "--procfs", proc, "--json").document
     one = run("leakscan", "--procfs", proc, "--before", old["proc"], "--json").document
-    assert two["growth"] == one["growth"]
+    assert two["facts"]["growth"] == one["facts"]["growth"]
     assert two["verdicts"] == one["verdicts"]
 
 
 def test_what_did_not_grow_speaks_against(later: Path) -> None:
     document = run("leakscan", "-r", later, "--before", later, "--json").document
-    assert document["growth"]["caches"] == []
+    assert document["facts"]["growth"]["caches"] == []
     assert document["verdict"]["class"] == "leak"
     assert "kmalloc-32 did not grow between the two" in document["verdict"]["against"]
 
@@ -142,9 +142,10 @@ def test_clocks_of_a_dump_against_the_guests_own() -> None:
         ("", "vmcore"),
         ("{", "no JSON"),
         ("{}", "no report of leakscan"),
-        ('{"schema": "crashext/leakscan/1"}', "no report of leakscan"),
-        ('{"schema": "crashext/verdict/1"}', "damaged"),
-        ('{"schema": "crashext/verdict/1", "caches": [{"name": 7}], "areas": []}', "damaged"),
+        ('{"schema": "crashext/leakscan/2"}', "no report of leakscan"),
+        ('{"schema": "crashext/verdict/1"}', "no report of leakscan"),
+        ('{"schema": "crashext/verdict/2"}', "damaged"),
+        ('{"schema": "crashext/procfs/2", "facts": {"caches": [{"name": 7}]}}', "damaged"),
         ("[" * 100_000, "vmcore"),
         ('{"a":' * 100_000, "no JSON"),
         ("CRASHEXT-SESSION 1\nxx", "damaged session"),
@@ -167,7 +168,8 @@ def test_numbers_that_no_report_has_are_damage(
 ) -> None:
     document = json.loads(old["report"].read_text())
     for key, value in (("slabs", None), ("bytes", 1.5), ("name", ["x"]), ("slots", 1 << 70)):
-        hurt = {**document, "caches": [{**document["caches"][0], key: value}]}
+        facts = document["facts"]
+        hurt = {**document, "facts": {**facts, "caches": [{**facts["caches"][0], key: value}]}}
         (tmp_path / "old").write_text(json.dumps(hurt))
         ran = run("leakscan", "-r", later, "--before", tmp_path / "old")
         assert (ran.status, "damaged" in ran.err) == (2, True)

@@ -28,22 +28,22 @@ def compared(name: str, *arguments: object) -> dict[str, Any]:
 
 def test_one_object_finds_its_kin() -> None:
     nodes = read_addresses(lab_dump("default").addresses("nodes"))
-    alike = compared("default", hex(nodes[777]))["alike"]
+    alike = compared("default", hex(nodes[777]))["kin"]
     assert alike["cache"] == "kmalloc-32"
     assert alike["objects"] == {"estimate": 200_000, "low": 200_000, "high": 200_000}
 
 
 def test_the_list_is_exactly_the_leaked_objects() -> None:
     nodes = read_addresses(lab_dump("default").addresses("nodes"))
-    alike = compared("default", hex(nodes[0]), "--list")["alike"]
-    assert sorted(int(a, 16) for a in alike["addresses"]) == sorted(nodes)
+    alike = compared("default", hex(nodes[0]), "--list")["kin"]
+    assert sorted(int(a, 16) for a in alike["listed"]) == sorted(nodes)
 
 
 def test_the_list_is_whole_even_from_a_small_sample() -> None:
     dump = lab_dump("twin")
     requests = read_addresses(dump.addresses("requests"))
-    alike = compared("twin", hex(requests[5]), "--list", "--samples", 2000)["alike"]
-    assert sorted(int(a, 16) for a in alike["addresses"]) == sorted(requests)
+    alike = compared("twin", hex(requests[5]), "--list", "--samples", 2000)["kin"]
+    assert sorted(int(a, 16) for a in alike["listed"]) == sorted(requests)
     assert alike["objects"]["low"] <= len(requests) <= alike["objects"]["high"]
     assert alike["objects"]["low"] < alike["objects"]["high"]
 

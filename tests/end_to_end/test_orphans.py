@@ -28,7 +28,7 @@ from crashext.hosts.drgn import DrgnHost
 from crashext.kernel.roots.places import Place, PlaceKind
 from crashext.kernel.slab.view import KernelView
 from crashext.progress import silent
-from tests.conftest import SESSIONS, Ran, lab_dump, lab_host, on, run
+from tests.conftest import SESSIONS, Ran, lab_dump, lab_host, lab_view, on, run
 from tests.lab import read_addresses
 
 SETTINGS = Settings(250_000, 0, 0.7, "hamming", 1)
@@ -101,7 +101,7 @@ def test_every_leaked_object_that_nothing_points_at_is_found(name: str) -> None:
 
 @pytest.mark.parametrize("name", [*WITH_LOST, *WITHOUT, "tasks"])
 def test_nothing_innocent_is_called_leaked(name: str) -> None:
-    """What nobody leaked and nothing reaches: four objects of every boot, each one explained."""
+    """What nobody leaked and nothing reaches: a few objects of every boot, each one explained."""
     found, truth = marked(name), lab_dump(name).truth()["parts"]
     for part in parts(name, KEPT):
         classes = found.classes(found.table.at(addresses(name, part)))
@@ -116,7 +116,9 @@ def test_nothing_innocent_is_called_leaked(name: str) -> None:
     # Of a leaked task_struct hang its credentials, signal and the like: five objects each.
     assert len(others) - explained <= 5 * tasks
     assert len(others) - explained - 5 * tasks <= innocent / 10_000
-    assert explained == census(name)["totals"]["explained"] == 4
+    # As many as in any other boot of this kernel; how many that is, its version decides.
+    assert explained == census(name)["totals"]["explained"]
+    assert 0 < explained == census("healthy")["totals"]["explained"] <= 16
     assert {g["explanation"] for g in census(name)["orphans"]} - {""} == {BOOT}
 
 
@@ -127,7 +129,7 @@ def test_a_kernel_without_orphans_has_nothing_unexplained(name: str) -> None:
     assert not unexplained(document)
     assert set(totals["objects"].values()) == {totals["explained"]}
     assert not document["caches"]
-    assert totals["bytes"] < totals["judged"]["bytes"] / 1000
+    assert totals["bytes"] < totals["judged_bytes"] / 1000
     text = run("leakscan", *on(name), "--orphans").out
     lines = " ".join(text.split())
     assert "heads; all of them are explained below no leak: 4 objects" in lines
@@ -183,9 +185,11 @@ def test_leaked_tasks_are_heads_and_what_they_own_hangs_below(name: str) -> None
     below: Counter[str] = Counter()
     for group in of_tasks:
         below.update({b["cache"]: b["objects"] for b in group["below"]})
-    # list_del_rcu() leaves `next`: some leaked tasks are only to be found through another.
+    # list_del_rcu() leaves `next`: leaked tasks are found through another, where that was its
+    # neighbour when it died. How many, each boot decides; those that no other names are heads.
     assert sum(g["heads"] for g in of_tasks) + below["task_struct"] == lost
-    assert sum(g["heads"] for g in of_tasks) >= 0.5 * lost
+    named = named_by_another(name, tasks[classes == Class.STRUCTURE])
+    assert lost >= sum(g["heads"] for g in of_tasks) >= lost - len(named)
     assert below["signal_cache"] == below["cred_jar"] == below["kmalloc-cg-16"] == lost
     if name == "tasks":
         assert {g["cache"] for g in groups} == {"task_struct"}
@@ -194,6 +198,17 @@ def test_leaked_tasks_are_heads_and_what_they_own_hangs_below(name: str) -> None
     assert whole["heads"]["estimate"] == sum(g["heads"] for g in of_tasks)
     assert "task_struct" not in {b["cache"] for b in whole["below"]}
     assert whole["others"]["estimate"] == sum(b["objects"] for b in whole["below"]) >= 5 * lost
+
+
+def named_by_another(name: str, tasks: Addresses) -> set[int]:
+    """Those of some task_structs that the memory of another of them points into."""
+    size = next(c for c in lab_view(name).caches.all if c.name == "task_struct").object_size
+    rows, ok = lab_host(name).read_many(tasks, size & ~7)
+    assert ok.all()
+    words, order = rows.view("<u8"), np.sort(tasks)
+    at = np.searchsorted(order, words, side="right") - 1
+    inside = (at >= 0) & (words - order[at] < np.uint64(size)) & (order[at] != tasks[:, None])
+    return set(order[at[inside]].tolist())
 
 
 def held_group(name: str, cache_name: str, *arguments: object) -> dict[str, Any]:
@@ -210,7 +225,7 @@ def test_the_queue_nobody_drains_is_held_by_its_list_head() -> None:
     held = group["held"]
     assert held["held"] == {"value": 1.0, "low": 1.0, "high": 1.0}
     assert held["orphan"]["value"] == held["structure"]["value"] == 0
-    assert held["holders"][0] == {"name": "leaklab_ipmi_waiting [leaklab]", "objects": 4096}
+    assert held["holders"][0] == ["leaklab_ipmi_waiting [leaklab]", 4096]
     chain = held["chains"][0]
     assert chain["steps"][0].startswith("leaklab_ipmi_waiting")
     assert int(chain["target"], 16) in set(addresses("messages", "messages").tolist())
@@ -220,8 +235,9 @@ def test_the_queue_nobody_drains_is_held_by_its_list_head() -> None:
 
 def test_the_living_list_is_held_by_its_list_head() -> None:
     held = held_group("innocent", "kmalloc-32")["held"]
-    assert held["holders"][0]["name"] == "leaklab_living [leaklab]"
-    assert held["holders"][0]["objects"] > 0.95 * sum(h["objects"] for h in held["holders"])
+    (name, objects), *_ = held["holders"]
+    assert name == "leaklab_living [leaklab]"
+    assert objects > 0.95 * sum(count for _, count in held["holders"])
     assert held["held"]["value"] > 0.999
 
 
@@ -257,7 +273,7 @@ def test_a_filtered_dump_has_the_same_orphans(name: str) -> None:
     whole = {**census(name), "kernel": {**census(name)["kernel"]}}
     assert whole["kernel"].pop("source") == "vmcore"
     assert filtered == whole
-    assert whole["reachability"]["pages"]["missing"] == 0
+    assert whole["reachability"]["pages_missing"] == 0
 
 
 class Holed:

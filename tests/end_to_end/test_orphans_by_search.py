@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from crashext.analysis.reach.holders import Holders
+from crashext.analysis.reach.nodes import NodeKind
 from crashext.analysis.reach.reachability import Class, Reach
 from crashext.kernel.pages.frames import USER, FrameUse
 from crashext.kernel.slab.objects import State
@@ -37,9 +38,8 @@ def sample(found: Reach, kind: Class, seed: int) -> Slots:
 
 def searched(name: str, found: Reach, slots: Slots) -> dict[int, list[int]]:
     """Direct-map addresses of all words that point into each of the objects, by drgn."""
-    table = found.table
-    starts = table.addresses(slots)
-    ends = starts + table.length[table.rows(slots)] - np.uint64(1)
+    starts = found.nodes.addresses(slots)
+    ends = starts + found.nodes.bytes(slots).astype(np.uint64) - np.uint64(1)
     ranges = list(zip(starts.tolist(), ends.tolist(), strict=True))
     hits: dict[int, list[int]] = defaultdict(list)
     for address, value in drgn_program(name).search_memory_word(*ranges):
@@ -111,7 +111,7 @@ def test_only_unreachable_objects_point_at_a_leaked_structure(name: str) -> None
 def test_every_step_of_a_chain_is_a_word_in_memory(name: str) -> None:
     """From the object up to a word outside all objects, which is not dead: read one by one."""
     found = marked(name)
-    table, via = found.table, found.marks.via
+    via = found.marks.via
     holders = Holders(found)
     slots = sample(found, Class.HELD, 3)
     assert len(slots) == SAMPLE
@@ -130,14 +130,15 @@ def test_every_step_of_a_chain_is_a_word_in_memory(name: str) -> None:
     assert len(starts) > 50
     # The roots themselves: words that drgn's search finds as well.
     tops = np.array(sorted(s for s in starts if via[s] < 0), np.int64)[:100]
+    tops = tops[tops < found.nodes.first_area]  # of others, struct page pointers hold as well
     hits = searched(name, found, tops)
     roots, targets = found.references.root_at, found.references.root_target
     registers = {v for r in found.view.host.registers() for v in r}
     for top in tops.tolist():
         ours = {int(a) + found.view.space.direct.start for a in roots[targets == top]}
         if not ours:
-            start = int(table.addresses(np.array([top]))[0])
-            size = int(table.length[table.rows(np.array([top]))[0]])
+            start = int(found.nodes.addresses(np.array([top]))[0])
+            size = int(found.nodes.bytes(np.array([top]))[0])
             assert any(start <= v < start + size for v in registers)
         assert ours <= set(hits[top])
         assert not any(holds_nothing(found, a, top) for a in ours)
@@ -145,9 +146,24 @@ def test_every_step_of_a_chain_is_a_word_in_memory(name: str) -> None:
 
 def points(found: Reach, above: int, below: int) -> bool:
     """Whether a word of one object points into another, as memory says."""
-    table = found.table
     pair = np.array([above, below], np.int64)
-    first, second = table.addresses(pair).tolist()
-    length, target = table.length[table.rows(pair)].tolist()
+    first, second = found.nodes.addresses(pair).tolist()
+    length, target = found.nodes.bytes(pair).tolist()
     words = np.frombuffer(found.view.host.read(first, length & ~7), "<u8")
-    return bool(((words >= np.uint64(second)) & (words < np.uint64(second + target))).any())
+    if ((words >= np.uint64(second)) & (words < np.uint64(second + target))).any():
+        return True
+    # By the struct page of one of a block's pages, or from page to page through struct pages.
+    if found.nodes.kind(below) is not NodeKind.PAGES:
+        return False
+    block = found.nodes.blocks
+    page = np.uint64(block.first[below - found.nodes.first_block])
+    (at,) = found.view.memory.maps_of(np.array([page], np.uint64)).tolist()
+    size = found.view.memory.page_size
+    if found.nodes.kind(above) is NodeKind.PAGES:
+        own = np.uint64(block.first[above - found.nodes.first_block])
+        (mine,) = found.view.memory.maps_of(np.array([own], np.uint64)).tolist()
+        words = np.append(words, np.frombuffer(found.view.host.read(mine, size), "<u8"))
+        if ((words >= np.uint64(second)) & (words < np.uint64(second + target))).any():
+            return True
+    end = at + size * int(block.pages[below - found.nodes.first_block])
+    return bool(((words >= np.uint64(at)) & (words < np.uint64(end))).any())

@@ -24,21 +24,22 @@ def test_a_module_that_leaks_areas_is_named_with_pages_and_share(name: str) -> N
     assert (ran.status, ran.err) == (0, "")
     part = lab_dump(name).truth()["parts"]["vmalloc"]
     pages = part["count"] * part["size"] // 4096
-    document = run("leakscan", "--procfs", proc(name), "--json").document["procfs"]
+    document = run("leakscan", "--procfs", proc(name), "--json").document
     total = sum(c["pages"] for c in document["vmalloc"])
     row = next(line.split() for line in ran.out.splitlines() if "leaklab_leak_vmallocs+" in line)
     assert row[1] == "[leaklab]"
     assert row[2:4] == [f"{part['count']:,}", f"{pages:,}"]
     assert row[-2] == f"{100 * pages / total:.1f}"
     first = document["vmalloc"][0]
-    assert (first["module"], first["bytes"]) == ("leaklab", part["count"] * part["size"])
+    assert (first["module"], first["pages"]) == ("leaklab", pages)
 
 
 def test_memory_adds_up_in_the_document() -> None:
-    memory = run("leakscan", "--procfs", proc("pages"), "--json").document["memory"]
+    document = run("leakscan", "--procfs", proc("pages"), "--json").document
+    memory = document["facts"]["split"]
     assert sum(p["bytes"] for p in memory["parts"]) + memory["unaccounted"] == memory["total"]
     assert memory["unaccounted"] > 60 << 20
-    assert memory["meminfo"]["MemTotal"] == memory["total"]
+    assert document["meminfo"]["sizes"]["MemTotal"] == memory["total"]
     out = run("leakscan", "--procfs", proc("pages")).out
     assert " unaccounted " in out
 
@@ -81,11 +82,10 @@ def test_excerpts_of_debug_files(tmp_path: Path, schema: Any) -> None:
         assert said in ran.out
     document = run("leakscan", "--procfs", tmp_path, "--json").document
     jsonschema.validate(document, schema)
-    found = document["procfs"]
-    assert [g["kind"] for g in found["page_owner"]["groups"]] == ["kernel", "slab", "movable"]
-    assert found["kmemleak"]["groups"][0]["module"] == "leaklab"
-    assert found["alloc_traces"][0]["cache"] == "kmalloc-512"
-    assert document["memory"] is None
+    assert [g["kind"] for g in document["page_owner"]["groups"]] == ["kernel", "slab", "movable"]
+    assert document["kmemleak"]["groups"][0]["module"] == "leaklab"
+    assert document["traces"].keys() == {"kmalloc-512"}
+    assert document["meminfo"] is None
 
 
 def test_this_machine(schema: Any) -> None:

@@ -1,19 +1,17 @@
-"""The recorded sessions that ship with the project, and what README shows of them."""
+"""The recorded sessions that ship with the project, and what the papers show of them."""
 
 from __future__ import annotations
 
 import json
-import re
-import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conftest import SESSIONS, run
+from tests.papers import PAPERS, ROOT
+from tests.record_papers import renewed
 from tests.record_samples import SAMPLES, Sample
-
-README = Path(__file__).parents[2] / "README.md"
 
 
 def truth(name: str) -> dict[str, Any]:
@@ -64,32 +62,25 @@ def test_healthy_has_no_module_and_no_unlinked_mass() -> None:
             assert not any(note.startswith("unlinked") for note in group["notes"])
 
 
-def readme_blocks() -> list[tuple[str, list[str]]]:
-    """The commands over sample sessions that README shows, each with the lines it shows."""
-    blocks = re.findall(
-        r"```console\n\$ ((?:leakscan|objsim) -r .*)\n((?s:.*?))```", README.read_text()
-    )
-    return [(command, shown.splitlines()) for command, shown in blocks]
+@pytest.mark.parametrize("paper", PAPERS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_papers_show_what_is_printed(paper: Path) -> None:
+    """`make papers` fills them anew."""
+    assert paper.read_text() == renewed(paper)
 
 
-def test_readme_shows_samples() -> None:
-    assert len(readme_blocks()) >= 5
+def test_papers_show_something() -> None:
+    texts = [paper.read_text() for paper in PAPERS]
+    assert sum(text.count("$ leakscan -r ") for text in texts) >= 5
+    assert any("crash> leakscan" in text for text in texts)
 
 
-@pytest.mark.parametrize(("command", "shown"), readme_blocks(), ids=lambda v: str(v)[:60])
-def test_readme_shows_what_the_samples_say(
-    command: str, shown: list[str], monkeypatch: pytest.MonkeyPatch
+def test_the_transcript_from_crash_says_what_its_session_says(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Line by line; an ellipsis leaves some out."""
-    monkeypatch.setenv("COLUMNS", "100")
-    program, *arguments = shlex.split(command)
-    monkeypatch.chdir(README.parent)
-    said = iter(run(program, *arguments).out.splitlines())
-    follows = True
-    for line in shown:
-        if line.strip() == "...":
-            follows = False
-            continue
-        found = next(said) if follows else next((s for s in said if s == line), None)
-        assert found == line
-        follows = True
+    """`python -m tests.record_transcript` and `record_samples` are of one dump."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    transcript = (SESSIONS / "unlinked-nodes.crash.txt").read_text()
+    shown = transcript.split("crash> leakscan kmalloc-32 |")[1].split("\n\n")[0].splitlines()[1:]
+    ran = run("leakscan", "-r", SESSIONS / "unlinked-nodes.session", "kmalloc-32")
+    assert len(shown) > 10
+    assert shown == ran.out.splitlines()[: len(shown)]

@@ -31,6 +31,7 @@ _IMAGE = PAGE * _IMAGE_PFN  # physical
 _KERNEL_MAP = 0xFFFFFFFF80000000
 _RESERVED, _SLAB, _LRU = 1 << 11, 1 << 9, 1 << 5
 _BUDDY, _NO_TYPE = 0xFFFFFF7F, 0xFFFFFFFF
+_TABLE = 0x67  # present, writable, accessed, dirty
 THREAD_SIZE = 4 * PAGE
 _MOST_PAGES = 1 << 20
 
@@ -158,17 +159,21 @@ class Kernel:
     def __init__(self, pages: int = 512) -> None:
         self.host = Host()
         self.host.put(DIRECT, bytes(PAGE * pages))
-        self.host.put(VMEMMAP, bytes(64 * pages))
+        self._next_pfn = _IMAGE_PFN + _IMAGE_PAGES
+        top = self._map_memory_map(pages)
         for pfn in range(pages):
             self._page(pfn, kind=_BUDDY)
         for i in range(_IMAGE_PAGES):
             self._page(_IMAGE_PFN + i, flags=_RESERVED, references=1)
             self.host.mapped[TEXT + PAGE * i] = DIRECT + PAGE * (_IMAGE_PFN + i)
-        self._next_pfn, self._next_data = _IMAGE_PFN + _IMAGE_PAGES, DATA
+        for pfn in range(_IMAGE_PFN + _IMAGE_PAGES, self._next_pfn):
+            self._page(pfn, flags=_RESERVED, references=1)
+        self._next_data = DATA
         self._next_area = VMALLOC + 16 * PAGE
         self._free: dict[int, list[int]] = {}
         end = TEXT + PAGE * _IMAGE_PAGES
         self.host.symbols.update(_text=TEXT, _etext=DATA, _end=end, start_kernel=CALLER)
+        self.host.symbols["init_top_pgt"] = top
         self.variable("max_pfn", pages)
         self.variable("phys_base", _IMAGE - (TEXT - _KERNEL_MAP))
         caches = self.variable("slab_caches", 0, 0)
@@ -185,6 +190,19 @@ class Kernel:
 
     # Memory
 
+    def _map_memory_map(self, pages: int) -> int:
+        """The struct pages, in page frames of their own, and the page tables that map them."""
+        behind = range(self._next_pfn, self._next_pfn + -(-64 * pages // PAGE))
+        self._next_pfn = behind.stop + 4
+        top, *tables = (DIRECT + PAGE * (behind.stop + i) for i in range(4))
+        for i, pfn in enumerate(behind):
+            self.host.mapped[VMEMMAP + PAGE * i] = DIRECT + PAGE * pfn
+            self.write(tables[-1] + 8 * i, PAGE * pfn | _TABLE)
+        for level, (table, below) in enumerate(pairwise([top, *tables])):
+            index = VMEMMAP >> (39 - 9 * level) & 511
+            self.write(table + 8 * index, below - DIRECT | _TABLE)
+        return top
+
     def page(self, mapping: int = 0, flags: int = 0) -> int:
         """A page of the page allocator's; returns its direct-map address."""
         pfn, self._next_pfn = self._next_pfn, self._next_pfn + 1
@@ -194,6 +212,17 @@ class Kernel:
     def user_page(self) -> int:
         """An anonymous page."""
         return self.page(mapping=DIRECT | 1, flags=_LRU)
+
+    def block(self, pages: int) -> int:
+        """Neighbours of which only the first counts references: an allocation, not compound."""
+        first = self.page()
+        for _ in range(pages - 1):
+            self._page((self.page() - DIRECT) // PAGE, references=0)
+        return first
+
+    def align(self, pages: int) -> None:
+        """The next page is the first of as many whose number is a multiple."""
+        self._next_pfn = -(-self._next_pfn // pages) * pages
 
     def free_page(self) -> int:
         """A page in the buddy allocator's lists."""

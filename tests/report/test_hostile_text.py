@@ -26,8 +26,8 @@ from crashext.analysis.results.reports import (
     Word,
 )
 from crashext.hosts.base import U64
-from crashext.report.as_json import leak_document, similarity_document
 from crashext.report.asking import Asking
+from crashext.report.documents import document
 from crashext.report.safe import safe
 from crashext.report.text import print_leak_report, print_similarity_report
 from crashext.skipped import Skipped
@@ -161,12 +161,10 @@ def test_the_number_of_lines_does_not_depend_on_what_a_name_holds(show: Print) -
     assert all(line.count("EVIL") == line.count("\\r\\n") for line in lines)
 
 
-@pytest.mark.parametrize(
-    "document", [leak_document(LEAK), similarity_document(SIMILARITY)], ids=["leakscan", "objsim"]
-)
-def test_json_holds_the_very_strings_and_no_raw_byte_of_them(document: str) -> None:
-    assert re.search(r"[^\x20-\x7e\n]", document) is None
-    assert json.loads(document)["kernel"]["release"] == EVIL
+@pytest.mark.parametrize("text", [document(LEAK), document(SIMILARITY)], ids=["leakscan", "objsim"])
+def test_json_holds_the_very_strings_and_no_raw_byte_of_them(text: str) -> None:
+    assert re.search(r"[^\x20-\x7e\n]", text) is None
+    assert json.loads(text)["kernel"]["release"] == EVIL
 
 
 @pytest.mark.parametrize(

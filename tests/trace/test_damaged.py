@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from crashext.hosts.base import HostError
-from crashext.report.trace_json import trace_document
+from crashext.report.documents import TraceTotals, document
 from crashext.trace import TraceReader, trace_table
 from crashext.trace import lines as parsed_lines
 from tests.conftest import run
@@ -54,7 +54,7 @@ def test_flipped_bytes_and_cuts(seed: int) -> None:
     told += heard.null_frees + heard.unprinted + heard.lost_lines + trace.events + heard.failed
     assert told == heard.lines
     assert all(31 < ord(c) < 127 or c == "\n" for c in shown(trace))
-    assert trace_document(trace)
+    assert document(TraceTotals.of(trace))
 
 
 def test_a_broken_line_is_counted_and_the_rest_read() -> None:

@@ -225,7 +225,7 @@ def test_json_and_a_session_that_keeps_the_trace(tmp_path: Path, schema: Any) ->
     jsonschema.validate(document, schema)
     site = document["trace"]["caches"][0]["sites"][0]
     assert (site["module"], site["outstanding"], site["marked"]) == ("leaklab", 500, 500)
-    assert document["trace"]["caches"][0]["groups"][site["group"] - 1]["suspect"]
+    assert document["trace"]["caches"][0]["groups"][site["groups"][0][0] - 1]["suspect"]
     replayed = run("leakscan", "kmalloc-64", "-r", session, "--json")
     assert replayed.err == ""
     assert replayed.document["trace"] == document["trace"]

@@ -33,6 +33,7 @@ from crashext.kernel.pages.leftover import (
     reserved_pages,
 )
 from crashext.kernel.pages.pagetables import physical
+from crashext.kernel.roots.stacks import owned_stacks
 from crashext.kernel.slab.view import KernelView
 from crashext.procfs.counters import MemInfo
 from crashext.procfs.processes import Process
@@ -169,7 +170,8 @@ def account(
     tmpfs = read_tmpfs(view.host, view.space)
     pages = _Pages(view, counters, meminfo, mapped, frames, rest, rng) if frames and rest else None
     found = None if pages is None else pages.split()
-    checks = () if pages is None else tuple(pages.checks(tmpfs))
+    idle = _idle_stacks(view, areas, mapped)
+    checks = () if pages is None else tuple(pages.checks(tmpfs, idle))
     if found is not None:
         checks += (Check("unaccounted", counted.unaccounted, found.unaccounted),)
     return Accounting(
@@ -236,6 +238,14 @@ def _by_counters(
         parts.append(Part("tracing and stack depot", "kernel", tracing, "found by walking them"))
     parts = [p for p in parts if p.bytes or p.name == "free"]
     return MemorySplit(base.total, tuple(parts), base.total - sum(p.bytes for p in parts))
+
+
+def _idle_stacks(view: KernelView, areas: Areas, mapped: AreaPages) -> int:
+    """Pages of stacks that no task has: kept for the next one, or held up by RCU."""
+    owned = owned_stacks(view)
+    if owned is None:
+        return 0
+    return int(areas.pages[mapped.is_stack & ~np.isin(areas.start, owned)].sum())
 
 
 def _stacks(meminfo: MemInfo, mapped: AreaPages) -> tuple[int, str]:
@@ -349,8 +359,8 @@ class _Pages:
             names.append("KernelStack")
         return ", ".join(names)
 
-    def checks(self, tmpfs: tuple[Tmpfs, ...]) -> Iterator[Check]:
-        """What both ways count."""
+    def checks(self, tmpfs: tuple[Tmpfs, ...], idle: int) -> Iterator[Check]:
+        """What both ways count; `idle` pages are stacks that no task has."""
         size = self._meminfo.get
         count, rest = self.count, self._rest
         cached, shmem = size("Cached"), size("Shmem") or 0
@@ -371,7 +381,9 @@ class _Pages:
             ("vmalloc", size("VmallocUsed"), rest.vmalloc),
         ]
         if self._mapped.stacks:
-            found.append(("kernel stacks", size("KernelStack"), self._mapped.stacks))
+            # KernelStack knows those of tasks only, not those that wait for the next one.
+            stacks = self._mapped.stacks - idle
+            found.append(("kernel stacks", size("KernelStack"), stacks))
         percpu = self._counters.percpu
         if percpu is not None:
             inside = max(0, percpu.pages - percpu.boot) << PAGE_SHIFT

@@ -7,7 +7,7 @@ tells growth in use from slabs that fill up with holes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Protocol
 
@@ -65,16 +65,19 @@ class CacheGrowth:
     """Bytes at every moment that has a slabinfo."""
     alike: bool
     """Both count objects in one way, so that `use` can be compared."""
+    bytes_per_hour: float | None = None
+    """null where no clock tells."""
+    fragmenting: bool = field(init=False)
+    """More slabs, but mostly holes: use fell, and fewer objects came than room for them."""
 
-    @property
-    def fragmenting(self) -> bool:
-        """More slabs, but mostly holes: use fell, and fewer objects came than room for them."""
-        return (
+    def __post_init__(self) -> None:
+        fragmenting = (
             self.alike
             and self.slabs > 0
             and self.use[1] < self.use[0] - _FALLEN
             and self.active_objs * 2 < self.num_objs
         )
+        object.__setattr__(self, "fragmenting", fragmenting)
 
     @property
     def steady(self) -> bool:
@@ -89,10 +92,11 @@ class LineGrowth:
     name: str
     first: int
     last: int
+    bytes: int = field(init=False)
+    """Last less first."""
 
-    @property
-    def bytes(self) -> int:
-        return self.last - self.first
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "bytes", self.last - self.first)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +143,7 @@ def growth(snapshots: Sequence[Compared]) -> Growth:
         seconds,
         clock,
         _backwards([s.moment.date for s in snapshots]),
-        _caches(snapshots),
+        _caches(snapshots, seconds),
         _meminfo(snapshots),
         _vmalloc(snapshots),
         tuple(
@@ -174,7 +178,7 @@ def _backwards(dates: Sequence[float | None]) -> bool:
     return any(b < a for a, b in pairwise(known))
 
 
-def _caches(snapshots: Sequence[Compared]) -> tuple[CacheGrowth, ...]:
+def _caches(snapshots: Sequence[Compared], seconds: float | None) -> tuple[CacheGrowth, ...]:
     counted = [s for s in snapshots if s.slabs is not None]
     kept = [(by_name(s.slabs.caches), s.page_size) for s in counted if s.slabs is not None]
     if len(kept) < 2:
@@ -195,6 +199,7 @@ def _caches(snapshots: Sequence[Compared]) -> tuple[CacheGrowth, ...]:
             (a.use, b.use),
             steps,
             alike,
+            (steps[-1] - steps[0]) * 3600 / seconds if seconds else None,
         )
         if change.active_objs or change.num_objs or change.bytes:
             found.append(change)

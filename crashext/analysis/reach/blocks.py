@@ -1,111 +1,116 @@
-"""Which of the page allocator's blocks are in use, once a pointer leads to one page of them.
+"""Blocks of pages that no pointer leads to, and may be in use all the same.
 
-A pointer to any page of a block holds all of it, and struct pages hold each other: drivers chain
-their pools through `page->lru` (blk-mq's requests, page_pool) or `page->private` (drbd_pp_pool),
-with nothing but the first struct page in a variable.
-
-Sources: block/blk-mq.c blk_mq_alloc_rqs(), drivers/block/drbd/drbd_main.c (5.10 to 7.2).
+A device, a page table or an IOMMU knows pages by their physical addresses: such blocks are weakly
+held. And of an allocation that was split into single pages its owner knows the first only.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
-from crashext.analysis.reach.mark import Marks, mark
+from crashext.analysis.reach.mark import Marks
+from crashext.analysis.reach.nodes import Nodes
+from crashext.analysis.reach.scan import readable_frames, scan_memory
 from crashext.hosts.base import Mask
-from crashext.kernel.access import Words, column, require
-from crashext.kernel.compound import tails
-from crashext.kernel.slab.view import KernelView
+from crashext.kernel.access import Words
+from crashext.kernel.addresses import PAGE_SHIFT, PAGE_SIZE
+from crashext.kernel.pages.frames import Frames, FrameUse
+from crashext.progress import Progress
 
-MAX_FRAMES = 1 << 22
-"""Page frames whose struct pages are looked at: 16 GiB of kernel pages."""
-_PIECE = 1 << 16
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """What the struct pages of some page frames say, one array element a frame."""
-
-    start: Mask
-    """The frame begins a block."""
-    following: Words
-    """lru.next"""
-    preceding: Words
-    """lru.prev"""
-    private: Words
+_TABLE_FLAGS = np.uint64(0xFFF0000000000FFF)
+"""Bits of an entry of a page table that are no address: x86-64, EPT and VT-d alike."""
+_PRESENT = np.uint64(3)
+_ENTRIES = PAGE_SIZE // 8
+_ENTRIES_LEAST = 4  # used entries that a page needs to be taken for a table
+_MAX_SPLIT = 10  # MAX_ORDER: no allocation is larger
 
 
-def spread(view: KernelView, frames: NDArray[np.int64], named: Mask) -> Mask:
-    """Which of `frames` are in use, where pointers lead to those that are `named`.
+def rest_of_split(nodes: Nodes, marks: Marks) -> NDArray[np.bool_]:
+    """Blocks of one page that may be the rest of a split allocation: bool[blocks].
 
-    `frames` are all page frames that the kernel has from the page allocator, ascending.
+    They follow a reached page without a gap, and lie within the order that this one is aligned to.
     """
-    if not len(frames) or len(frames) > MAX_FRAMES:
-        return named
-    pieces = [_read(view, frames[at : at + _PIECE]) for at in range(0, len(frames), _PIECE)]
-    columns = (
-        np.concatenate([getattr(piece, name) for piece in pieces])
-        for name in ("start", "following", "preceding", "private")
-    )
-    rows = _Rows(*columns)
-    starts = rows.start | (np.diff(frames, prepend=-2) != 1)
-    block = np.cumsum(starts) - 1
-    sources, targets = _links(view, frames, rows)
-    source, target = block[sources].astype(np.int32), block[targets].astype(np.int32)
-    order = np.argsort(source, kind="stable")
-    marks = Marks(int(block[-1]) + 1)
-    mark(marks, source[order], target[order], np.unique(block[named]).astype(np.int32))
-    return np.asarray(marks.reached[block], np.bool_)
+    first, pages = nodes.blocks.first, nodes.blocks.pages
+    reached = marks.reached[nodes.first_block :]
+    result = np.zeros(len(first), np.bool_)
+    if not len(first):
+        return result
+    loose = ~reached & (pages == 1)
+    # The last block before each that is not loose, if all between them are neighbours.
+    number = np.arange(len(first))
+    joined = np.append(False, first[1:] == first[:-1] + pages[:-1])
+    begins = ~loose | ~joined
+    lead = np.maximum.accumulate(np.where(begins, number, 0))
+    held = reached[lead] & (pages[lead] == 1) & (lead != number)
+    aligned = first[lead] & -first[lead]
+    order = np.minimum(aligned, 1 << _MAX_SPLIT)
+    result[:] = loose & held & (first < first[lead] + order)
+    return result
 
 
-def _read(view: KernelView, frames: NDArray[np.int64]) -> _Rows:
-    page = require(view.host, "struct page", "flags", "lru", "private")
-    rows, ok = view.memory.rows(frames.astype(np.uint64))
-    lru = page["lru"].offset
-    following, preceding = (
-        np.ascontiguousarray(rows[:, at : at + 8]).view("<u8").reshape(-1) for at in (lru, lru + 8)
-    )
-    tail = tails(view.host, page).among(rows)
-    count, bit = page.first_of("_refcount", "_count"), view.host.enumerator("PG_head")
-    begins = np.ones(len(rows), np.bool_) if count is None else column(rows, count) != 0
-    if bit is not None:
-        begins |= column(rows, page["flags"]) >> np.uint64(bit) & np.uint64(1) == 1
-    zero = np.uint64(0)
-    linked = ok & ~tail  # a tail's link to its head lies where lru does
-    return _Rows(
-        (begins & ~tail) | ~ok,
-        np.where(linked, following, zero),
-        np.where(linked, preceding, zero),
-        np.where(linked, column(rows, page["private"]), zero),
-    )
+def weakly_held_blocks(
+    nodes: Nodes,
+    frames: Frames,
+    marks: Marks,
+    tables: NDArray[np.int64],
+    present: Mask | None,
+    progress: Progress,
+) -> NDArray[np.bool_]:
+    """Unreachable blocks whose physical address somebody knows: bool[blocks]. One pass.
+
+    `tables` are page frames of the kernel's own page tables, which map all memory there is.
+    """
+    reached = marks.reached[nodes.first_block :]
+    if reached.all():
+        return np.zeros(len(reached), np.bool_)
+    wanted = readable_frames(nodes.view, frames, present, FrameUse.SLAB, FrameUse.KERNEL)
+    wanted[tables[tables < len(wanted)]] = False
+    scanner = _PhysicalAddresses(nodes, marks, wanted)
+    scan_memory(nodes.view, wanted, present, [scanner], progress, "physical addresses of pages")
+    return scanner.found
 
 
-def _links(
-    view: KernelView, frames: NDArray[np.int64], rows: _Rows
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Indices of frames whose struct pages hold each other's."""
-    page = require(view.host, "struct page", "lru")
-    lru = np.uint64(page["lru"].offset)
-    own = view.memory.maps_of(frames.astype(np.uint64))
-    at, to = _leads_to(view, frames, rows.following - lru)
-    # What is on a list is named by its neighbour in turn: a stale link is not.
-    mutual = rows.preceding[to] == own[at] + lru
-    at, to = at[mutual], to[mutual]
-    first, other = _leads_to(view, frames, rows.private)
-    return np.concatenate([at, to, first]), np.concatenate([to, at, other])
+class _PhysicalAddresses:
+    """The scanner for them: whole words, aligned to a page, or entries of page tables."""
+
+    def __init__(self, nodes: Nodes, marks: Marks, wanted: Mask) -> None:
+        self._nodes, self._reached = nodes, marks.reached
+        limit = len(nodes.of_frame)
+        self._limit = np.uint64(limit << PAGE_SHIFT)
+        self._wanted = wanted
+        asked = np.zeros(limit, np.bool_)
+        blocks = nodes.of_frame >= nodes.first_block
+        asked[blocks] = ~marks.reached[nodes.of_frame[blocks]]
+        self._asked = asked
+        self.found = np.zeros(len(nodes.blocks.first), np.bool_)
+
+    def look(self, offset: int, words: Words) -> None:
+        """Take in words that begin at direct-map `offset`."""
+        place = words & ~_TABLE_FLAGS
+        inside = (place < self._limit) & (place != 0)
+        # An address alone; in a page full of entries of a page table, with their flags.
+        alone = words & _TABLE_FLAGS == 0
+        at = np.flatnonzero(inside & (alone | _in_tables(words, inside)))
+        frame = (place[at] >> np.uint64(PAGE_SHIFT)).astype(np.int64)
+        hit = self._asked[frame]
+        at, frame = at[hit], frame[hit]
+        if not len(at):
+            return
+        where = np.uint64(offset) + at.astype(np.uint64) * np.uint64(8)
+        holder = self._nodes.at_offsets(where)
+        live = (holder < 0) | self._reached[np.maximum(holder, 0)]
+        live &= self._wanted[(where >> np.uint64(PAGE_SHIFT)).astype(np.intp)]
+        self.found[self._nodes.of_frame[frame[live]] - self._nodes.first_block] = True
 
 
-def _leads_to(
-    view: KernelView, frames: NDArray[np.int64], maps: Words
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Pairs (i, j): `maps[i]` is exactly the address of the struct page of `frames[j]`."""
-    pfns, ok = view.memory.pfns_of(maps)
-    at = np.flatnonzero(ok)
-    at = at[view.memory.maps_of(pfns[at]) == maps[at]]
-    wanted = pfns[at].astype(np.int64)
-    to = np.minimum(np.searchsorted(frames, wanted), len(frames) - 1)
-    good = frames[to] == wanted
-    return at[good], to[good]
+def _in_tables(words: Words, inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Words of pages most of whose words, where they are not zero, may be entries: bool[n]."""
+    result = np.zeros(len(words), np.bool_)
+    whole = len(words) // _ENTRIES * _ENTRIES
+    pages = words[:whole].reshape(-1, _ENTRIES)
+    entry = (inside[:whole] & (words[:whole] & _PRESENT != 0)).reshape(-1, _ENTRIES)
+    used = np.count_nonzero(pages, axis=1)
+    table = (2 * np.count_nonzero(entry, axis=1) > used) & (used >= _ENTRIES_LEAST)
+    result[:whole] = (entry & table[:, None]).reshape(-1)
+    return result

@@ -8,17 +8,17 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from crashext.analysis.reach.pointed import PointedAt
+from crashext.analysis.reach.nodes import NodeKind
 from crashext.analysis.reach.reachability import Reach
 from crashext.analysis.results.evidence import Chain
 from crashext.hosts.base import U64, ReadFault
-from crashext.kernel.addresses import PAGE_SHIFT
-from crashext.kernel.roots.places import Place, PlaceKind
+from crashext.kernel.roots.places import Place, PlaceKind, symbolic
 from crashext.kernel.slab.slots import Slots
+from crashext.wording import plural
 
 MOST_EXAMINED = 4096
 _MAX_STEPS = 1 << 24
-_MAX_PAGES = 4096  # pages on a chain of pages, such as kfree_rcu()'s
+_MOST_READ = 1 << 20  # bytes of an area or block that are looked through for a pointer
 _HEAD_STEPS, _TAIL_STEPS = 6, 2
 _ORDER = {kind: i for i, kind in enumerate(PlaceKind)}
 
@@ -26,13 +26,11 @@ _ORDER = {kind: i for i, kind in enumerate(PlaceKind)}
 class Holders:
     """Names the roots of one marked kernel."""
 
-    def __init__(self, reach: Reach, named: PointedAt | None = None) -> None:
-        """With `named`, a root in a page without a name is followed to what points at the page."""
-        self._reach, self._page_names = reach, named
+    def __init__(self, reach: Reach) -> None:
+        self._reach = reach
         self._places = reach.places
-        self._named: dict[int, Place] = {}
+        self._roots: dict[int, Place] = {}
         self._start: dict[int, int] = {}
-        self._of_page: dict[int, Place] = {}
 
     @cached_property
     def _by_target(self) -> tuple[NDArray[np.int32], NDArray[np.intp]]:
@@ -41,7 +39,7 @@ class Holders:
         return targets[order], order
 
     def start_of(self, slot: int) -> int:
-        """The object directly under the root through which `slot` was reached."""
+        """The node directly under the root through which node `slot` was reached."""
         via = self._reach.marks.via
         path: list[int] = []
         at = slot
@@ -57,18 +55,18 @@ class Holders:
         return start
 
     def root_of(self, start: int) -> Place:
-        """The most telling of the words outside objects that point at a starting slot."""
-        if start not in self._named:
+        """The most telling of the words outside nodes that point at a starting node."""
+        if start not in self._roots:
             targets, order = self._by_target
             low, high = np.searchsorted(targets, [start, start + 1]).tolist()
             words = self._reach.references.root_at[order[low:high]].tolist()
             places = [self._place(w) for w in words]
-            self._named[start] = min(
+            self._roots[start] = min(
                 places,
                 key=lambda p: _ORDER[p.kind],
-                default=Place(PlaceKind.STACK, "a CPU's register"),
+                default=self._without_words(start),
             )
-        return self._named[start]
+        return self._roots[start]
 
     def _place(self, offset: int) -> Place:
         # With a memory budget, some slabs are outside the table, and speak as roots.
@@ -79,28 +77,16 @@ class Holders:
             what = f"{found.cache.name} object {found.address:#x}, not followed further"
             of = f"objects of {found.cache.name} that were not followed further"
             return Place(PlaceKind.PAGE, what, variable=of)
-        place = self._places.name(offset)
-        path: list[int] = []
-        while place.kind is PlaceKind.PAGE and self._page_names is not None:
-            frame = offset >> PAGE_SHIFT
-            if frame in self._of_page:
-                place = self._of_page[frame]
-                break
-            path.append(frame)
-            above = self._page_names.word_to(frame)
-            if above is None or above >> PAGE_SHIFT in path or len(path) > _MAX_PAGES:
-                break
-            place, offset = self._owner_of(above), above
-        self._of_page.update(dict.fromkeys(path, place))
-        return place
+        return self._places.name(offset)
 
-    def _owner_of(self, offset: int) -> Place:
-        """What a word is in."""
-        slot, _ = self._reach.table.locate(np.array([offset], np.uint64))
-        if slot[0] < 0:
-            return self._places.name(offset)
-        cache = self._reach.view.caches.all[int(self._reach.table.caches(slot)[0])]
-        return Place(PlaceKind.OBJECT, f"pages of {cache.name} objects")
+    def _without_words(self, start: int) -> Place:
+        """What holds a node that no word of memory points at."""
+        block = start - self._reach.nodes.first_block
+        if block >= 0 and self._reach.weak_blocks[block]:
+            return Place(PlaceKind.WEAK, "a physical address")
+        if block >= 0 and self._reach.split_blocks[block]:
+            return Place(PlaceKind.WEAK, "the pages before them")
+        return Place(PlaceKind.STACK, "a CPU's register")
 
     def chain(self, slot: int) -> Chain:
         """From the root to `slot`; the middle of a long chain is counted, not listed."""
@@ -111,7 +97,7 @@ class Holders:
         path.reverse()
         steps = [self.root_of(path[0]).name]
         steps += self._labels(path)
-        (address,) = self._reach.table.addresses(np.array([slot], np.int64)).tolist()
+        (address,) = self._reach.nodes.addresses(np.array([slot], np.int64)).tolist()
         return Chain(U64(address), tuple(steps))
 
     def _labels(self, path: list[int]) -> list[str]:
@@ -128,23 +114,31 @@ class Holders:
             labels.append(self._label(path[i - 1] if i else None, path[i]))
         return labels
 
-    def _label(self, above: int | None, slot: int) -> str:
-        table = self._reach.table
-        one = np.array([slot], np.int64)
-        cache = self._reach.view.caches.all[int(table.caches(one)[0])]
-        start = int(table.addresses(one)[0])
-        landing = self._landing(above, start, cache.object_size)
+    def _label(self, above: int | None, node: int) -> str:
+        """``kmalloc-64+0x8``, ``vmalloc area of f [m]``, ``4 pages``."""
+        nodes, view = self._reach.nodes, self._reach.view
+        kind = nodes.kind(node)
+        if kind is NodeKind.PAGES:
+            return plural(int(nodes.blocks.pages[node - nodes.first_block]), "page")
+        if kind is NodeKind.AREA:
+            row = nodes.area_row[node - nodes.first_area]
+            caller = int(nodes.areas.caller[row])
+            by = f" of {symbolic(view.host.symbol_at(caller), caller)}" if caller else ""
+            return f"vmalloc area{by}"
+        one = np.array([node], np.int64)
+        cache = view.caches.all[int(self._reach.table.caches(one)[0])]
+        landing = self._landing(above, int(nodes.addresses(one)[0]), cache.object_size)
         return cache.name + ("" if landing is None else f"+{landing:#x}")
 
     def _landing(self, above: int | None, start: int, size: int) -> int | None:
-        """Where in [start, start + size) the object above points."""
-        table, view = self._reach.table, self._reach.view
+        """Where in [start, start + size) the node above points."""
         if above is None:
             return None
+        nodes = self._reach.nodes
         one = np.array([above], np.int64)
-        cache = view.caches.all[int(table.caches(one)[0])]
+        length = min(int(nodes.bytes(one)[0]), _MOST_READ)
         try:
-            data = view.host.read(int(table.addresses(one)[0]), cache.object_size & ~7)
+            data = self._reach.view.host.read(int(nodes.addresses(one)[0]), length & ~7)
         except ReadFault:
             return None
         inside = np.frombuffer(data, "<u8") - np.uint64(start)

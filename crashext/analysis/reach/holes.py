@@ -56,18 +56,22 @@ def _edges(marked: Reach, count: int) -> Numbers:
     table, references = marked.table, marked.references
     pairs = np.zeros(count * count)
     for at in range(0, len(references.source), _PIECE):
-        source = table.caches(references.source[at : at + _PIECE].astype(np.int64))
-        target = table.caches(references.target[at : at + _PIECE].astype(np.int64))
-        pairs += np.bincount(source.astype(np.int64) * count + target, minlength=len(pairs))
+        source = references.source[at : at + _PIECE].astype(np.int64)
+        target = references.target[at : at + _PIECE].astype(np.int64)
+        objects = (source < table.count) & (target < table.count)
+        of, to = table.caches(source[objects]), table.caches(target[objects])
+        pairs += np.bincount(of.astype(np.int64) * count + to, minlength=len(pairs))
     return pairs.reshape(count, count)
 
 
 def _from_pages(marked: Reach, count: int) -> Numbers:
     """What missing pages that are no slabs may point at: as much as those that are there."""
-    coverage = marked.references.coverage
+    table, references = marked.table, marked.references
+    coverage = references.coverage
     lost = coverage.missing - coverage.missing_slab
-    caches = marked.table.caches(marked.references.root_target.astype(np.int64))
-    found = np.bincount(caches, minlength=count)
+    elsewhere = references.target[references.source >= table.count]
+    target = np.concatenate([references.root_target, elsewhere]).astype(np.int64)
+    found = np.bincount(table.caches(target[target < table.count]), minlength=count)
     return np.asarray(found * (lost / max(1, coverage.present)), np.float64)
 
 

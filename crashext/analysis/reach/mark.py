@@ -11,9 +11,12 @@ from bisect import bisect_left
 import numpy as np
 from numpy.typing import NDArray
 
-from crashext.analysis.reach.references import neighbours
+from crashext.analysis.reach.references import References, neighbours
 
 _NARROW = 96  # entries of a level below which Python is faster than numpy (about 60 us a level)
+
+_PIECE = 1 << 20
+_ROUNDS = 1 << 10
 
 Slots32 = NDArray[np.int32]
 
@@ -31,9 +34,37 @@ def mark(marks: Marks, sources: Slots32, targets: Slots32, start: NDArray[np.int
 
     `sources` is ascending; `targets[i]` is what `sources[i]` points at.
     """
+    level = np.unique(start[~marks.reached[start]])
+    marks.reached[level] = True
+    _levels(marks, sources, targets, level)
+
+
+def extend(marks: Marks, sources: Slots32, targets: Slots32) -> bool:
+    """Reach what more can be reached over these edges from what is; whether there was any."""
+    reached, any_more = marks.reached, False
+    for begin in range(0, len(sources), _PIECE):
+        source, target = sources[begin : begin + _PIECE], targets[begin : begin + _PIECE]
+        fresh = reached[source] & ~reached[target]
+        if not fresh.any():
+            continue
+        level, first = np.unique(target[fresh], return_index=True)
+        reached[level], marks.via[level] = True, source[fresh][first]
+        _levels(marks, sources, targets, level)
+        any_more = True
+    return any_more
+
+
+def mark_pages(marks: Marks, references: References, start: NDArray[np.int32]) -> None:
+    """Go on from `start` and from all that is reached, over pointers to struct pages as well."""
+    mark(marks, references.page_source, references.page_target, start)
+    for _ in range(_ROUNDS):
+        more = extend(marks, references.page_source, references.page_target)
+        if not extend(marks, references.source, references.target) and not more:
+            break
+
+
+def _levels(marks: Marks, sources: Slots32, targets: Slots32, level: NDArray[np.int32]) -> None:
     reached, via = marks.reached, marks.via
-    level = np.unique(start[~reached[start]])
-    reached[level] = True
     while len(level):
         if len(level) <= _NARROW:
             level = _narrow(marks, sources, targets, level.tolist())

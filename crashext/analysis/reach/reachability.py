@@ -14,7 +14,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from crashext.analysis.reach.mark import Marks, mark
+from crashext.analysis.reach.blocks import rest_of_split, weakly_held_blocks
+from crashext.analysis.reach.mark import Marks, mark, mark_pages
+from crashext.analysis.reach.nodes import Nodes, nodes
 from crashext.analysis.reach.references import (
     BOOKKEEPING,
     References,
@@ -24,7 +26,8 @@ from crashext.analysis.reach.scan import present_frames
 from crashext.analysis.settings import MEMORY_BUDGET
 from crashext.kernel.pages.areas import Areas, read_areas
 from crashext.kernel.pages.frames import Frames, frames
-from crashext.kernel.roots.places import Places
+from crashext.kernel.pages.leftover import blocks, leftover
+from crashext.kernel.roots.places import Places, memory_map_frames
 from crashext.kernel.roots.stacks import Stacks, read_stacks
 from crashext.kernel.slab.objects import State
 from crashext.kernel.slab.slabs import SlabIndex
@@ -60,20 +63,26 @@ class Reach:
 
     view: KernelView
     table: SlotTable
+    nodes: Nodes
     frames: Frames
     areas: Areas
     stacks: Stacks
     references: References
     marks: Marks
     pointed: NDArray[np.bool_]
-    """bool[slots]: an unreachable object points at this one."""
+    """bool[nodes]: an unreachable node points at this one."""
     giants: tuple[int, ...]
     """Indices of caches of which only some slabs are in `table`, because of the memory budget."""
+    weak_blocks: NDArray[np.bool_]
+    """bool[blocks]: only a physical address leads to them. They count as reached."""
+    split_blocks: NDArray[np.bool_]
+    """bool[blocks]: no pointer leads to them, but they may be the rest of a reached allocation.
+    They count as reached."""
     unsure: NDArray[np.bool_]
-    """bool[slots]: reached, but only through objects outside that sample: these may themselves be
+    """bool[nodes]: reached, but only through objects outside that sample: these may themselves be
     held, or be part of a leaked structure."""
     doubtful: NDArray[np.bool_]
-    """bool[slots]: those of them that only slabs with free slots point at: what points there may
+    """bool[nodes]: those of them that only slabs with free slots point at: what points there may
     be free itself."""
     whole: SlabIndex
     """Every slab there is."""
@@ -104,8 +113,25 @@ class Reach:
 
     def unreachable(self) -> Slots:
         """Every unreachable object: int64[n], ascending."""
-        lost = (self.table.state == State.ALLOCATED) & ~self.marks.reached
-        return np.flatnonzero(lost)
+        reached = self.marks.reached[: self.table.count]
+        return np.flatnonzero((self.table.state == State.ALLOCATED) & ~reached)
+
+    def areas_reached(self) -> NDArray[np.bool_]:
+        """bool[areas]: those that are reached, and those that are no nodes."""
+        reached = np.ones(len(self.areas.start), np.bool_)
+        reached[self.nodes.area_row] = self.marks.reached[
+            self.nodes.first_area : self.nodes.first_block
+        ]
+        return reached
+
+    def blocks_reached(self) -> NDArray[np.bool_]:
+        """bool[blocks]: by whatever holds them."""
+        return self.marks.reached[self.nodes.first_block :]
+
+    def unreachable_nodes(self) -> NDArray[np.int64]:
+        """Every unreachable node, areas and blocks of pages too: int64[n], ascending."""
+        beyond = np.flatnonzero(~self.marks.reached[self.table.count :]) + self.table.count
+        return np.concatenate([self.unreachable(), beyond])
 
 
 def reach(
@@ -127,6 +153,9 @@ def reach(
     found = frames(view.host, view.memory, view.space, progress)
     present = present_frames(view.host, len(found.use))
     areas = read_areas(view.host, view.memory)
+    rest = leftover(view, found, areas)
+    left = rest.frames[~memory_map_frames(view, len(found.use))[rest.frames]]
+    page_blocks = blocks(view, left, generator("page blocks"))
     giants = _giants(whole, budget)
     chosen = _sampled_rows(view, whole, giants, generator)
     drawn = chosen
@@ -134,21 +163,27 @@ def reach(
     for attempt in range(_UPWARDS + 1):
         table = slot_table(view, present, progress, index)
         stacks = read_stacks(view, table, areas)
-        references = find_references(view, table, found, stacks, present, progress)
-        marks, unsure, doubtful = _marked(view, table, whole, giants, references)
+        graph = nodes(view, table, found, areas, stacks, page_blocks)
+        references = find_references(graph, found, stacks, present, progress)
+        marks, unsure, doubtful = _marked(graph, whole, giants, references)
         more = _referrers(view, table, whole, giants, references, marks)
         if attempt == _UPWARDS or not len(np.setdiff1d(more, chosen)):
             break
         chosen = np.union1d(chosen, more)
         index = _subset(whole, chosen)
     _spare_bookkeeping(view, table, marks)
-    pointed = np.zeros(table.count, np.bool_)
+    split = rest_of_split(graph, marks)
+    _mark_blocks(graph, references, marks, split)
+    weak = weakly_held_blocks(graph, found, marks, rest.table_frames, present, progress)
+    _mark_blocks(graph, references, marks, weak)
+    pointed = np.zeros(graph.count, np.bool_)
     for begin in range(0, len(references.source), _PIECE):
         some = slice(begin, begin + _PIECE)
         pointed[references.target[some][~marks.reached[references.source[some]]]] = True
     return Reach(
         view=view,
         table=table,
+        nodes=graph,
         frames=found,
         areas=areas,
         stacks=stacks,
@@ -156,6 +191,8 @@ def reach(
         marks=marks,
         pointed=pointed,
         giants=giants,
+        weak_blocks=weak,
+        split_blocks=split,
         unsure=unsure,
         doubtful=doubtful,
         whole=whole,
@@ -164,27 +201,31 @@ def reach(
 
 
 def _marked(
-    view: KernelView,
-    table: SlotTable,
+    graph: Nodes,
     whole: SlabIndex,
     giants: tuple[int, ...],
     references: References,
 ) -> tuple[Marks, NDArray[np.bool_], NDArray[np.bool_]]:
     """The marks, what only objects outside a sample lead to, and what only slots there lead to
-    that may be free: bool[slots]."""
-    marks = Marks(table.count)
-    roots = references.root_target
+    that may be free: bool[nodes]."""
+    view = graph.view
+    marks = Marks(graph.count)
+    roots, page = references.root_target, references.root_page
     row = np.full(len(roots), -1, np.int64)
     if giants:
         where = np.uint64(view.space.direct.start) + references.root_at
         row = whole.locate(where, view.caches)
     full = whole.inuse[row] == whole.objects[row]
-    mark(marks, references.source, references.target, roots[row < 0])
-    _from_registers(view, table, references, marks)
+    sure = row < 0
+    mark(marks, references.source, references.target, roots[sure & ~page])
+    _from_registers(graph, references, marks)
+    mark_pages(marks, references, roots[sure & page])
     certain = marks.reached.copy()
-    mark(marks, references.source, references.target, roots[(row >= 0) & full])
+    mark(marks, references.source, references.target, roots[~sure & full])
+    mark_pages(marks, references, np.zeros(0, np.int32))
     allocated = marks.reached.copy()
-    mark(marks, references.source, references.target, roots[(row >= 0) & ~full])
+    mark(marks, references.source, references.target, roots[~sure & ~full])
+    mark_pages(marks, references, np.zeros(0, np.int32))
     return marks, marks.reached & ~certain, marks.reached & ~allocated
 
 
@@ -245,12 +286,20 @@ def _referrers(
     if not giants:
         return np.zeros(0, np.int64)
     starts = np.flatnonzero(marks.via[references.root_target] == -1)
+    starts = starts[references.root_target[starts] < table.count]
     of_giant = np.isin(
         table.caches(references.root_target[starts].astype(np.int64)), np.array(giants, np.uint16)
     )
     where = np.uint64(view.space.direct.start) + references.root_at[starts[of_giant]]
     rows = whole.locate(where, view.caches)
     return np.unique(rows[rows >= 0])
+
+
+def _mark_blocks(
+    graph: Nodes, references: References, marks: Marks, which: NDArray[np.bool_]
+) -> None:
+    start = graph.first_block + np.flatnonzero(which)
+    mark_pages(marks, references, start.astype(np.int32))
 
 
 def _spare_bookkeeping(view: KernelView, table: SlotTable, marks: Marks) -> None:
@@ -261,11 +310,10 @@ def _spare_bookkeeping(view: KernelView, table: SlotTable, marks: Marks) -> None
                 marks.reached[table.first[row] : table.first[row + 1]] = True
 
 
-def _from_registers(
-    view: KernelView, table: SlotTable, references: References, marks: Marks
-) -> None:
-    values = [value for registers in view.host.registers() for value in registers]
-    slots = table.at(np.array(values, np.uint64))
-    slots = slots[slots >= 0]
-    slots = slots[table.state[slots] == State.ALLOCATED].astype(np.int32)
-    mark(marks, references.source, references.target, slots)
+def _from_registers(graph: Nodes, references: References, marks: Marks) -> None:
+    values = [value for registers in graph.view.host.registers() for value in registers]
+    found = graph.pointed_at(np.array(values, np.uint64))
+    found = found[found >= 0]
+    free = found < graph.first_area
+    free[free] = graph.table.state[found[free]] != State.ALLOCATED
+    mark(marks, references.source, references.target, found[~free].astype(np.int32))

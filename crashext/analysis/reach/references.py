@@ -1,8 +1,8 @@
-"""Every word of kernel memory that points into a slab object.
+"""Every word of kernel memory that points at a node: a slab object, an area, a block of pages.
 
-A word in an allocated object is an edge from that object; a word anywhere else that the kernel
-uses is a root. Interior pointers count. Free pages, user pages, free slots, pads, slab metadata
-and the dead parts of stacks point at nothing.
+A word in an allocated object, an area or a block is an edge from it; a word anywhere else that the
+kernel uses is a root. Interior pointers count. Free pages, user pages, free slots, pads, metadata
+of slabs and the dead parts of stacks point at nothing.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from crashext.analysis.reach.nodes import Nodes, Nodes32
 from crashext.analysis.reach.scan import KERNEL_USES, readable_frames, scan_memory
 from crashext.analysis.reach.silent import silent_words
 from crashext.hosts.base import Mask
@@ -20,7 +21,6 @@ from crashext.kernel.addresses import PAGE_SHIFT
 from crashext.kernel.pages.frames import Frames, FrameUse
 from crashext.kernel.roots.stacks import Stacks
 from crashext.kernel.slab.objects import State
-from crashext.kernel.slab.slots import SlotTable
 from crashext.kernel.slab.view import KernelView
 from crashext.progress import Progress
 
@@ -48,16 +48,22 @@ class Coverage:
 
 @dataclass(frozen=True)
 class References:
-    """Who points at allocated objects. Slots are numbers in a `SlotTable`."""
+    """Who points at nodes, which are numbered as in `Nodes`."""
 
     source: NDArray[np.int32]
-    """int32[edges], ascending: the object that holds the word."""
+    """int32[edges], ascending: the node that holds the word."""
     target: NDArray[np.int32]
-    """int32[edges]: the object that the word points into."""
+    """int32[edges]: the node that the word points into."""
+    page_source: Nodes32
+    """int32[n], ascending: the node that knows a struct page of another, or is linked through its
+    own. Left-over ones are frequent (scatterlists): they count after all other pointers."""
+    page_target: Nodes32
     root_at: Words
-    """uint64[roots]: direct-map offset of a word outside objects, ascending."""
+    """uint64[roots]: direct-map offset of a word outside nodes, ascending."""
     root_target: NDArray[np.int32]
-    """int32[roots]; a few words are kept for each object."""
+    """int32[roots]; a few words are kept for each node."""
+    root_page: Mask
+    """bool[roots]: the word is a pointer to a struct page."""
     dead_at: Words
     """uint64[n]: the same, for words in dead parts of stacks, which count for nothing."""
     dead_target: NDArray[np.int32]
@@ -67,17 +73,17 @@ class References:
 
 
 def find_references(
-    view: KernelView,
-    table: SlotTable,
+    nodes: Nodes,
     frames: Frames,
     stacks: Stacks,
     present: Mask | None,
     progress: Progress,
 ) -> References:
     """The pass. Memory is 8 bytes an edge and 12 a kept root."""
+    view = nodes.view
     readable = readable_frames(view, frames, present, *KERNEL_USES)
     total = int(readable.sum())
-    scanner = _Pointers(view, table, stacks, readable)
+    scanner = _Pointers(nodes, stacks, readable)
     readable = readable.copy()
     readable[scan_memory(view, readable, present, [scanner], progress, "pointers")] = False
     seen = frames.use[readable]
@@ -88,13 +94,17 @@ def find_references(
 
 
 class _Pointers:
-    """The scanner for pointers to objects, and what it found so far."""
+    """The scanner for pointers to nodes, and what it found so far."""
 
-    def __init__(self, view: KernelView, table: SlotTable, stacks: Stacks, wanted: Mask) -> None:
-        self._table, self._stacks, self._wanted = table, stacks, wanted
+    def __init__(self, nodes: Nodes, stacks: Stacks, wanted: Mask) -> None:
+        self._nodes, self._stacks, self._wanted = nodes, stacks, wanted
+        view = nodes.view
+        self._table = table = nodes.table
         self._silent = silent_words(view, table)
-        self._start = np.uint64(view.space.direct.start)
-        self._limit = np.uint64(len(table.row_of_page) << PAGE_SHIFT)
+        space = view.space
+        # All that nodes can be pointed at by lies between here and the kernel image.
+        lowest = min(space.direct.start, space.vmalloc.start, space.vmemmap.start)
+        self._lowest, self._span = np.uint64(lowest), np.uint64(space.image.start - lowest)
         ignored = [i for i, c in enumerate(view.caches.all) if c.name in BOOKKEEPING]
         self._ignored = np.isin(table.index.cache, np.array(ignored, np.uint16))
         self._any_ignored = bool(self._ignored.any())
@@ -102,33 +112,47 @@ class _Pointers:
         record = view.host.layout("struct kmemleak_object")
         self._rcu = record["rcu"].offset if record is not None and "rcu" in record else -1 & _WORD
         self._hints = _hints(view)
-        self._edges: list[tuple[NDArray[np.int32], NDArray[np.int32]]] = []
-        self._rooted: list[tuple[Words, NDArray[np.int32]]] = []
-        self._dead: list[tuple[Words, NDArray[np.int32]]] = []
-        self._kept = np.zeros(table.count, np.uint8)
+        self._vmemmap = space.vmemmap
+        self._edges: dict[bool, list[tuple[Nodes32, Nodes32]]] = {False: [], True: []}
+        self._rooted: dict[bool, list[tuple[Words, Nodes32]]] = {False: [], True: []}
+        self._dead: list[tuple[Words, Nodes32]] = []
+        self._kept = np.zeros(nodes.count, np.uint8)
         self._roots = 0
 
     def look(self, offset: int, words: Words) -> None:
         """Take in words that begin at direct-map `offset`."""
-        offsets = words - self._start
-        at = np.flatnonzero(offsets < self._limit)
+        at = np.flatnonzero(words - self._lowest < self._span)
         if len(at):
-            self._pointers(offset + 8 * at, offsets[at])
+            self._pointers(offset + 8 * at, words[at])
 
-    def _pointers(self, where: NDArray[np.int64], offsets: Words) -> None:
-        """Words at `where` that point at direct-map `offsets`; most lead to no object."""
-        table = self._table
-        target, _ = table.locate(offsets)
-        good = (target >= 0) & self._wanted[where >> PAGE_SHIFT]
-        good[good] = table.state[target[good]] == State.ALLOCATED
-        at, to = where[good].astype(np.uint64), target[good].astype(np.int32)
-        in_slab = table.row_of_page[where[good] >> PAGE_SHIFT] >= 0
+    def _pointers(self, where: NDArray[np.int64], values: Words) -> None:
+        """Words at `where`; most lead to no node."""
+        nodes, table = self._nodes, self._table
+        found = nodes.pointed_at(values)
+        good = (found >= 0) & self._wanted[where >> PAGE_SHIFT]
+        in_object = np.flatnonzero(good & (found < nodes.first_area))
+        good[in_object] = table.state[found[in_object]] == State.ALLOCATED
+        by_page = self._vmemmap.holds(values[good])
+        at, target = where[good].astype(np.uint64), found[good].astype(np.int32)
+        for some, page in ((~by_page, False), (by_page, True)):
+            if some.any():
+                self._sort(at[some], target[some], page)
+
+    def _sort(self, where: Words, target: Nodes32, by_page: bool) -> None:
+        """By what the words are in."""
+        nodes, frame = self._nodes, (where >> np.uint64(PAGE_SHIFT)).astype(np.intp)
+        in_slab = self._table.row_of_page[frame] >= 0
+        holder = np.where(in_slab, -1, nodes.of_frame[frame])
+        in_node = holder >= 0
+        rest = ~in_slab & ~in_node
         if in_slab.any():
-            self._in_slabs(at[in_slab], to[in_slab])
-        if not in_slab.all():
-            self._outside(at[~in_slab], to[~in_slab])
+            self._in_slabs(where[in_slab], target[in_slab], by_page)
+        if in_node.any():
+            self._in_nodes(holder[in_node], target[in_node], by_page)
+        if rest.any():
+            self._in_map_or_outside(where[rest], target[rest], by_page)
 
-    def _in_slabs(self, where: Words, target: NDArray[np.int32]) -> None:
+    def _in_slabs(self, where: Words, target: Nodes32, by_page: bool) -> None:
         table = self._table
         source, within = table.locate(where)
         held = (source >= 0) & ~self._silent.holds(where)
@@ -140,15 +164,43 @@ class _Pointers:
                 table.row_of_page[(where >> np.uint64(PAGE_SHIFT)).astype(np.intp)]
             ]
             held &= ~record | (within == np.uint64(self._rcu))
+        at = np.flatnonzero(held & (target >= self._nodes.first_area))
+        held[at[self._nodes.describes(table.addresses(source[at]), target[at])]] = False
         state = table.state[np.maximum(source, 0)]
         edge = held & (state == State.ALLOCATED) & (source != target)
-        self._edges.append((source[edge].astype(np.int32), target[edge]))
+        self._edges[by_page].append((source[edge].astype(np.int32), target[edge]))
         # What may be free and may be not speaks for what it points at.
         unknown = held & (state == State.UNKNOWN)
         if unknown.any():
-            self._outside(where[unknown], target[unknown])
+            self._outside(where[unknown], target[unknown], by_page)
 
-    def _outside(self, where: Words, target: NDArray[np.int32]) -> None:
+    def _in_nodes(self, source: Nodes32, target: Nodes32, by_page: bool) -> None:
+        """Words of areas and of blocks of pages, or of their struct pages."""
+        edge = source != target
+        at = np.flatnonzero(edge & (target >= self._nodes.first_area))
+        starts = self._nodes.addresses(source[at].astype(np.int64))
+        edge[at[self._nodes.describes(starts, target[at])]] = False
+        self._edges[by_page].append((source[edge], target[edge]))
+
+    def _in_map_or_outside(self, where: Words, target: Nodes32, by_page: bool) -> None:
+        """A struct page speaks for the node that its page is of; that of a free page for none."""
+        nodes = self._nodes
+        frame = nodes.described_frames(where)
+        known = (frame >= 0) & (frame < len(nodes.of_frame))
+        at = np.where(known, frame, 0)
+        holder = np.where(known, nodes.of_frame[at], -1)
+        # Only the first struct page of a block is its owner's; in the others old links are left.
+        block = holder - nodes.first_block
+        linked = block >= 0
+        linked[linked] = nodes.blocks.first[block[linked]] == frame[linked]
+        if linked.any():
+            self._in_nodes(holder[linked], target[linked], True)
+        idle = (holder >= 0) | (known & ~nodes.used[at] & (target >= nodes.first_area))
+        rest = ~linked & ~idle
+        if rest.any():
+            self._outside(where[rest], target[rest], by_page)
+
+    def _outside(self, where: Words, target: Nodes32, by_page: bool) -> None:
         dead = self._stacks.dead(where)
         if dead.any():
             self._dead.append((where[dead], target[dead]))
@@ -158,16 +210,24 @@ class _Pointers:
         where, target = where[fresh], target[fresh]
         once, first = np.unique(target, return_index=True)
         self._kept[once] += 1
-        self._rooted.append((where[first], once))
+        self._rooted[by_page].append((where[first], once))
 
     def result(self, coverage: Coverage) -> References:
-        edges = _joined(self._edges)
-        if len(edges[0]) and not (edges[0][1:] >= edges[0][:-1]).all():
-            order = np.argsort(edges[0], kind="stable")  # blocks of memory out of order
-            edges = edges[0][order], edges[1][order]
-        root_at, root_target = _placed(self._rooted)
+        rooted = [*self._rooted[False], *self._rooted[True]]
+        root_at, root_target = _placed(rooted)
+        by_page = np.isin(root_at, _placed(self._rooted[True])[0])
         dead_at, dead_target = _placed(self._dead)
-        return References(*edges, root_at, root_target, dead_at, dead_target, self._roots, coverage)
+        return References(
+            *_ordered(self._edges[False]),
+            *_ordered(self._edges[True]),
+            root_at,
+            root_target,
+            by_page,
+            dead_at,
+            dead_target,
+            self._roots,
+            coverage,
+        )
 
 
 def _hints(view: KernelView) -> list[tuple[int, int]]:
@@ -178,6 +238,15 @@ def _hints(view: KernelView) -> list[tuple[int, int]]:
         if cache is not None and layout is not None and member in layout:
             found.append((view.caches.index(cache), layout[member].offset))
     return found
+
+
+def _ordered(pieces: list[tuple[Nodes32, Nodes32]]) -> tuple[Nodes32, Nodes32]:
+    """All edges, by source."""
+    edges = _joined(pieces)
+    if len(edges[0]) and not (edges[0][1:] >= edges[0][:-1]).all():
+        order = np.argsort(edges[0], kind="stable")  # blocks of memory out of order
+        edges = edges[0][order], edges[1][order]
+    return edges
 
 
 def _joined(

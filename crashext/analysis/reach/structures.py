@@ -68,11 +68,12 @@ def structures(reach: Reach) -> Structures:
 def _lost_edges(reach: Reach) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Edges between unreachable objects. Sources stay ascending."""
     references, reached = reach.references, reach.marks.reached
+    objects = reach.table.count  # areas and blocks have no place among them yet
     sources, targets = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)]
     for begin in range(0, len(references.source), _PIECE):
         source = references.source[begin : begin + _PIECE]
         target = references.target[begin : begin + _PIECE]
-        both = ~reached[source] & ~reached[target]
+        both = ~reached[source] & ~reached[target] & (source < objects) & (target < objects)
         sources.append(source[both])
         targets.append(target[both])
     return np.concatenate(sources), np.concatenate(targets)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,7 +120,8 @@ class CacheReport:
     rest_examined: bool
     """False where there were too many groups to look further."""
     next_steps: tuple[str, ...]
-    walker: str = "map"
+    """Commands, as those of verdicts."""
+    walker: Literal["map", "kmem"] = "map"
     """How objects were found: "map", random slabs of the memory map, which stand for the cache;
     "kmem", those that crash's kmem -S lists: groups, shares and `rest` count these alone."""
 

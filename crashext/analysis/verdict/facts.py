@@ -6,6 +6,7 @@ Sizes are in bytes. None means that the source cannot tell, which is not the sam
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from crashext.analysis.memory.growth import Growth
 from crashext.analysis.memory.memsplit import MemorySplit
@@ -46,9 +47,9 @@ class CacheFact:
 class UnreachableFact:
     """Unreachable objects, with what hangs below them."""
 
-    by: str
-    """Who says so: ``reachability`` or ``kmemleak``."""
-    where: str
+    by: Literal["reachability", "kmemleak"]
+    """Who says so."""
+    where: Literal["slab", "pages"]
     """``slab``, or ``pages`` for per-CPU memory."""
     cache: str
     """"" where nobody knows which: kmemleak notes none."""
@@ -94,8 +95,8 @@ class AreaFact:
     bytes: int
     unreachable: int | None
     """Bytes of those areas that nothing live points into."""
-    largest: U64 = U64(0)  # noqa: RUF009
-    """Start of the largest of them; 0 where the source does not say."""
+    largest: U64 | None = None
+    """Start of the largest of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,8 +172,8 @@ class Facts:
     reachability: Reachability | None
     limits: tuple[str, ...]
     """What this source cannot tell, in sentences."""
-    source: str = "dump"
-    """``dump``, ``live`` (the running kernel's memory), or ``procfs``."""
+    source: Literal["dump", "live", "procfs"] = "dump"
+    """``live`` is the running kernel's memory."""
     sites: tuple[SiteFact, ...] = ()
     growth: Growth | None = None
     """Since an earlier moment; None where none was given."""

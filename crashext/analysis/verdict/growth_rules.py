@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from msgspec import structs
+
 from crashext.analysis.memory.growth import CacheGrowth, CallerGrowth, Growth
 from crashext.analysis.verdict.commands import of_areas, of_cache
 from crashext.analysis.verdict.facts import AreaFact, CacheFact, Facts
@@ -125,12 +127,14 @@ def completed(facts: Facts, verdict: Verdict) -> Verdict:
     verdict = _with_site(facts, verdict)
     if facts.growth is not None:
         pro, con = _growth(facts, facts.growth, verdict)
-        verdict = replace(
+        verdict = structs.replace(
             verdict, evidence=(*verdict.evidence, *pro), against=(*verdict.against, *con)
         )
     add = _VMCORE.get(verdict.where)
     if facts.source == "procfs" and add and verdict.kind in _JUDGED:
-        verdict = replace(verdict, against=(*verdict.against, f"only a vmcore would tell {add}"))
+        verdict = structs.replace(
+            verdict, against=(*verdict.against, f"only a vmcore would tell {add}")
+        )
     return verdict
 
 
@@ -149,7 +153,7 @@ def _with_site(facts: Facts, verdict: Verdict) -> Verdict:
         culprit = replace(
             culprit, caller=site.site.split(" [")[0], module=culprit.module or site.module
         )
-    return replace(verdict, culprit=culprit, evidence=(*verdict.evidence, said))
+    return structs.replace(verdict, culprit=culprit, evidence=(*verdict.evidence, said))
 
 
 def _growth(

@@ -17,7 +17,7 @@ from crashext.analysis.verdict.thresholds import (
     USER_SHARE,
     excessive,
 )
-from crashext.analysis.verdict.verdict import Culprit, Verdict
+from crashext.analysis.verdict.verdict import Confidence, Culprit, Verdict
 from crashext.analysis.verdict.wording import allocated_by, confidence, doubts
 from crashext.wording import called, percent, percent_of, plural, size_text
 
@@ -127,7 +127,7 @@ def _leak(
     size: int,
     unaccounted: int,
     groups: Groups,
-    sure: str,
+    sure: Confidence,
     seen: tuple[str, ...],
     against: tuple[str, ...],
 ) -> Verdict:

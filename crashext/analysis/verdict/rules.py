@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import get_args
 
 from crashext.analysis.verdict.commands import of_cache, of_largest_cache
 from crashext.analysis.verdict.facts import Facts
@@ -23,20 +24,11 @@ from crashext.analysis.verdict.slab_rules import (
 )
 from crashext.analysis.verdict.thresholds import RECLAIMABLE_SHARE, excessive
 from crashext.analysis.verdict.user_rules import user_space
-from crashext.analysis.verdict.verdict import Culprit, Verdict
+from crashext.analysis.verdict.verdict import Culprit, Outcome, Verdict, Where
 from crashext.analysis.verdict.wording import confidence, doubts, not_seen
 from crashext.wording import called, percent_of, size_text
 
-_SEVERITY = (
-    "leak",
-    "deferred-free",
-    "held-growth",
-    "fragmentation",
-    "cannot-tell",
-    "user-space",
-    "reclaimable",
-    "healthy",
-)
+_SEVERITY = get_args(Outcome)
 
 Rule = Callable[[Facts], Iterator[Verdict]]
 
@@ -150,7 +142,8 @@ def _no_total(facts: Facts) -> Verdict:
     """Nothing says how much memory there is: only who has most."""
     cache = max(facts.caches, key=lambda c: c.bytes, default=None)
     area = max(facts.areas, key=lambda a: a.bytes, default=None)
-    where, culprit, size = "none", Culprit(), 0
+    where: Where = "none"
+    culprit, size = Culprit(), 0
     evidence = []
     if cache is not None:
         where, culprit, size = "slab", Culprit(cache=cache.name), cache.bytes

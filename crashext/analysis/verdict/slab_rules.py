@@ -19,7 +19,7 @@ from crashext.analysis.verdict.thresholds import (
     WASTE_SHARE,
     excessive,
 )
-from crashext.analysis.verdict.verdict import Culprit, Verdict
+from crashext.analysis.verdict.verdict import Confidence, Culprit, Verdict
 from crashext.analysis.verdict.wording import allocated_by, confidence, doubts
 from crashext.wording import percent, percent_of, size_text
 
@@ -59,7 +59,7 @@ def _groups(facts: Facts) -> list[list[UnreachableFact]]:
 
 
 def _leaked(
-    facts: Facts, some: list[UnreachableFact], confidence: str, against: tuple[str, ...]
+    facts: Facts, some: list[UnreachableFact], confidence: Confidence, against: tuple[str, ...]
 ) -> Verdict:
     cache, where = some[0].cache, some[0].where
     slab = _slab(facts)

@@ -3,6 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+
+Outcome = Literal[
+    "leak",
+    "deferred-free",
+    "held-growth",
+    "fragmentation",
+    "cannot-tell",
+    "user-space",
+    "reclaimable",
+    "healthy",
+]
+"""What a verdict says, the worst first."""
+Where = Literal["slab", "vmalloc", "pages", "user", "none"]
+Confidence = Literal["high", "medium", "low"]
 
 
 @dataclass(frozen=True)
@@ -17,22 +34,17 @@ class Culprit:
     mount: str = ""
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True, rename={"kind": "class", "evidence": "for"}):
     """One thing that is to be said of the machine."""
 
-    kind: str
-    """leak, held-growth, deferred-free, reclaimable, fragmentation, user-space, healthy,
-    cannot-tell."""
-    where: str
-    """slab, vmalloc, pages, user, none."""
+    kind: Outcome
+    where: Where
     culprit: Culprit
     bytes: int
-    confidence: str
-    """high, medium, low."""
+    confidence: Confidence
     says: str
     """The verdict in a sentence."""
     evidence: tuple[str, ...]
     against: tuple[str, ...]
     next: str
-    """The one next command; analysis/verdict/commands.py says in what form."""
+    """The one next command, plain: crash's begin with ``crash> ``; after `` # ``, what it tells."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from crashext.analysis.verdict.facts import Facts
+from crashext.analysis.verdict.verdict import Confidence
 
 
-def confidence(facts: Facts) -> str:
+def confidence(facts: Facts) -> Confidence:
     seen = facts.reachability
     if seen is None:
         return "high" if any(f.by == "kmemleak" for f in facts.unreachable or ()) else "medium"

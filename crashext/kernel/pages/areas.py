@@ -36,6 +36,8 @@ class Areas:
     """vm_struct.flags; 0 where there is no vm_struct."""
     pages: Words
     """Page frames that it owns (nr_pages)."""
+    record: Words
+    """Addresses of their vmap_areas."""
     structure: Words
     """Addresses of their vm_structs; 0 where there is none."""
     array: Words
@@ -68,11 +70,12 @@ def read_areas(host: Host, memory: MemoryMap) -> Areas:
     if area is None or structure is None or not len(nodes):
         none = np.zeros(0, np.int64)
         small = none.astype(np.int32)
-        return Areas(*(empty,) * 7, none, small, small, faults)
+        return Areas(*(empty,) * 8, none, small, small, faults)
     rows, ok = host.read_many(nodes, area.size)
     faults += int((~ok).sum())
-    rows = rows[ok]
-    rows = rows[np.argsort(column(rows, area["va_start"]))]
+    rows, nodes = rows[ok], nodes[ok]
+    order = np.argsort(column(rows, area["va_start"]))
+    rows, nodes = rows[order], nodes[order]
     start, end = column(rows, area["va_start"]), column(rows, area["va_end"])
     flags, caller, pages, arrays, structures = (np.zeros(len(rows), np.uint64) for _ in range(5))
     if "vm" in area:
@@ -94,6 +97,7 @@ def read_areas(host: Host, memory: MemoryMap) -> Areas:
         caller,
         flags,
         pages,
+        nodes,
         structures,
         arrays,
         frame,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from crashext.hosts.base import U64
+from crashext.hosts.base import U64, Bytes, Layout, Member
 from crashext.kernel.access import column, require
 from crashext.kernel.addresses import PAGE_SHIFT, PAGE_SIZE
 from crashext.kernel.compound import tails
@@ -33,6 +33,7 @@ _MODULE_SPACE = (
     0xFFFFFFFF80000000  # and up: image and modules, Documentation/arch/x86/x86_64/mm.rst
 )
 _FEW_CALLERS = 64
+_LIST_POISON1 = 0xDEAD000000000100  # include/linux/poison.h
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ class AreaPages:
     """Pages that vmalloc areas own, each once."""
 
     stacks: int
+    is_stack: NDArray[np.bool_]
+    """bool[areas]: kernel stacks, of tasks and those that wait for the next one."""
     modules: int
     """In module space: modules, and what else is put there, such as compiled BPF programs."""
     other: int
@@ -77,6 +80,8 @@ class Leftover:
     """Page tables that have no mark, and no counter: the kernel's own, and top levels."""
     tracing: int
     """ftrace's records, trace buffers, and the stack depot."""
+    table_frames: NDArray[np.int64]
+    """int64[n]: page frames of those tables, ascending."""
     frames: NDArray[np.int64]
     """int64[n]: what is left, ascending."""
 
@@ -126,7 +131,7 @@ def area_pages(view: KernelView, areas: Areas) -> AreaPages:
     found.sort(key=lambda c: (-c.bytes, c.function, c.module))
     stacks, modules = (int(areas.pages[m].sum()) for m in (own & is_stack, in_modules))
     rest = int(areas.pages[own].sum()) - stacks - modules
-    return AreaPages(stacks, modules, rest, tuple(_merged(found)[:_FEW_CALLERS]))
+    return AreaPages(stacks, own & is_stack, modules, rest, tuple(_merged(found)[:_FEW_CALLERS]))
 
 
 def _merged(callers: list[AreaCaller]) -> list[AreaCaller]:
@@ -164,7 +169,7 @@ def leftover(view: KernelView, frames: Frames, areas: Areas) -> Leftover:
     percpu = take(percpu_frames(host, space, areas))
     tables = np.union1d(kernel_tables(host, space), user_tops(host, space, view.memory))
     walked, tracing = take(tables), take(raw_pages(host, space))
-    return Leftover(vmalloc, percpu, walked, tracing, np.flatnonzero(left))
+    return Leftover(vmalloc, percpu, walked, tracing, tables, np.flatnonzero(left))
 
 
 def blocks(view: KernelView, frames: NDArray[np.int64], rng: np.random.Generator) -> Blocks:
@@ -180,8 +185,10 @@ def blocks(view: KernelView, frames: NDArray[np.int64], rng: np.random.Generator
     count = page.first_of("_refcount", "_count")
     tail = tails(view.host, page).among(rows)
     counted = np.ones(len(some), np.bool_) if count is None else column(rows, count) != 0
-    # Only the first page of an allocation counts references, and no page of a frozen one does.
-    start = (counted & ~tail) | head | (np.diff(some, prepend=-2) != 1) | ~ok
+    # Only the first page of an allocation counts references, unless it was split into pages; no
+    # page of a frozen one does.
+    alone = (counted & ~tail & ~_split_off(view, page, some, rows)) | head
+    start = alone | (np.diff(some, prepend=-2) != 1) | ~ok
     first = np.flatnonzero(start)
     pages = np.diff(np.append(first, len(some)))
     kmalloc = np.zeros(len(first), np.bool_)
@@ -189,6 +196,28 @@ def blocks(view: KernelView, frames: NDArray[np.int64], rng: np.random.Generator
     if kind is not None and mark is not None:  # 6.15 marks them
         kmalloc = column(rows[first], kind) >> np.uint64(24) == np.uint64(mark)
     return Blocks(some[first], pages, head[first], kmalloc, len(some))
+
+
+def _split_off(
+    view: KernelView, page: Layout, frames: NDArray[np.int64], rows: Bytes
+) -> NDArray[np.bool_]:
+    """Page frames that were not the first of an allocation when they were last allocated.
+
+    alloc_pages_exact() and others split what they get into single pages, of which only the first
+    is known to anybody. Boot makes the list_head of each struct page point at itself; what takes
+    the first page of a block off a free list poisons it, and since c07aea3ef4d4 (5.14, which
+    brought pp_magic) the allocator then clears the first word of it: clear_page_pfmemalloc().
+    Source: __init_single_page(), split_page(), make_alloc_exact() in mm/ (4.19 to 6.12).
+    """
+    lru = page.first_of("lru")
+    if lru is None:
+        return np.zeros(len(frames), np.bool_)
+    following = column(rows, Member(lru.offset, 8))
+    here = view.memory.maps_of(frames.astype(np.uint64)) + np.uint64(lru.offset)
+    found = following == here
+    if "pp_magic" in page:
+        found |= following == np.uint64(_LIST_POISON1)
+    return np.asarray(found, np.bool_)
 
 
 def _some(frames: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from crashext.hosts.base import Host, ReadFault, Symbol
 from crashext.kernel.access import variable
 from crashext.kernel.addresses import PAGE_SHIFT, PAGE_SIZE
-from crashext.kernel.memmap import BLOCK_PAGES
 from crashext.kernel.pages.areas import Areas
 from crashext.kernel.pages.frames import Frames, FrameUse
 from crashext.kernel.pages.pagetables import physical
@@ -22,7 +21,6 @@ from crashext.kernel.roots.stacks import Stacks
 from crashext.kernel.slab.view import KernelView
 
 _KERNEL_MAP = 0xFFFFFFFF80000000  # __START_KERNEL_map, arch/x86/include/asm/page_64_types.h
-_HUGE = 2 << 20
 _PERCPU_CALLERS = ("pcpu_get_vm_areas", "pcpu_create_chunk")
 
 
@@ -39,6 +37,8 @@ class PlaceKind(enum.Enum):
     BOOT = "boot"
     STRUCT_PAGE = "struct-page"
     DEAD_STACK = "dead-stack"
+    WEAK = "weak"
+    """No word at all: a physical address, or pages that belong to others."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Places:
         shift = _KERNEL_MAP - (base or 0)
         self._image = range(text - shift, end - shift) if base is not None else range(0)
         self._shift = shift
-        self._maps = _map_pages(view)
+        self._maps = memory_map_frames(view, len(frames.use))
         # 0 on x86-64 until 6.14, which a host that cannot tell 0 from nothing does not have.
         self._percpu_start = view.host.address_of("__per_cpu_start") or 0
         self._percpu_size = _percpu_size(view.host)
@@ -90,7 +90,7 @@ class Places:
         percpu = self._percpu(offset)
         if percpu is not None:
             return percpu
-        if frame // (_HUGE >> PAGE_SHIFT) in self._maps:
+        if frame < len(self._maps) and self._maps[frame]:
             return Place(PlaceKind.STRUCT_PAGE, "a struct page")
         if use is FrameUse.RESERVED:
             return Place(PlaceKind.BOOT, f"boot memory at {offset:#x} physical")
@@ -178,20 +178,11 @@ def _percpu_size(host: Host) -> int:
 def memory_map_frames(view: KernelView, count: int) -> NDArray[np.bool_]:
     """bool[count]: page frames that the memory map itself lies in."""
     found = np.zeros(count, np.bool_)
-    per_page = _HUGE >> PAGE_SHIFT
-    for page in _map_pages(view):
-        found[page * per_page : (page + 1) * per_page] = True
-    return found
-
-
-def _map_pages(view: KernelView) -> frozenset[int]:
-    """Physical 2 MiB pages that the memory map itself lies in."""
-    step = BLOCK_PAGES * view.memory.page_size
     try:
-        found, ok = physical(view.host, view.space, view.memory.block_maps)
+        starts, ok = physical(view.host, view.space, view.memory.block_maps)
     except ReadFault:
-        return frozenset()
-    pages: set[int] = set()
-    for start in found[ok].tolist():
-        pages.update(range(start // _HUGE, (start + step - 1) // _HUGE + 1))
-    return frozenset(pages)
+        return found
+    sizes = view.memory.block_pages * np.uint64(view.memory.page_size)
+    for start, size in zip(starts[ok].tolist(), sizes[ok].tolist(), strict=True):
+        found[start >> PAGE_SHIFT : (start + size + PAGE_SIZE - 1) >> PAGE_SHIFT] = True
+    return found

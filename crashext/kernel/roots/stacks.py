@@ -53,6 +53,8 @@ class Stacks:
     """int64[n, 2]: offsets in the page at which the dead words begin and end."""
     gone: frozenset[int]
     """Rows of `Areas` that are stacks of tasks that are gone."""
+    rows: frozenset[int]
+    """Rows of `Areas` that are stacks of any task."""
 
     def of_gone(self, area: int) -> bool:
         """Whether an area is the stack of a task that is gone."""
@@ -74,6 +76,7 @@ class Stacks:
 
 
 _NOTHING = (np.zeros(0, np.int64), np.zeros((0, 2), np.int64), frozenset[int]())
+_NO_ROWS = frozenset[int]()
 
 
 def read_stacks(view: KernelView, table: SlotTable, areas: Areas) -> Stacks:
@@ -82,7 +85,7 @@ def read_stacks(view: KernelView, table: SlotTable, areas: Areas) -> Stacks:
     rows, size = _task_rows(view, table)
     layout = host.layout("struct task_struct")
     if layout is None or "stack" not in layout or not len(rows):
-        return Stacks((), *_NOTHING)
+        return Stacks((), *_NOTHING, _NO_ROWS)
     starts = column(rows, layout["stack"])
     pids = column(rows, layout["pid"])
     pointers = _stack_pointers(host, rows, size)
@@ -106,6 +109,23 @@ def read_stacks(view: KernelView, table: SlotTable, areas: Areas) -> Stacks:
             Stack(start, live, end, int(pids[i]), name.decode("ascii", "backslashreplace"))
         )
     return Stacks(tuple(stacks), *_dead_parts(view, areas, stacks))
+
+
+def owned_stacks(view: KernelView) -> Words | None:
+    """Where the stacks of all tasks begin; None where only a sample of the slabs is known.
+
+    A stack that is not among them waits for the next task, or for RCU to let it go.
+    """
+    cache, layout = view.caches.find("task_struct"), view.host.layout("struct task_struct")
+    if cache is None or layout is None or "stack" not in layout:
+        return None
+    if not view.scanned or not view.index.complete:
+        return None
+    found = [np.zeros(0, np.uint64)]
+    for batch in view.reader(cache).read(view.index, view.index.rows_of(view.caches.index(cache))):
+        rows = batch.content[batch.state == State.ALLOCATED]
+        found.append(column(rows, layout["stack"]))
+    return np.unique(np.concatenate(found))
 
 
 def _task_rows(view: KernelView, table: SlotTable) -> tuple[Bytes, int]:
@@ -167,10 +187,8 @@ def _stack_size(host: Host, areas: Areas, starts: Words) -> int:
 
 def _dead_parts(
     view: KernelView, areas: Areas, stacks: list[Stack]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], frozenset[int]]:
-    """The dead part of each page frame that belongs to a stack."""
-    if view.host.info().live:
-        return _NOTHING  # the saved stack pointers are those of a moment ago
+) -> tuple[NDArray[np.int64], NDArray[np.int64], frozenset[int], frozenset[int]]:
+    """The dead part of each page frame that belongs to a stack; and whose stacks areas are."""
     live = {stack.start: stack.live for stack in stacks}
     areas_at = set(areas.start.tolist())
     known = np.array(sorted(live), np.uint64)
@@ -186,6 +204,9 @@ def _dead_parts(
     alike = np.isin(areas.caller, areas.caller[of_task]) & (areas.caller != 0)
     alike &= np.isin(areas.pages, areas.pages[of_task])
     gone = alike & ~of_task
+    rows = frozenset(np.flatnonzero(gone | of_task).tolist())
+    if view.host.info().live:
+        return *_NOTHING, rows  # the saved stack pointers are those of a moment ago
     limits[gone] = areas.end[gone]
     # While it waits for a grace period, its first words are a link of RCU's list of callbacks:
     # e540bf3162e8 (5.18).
@@ -209,7 +230,8 @@ def _dead_parts(
         parts.append(np.array([[0, PAGE_SIZE]], np.int64))
     frame = np.concatenate(frames)
     order = np.argsort(frame, kind="stable")
-    return frame[order], np.concatenate(parts)[order], frozenset(np.flatnonzero(gone).tolist())
+    of_gone = frozenset(np.flatnonzero(gone).tolist())
+    return frame[order], np.concatenate(parts)[order], of_gone, rows
 
 
 def _elsewhere(view: KernelView, stacks: list[Stack]) -> list[tuple[int, int]]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from crashext.procfs.slabinfo import SlabLine
 
@@ -42,22 +42,14 @@ class Family:
     """Of its members, sorted: "" is the plain one."""
     members: tuple[SlabLine, ...]
     """Most pages first."""
+    active_objs: int = field(init=False)
+    num_objs: int = field(init=False)
+    num_slabs: int = field(init=False)
+    pages: int = field(init=False)
 
-    @property
-    def active_objs(self) -> int:
-        return sum(m.active_objs for m in self.members)
-
-    @property
-    def num_objs(self) -> int:
-        return sum(m.num_objs for m in self.members)
-
-    @property
-    def num_slabs(self) -> int:
-        return sum(m.num_slabs for m in self.members)
-
-    @property
-    def pages(self) -> int:
-        return sum(m.pages for m in self.members)
+    def __post_init__(self) -> None:
+        for name in ("active_objs", "num_objs", "num_slabs", "pages"):
+            object.__setattr__(self, name, sum(getattr(m, name) for m in self.members))
 
     @property
     def use(self) -> float:

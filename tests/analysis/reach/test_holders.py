@@ -9,12 +9,11 @@ import pytest
 
 from crashext.analysis.reach.group_reach import held, reachability_of
 from crashext.analysis.reach.holders import Holders
-from crashext.analysis.reach.pointed import find_pointed_at
 from crashext.analysis.reach.reachability import Reach
 from crashext.analysis.reach.selfcheck import misgivings
 from crashext.analysis.reach.weak import weakly_held
 from crashext.progress import silent
-from tests.kernel.whole import DIRECT, PAGE, TEXT, THREAD_SIZE, VMEMMAP, Kernel
+from tests.kernel.whole import DIRECT, PAGE, THREAD_SIZE, VMEMMAP, Kernel
 
 
 @pytest.fixture
@@ -27,7 +26,7 @@ def slot(marked: Reach, address: int) -> int:
 
 
 def steps(marked: Reach, address: int) -> tuple[str, ...]:
-    return Holders(marked, find_pointed_at(marked, silent)).chain(slot(marked, address)).steps
+    return Holders(marked).chain(slot(marked, address)).steps
 
 
 def struct_page(page: int) -> int:
@@ -67,19 +66,18 @@ def test_a_register_is_named_where_no_word_of_memory_holds(kernel: Kernel) -> No
     assert steps(kernel.marked(), target)[0] == "a CPU's register"
 
 
-def test_places_without_a_name_are_followed_to_what_points_at_them(kernel: Kernel) -> None:
+def test_a_chain_leads_through_areas_and_pages(kernel: Kernel) -> None:
     target, in_area = kernel.object(), kernel.object()
-    page, above = kernel.page(), kernel.page()
+    page, above, area = kernel.page(), kernel.page(), kernel.area(2)
     kernel.write(page + 8, target)
     kernel.write(above, page)
+    kernel.write(area + PAGE + 16, in_area)
+    kernel.variable("pool", kernel.object("kmalloc-96", above, area))
     marked = kernel.marked()
-    assert steps(marked, target)[0].startswith("page frame ")
-    kernel.write(kernel.area(2) + PAGE + 16, in_area)
-    holder = kernel.object("kmalloc-96", above)
-    kernel.variable("pool", holder)
-    marked = kernel.marked()
-    assert steps(marked, target)[0] == "pages of kmalloc-96 objects"
-    assert steps(marked, in_area)[0] == "vmalloc area of start_kernel +0x1010"
+    chain = ("pool", "kmalloc-96", "1 page", "1 page", "kmalloc-64+0x0")
+    assert steps(marked, target) == chain
+    area_step = "vmalloc area of start_kernel"
+    assert steps(marked, in_area) == ("pool", "kmalloc-96", area_step, "kmalloc-64+0x0")
 
 
 def test_roots_are_tallied_by_variable(kernel: Kernel) -> None:
@@ -91,26 +89,6 @@ def test_roots_are_tallied_by_variable(kernel: Kernel) -> None:
     most, chains = Holders(marked).tally(slots)
     assert most == (("table", 5), ("list", 2))
     assert [c.target for c in chains] == [some[0], others[0]]
-
-
-def test_areas_and_pages_count_as_pointed_at_by_live_words_alone(kernel: Kernel) -> None:
-    wanted, lost = kernel.area(1), kernel.area(1)
-    by_pointer, by_struct_page, by_nobody, by_orphan, by_itself = (kernel.page() for _ in range(5))
-    kernel.variable("area", wanted + 100)
-    kernel.variable("page", by_pointer + 8)
-    kernel.variable("frags", struct_page(by_struct_page))
-    kernel.object("kmalloc-64", by_orphan, lost)
-    kernel.write(by_itself, by_itself)
-    marked = kernel.marked()
-    found = find_pointed_at(marked, silent)
-    assert found.areas.tolist() == [True, False]
-    pages = (by_pointer, by_struct_page, by_nobody, by_orphan, by_itself)
-    frames = [(p - DIRECT) // PAGE for p in pages]
-    assert found.frames[frames].tolist() == [True, True, False, False, False]
-    image = kernel.host.mapped[TEXT] - DIRECT
-    at = kernel.host.symbols["page"] - TEXT + image
-    assert [found.word_to(f) for f in frames[:3]] == [at, None, None]
-    assert found.word_to(0) is None
 
 
 def test_struct_pages_and_physical_addresses_hold_weakly(kernel: Kernel) -> None:

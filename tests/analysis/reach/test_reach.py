@@ -7,6 +7,7 @@ import pytest
 
 from crashext.analysis.reach import reachability
 from crashext.analysis.reach.reachability import Class
+from crashext.kernel.roots.stacks import owned_stacks
 from tests.kernel.whole import PAGE, THREAD_SIZE, Kernel, class_of
 
 HELD, ORPHAN, STRUCTURE, NOT_JUDGED = Class.HELD, Class.ORPHAN, Class.STRUCTURE, Class.NOT_JUDGED
@@ -62,16 +63,19 @@ def test_a_pointer_into_an_object_counts_and_one_past_it_does_not(
     assert class_of(kernel.marked(), target) == [HELD if held else ORPHAN]
 
 
-def test_words_in_pages_count_where_the_kernel_uses_the_page(kernel: Kernel) -> None:
+def test_words_in_pages_count_where_the_page_is_the_kernels_and_is_reached(kernel: Kernel) -> None:
     pages = {
         "kernel": (kernel.page(), HELD),
         "vmalloc": (kernel.area(1), HELD),
+        "lost": (kernel.page(), STRUCTURE),
+        "lost area": (kernel.area(2), STRUCTURE),
         "user": (kernel.user_page(), ORPHAN),
         "free": (kernel.free_page(), ORPHAN),
     }
     targets = {name: kernel.object() for name in pages}
     for name, (page, _) in pages.items():
         kernel.write(page + 24, targets[name])
+    kernel.variable("holder", pages["kernel"][0], pages["vmalloc"][0])
     found = class_of(kernel.marked(), *targets.values())
     assert dict(zip(pages, found, strict=True)) == {n: c for n, (_, c) in pages.items()}
 
@@ -166,6 +170,7 @@ def test_missing_pages_are_counted_and_hold_nothing(kernel: Kernel, tells: bool)
     holder = kernel.object("kmalloc-96", target)
     kernel.variable("root", holder)
     page = kernel.page()
+    kernel.variable("page", page)
     kernel.write(page, other)
     kernel.host.tells = tells
     marked = kernel.marked()
@@ -236,3 +241,14 @@ def test_what_only_slots_outside_the_sample_that_may_be_free_hold_is_doubtful(
     marked = kernel.marked(1 << 20)
     assert marked.doubtful.any()
     assert not (marked.doubtful & ~marked.unsure).any()
+
+
+def test_stacks_that_no_task_has_are_told_from_those_that_tasks_have(kernel: Kernel) -> None:
+    tasks = [kernel.task(pid, "some", used=64) for pid in (1, 2, 3)]
+    kernel.free("task_struct", tasks[1][0])
+    view = kernel.view()
+    assert owned_stacks(view) is None  # not all slabs are known
+    view.scan({}, seed=0)
+    owned = owned_stacks(view)
+    assert owned is not None
+    assert owned.tolist() == [tasks[0][1], tasks[2][1]]

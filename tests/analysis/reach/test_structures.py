@@ -26,7 +26,9 @@ def reached(count: int, edges: NDArray[np.int64], roots: list[int], kinds: list[
     mark(marks, source, target, np.array(roots, np.int32))
     cache = np.array(kinds, np.int64)
     table = SimpleNamespace(
-        state=np.full(count, State.ALLOCATED, np.uint8), caches=lambda slots: cache[slots]
+        count=count,
+        state=np.full(count, State.ALLOCATED, np.uint8),
+        caches=lambda slots: cache[slots],
     )
     lost = np.flatnonzero(~marks.reached)
     view = SimpleNamespace(caches=SimpleNamespace(all=[_cache(s) for s in SIZES]))

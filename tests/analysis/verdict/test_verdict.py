@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 
@@ -70,7 +71,10 @@ def cache(
 
 
 def unreachable(
-    size: int, name: str = "kmalloc-64", by: str = "reachability", caller: str = ""
+    size: int,
+    name: str = "kmalloc-64",
+    by: Literal["reachability", "kmemleak"] = "reachability",
+    caller: str = "",
 ) -> UnreachableFact:
     return UnreachableFact(by, "slab", name, Estimate.known(size // 64), size, "mod", caller, ())
 

@@ -1,0 +1,127 @@
+"""Areas and blocks of pages in the mark, in a made-up kernel: who holds them, and who does not."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from crashext.analysis.reach.holders import Holders
+from crashext.analysis.reach.reachability import Reach
+from tests.kernel.whole import DIRECT, PAGE, VMEMMAP, Kernel
+
+LIST_POISON1, LIST_POISON2 = 0xDEAD000000000100, 0xDEAD000000000122
+
+
+@pytest.fixture
+def kernel() -> Kernel:
+    return Kernel()
+
+
+def struct_page(page: int) -> int:
+    return VMEMMAP + 64 * ((page - DIRECT) // PAGE)
+
+
+def reached(marked: Reach, *addresses: int) -> list[bool]:
+    """Whether the nodes at some addresses are."""
+    nodes = marked.nodes.pointed_at(np.array(addresses, np.uint64))
+    assert (nodes >= 0).all()
+    found: list[bool] = marked.marks.reached[nodes].tolist()
+    return found
+
+
+def test_pages_are_held_by_their_address_and_by_their_struct_page(kernel: Kernel) -> None:
+    by_pointer, inside, by_struct_page, by_nobody, by_itself = (kernel.page() for _ in range(5))
+    kernel.variable("pages", by_pointer, inside + 100)
+    kernel.variable("frags", struct_page(by_struct_page) | 2)  # a scatterlist marks its end
+    kernel.write(by_itself, by_itself)
+    marked = kernel.marked()
+    found = reached(marked, by_pointer, inside, by_struct_page, by_nobody, by_itself)
+    assert found == [True, True, True, False, False]
+
+
+def test_the_content_of_what_nobody_holds_holds_nothing(kernel: Kernel) -> None:
+    page, area, from_page, from_area = kernel.page(), kernel.area(1), kernel.page(), kernel.area(2)
+    kernel.write(page, area)
+    kernel.write(area, from_page)
+    kernel.write(from_page, from_area)
+    assert reached(kernel.marked(), page, area, from_page, from_area) == [False] * 4
+    kernel.variable("head", page)
+    assert reached(kernel.marked(), page, area, from_page, from_area) == [True] * 4
+
+
+def test_an_areas_own_records_do_not_hold_it(kernel: Kernel) -> None:
+    held, lost, neighbour = kernel.area(1), kernel.area(3), kernel.area(2)
+    kernel.variable("area", held + 100, neighbour)
+    assert reached(kernel.marked(), held, lost, neighbour) == [True, False, True]
+
+
+def test_a_pool_is_held_from_page_to_page_through_its_struct_pages(kernel: Kernel) -> None:
+    pool = [kernel.page() for _ in range(20)]
+    for page, following in pairwise(pool):
+        kernel.write(struct_page(page) + 40, struct_page(following))  # page->private
+    assert reached(kernel.marked(), *pool) == [False] * 20
+    kernel.variable("drbd_pp_pool", struct_page(pool[0]))
+    marked = kernel.marked()
+    assert reached(marked, *pool) == [True] * 20
+    last = int(marked.nodes.pointed_at(np.array([pool[-1]], np.uint64))[0])
+    holders = Holders(marked)
+    assert holders.root_of(holders.start_of(last)).name == "drbd_pp_pool"
+
+
+def test_struct_pages_of_free_pages_and_of_tails_hold_nothing(kernel: Kernel) -> None:
+    free, target, other = kernel.free_page(), kernel.page(), kernel.page()
+    kernel.write(struct_page(free) + 40, struct_page(target))
+    block = kernel.block(2)
+    kernel.write(struct_page(block + PAGE) + 40, struct_page(other))
+    kernel.variable("block", block)
+    assert reached(kernel.marked(), target, other, block) == [False, False, True]
+
+
+def test_a_block_is_held_by_any_of_its_pages(kernel: Kernel) -> None:
+    held, lost = kernel.block(4), kernel.block(4)
+    kernel.variable("third", held + 2 * PAGE + 8)
+    marked = kernel.marked()
+    assert reached(marked, held, held + 3 * PAGE, lost) == [True, True, False]
+    assert sorted(marked.nodes.blocks.pages.tolist()).count(4) == 2
+
+
+def test_an_allocation_that_was_split_is_one_block(kernel: Kernel) -> None:
+    """Boot's list_heads that point at themselves: such a page was never the first of a block."""
+    first, *rest = (kernel.page() for _ in range(4))
+    for page in rest:
+        kernel.write(struct_page(page) + 8, struct_page(page) + 8, struct_page(page) + 8)
+    kernel.variable("buffer", first)
+    assert reached(kernel.marked(), first, *rest) == [True] * 4
+
+
+def test_what_may_be_the_rest_of_a_split_allocation_is_not_accused(kernel: Kernel) -> None:
+    kernel.align(8)
+    first, *rest = (kernel.page() for _ in range(12))
+    for page in (first, *rest):
+        kernel.write(struct_page(page) + 8, 0, LIST_POISON2)
+    kernel.variable("buffer", first)
+    marked = kernel.marked()
+    # Eight pages are what the first one's alignment allows for, if not more.
+    within = (first - DIRECT) // PAGE & -((first - DIRECT) // PAGE)
+    assert reached(marked, first, *rest) == [i < within for i in range(12)]
+    assert marked.split_blocks.sum() == min(within, 12) - 1
+
+
+def test_physical_addresses_hold_weakly(kernel: Kernel) -> None:
+    """A ring of descriptors that only the device and the driver's shadow copy know."""
+    ring, table = kernel.page(), kernel.page()
+    kernel.free_page()
+    buffers, mapped = [kernel.page() for _ in range(3)], [kernel.page() for _ in range(6)]
+    alone = kernel.page()
+    kernel.write(ring, *(b - DIRECT for b in buffers))
+    kernel.write(table, *(m - DIRECT | 0x67 for m in mapped))
+    kernel.write(table + 8 * 100, alone - DIRECT + 8)  # a number as any other
+    assert reached(kernel.marked(), *buffers, *mapped) == [False] * 9
+    kernel.variable("rings", ring, table)
+    marked = kernel.marked()
+    assert reached(marked, *buffers, *mapped, alone) == [True] * 9 + [False]
+    assert marked.weak_blocks.sum() == 9
+    one = int(marked.nodes.pointed_at(np.array(buffers[:1], np.uint64))[0])
+    assert Holders(marked).root_of(one).name == "a physical address"

@@ -1,0 +1,82 @@
+"""Files that a command names are tried before any work, and left as they were."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import SESSIONS, run
+
+MANY_LEAKS = SESSIONS / "many-leaks.session"
+ORPHANS = SESSIONS / "orphans.session"
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("leakscan -c {0}/no", "cannot open dump"),
+        ("leakscan -r {0}/no", "cannot open session"),
+        ("leakscan -c {1} -s {0}/no", "cannot open debug file"),
+        ("leakscan -r {1} --before {0}/no", "cannot open"),
+        ("leakscan --trace {0}/no", "cannot read trace"),
+        ("leakscan --procfs {0}/no", "cannot open"),
+        ("leakscan --procfs /proc --before {0}/no", "cannot open"),
+        ("leakscan -r {1} --record {0}/no/file", "cannot write session"),
+        ("leakscan -r {1} --record {0}", "cannot write session"),
+        ("leakscan -r {1} --record {1}", "this run reads it"),
+        ("leakscan -r {1} --orphans --list {0}/no/file", "cannot write"),
+        ("objsim --text {0}/no --size 8", "cannot read"),
+        ("objsim -r {1} --record {0}/no/file 0x10", "cannot write session"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_one_line(tmp_path: Path, line: str, says: str) -> None:
+    program, *arguments = line.format(tmp_path, MANY_LEAKS).split()
+    ran = run(program, *arguments)
+    assert (ran.status, ran.out) == (2, "")
+    assert says in ran.err
+    assert ran.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_are_tried_before_a_dump_is_opened(tmp_path: Path) -> None:
+    """The dump is none, which nobody gets to see."""
+    dump = tmp_path / "vmcore"
+    dump.write_text("no dump")
+    for more in (["--before", tmp_path / "no"], ["--record", tmp_path / "no" / "file"]):
+        assert "No such file" in run("leakscan", "-c", dump, *more).err
+
+
+def test_a_run_that_fails_leaves_an_old_session_alone(tmp_path: Path) -> None:
+    old = tmp_path / "old.session"
+    old.write_bytes(MANY_LEAKS.read_bytes())
+    assert run("leakscan", "-r", MANY_LEAKS, "--record", old, "--orphans").status == 2
+    assert old.read_bytes() == MANY_LEAKS.read_bytes()
+
+
+def test_a_link_to_what_is_not_there_yet_is_followed(tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "list")
+    assert run("leakscan", "-r", ORPHANS, "--orphans", "--list", link).status == 0
+    assert link.is_symlink()
+    assert (tmp_path / "list").read_text()
+
+
+def test_a_pipe_is_not_emptied_by_being_looked_at(tmp_path: Path) -> None:
+    """Nor does opening it wait for a writer, or for a reader."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    end = os.open(pipe, os.O_RDWR)
+    os.write(end, b"no trace\n")
+    assert "cannot open session" in run("leakscan", "-r", tmp_path / "no", "--record", pipe).err
+    assert os.read(end, 64) == b"no trace\n"
+    os.close(end)
+
+
+def test_what_is_no_earlier_moment_is_told_before_the_verdict(tmp_path: Path) -> None:
+    old = tmp_path / "old.json"
+    old.write_text("{}")
+    ran = run("leakscan", "-r", MANY_LEAKS, "--before", old)
+    assert (ran.status, ran.out) == (2, "")
+    assert "no report of leakscan" in ran.err

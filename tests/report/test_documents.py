@@ -1,0 +1,74 @@
+"""schema.json is what the types say, and real documents of every kind follow it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from crashext.report.documents import KINDS, VERSION
+from crashext.report.schema import PATH, schema, text
+from tests.conftest import SESSIONS, run
+
+NODE = "0xffff8d9782aada80"
+ALLOC = (
+    "          insmod-812     [001] .....   100.{:06}: kmalloc: call_site=leaklab_take+0x21/0x40 "
+    "ptr=0x{:016x} bytes_req=24 bytes_alloc=32 gfp_flags=GFP_KERNEL node=-1 accounted=false\n"
+)
+MEMINFO = "MemTotal: 4030636 kB\nMemFree: 3502020 kB\nSlab: 101364 kB\nHugePages_Total: 0\n"
+
+
+def test_the_file_is_what_the_types_say() -> None:
+    assert PATH.read_text() == text(), "python -m crashext.report.schema writes it anew"
+    jsonschema.Draft202012Validator.check_schema(schema())
+
+
+@pytest.fixture
+def arguments(tmp_path: Path) -> dict[str, tuple[object, ...]]:
+    """A command for each kind of document."""
+    trace, proc = tmp_path / "trace", tmp_path / "proc"
+    trace.write_text("".join(ALLOC.format(i, 0xFFFF888000100000 + 32 * i) for i in range(40)))
+    proc.mkdir()
+    (proc / "meminfo").write_text(MEMINFO)
+    return {
+        "leakscan": ("leakscan", "-r", SESSIONS / "unlinked-nodes.session", "kmalloc-32"),
+        "objsim": ("objsim", "-r", SESSIONS / "unlinked-nodes.session", NODE),
+        "orphans": ("leakscan", "-r", SESSIONS / "orphans.session", "--orphans"),
+        "trace": ("leakscan", "--trace", trace),
+        "verdict": ("leakscan", "-r", SESSIONS / "many-leaks.session"),
+        "procfs": ("leakscan", "--procfs", proc),
+    }
+
+
+@pytest.mark.parametrize("kind", KINDS.values())
+def test_a_document_of_each_kind_follows_it(
+    kind: str, arguments: dict[str, tuple[object, ...]]
+) -> None:
+    command, *rest = arguments[kind]
+    document = run(str(command), *rest, "--json").document
+    assert document["schema"] == f"crashext/{kind}/{VERSION}"
+    of_kind = jsonschema.Draft202012Validator(
+        {"$ref": f"#/$defs/{kind}", "$defs": schema()["$defs"]}
+    )
+    of_kind.validate(document)
+    less = {key: value for key, value in document.items() if key != "skipped"}
+    for wrong in ({**document, "unknown": 1}, {**document, "schema": "x"}, less):
+        assert not of_kind.is_valid(wrong)
+
+
+def test_addresses_are_hex_and_fractions_short() -> None:
+    session = SESSIONS / "unlinked-nodes.session"
+    out = run("leakscan", "-r", session, "kmalloc-32", "--json").out
+    group = json.loads(out)["caches"][0]["groups"][0]
+    for address in (group["exemplar"], group["lowest"], group["words"][0]["value"]):
+        assert address == hex(int(address, 16))
+    fractions = [word for word in out.replace(",", " ").split() if _is_fraction(word)]
+    assert fractions
+    assert all(len(word.partition(".")[2]) <= 6 for word in fractions)
+
+
+def _is_fraction(word: str) -> bool:
+    whole, point, rest = word.partition(".")
+    return bool(point) and whole.isdigit() and rest.isdigit()
