@@ -63,9 +63,12 @@ class SlabReader:
         memory: MemoryMap,
         space: AddressSpace,
         cache: SlabCache,
-        encoding: Callable[[], Encoding],
+        encoding: Callable[[], Encoding | None],
     ) -> None:
-        """`encoding` tells how this kernel's freelists are encoded; asked when slabs are read."""
+        """`encoding` tells how this kernel's freelists are encoded; asked when slabs are read.
+
+        Where it does not know, these slabs' own lists decide.
+        """
         self._host, self._memory, self._space, self.cache = host, memory, space, cache
         self._fields: SlabFields = slab_fields(host)
         self._cpu: CpuLists = cpu_lists(host, cache, space.percpu_offsets)
@@ -125,6 +128,8 @@ class SlabReader:
         inuse = column(rows, self._fields.slab["inuse"])
         cpu_heads, on_cpu = self._cpu_heads(bases)
         encoding = self._encoding()
+        if encoding is None:
+            encoding = prove_encoding(cache, data, readable, bases, heads).encoding
         own = walk(cache, encoding, data, readable, bases, heads)
         local = walk(cache, encoding, data, readable, bases, cpu_heads)
         address = (

@@ -11,6 +11,7 @@ from functools import cached_property
 import numpy as np
 
 from crashext.hosts.base import Host, Symbol
+from crashext.hosts.derived import derived
 from crashext.kernel.access import UnknownLayout
 from crashext.kernel.addresses import AddressSpace, address_space
 from crashext.kernel.btf import Btf, read_btf
@@ -99,18 +100,22 @@ class KernelView:
         return self._readers[cache.address]
 
     @cached_property
-    def encoding(self) -> Encoding:
+    def encoding(self) -> Encoding | None:
         """How this kernel encodes freelists: one form, proved over as many caches as it takes.
 
-        The node lists alone would not do: a cache that is full everywhere has no list to prove by.
+        The lists of one cache alone would not do: where it is full everywhere it has none. None:
+        a session that was recorded before it kept the answer.
         """
         if all(c.freelist_random is None for c in self.caches.all):
             return Encoding.PLAIN
+        known = derived(self.host, "freelist encoding", lambda: self._proved().value)
+        return next((form for form in Encoding if form.value == known), None)
+
+    def _proved(self) -> Encoding:
         proof = Proof()
         for number in np.argsort(-np.bincount(self.index.cache, minlength=1)).tolist():
-            proof += self.reader(self.caches.all[number]).prove(
-                self.index, self.index.rows_of(number)
-            )
+            rows = self.index.rows_of(number)
+            proof += self.reader(self.caches.all[number]).prove(self.index, rows)
             if proof.decided:
                 break
         return proof.encoding
