@@ -124,3 +124,32 @@ def test_the_verdicts_name_what_was_lost(name: str) -> None:
     assert slab == {truth["parts"][p]["cache"] for p in LOST}
     areas = [v["culprit"]["module"] for v in leaks if v["where"] == "vmalloc"]
     assert areas == ["leaklab"]
+
+
+@cache
+def filtered(name: str) -> list[dict[str, Any]]:
+    """The verdicts on what makedumpfile -d 31 left, which drops live slab pages of some kernels."""
+    dump = lab_dump(name)
+    ran = run("leakscan", "-c", dump.d31, "-s", dump.vmlinux, "--json")
+    assert ran.status == 0, ran.err
+    verdicts: list[dict[str, Any]] = ran.document["verdicts"]
+    return verdicts
+
+
+@pytest.mark.parametrize("name", [n for n in ALL if not n.startswith("default")])
+def test_nobody_is_accused_through_the_holes_of_a_filtered_dump(name: str) -> None:
+    assert {v["class"] for v in filtered(name)} <= {"healthy", "cannot-tell"}
+
+
+@pytest.mark.parametrize("name", [n for n in ALL if n.startswith("default")])
+def test_only_the_guilty_are_accused_on_a_filtered_dump(name: str) -> None:
+    parts = lab_dump(name).truth()["parts"]
+    guilty = {parts[p]["cache"] for p in LOST}
+    for verdict in filtered(name):
+        assert verdict["class"] in ("leak", "cannot-tell")
+        if verdict["class"] == "leak" and verdict["where"] == "slab":
+            assert verdict["culprit"]["cache"] in guilty
+        elif verdict["class"] == "leak":
+            # Of the module's own memory a page may be missing too: then its symbols are there alone.
+            culprit = verdict["culprit"]
+            assert "leaklab" in f"{culprit['module']} {culprit['caller']}"
