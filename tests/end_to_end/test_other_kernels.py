@@ -150,6 +150,6 @@ def test_only_the_guilty_are_accused_on_a_filtered_dump(name: str) -> None:
         if verdict["class"] == "leak" and verdict["where"] == "slab":
             assert verdict["culprit"]["cache"] in guilty
         elif verdict["class"] == "leak":
-            # Of the module's own memory a page may be missing too: then its symbols are there alone.
+            # A page of the module's own may be missing too: then only its symbols are there.
             culprit = verdict["culprit"]
             assert "leaklab" in f"{culprit['module']} {culprit['caller']}"
