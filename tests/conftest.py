@@ -9,21 +9,30 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import cache
 from io import StringIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 
 import crashext
 from crashext.commands import entry
-from crashext.hosts.drgn import DrgnHost, open_core
+from crashext.hosts.drgn import DrgnHost
+from crashext.hosts.drgn import open_core as _open_core
 from crashext.kernel.slab.view import KernelView
-from tests.lab import Dump, build, must_compile, scenario
+from tests.lab import (
+    Dump,
+    build,
+    cache_folder,
+    must_boot_distribution,
+    must_compile,
+    scenario,
+)
 
 SESSIONS = Path(__file__).parent.parent / "sample_sessions"
 
@@ -73,13 +82,33 @@ def lab_dump(name: str) -> Dump:
         pytest.skip(
             f"lab kernel {chosen.kernel!r} is not compiled here: make test-kmemleak compiles it"
         )
+    if must_boot_distribution(chosen) and not os.environ.get("CRASHEXT_BUSY"):
+        pytest.skip(f"the guest {name!r} is not built here: make test-busy builds it")
     return build(chosen)
 
 
 @cache
+def opened(core: Path, debug: tuple[Path, ...]) -> DrgnHost:
+    """A lab dump, opened once for the whole run: its debug information takes half a second."""
+    return _open_core(core, debug)
+
+
 def lab_host(name: str) -> DrgnHost:
     dump = lab_dump(name)
-    return open_core(dump.vmcore, [dump.vmlinux])
+    return opened(dump.vmcore, (dump.vmlinux,))
+
+
+def open_core(core: Path, debug: Sequence[Path]) -> DrgnHost:
+    """For commands under test: a lab dump that is open already is not opened again."""
+    known = cache_folder() in core.parents
+    return opened(core, tuple(debug)) if known else _open_core(core, debug)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _open_once() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("crashext.hosts.drgn.open_core", open_core)
+        yield
 
 
 @cache
@@ -116,6 +145,30 @@ def run(command: str, *arguments: object) -> Ran:
         except SystemExit as stop:  # argparse's way out
             status = int(stop.code or 0)
     return Ran(status, out.getvalue(), err.getvalue())
+
+
+@cache
+def ask(command: str, *arguments: object) -> Ran:
+    """`run`, but once for each question, for all tests that only read the answer."""
+    return run(command, *arguments)
+
+
+@cache
+def _recorded(command: str, name: str, *arguments: object) -> tuple[bytes, Ran]:
+    with TemporaryDirectory() as folder:
+        session = Path(folder) / "a.session"
+        ran = run(command, *on(name), "--record", session, *arguments)
+        return session.read_bytes(), ran
+
+
+def recorded(folder: Path, command: str, name: str, *arguments: object) -> tuple[Path, Ran]:
+    """The session of a question about a lab dump, and what was printed: recorded once, and copied
+    into `folder` for a test to do with as it likes."""
+    data, ran = _recorded(command, name, *arguments)
+    assert ran.status == 0, ran.err
+    path = folder / f"{name}.session"
+    path.write_bytes(data)
+    return path, ran
 
 
 def on(name: str, form: str = "vmcore") -> list[object]:

@@ -8,8 +8,8 @@ from shlex import quote
 import numpy as np
 from rapidfuzz import process
 
-from crashext.analysis.likeness.decode import Decoder
-from crashext.analysis.likeness.groups import describe, residue
+from crashext.analysis.described import Described
+from crashext.analysis.likeness.groups import residue
 from crashext.analysis.likeness.similarity import group
 from crashext.analysis.likeness.survey import (
     kernel_of,
@@ -19,14 +19,12 @@ from crashext.analysis.likeness.survey import (
     survey,
 )
 from crashext.analysis.origin.joining import Joiner
-from crashext.analysis.origin.ladder import Ladder
 from crashext.analysis.reach.on_demand import ReachOnDemand
 from crashext.analysis.results.estimate import Estimate
 from crashext.analysis.results.evidence import Reachability
 from crashext.analysis.results.joined import Traced
 from crashext.analysis.results.reports import CacheReport, Group, LeakReport
 from crashext.analysis.settings import MEMORY_BUDGET, Settings
-from crashext.analysis.types.candidates import Types
 from crashext.hosts.base import U64, HostError
 from crashext.kernel.slab.caches import Caches, SlabCache
 from crashext.kernel.slab.slabs import MAP_BUDGET
@@ -121,40 +119,22 @@ def examine_cache(
     seen = survey(view, classifier, cache, settings, progress)
     words, sample, population = seen.words, seen.sample, seen.population
     grouping = group(words, settings.threshold, settings.metric, seen.rng)
-    decoder = Decoder(view.host, view, classifier)
-    ladder = Ladder(view, classifier)
+    described = Described(view, classifier, cache, words, sample.address, settings)
     reported = grouping.clusters[:REPORTED_GROUPS]
     groups: list[Group] = []
     for number, cluster in enumerate(reported):
         progress(f"{cache.name}: groups", number, len(reported))
         like_free = residue(words, seen.free, cluster.exemplar, cache.freelist_offset, settings)
-        described = describe(
-            decoder,
-            words,
-            sample.address,
-            cache.object_size,
+        found = described.group(
             cluster,
             population.share(cluster.members),
             population.allocated,
             like_free,
-            settings,
+            typed=number < TYPED_GROUPS,
         )
-        held = judge.held(cache, described.exemplar, population, cluster.members)
-        who = ladder.attribute(cache, sample.address[cluster.members], words.rows(cluster.members))
-        groups.append(
-            replace(
-                described,
-                held=held,
-                allocators=who.allocators,
-                unattributed=who.unknown,
-                absent_rungs=who.absent if not groups else (),
-            )
-        )
-    types = Types(view, classifier)
-    for number, cluster in enumerate(reported[:TYPED_GROUPS]):
-        progress(f"{cache.name}: types", number, TYPED_GROUPS)
-        found = types.candidates(cache, words, cluster.members, groups[number].exemplar)
-        groups[number] = replace(groups[number], types=found)
+        held = judge.held(cache, found.exemplar, population, cluster.members)
+        absent = found.absent_rungs if not groups else ()
+        groups.append(replace(found, held=held, absent_rungs=absent))
     if joiner is not None:
         groups = joiner.join(
             cache, population, words, grouping.clusters, groups, judge, classifier, progress
@@ -182,6 +162,7 @@ def examine_cache(
         rest=population.share(grouping.alone).of(population.allocated),
         rest_examined=not grouping.exhausted,
         next_steps=_next_steps(cache.name, groups, looked=judge.wanted),
+        reach=judge.of_cache(cache),
     )
     return report, seen.gaps
 

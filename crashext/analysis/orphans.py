@@ -7,28 +7,21 @@ from functools import partial
 
 import numpy as np
 
-from crashext.analysis.likeness.decode import Decoder
-from crashext.analysis.likeness.groups import describe
+from crashext.analysis.described import Described
 from crashext.analysis.likeness.similarity import Cluster, group
 from crashext.analysis.likeness.survey import generator, kernel_of, make_classifier, map_gaps
 from crashext.analysis.likeness.words import Kind
-from crashext.analysis.origin.ladder import Ladder
+from crashext.analysis.page_reach import unreachable_memory
 from crashext.analysis.reach.group_reach import reachability_of
 from crashext.analysis.reach.holes import orphans_by_holes
+from crashext.analysis.reach.nodes import NodeKind
 from crashext.analysis.reach.reachability import Reach, reach
 from crashext.analysis.reach.structures import Structures, structures
 from crashext.analysis.reach.totals import by_heads, unreachable_counts
 from crashext.analysis.results.estimate import Estimate, Share
-from crashext.analysis.results.evidence import (
-    HIDDEN,
-    Below,
-    OrphanGroup,
-    OrphanTotals,
-    TypeCandidate,
-)
+from crashext.analysis.results.evidence import HIDDEN, Below, OrphanGroup, OrphanTotals
 from crashext.analysis.results.reports import Group, OrphanReport
 from crashext.analysis.settings import MEMORY_BUDGET, Settings
-from crashext.analysis.types.candidates import Types
 from crashext.hosts.base import U64, HostError
 from crashext.hosts.plain import answered
 from crashext.kernel.access import Words
@@ -49,12 +42,12 @@ _SYMBOLS = (Kind.TEXT_SYMBOL.label, Kind.DATA_SYMBOL.label)
 
 @dataclass(frozen=True)
 class Orphans:
-    """The report, and for a list every unreachable object."""
+    """The report, and for a list every unreachable object, area and block of pages."""
 
     report: OrphanReport
     addresses: Words
     caches: tuple[str, ...]
-    """The name of each one's cache."""
+    """The name of each one's cache; of areas and pages their kind and their bytes."""
 
 
 def scan_orphans(
@@ -78,6 +71,7 @@ def scan_orphans(
         return Orphans(report, *lists[0])
     # A session keeps the examples only.
     some = [(a, g.cache) for g in report.orphans for a in g.examples]
+    some += [(a, m.kind) for m in report.memory for a in m.examples]
     return Orphans(report, np.array([a for a, _ in some], np.uint64), tuple(c for _, c in some))
 
 
@@ -87,8 +81,14 @@ def _scan(
     marked = reach(view, progress, partial(generator, settings), budget)
     found = structures(marked)
     report = orphan_report(marked, settings, progress, found)
-    names = tuple(view.caches.all[i].name for i in marked.table.caches(found.slots).tolist())
-    return report, marked.table.addresses(found.slots), names
+    names = [view.caches.all[i].name for i in marked.table.caches(found.slots).tolist()]
+    beyond = marked.unreachable_nodes()
+    beyond = beyond[beyond >= marked.nodes.first_area]
+    for node, size in zip(beyond.tolist(), marked.nodes.bytes(beyond).tolist(), strict=True):
+        kind = "vmalloc" if marked.nodes.kind(node) is NodeKind.AREA else "pages"
+        names.append(f"{kind} {size}")
+    addresses = [marked.table.addresses(found.slots), marked.nodes.addresses(beyond)]
+    return report, np.concatenate(addresses), tuple(names)
 
 
 def orphan_report(
@@ -108,6 +108,7 @@ def orphan_report(
         more=max(0, len(groups) - _MOST_GROUPS),
         skipped=tuple(map_gaps(view.index, view.caches)),
         caches=by_heads(marked, found, explained),
+        memory=unreachable_memory(marked, [module.name for module in view.host.modules()]),
     )
 
 
@@ -182,7 +183,7 @@ def _cache_groups(
         return []
     classifier = make_classifier(view)
     words = classifier.classify(content, addresses)
-    decoder = Decoder(view.host, view, classifier)
+    described = Described(view, classifier, cache, words, addresses, settings)
     grouping = group(words, settings.threshold, settings.metric, rng)
     clusters = [*grouping.clusters]
     clusters += [
@@ -192,37 +193,26 @@ def _cache_groups(
     cache_scale = marked.scale(view.caches.index(cache))
     scale = len(heads) / len(some) * cache_scale
     groups = []
-    ladder, types = Ladder(view, classifier), Types(view, classifier)
     for number, cluster in enumerate(clusters):
         if cluster.exemplar == cluster.members[0] and len(rest) and cluster is clusters[-1]:
             cluster = Cluster(  # what is like no other is counted with the last example
                 np.concatenate([cluster.members, rest]), cluster.exemplar, 1 + len(rest), 1, 0.0
             )
         share = Share(len(cluster.members) / len(some), 0.0, 1.0)
-        described = describe(
-            decoder,
-            words,
-            addresses,
-            cache.object_size,
+        members = cluster.members
+        below = hanging.of(some[members])
+        size = len(members) * cache.slot_size + sum(b.bytes for b in below)
+        alike = described.group(
             cluster,
             share,
             Estimate.known(round(len(heads) * cache_scale)),
-            None,
-            settings,
+            attributed=number < _ATTRIBUTED,
+            typed=number < _ATTRIBUTED and scale * size >= _TYPED_LEAST,
         )
-        members = cluster.members
-        who = (
-            ()
-            if number >= _ATTRIBUTED
-            else ladder.attribute(cache, addresses[members], words.rows(members)).allocators
-        )
-        found = _orphan_group(hanging, cache, some[members], described, scale)
+        found = _orphan_group(hanging, cache, some[members], alike, scale)
         if len(members) == len(some) and cache_scale == 1:
             found = replace(found, estimated=bool(found.below) and scale > 1)  # all are of one kind
-        what: tuple[TypeCandidate, ...] = ()
-        if number < _ATTRIBUTED and found.bytes >= _TYPED_LEAST:
-            what = types.candidates(cache, words, members, described.exemplar)
-        groups.append((replace(found, allocators=who, types=what), some[members]))
+        groups.append((found, some[members]))
     return groups
 
 
@@ -248,6 +238,8 @@ def _orphan_group(
         examples=_examples(hanging, members),
         notes=described.notes,
         explanation=explanation(sorted(symbols)),
+        allocators=described.allocators,
+        types=described.types,
     )
 
 

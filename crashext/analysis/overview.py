@@ -5,21 +5,23 @@ Everything here needs all of memory, so a session keeps the facts, not what they
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from crashext.analysis.cache_holders import holder_facts
 from crashext.analysis.likeness.survey import generator, kernel_of, map_gaps
 from crashext.analysis.memory.accounting import Accounting, account, unaccounted_frames
-from crashext.analysis.memory.pagegroups import PageGroup, group_pages
+from crashext.analysis.memory.pagegroups import PageGroup
+from crashext.analysis.origin.content import RUNG
 from crashext.analysis.orphans import orphan_report
+from crashext.analysis.page_reach import module_in, page_holders
 from crashext.analysis.reach.reachability import Reach, complete_index, reach
 from crashext.analysis.reach.totals import unreachable_counts
 from crashext.analysis.results.estimate import Estimate
-from crashext.analysis.results.evidence import OrphanGroup, UnreachableCache
+from crashext.analysis.results.evidence import OrphanGroup, UnreachableCache, UnreachableMemory
 from crashext.analysis.results.joined import Traced
 from crashext.analysis.results.reports import Kernel
 from crashext.analysis.settings import MEMORY_BUDGET, Settings
@@ -36,7 +38,7 @@ from crashext.analysis.verdict.facts import (
 )
 from crashext.hosts.base import U64, HostError
 from crashext.hosts.plain import answered
-from crashext.kernel.addresses import PAGE_SIZE
+from crashext.kernel.addresses import PAGE_SHIFT, PAGE_SIZE
 from crashext.kernel.counters.clock import uptime, wall_clock
 from crashext.kernel.counters.rcu import read_backlog
 from crashext.kernel.pages.areas import Areas, read_areas
@@ -49,7 +51,6 @@ from crashext.progress import Progress
 from crashext.skipped import Skipped
 from crashext.wording import bracketed, some_of
 
-_LONG_NAME = 6
 _TELLING = 2  # groups of a cache whose evidence is given
 _MANY_AREAS = 8
 _STRONG = ("alloc-tag", "slub-track", "kmemleak", "page-owner", "trace")
@@ -148,9 +149,12 @@ def _counted(view: KernelView, accounting: Accounting, progress: Progress) -> Fa
         else PagesFact(
             max(0, accounting.split.unaccounted),
             None,
-            _groups(pages.groups, modules),
+            tuple(
+                (_group_text(g), g.module or module_in(g.detail, modules), g.share)
+                for g in pages.groups
+            ),
             next((g.detail for g in pages.groups if g.by == "page-owner"), ""),
-            uncertain=max((abs(c.difference) for c in accounting.checks), default=0),
+            disagreement=_disagreement(accounting),
         ),
         backlog=None if waiting is None else BacklogFact(waiting.callbacks, waiting.frees),
         processes=accounting.processes,
@@ -161,22 +165,14 @@ def _counted(view: KernelView, accounting: Accounting, progress: Progress) -> Fa
     )
 
 
-def _groups(
-    groups: tuple[PageGroup, ...], modules: list[str]
-) -> tuple[tuple[str, str, float], ...]:
-    return tuple(
-        (_group_text(g), g.module or _module_in(g.detail, modules), g.share) for g in groups
-    )
+def _disagreement(accounting: Accounting) -> int | None:
+    if accounting.found is None:
+        return None
+    return abs(accounting.counted.unaccounted - accounting.found.unaccounted)
 
 
 def _group_text(group: PageGroup) -> str:
     return f"{group.kind}: {group.detail}" if group.detail else group.kind
-
-
-def _module_in(text: str, modules: list[str]) -> str:
-    """The loaded module that a text names; short names are words of any language."""
-    words = set(re.findall(r"[a-z0-9_]+", text.lower()))
-    return next((m for m in modules if len(m) >= _LONG_NAME and m.lower() in words), "")
 
 
 def _cache(view: KernelView, cache: SlabCache) -> CacheFact:
@@ -208,19 +204,11 @@ def _judged(
     marked = reach(view, progress, partial(generator, settings), budget)
     report = orphan_report(marked, settings, progress)
     pages = facts.pages
+    # What a missing slab page pointed at may be anything, pages and areas too.
     holed = marked.references.coverage.missing_slab > 0
     if pages is not None and not holed:
         left = unaccounted_frames(view, uses, areas, settings.seed)
-        node = marked.nodes.of_frame[left]
-        unreachable = left[(node >= 0) & ~marked.marks.reached[np.maximum(node, 0)]]
-        pages = replace(
-            pages,
-            unreachable=min(len(unreachable) * PAGE_SIZE, pages.bytes),
-            unreachable_groups=_groups(
-                group_pages(view, unreachable, np.random.default_rng(settings.seed)).groups,
-                [module.name for module in view.host.modules()],
-            ),
-        )
+        pages = _judged_pages(marked, pages, report.memory, left)
     counts = unreachable_counts(marked)
     return replace(
         facts,
@@ -236,6 +224,25 @@ def _judged(
     )
 
 
+def _judged_pages(
+    marked: Reach,
+    pages: PagesFact,
+    memory: tuple[UnreachableMemory, ...],
+    left: NDArray[np.int64],
+) -> PagesFact:
+    """What reachability says of pages, `left` being those that are unaccounted for."""
+    lost = tuple(m for m in memory if m.kind == "pages")
+    size = marked.nodes.blocks.pages << PAGE_SHIFT
+    return replace(
+        pages,
+        unreachable=sum(m.bytes for m in lost),
+        memory=lost,
+        held=page_holders(marked, left),
+        weak=int(size[marked.weak_blocks].sum()),
+        split=int(size[marked.split_blocks].sum()),
+    )
+
+
 def _with_reach(cache: CacheFact, counts: dict[str, Estimate]) -> CacheFact:
     return replace(cache, unreachable=counts.get(cache.name, Estimate.known(0)))
 
@@ -248,6 +255,7 @@ def _unreachable(found: UnreachableCache, groups: tuple[OrphanGroup, ...]) -> Un
     types = [best for g in some if (best := settled(g.types)) is not None]
     modules = [known.module if known else "", *(a.module for a in allocators)]
     modules += [t.module for t in types]
+    module = next((m for m in modules if m), "")
     evidence = [f"allocated by {known.site} ({known.rung})"] if known else []
     evidence += [f"they may be {bracketed(t.name, t.module)}" for t in types]
     evidence += [note for g in some for note in g.notes[:2]]
@@ -260,11 +268,12 @@ def _unreachable(found: UnreachableCache, groups: tuple[OrphanGroup, ...]) -> Un
         found.cache,
         found.objects,
         found.bytes,
-        next((m for m in modules if m), ""),
+        module,
         known.site if known else "",
         tuple(dict.fromkeys(evidence)),
         some[0].examples if some else (),
         found.others,
+        contains_symbols=any(a.rung == RUNG and a.module == module for a in allocators),
     )
 
 

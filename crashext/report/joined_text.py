@@ -41,8 +41,8 @@ def _cache(console: Console, cache: MarkedCache, verbose: bool) -> None:
         alike = ", ".join(f"{_place(s)} ({s.marked:,})" for s in cache.sites[:3] if s.marked)
         _line(
             console,
-            f"{safe(cache.cache)}: likeness alone does not tell leaked from living objects: {alike}"
-            " have most of what is alike to a large part of the cache",
+            f"{safe(cache.cache)}: likeness alone does not tell unreachable from held objects: "
+            f"{alike} have most of what is alike to a large part of the cache",
             _BOLD,
         )
     elif named:

@@ -10,14 +10,15 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from crashext.analysis.results.estimate import Estimate, count_text
-from crashext.analysis.results.evidence import HIDDEN, OrphanGroup
+from crashext.analysis.results.evidence import HIDDEN, OrphanGroup, UnreachableMemory
 from crashext.analysis.results.reports import OrphanReport
+from crashext.analysis.types.candidates import settled
 from crashext.hosts.base import HostError
 from crashext.report.evidence_text import allocator_headline
 from crashext.report.reach_text import reachability_lines
 from crashext.report.safe import safe
 from crashext.report.text import footer, line
-from crashext.wording import percent_of, plural, size_text, some_of
+from crashext.wording import bracketed, called, percent_of, plural, size_text, some_of
 
 _FEW_GROUPS = 12
 _FEW_NOTES = 3
@@ -40,6 +41,12 @@ def print_orphan_report(report: OrphanReport, console: Console, verbose: bool) -
         )
         if totals.objects == Estimate.known(totals.explained):
             answer += "; all of them are explained below"
+    for kind, noun in (("vmalloc", "vmalloc area"), ("pages", "block")):
+        some = [m for m in report.memory if m.kind == kind]
+        if some:
+            count, size = sum(m.count for m in some), size_text(sum(m.bytes for m in some))
+            answer += f"; {plural(count, noun)}" + (" of pages" if kind == "pages" else "")
+            answer += f" unreachable, {size}"
     if report.reachability.misgivings:
         answer = "not understood in this dump, so not to be believed: " + answer
     line(console, safe(answer), "bold")
@@ -50,6 +57,8 @@ def print_orphan_report(report: OrphanReport, console: Console, verbose: bool) -
     hidden = len(leaks) - len(shown) + report.more
     if hidden:
         line(console, f"  {plural(hidden, 'smaller group')}" + (" (-v shows)" * (not verbose)))
+    for memory in report.memory if verbose else report.memory[:_FEW_GROUPS]:
+        _memory(console, memory)
     _explained(console, [g for g in report.orphans if g.explanation], verbose)
     if totals.dead_words:
         line(
@@ -79,12 +88,34 @@ def _group(console: Console, group: OrphanGroup, verbose: bool) -> None:
         line(console, f"    below: {some_of(parts, _FEW_BELOW)}")
     for allocator in group.allocators[: _FEW_BELOW if verbose else 1]:
         line(console, f"    - {allocator_headline(allocator)}")
+    best = settled(group.types)
+    if best is not None:
+        line(console, f"    - may be {safe(bracketed(best.name, best.module))}")
     for note in group.notes if verbose else group.notes[:_FEW_NOTES]:
         line(console, f"    - {safe(note)}")
     if verbose:
         line(console, f"    shape: {safe(group.shape)}")
     examples = ", ".join(f"{a:x}" for a in islice(group.examples, 4))
     line(console, f"    examples: {examples}")
+
+
+def _memory(console: Console, memory: UnreachableMemory) -> None:
+    """vmalloc areas, or blocks of pages."""
+    about = "~" if memory.estimated else ""
+    if memory.kind == "vmalloc":
+        what = f"{plural(memory.count, 'area')} of {called(memory.what, memory.module)}"
+    else:
+        orders = ", ".join(f"{about}{n:,} of order {order}" for order, n in memory.orders)
+        what = f"{about}{plural(memory.count, 'block')} ({orders})"
+    line(
+        console,
+        f"  {memory.kind}: {safe(what)}, {about}{size_text(memory.bytes)}",
+        "bold cyan",
+    )
+    if memory.kind == "pages":
+        module = f"; symbols or text of {memory.module}" if memory.module else ""
+        line(console, f"    - {safe(memory.what + module)}")
+    line(console, f"    examples: {', '.join(f'{a:x}' for a in memory.examples)}")
 
 
 def _explained(console: Console, groups: list[OrphanGroup], verbose: bool) -> None:

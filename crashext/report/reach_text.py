@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from crashext.analysis.results.estimate import share_text
-from crashext.analysis.results.evidence import Held, Reachability
-from crashext.analysis.results.reports import Group
+from crashext.analysis.results.estimate import NONE, count_text, share_text
+from crashext.analysis.results.evidence import CacheReach, Held, Reachability
+from crashext.analysis.results.reports import CacheReport, Group
 from crashext.wording import percent, some_of
 
 _STEPS = " -> "
 _FEW = 3
 _UNTOLD = 0.001
+_MOSTLY, _NEARLY = 0.5, 0.9
 
 
 def headline(group: Group) -> str:
@@ -21,17 +22,43 @@ def headline(group: Group) -> str:
         return "nothing points at them" + _unless_all(held.orphan.value)
     if held.structure.value >= 0.5:
         return "only unreachable objects point at them" + _unless_all(held.structure.value)
-    lost = held.orphan.value + held.structure.value
+    unreachable = held.orphan.value + held.structure.value
     if held.holders and held.held.value >= 0.5:
         name, count = held.holders[0]
         total = sum(n for _, n in held.holders)
         by = f"held by {name}" if 2 * count >= total else "still in use"
-        return by + (f"; {percent(lost)} are not" if lost >= 0.001 else "")
+        return by + (f"; {percent(unreachable)} are not" if unreachable >= 0.001 else "")
     return ""
 
 
 def _unless_all(share: float) -> str:
     return "" if share >= 0.9995 else f" ({percent(share)})"
+
+
+def unreachable_note(cache: CacheReport) -> str:
+    """How many of all its objects are unreachable, unless the first group says it."""
+    found = cache.reach.unreachable if cache.reach is not None else NONE
+    if not found.estimate:
+        return ""
+    held = cache.groups[0].held if cache.groups else None
+    if held is not None:
+        said = (held.orphan.value + held.structure.value) * cache.groups[0].objects.estimate
+        if held.held.value < _MOSTLY and said >= _NEARLY * found.estimate:
+            return ""
+    return f"; {count_text(found)} of {count_text(cache.allocated)} objects are unreachable"
+
+
+def cache_reach_lines(reach: CacheReach | None) -> list[str]:
+    """What became of all objects of the cache."""
+    if reach is None:
+        return []
+    parts = [
+        f"{count_text(reach.unreachable)} unreachable",
+        f"{count_text(reach.held)} held",
+        f"{count_text(reach.weak)} weakly held",
+        f"{reach.not_judged:,} not judged",
+    ]
+    return [f"reach: {', '.join(parts)}"]
 
 
 def held_lines(group: Group, verbose: bool) -> list[str]:
@@ -53,7 +80,7 @@ def _classes(held: Held) -> str:
     parts = []
     for share, what in (
         (held.orphan, "orphans, nothing points at them"),
-        (held.structure, "leaked structure, only unreachable objects point at them"),
+        (held.structure, "unreachable too, only unreachable objects point at them"),
         (held.weak, "weakly held, by struct page pointers or physical addresses only"),
         (held.held, "held, reachable from a root"),
     ):

@@ -27,7 +27,13 @@ from crashext.analysis.results.reports import (
 from crashext.report.asking import Asking, print_step
 from crashext.report.evidence_text import allocator_lines
 from crashext.report.joined_text import print_joined
-from crashext.report.reach_text import headline, held_lines, reachability_lines
+from crashext.report.reach_text import (
+    cache_reach_lines,
+    headline,
+    held_lines,
+    reachability_lines,
+    unreachable_note,
+)
 from crashext.report.safe import safe
 from crashext.report.types_text import member_lines, type_lines
 from crashext.skipped import Skipped
@@ -83,8 +89,9 @@ def write_addresses(addresses: NDArray[np.uint64], stream: TextIO) -> None:
 
 def _headline(console: Console, cache: CacheReport) -> None:
     asked = f" (asked for as {safe(cache.asked)})" if cache.asked != cache.name else ""
+    unreachable = unreachable_note(cache)
     if not cache.groups:
-        line(console, f"{safe(cache.name)}{asked}: {_no_groups(cache)}", _BOLD)
+        line(console, f"{safe(cache.name)}{asked}: {_no_groups(cache)}{unreachable}", _BOLD)
         return
     first = cache.groups[0]
     size = first.objects.estimate * cache.slot_size
@@ -99,7 +106,7 @@ def _headline(console: Console, cache: CacheReport) -> None:
             f"{count_text(first.objects)} of the {cache.sampled:,} objects seen "
             f"({share_text(first.share)}) are alike; {count_text(cache.allocated)} are allocated"
         )
-    line(console, f"{safe(cache.name)}{asked}: {likeness}{safe(note)}", _BOLD)
+    line(console, f"{safe(cache.name)}{asked}: {likeness}{safe(note)}{unreachable}", _BOLD)
 
 
 def _no_groups(cache: CacheReport) -> str:
@@ -131,6 +138,8 @@ def _cache(console: Console, cache: CacheReport, verbose: bool, asking: Asking) 
         f"{cache.object_size:,} bytes each ({cache.slot_size:,} with metadata); "
         f"{count_text(cache.slabs_total)} slabs, {examined}",
     )
+    for text in cache_reach_lines(cache.reach):
+        line(console, f"  {text}")
     if cache.aliases:
         line(console, f"  also called {safe(', '.join(cache.aliases))}")
     traits = [f.lower().replace("_", " ") for f in cache.flags]

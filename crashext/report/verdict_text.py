@@ -17,7 +17,7 @@ from crashext.report.memory_text import memory_lines
 from crashext.report.reach_text import reachability_lines
 from crashext.report.safe import safe
 from crashext.report.text import footer, line
-from crashext.wording import percent, size_text
+from crashext.wording import called, percent, plural, size_text
 
 _FEW_CACHES, _MANY_CACHES = 5, 20
 _FEW_MEMBERS = 3
@@ -44,6 +44,7 @@ def print_overview(
         line(console, "Where memory is", "bold cyan")
         for text in memory_lines(overview.accounting):
             line(console, f"  {text}")
+    print_page_holders(facts, console, verbose)
     print_caches(facts, console, verbose)
     for text in reachability_lines(facts.reachability):
         line(console, safe(text), "dim")
@@ -64,6 +65,24 @@ def print_verdicts(verdicts: tuple[Verdict, ...], console: Console, asking: Aski
 def _title(verdict: Verdict) -> str:
     where = "" if verdict.where == "none" else f", {verdict.where}"
     return f"{verdict.kind}{where} ({verdict.confidence} confidence): {safe(verdict.says)}"
+
+
+def print_page_holders(facts: Facts, console: Console, verbose: bool) -> None:
+    """Who holds the pages that no counter has."""
+    pages = facts.pages
+    if pages is None or pages.unreachable is None or not (pages.held or pages.unreachable):
+        return
+    line(console, "Pages in no counter", "bold cyan")
+    rows = [(h.bytes, f"held by {called(h.root, h.module)}") for h in pages.held]
+    shown = rows if verbose else rows[:_FEW_CACHES]
+    rest = sum(size for size, _ in rows[len(shown) :])
+    shown.append((rest, f"held by {plural(len(rows) - len(shown), 'other')}"))
+    shown.append((pages.weak, "weakly held: somebody knows their physical addresses"))
+    shown.append((pages.split, "may be the rest of the allocations before them"))
+    shown.append((pages.unreachable, "unreachable"))
+    for size, what in shown:
+        if size:
+            line(console, f"  {size_text(size):>12}  {safe(what)}")
 
 
 def print_caches(facts: Facts, console: Console, verbose: bool) -> None:

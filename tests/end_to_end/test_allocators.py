@@ -18,7 +18,7 @@ from crashext.kernel.origin.memcg import cgroup_paths, object_cgroups
 from crashext.kernel.origin.stackdepot import StackDepot
 from crashext.kernel.origin.tracks import Event, read_tracks
 from crashext.kernel.slab.objects import State
-from tests.conftest import lab_dump, lab_host, lab_view, on, run
+from tests.conftest import ask, lab_dump, lab_host, lab_view, on, recorded, run
 from tests.lab import read_addresses
 
 TRACED = ("traced", "nodes-debug")
@@ -37,7 +37,7 @@ def program(name: str) -> drgn.Program:
 
 @cache
 def groups(name: str, cache_name: str) -> list[dict[str, Any]]:
-    answer = run("leakscan", *on(name), "--json", cache_name)
+    answer = ask("leakscan", *on(name), "--json", cache_name)
     assert answer.status == 0, answer.err
     found: list[dict[str, Any]] = answer.document["caches"][0]["groups"]
     return found
@@ -197,29 +197,26 @@ def test_ticks_are_a_250th_of_a_second() -> None:
 
 
 def test_text_names_the_function_and_shows_its_stack() -> None:
-    text = run("leakscan", *on("traced"), "kmalloc-32").out.replace("\n", " ")
+    text = ask("leakscan", *on("traced"), "kmalloc-32").out.replace("\n", " ")
     assert "allocated by leaklab_leak_nodes+" in text
     assert "[leaklab] (slub-track, 4,096 of 4,096 looked at)" in text
     assert " s before the dump" in text
     assert "make_everything+" in text
     assert "alloc-tag" not in text
-    verbose = run("leakscan", *on("traced"), "-v", "kmalloc-32").out
+    verbose = ask("leakscan", *on("traced"), "-v", "kmalloc-32").out
     assert "no alloc-tag: " in verbose
     assert "ret_from_fork+" in verbose
 
 
 def test_json_is_as_the_schema_says(schema: Any) -> None:
     for name in ("traced", "accounted", "default"):
-        document = run("leakscan", *on(name), "--json", "dentry", "kmalloc-32").document
+        document = ask("leakscan", *on(name), "--json", "dentry", "kmalloc-32").document
         jsonschema.validate(document, schema)
 
 
 def test_a_session_answers_the_same(tmp_path: Any) -> None:
-    session = tmp_path / "who.session"
-    recorded = run(
-        "leakscan", *on("traced"), "--record", session, "--no-refs", "--json", "kmalloc-64"
-    )
+    session, told = recorded(tmp_path, "leakscan", "traced", "--no-refs", "--json", "kmalloc-64")
     replayed = run("leakscan", "-r", session, "--no-refs", "--json", "kmalloc-64")
     assert replayed.err == ""
-    assert replayed.document == recorded.document
+    assert replayed.document == told.document
     assert replayed.document["caches"][0]["groups"][0]["allocators"][0]["module"] == "leaklab"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import lab_dump, on, run
+from tests.conftest import ask, lab_dump, on
 
 
 def typed(line: str) -> subprocess.CompletedProcess[str]:
@@ -24,7 +24,7 @@ def typed(line: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_answer_is_the_shells() -> None:
-    ours = run("leakscan", *on("default"), "--json", "kmalloc-32")
+    ours = ask("leakscan", *on("default"), "--json", "kmalloc-32")
     assert typed("leakscan --json kmalloc-32").stdout == ours.out
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import lab_dump, on, run
+from tests.conftest import ask, lab_dump, on, recorded, run
 
 GUILTY = (
     "nodes",
@@ -33,7 +33,7 @@ INNOCENT = ("healthy", "innocent", "accounted", "healthy4g")
 
 
 def overview(name: str) -> dict[str, Any]:
-    ran = run("leakscan", *on(name), "--json")
+    ran = ask("leakscan", *on(name), "--json")
     assert ran.status == 0, ran.err
     return ran.document
 
@@ -101,18 +101,16 @@ def test_the_size_of_what_is_lost() -> None:
 
 
 def test_the_same_from_a_session(tmp_path: Path) -> None:
-    session = tmp_path / "nodes.session"
-    recorded = run("leakscan", *on("nodes"), "--record", session)
-    assert recorded.status == 0
+    session, told = recorded(tmp_path, "leakscan", "nodes")
     assert session.stat().st_size < 1 << 20
     replayed = run("leakscan", "-r", session)
-    assert replayed.out == recorded.out
+    assert replayed.out == told.out
     assert replayed.err == ""
 
 
 def test_nobody_looked_is_no_acquittal() -> None:
     """Without reachability the leak cannot be told from use, and the report says so."""
-    verdicts = run("leakscan", *on("nodes"), "--json", "--no-refs").document["verdicts"]
+    verdicts = ask("leakscan", *on("nodes"), "--json", "--no-refs").document["verdicts"]
     assert all(v["class"] != "leak" for v in verdicts)
     assert all(v["confidence"] == "low" for v in verdicts)
     assert any("--refs" in text for v in verdicts for text in v["against"])

@@ -8,12 +8,12 @@ from typing import Any
 import jsonschema
 import pytest
 
-from tests.conftest import lab_dump, on, run
+from tests.conftest import ask, lab_dump, on, recorded, run
 from tests.lab import read_addresses
 
 
 def scanned(name: str, *arguments: object) -> dict[str, Any]:
-    ran = run("leakscan", *on(name), "--json", *arguments)
+    ran = ask("leakscan", *on(name), "--json", *arguments)
     assert ran.status == 0, ran.err
     return ran.document
 
@@ -58,7 +58,8 @@ def test_intervals_hold_the_truth_over_many_seeds() -> None:
     truth = lab_dump("default").truth()["parts"]["nodes"]["count"]
     held = 0
     for seed in range(20):
-        cache = only_cache(scanned("default", "kmalloc-32", "--samples", 5000, "--seed", seed))
+        asked = ("kmalloc-32", "--samples", 5000, "--seed", seed, "--no-refs")
+        cache = only_cache(scanned("default", *asked))
         assert cache["groups"][0]["objects"]["low"] < cache["groups"][0]["objects"]["high"]
         held += holds(cache["groups"][0]["objects"], truth)
     assert held >= 17
@@ -124,14 +125,14 @@ def test_debugged_caches_are_read_inside_their_red_zones() -> None:
 def test_two_runs_with_one_seed_print_the_same_bytes() -> None:
     one, two = (run("leakscan", *on("twin"), "kmalloc-64", "--samples", 9000) for _ in "ab")
     assert one.out == two.out
-    other = run("leakscan", *on("twin"), "kmalloc-64", "--samples", 9000, "--seed", 1)
+    other = ask("leakscan", *on("twin"), "kmalloc-64", "--samples", 9000, "--seed", 1)
     assert other.out != one.out
 
 
 @pytest.mark.parametrize("form", ["vmcore.kdump", "vmcore.d31"])
 def test_formats_differ_in_the_source_only(form: str) -> None:
     whole = scanned("default", "kmalloc-32")
-    other = run("leakscan", *on("default", form), "--json", "kmalloc-32").document
+    other = ask("leakscan", *on("default", form), "--json", "kmalloc-32").document
     assert other["kernel"].pop("source") == form
     assert whole["kernel"].pop("source") == "vmcore"
     assert other == whole
@@ -139,11 +140,10 @@ def test_formats_differ_in_the_source_only(form: str) -> None:
 
 def test_the_replayed_session_gives_the_same_document(tmp_path: Path) -> None:
     for name, cache in (("default", "kmalloc-32"), ("nodes-debug", "dentry")):
-        session = tmp_path / f"{name}.session"
-        recorded = run("leakscan", *on(name), "--json", "--record", session, cache)
+        session, told = recorded(tmp_path, "leakscan", name, "--json", cache)
         replayed = run("leakscan", "-r", session, "--json", cache)
         assert replayed.status == 0
-        assert replayed.out == recorded.out
+        assert replayed.out == told.out
         assert replayed.err == ""
         assert session.stat().st_size < 2 << 20
 
@@ -163,7 +163,7 @@ def test_aliases_and_other_spellings_are_accepted() -> None:
 
 
 def test_an_unknown_cache_is_answered_with_close_names() -> None:
-    ran = run("leakscan", *on("default"), "kmaloc-32")
+    ran = ask("leakscan", *on("default"), "kmaloc-32")
     assert ran.status == 2
     assert ran.out == ""
     assert ran.err.count("\n") == 1
@@ -171,7 +171,7 @@ def test_an_unknown_cache_is_answered_with_close_names() -> None:
 
 
 def test_piped_text_is_plain_and_leads_with_the_answer() -> None:
-    ran = run("leakscan", *on("default"), "kmalloc-32")
+    ran = ask("leakscan", *on("default"), "kmalloc-32")
     assert "\x1b" not in ran.out
     first = ran.out.splitlines()[0]
     assert first.startswith("kmalloc-32: 200,000 of ")

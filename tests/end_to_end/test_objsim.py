@@ -8,7 +8,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from tests.conftest import lab_dump, lab_host, on, run
+from tests.conftest import ask, lab_dump, lab_host, on, run
 from tests.lab import read_addresses
 
 TICKET = """\
@@ -21,7 +21,7 @@ ffff88031e138030: dead000000200200 ffffffff00284a2a .. .....*J(.....
 
 
 def compared(name: str, *arguments: object) -> dict[str, Any]:
-    ran = run("objsim", *on(name), "--json", *arguments)
+    ran = ask("objsim", *on(name), "--json", *arguments)
     assert ran.status == 0, ran.err
     return ran.document
 

@@ -8,7 +8,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from tests.conftest import lab_dump, lab_host, on, run
+from tests.conftest import ask, lab_dump, lab_host, on, recorded, run
 from tests.lab import read_addresses
 
 
@@ -18,10 +18,10 @@ def node() -> int:
 
 
 def test_leakscan_names_the_struct(schema: Any) -> None:
-    text = run("leakscan", *on("default"), "kmalloc-32")
+    text = ask("leakscan", *on("default"), "kmalloc-32")
     assert text.status == 0
     assert "may be struct leaklab_node [leaklab] (score " in text.out
-    document = run("leakscan", *on("default"), "--json", "kmalloc-32").document
+    document = ask("leakscan", *on("default"), "--json", "kmalloc-32").document
     jsonschema.validate(document, schema)
     best, *others = document["caches"][0]["groups"][0]["types"]
     assert (best["name"], best["module"]) == ("struct leaklab_node", "leaklab")
@@ -31,14 +31,13 @@ def test_leakscan_names_the_struct(schema: Any) -> None:
 
 
 def test_verbose_says_why() -> None:
-    out = run("leakscan", *on("default"), "-v", "dentry").out
+    out = ask("leakscan", *on("default"), "-v", "dentry").out
     assert "struct dentry, score" in out
     assert "agrees: +0x30 d_inode: struct inode *" in out
 
 
 def test_a_session_holds_the_types(tmp_path: Path) -> None:
-    session = tmp_path / "a.session"
-    told = run("leakscan", *on("default"), "--record", session, "--json", "filp")
+    session, told = recorded(tmp_path, "leakscan", "default", "--json", "filp")
     again = run("leakscan", "-r", session, "--json", "filp")
     assert again.err == ""
     assert again.out == told.out
@@ -46,7 +45,7 @@ def test_a_session_holds_the_types(tmp_path: Path) -> None:
 
 
 def test_members_are_what_the_module_wrote(node: int, schema: Any) -> None:
-    ran = run("objsim", *on("default"), "--json", f"{node:#x}", "--as", "struct leaklab_node")
+    ran = ask("objsim", *on("default"), "--json", f"{node:#x}", "--as", "struct leaklab_node")
     jsonschema.validate(ran.document, schema)
     (subject,) = ran.document["subjects"]
     members = {m["name"]: m for m in subject["members"]}
@@ -58,7 +57,7 @@ def test_members_are_what_the_module_wrote(node: int, schema: Any) -> None:
 
 def test_members_by_name_against_drgn() -> None:
     """init_task, which is no slab object: every scalar as drgn reads it."""
-    ran = run("objsim", *on("default"), "--json", "init_task", "--as", "task_struct")
+    ran = ask("objsim", *on("default"), "--json", "init_task", "--as", "task_struct")
     (subject,) = ran.document["subjects"]
     members = {m["name"]: m for m in subject["members"]}
     init_task = lab_host("default")._program["init_task"]
@@ -71,7 +70,7 @@ def test_members_by_name_against_drgn() -> None:
 
 
 def test_members_as_text(node: int) -> None:
-    out = run("objsim", *on("default"), f"{node:#x}", "--as", "leaklab_node").out
+    out = ask("objsim", *on("default"), f"{node:#x}", "--as", "leaklab_node").out
     assert "read as struct leaklab_node, 32 bytes" in out
     assert "+0x018  id" in out
 
@@ -84,7 +83,7 @@ def test_an_object_shows_only_the_members_it_has_room_for() -> None:
         for m in lab_host("default")._program.type("struct task_struct").members or ()
         if m.name == "tasks"
     )
-    ran = run("objsim", *on("default"), "--json", f"{task - offset:#x}", "--as", "task_struct")
+    ran = ask("objsim", *on("default"), "--json", f"{task - offset:#x}", "--as", "task_struct")
     (subject,) = ran.document["subjects"]
     assert "of which the object has 6,208" in subject["note"]
     assert max(m["offset"] + m["size"] for m in subject["members"]) <= 6208
@@ -92,7 +91,7 @@ def test_an_object_shows_only_the_members_it_has_room_for() -> None:
 
 @pytest.mark.parametrize("name", ["leaklab_nod", "struct leaklab_nod", "union no_such", "a b c"])
 def test_an_unknown_type_is_one_line(node: int, name: str) -> None:
-    ran = run("objsim", *on("default"), f"{node:#x}", "--as", name)
+    ran = ask("objsim", *on("default"), f"{node:#x}", "--as", name)
     assert ran.status == 2
     assert ran.out == ""
     assert ran.err.startswith(f"objsim: this kernel has no {name}")
@@ -104,5 +103,17 @@ def test_an_unknown_type_is_one_line(node: int, name: str) -> None:
 def test_a_session_holds_the_members(node: int, tmp_path: Path) -> None:
     session = tmp_path / "a.session"
     asked = (f"{node:#x}", "--as", "leaklab_node")
+    told = run("objsim", *on("default"), "--record", session, *asked)
+    assert run("objsim", "-r", session, *asked).out == told.out
+
+
+def test_what_a_session_did_not_record_is_not_said_of_the_kernel(node: int, tmp_path: Path) -> None:
+    """Every kernel has a list_head, and a session that was asked of it has it, too."""
+    session = tmp_path / "a.session"
+    run("objsim", *on("default"), "--record", session, f"{node:#x}")
+    ran = run("objsim", "-r", session, f"{node:#x}", "--as", "list_head")
+    assert ran.status == 2
+    assert ran.err.startswith("objsim: this session did not record list_head: objsim ADDRESS --as")
+    asked = (f"{node:#x}", "--as", "list_head")
     told = run("objsim", *on("default"), "--record", session, *asked)
     assert run("objsim", "-r", session, *asked).out == told.out

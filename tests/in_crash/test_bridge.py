@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from crashext.incrash import crashext_wire as wire
-from tests.conftest import lab_dump, on, run
+from tests.conftest import ask, lab_dump, on, run
 from tests.lab import read_addresses
 
 PROMPT = "crash>\n"
@@ -83,7 +83,7 @@ def script(path: Path, text: str) -> Path:
 
 @pytest.mark.parametrize("form", ["vmcore", "vmcore.kdump", "vmcore.d31"])
 def test_the_document_is_the_drgn_hosts(form: str) -> None:
-    ours = run("leakscan", *on("default", form), "--json", "kmalloc-32", "dentry", "task_struct")
+    ours = ask("leakscan", *on("default", form), "--json", "kmalloc-32", "dentry", "task_struct")
     with session("default", form=form) as crash:
         assert crash.ask("leakscan --json kmalloc-32 dentry task_struct") == ours.out
         assert crash.counts()[2] == 0  # a failed read leaks memory inside PyKdump
@@ -91,7 +91,7 @@ def test_the_document_is_the_drgn_hosts(form: str) -> None:
 
 def test_objsim_finds_the_same_kin() -> None:
     node = hex(read_addresses(lab_dump("default").addresses("nodes"))[5])
-    ours = run("objsim", *on("default"), "--json", "--list", node)
+    ours = ask("objsim", *on("default"), "--json", "--list", node)
     with session("default") as crash:
         assert crash.ask(f"objsim --json --list {node}") == ours.out
 

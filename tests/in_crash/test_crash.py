@@ -19,7 +19,7 @@ import pexpect
 import pytest
 
 from crashext.commands import setup
-from tests.conftest import lab_dump, on, only_if, run
+from tests.conftest import ask, lab_dump, on, only_if
 from tests.lab import read_addresses
 
 BUILDS = [p for p in os.environ.get("CRASHEXT_PYKDUMP", "").split(":") if p]
@@ -122,7 +122,7 @@ def test_the_document_is_the_drgn_hosts(build: str, form: str, tmp_path: Path) -
         session.ask(f"leakscan --json {' '.join(question)} > report{number}.json")
     session.quit()
     for number, question in enumerate(questions):
-        ours = run("leakscan", *on("default", form), "--json", *question)
+        ours = ask("leakscan", *on("default", form), "--json", *question)
         theirs = json.loads((tmp_path / f"report{number}.json").read_text())
         assert theirs == ours.document, question
 

@@ -9,7 +9,15 @@ See README.md in this folder. From Python::
     dump.vmcore, dump.truth()["parts"]["nodes"]["count"]
 """
 
-from .build import Dump, build, cache_folder, must_compile, must_fetch_suite
+from .build import (
+    Dump,
+    build,
+    cache_folder,
+    must_boot_distribution,
+    must_compile,
+    must_fetch_suite,
+)
+from .distribution import DISTRIBUTION_PACKAGES
 from .errors import LabError, MissingToolsError
 from .own_kernel import own_kernel_packages
 from .packages import APT_PACKAGES
@@ -19,6 +27,7 @@ from .truth import read_addresses
 
 __all__ = [
     "APT_PACKAGES",
+    "DISTRIBUTION_PACKAGES",
     "SCENARIOS",
     "SUITES",
     "Dump",
@@ -27,6 +36,7 @@ __all__ = [
     "Scenario",
     "build",
     "cache_folder",
+    "must_boot_distribution",
     "must_compile",
     "must_fetch_suite",
     "own_kernel_packages",

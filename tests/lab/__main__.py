@@ -9,6 +9,7 @@ from pathlib import Path
 
 from . import (
     APT_PACKAGES,
+    DISTRIBUTION_PACKAGES,
     SCENARIOS,
     LabError,
     MissingToolsError,
@@ -30,6 +31,8 @@ def main() -> int:
         packages = set(APT_PACKAGES.values())
         if any(scenario(name).kernel not in (DEBIAN, *SUITES) for name in options.scenarios):
             packages |= own_kernel_packages()
+        if any(scenario(name).distribution for name in options.scenarios):
+            packages |= set(DISTRIBUTION_PACKAGES.values())
         print(" ".join(sorted(packages)))
         return 0
     if options.list or not options.scenarios:

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory, mkdtemp
 from time import monotonic
 from typing import IO, Any
 
-from . import dumps, truth
+from . import busy, dumps, truth
 from .errors import LabError
 from .initramfs import IN_CGROUP, INIT, guest_modules, write_initramfs
 from .module_build import build_module, source_hash
@@ -126,7 +126,7 @@ def build(
     """
     cache = cache_folder()
     kernel = _kernel(scenario, cache)
-    dump = Dump(cache / "dumps" / f"{scenario.name}-{kernel.release}-{_key(scenario, kernel)}")
+    dump = _dump_of(scenario, kernel, cache)
     formats = {31: dump.d31} if d31 else {}
     if kdump:
         formats[0] = dump.kdump
@@ -135,7 +135,7 @@ def build(
     require_tools()
     with _step(tell, f"{scenario.name}: kernel"):
         _provide(kernel, cache, tell)
-    with _lock(cache, tell), _step(tell, f"{scenario.name}: all"):
+    with _lock(_bench(scenario, cache), tell), _step(tell, f"{scenario.name}: all"):
         if force or not dump.folder.is_dir():
             _build_folder(scenario, kernel, cache, dump.folder, tell)
         for level, path in formats.items():
@@ -159,6 +159,24 @@ def must_fetch_suite(scenario: Scenario) -> bool:
         return False
     folder = cache_folder() / "suites" / scenario.kernel
     return not any(folder.glob("*/vmlinux"))
+
+
+def must_boot_distribution(scenario: Scenario) -> bool:
+    """Whether `build` would first have to boot a distribution, and maybe make it: minutes."""
+    if not scenario.distribution:
+        return False
+    cache = cache_folder()
+    return not _dump_of(scenario, _kernel(scenario, cache), cache).folder.is_dir()
+
+
+def _dump_of(scenario: Scenario, kernel: Kernel, cache: Path) -> Dump:
+    name = f"{scenario.name}-{kernel.release}-{_key(scenario, kernel)}"
+    return Dump(cache / "dumps" / name)
+
+
+def _bench(scenario: Scenario, cache: Path) -> Path:
+    """Where the dump is made, under a lock; others need not wait for minutes of a busy guest."""
+    return cache / "busy" if scenario.distribution else cache
 
 
 def _kernel(scenario: Scenario, cache: Path) -> Kernel:
@@ -197,6 +215,8 @@ def _key(scenario: Scenario, kernel: Kernel) -> str:
         *(COMMAND_LINE, guest_modules(scenario)),
         PROGRAM.read_text() if scenario.needs_program else "",
     ]
+    if scenario.distribution:
+        inputs.append(busy.sources())
     if "rdinit=" in scenario.append:
         inputs.append(IN_CGROUP.read_text())
     return sha256(json.dumps(inputs).encode()).hexdigest()[:10]
@@ -209,9 +229,11 @@ def _build_folder(
     folder: Path,
     tell: Callable[[str], None],
 ) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    _remove_stale(folder.parent)
-    building = Path(mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    workplace = _bench(scenario, cache) / "dumps"
+    for parent in (folder.parent, workplace):
+        parent.mkdir(parents=True, exist_ok=True)
+    _remove_stale(workplace)
+    building = Path(mkdtemp(prefix=f".{folder.name}-", dir=workplace))
     building.chmod(0o755)
     module = None
     if scenario.module_parameters:
@@ -251,10 +273,13 @@ def _boot_and_dump(
         for disk in disks:
             disk.touch()
             os.truncate(disk, DISK_BYTES)
-        program = work / "labuser" if scenario.needs_program else None
-        if program is not None:
-            build_program(program)
-        write_initramfs(work / "initramfs", kernel, scenario, module, program)
+        if scenario.distribution:
+            disks += (busy.prepare(work, cache_folder(), kernel, scenario, module),)
+        else:
+            program = work / "labuser" if scenario.needs_program else None
+            if program is not None:
+                build_program(program)
+            write_initramfs(work / "initramfs", kernel, scenario, module, program)
         machine = Machine(
             image=kernel.image,
             initramfs=work / "initramfs",
@@ -282,7 +307,7 @@ def _dump_guest(
     """Wait until the guest is ready, dump it to `folder`, and collect its truth there."""
     folder.mkdir(exist_ok=True)
     with _step(tell, f"{scenario.name}: boot and leak"):
-        guest.wait_for(READY, BOOT_TIMEOUT)
+        guest.wait_for(READY, busy.TIMEOUT if scenario.distribution else BOOT_TIMEOUT)
     with _step(tell, f"{scenario.name}: dump"):
         guest.dump(folder / "vmcore")
     with _step(tell, f"{scenario.name}: mend and check"):

@@ -65,6 +65,8 @@ class Scenario:
     """Guest memory in QEMU's notation."""
     append: str = ""
     """More words for the kernel command line."""
+    distribution: bool = False
+    """Boots Debian from a disk and puts load on it (busy.py), in place of ``guest/init``."""
     kernel: str = DEBIAN
     """Debian's binary kernel, that of another of its suites by name (suites.py), or the NAME of a
     ``kernels/NAME.config``, which takes minutes to compile (own_kernel.py)."""
@@ -115,6 +117,7 @@ _EVERYTHING = {
 }
 
 _KMEMLEAK = "kmemleak=on page_owner=on"
+_BUSY = "log_buf_len=4M systemd.show_status=false"
 
 SCENARIOS = {
     scenario.name: scenario
@@ -264,6 +267,29 @@ SCENARIOS = {
             "user space: 6 of 8 huge pages in use by a process",
             {"hugetlb": 6},
             append="hugepages=8",
+        ),
+        Scenario(
+            "busy",
+            "no leak: Debian with services, containers, filesystems and networks under load",
+            memory="2G",
+            append=_BUSY,
+            distribution=True,
+        ),
+        Scenario(
+            "busy-leaks",
+            "the same, with leaks of each kind, few each",
+            {
+                **_EVERYTHING,
+                "nodes": 20_000,
+                "private": 4_000,
+                "tasks": 50,
+                "messages": 0,
+                "chains": 20,
+                "living": 1_000,
+            },
+            memory="2G",
+            append=_BUSY,
+            distribution=True,
         ),
         Scenario("healthy4g", "no leak, 4 GiB, the leak module not loaded", memory="4G"),
         Scenario("huge", "20 million nodes in 4 GiB", {"nodes": 20_000_000}, memory="4G"),

@@ -23,6 +23,9 @@ from crashext.wording import percent, some_of
 _RESIDUE_SAYS = 0.1
 _MOST = 0.5
 _PLACES = 4
+_TEXT_LEAST, _TEXT_SHOWN = 16, 64  # bytes
+_TEXT = np.zeros(256, np.bool_)
+_TEXT[[*b"\t\n\r", *range(0x20, 0x7F)]] = True
 _HOPPED = 16  # words of an exemplar that are followed: enough for any list of owners
 
 
@@ -75,7 +78,11 @@ def describe(
         shape=shape_label(words.kinds[cluster.exemplar]),
         residue=residue,
         words=decoded,
-        notes=(*_links(words, cluster.exemplar, decoded), *_notes(decoded, residue)),
+        notes=(
+            *_text(words, cluster),
+            *_links(words, cluster.exemplar, decoded),
+            *_notes(decoded, residue),
+        ),
         lowest=U64(members.min()),
         highest=U64(members.max()),
     )
@@ -148,6 +155,25 @@ def residue(
     if not one.content.any():
         return float((many.content == 0).all(axis=1).mean())
     return float((scores(one, many, settings.metric) >= settings.threshold).mean())
+
+
+def _text(words: WordMap, cluster: Cluster) -> list[str]:
+    """Some of the text that most objects of a group hold, escaped."""
+    content = np.ascontiguousarray(words.values[cluster.exemplar]).view(np.uint8)
+    edges = np.flatnonzero(np.diff(_TEXT[content], prepend=False, append=False)).reshape(-1, 2)
+    if not len(edges):
+        return []
+    start, end = edges[np.diff(edges).argmax()].tolist()
+    if end - start < _TEXT_LEAST:
+        return []
+    rows = np.ascontiguousarray(words.values[cluster.members]).view(np.uint8)
+    share = float(_TEXT[rows[:, start : start + _TEXT_LEAST]].all(axis=1).mean())
+    if share < _MOST:
+        return []
+    shown = content[start : min(end, start + _TEXT_SHOWN)].tobytes().decode("ascii")
+    more = "..." if end - start > _TEXT_SHOWN else ""
+    escaped = shown.encode("unicode_escape").decode("ascii")
+    return [f'text at +{start:#x} in {_percent(share)} of the group: "{escaped}"{more}']
 
 
 def _links(words: WordMap, exemplar: int, decoded: tuple[Word, ...]) -> list[str]:

@@ -79,9 +79,7 @@ def group_pages(
     chosen = frames
     if len(frames) > SAMPLE:
         chosen = np.sort(rng.choice(frames, SAMPLE, replace=False))
-    labels: dict[int, Label] = dict(_owners(view, chosen))
-    rest = np.array([f for f in chosen.tolist() if f not in labels], np.int64)
-    labels.update(_contents(view, rest))
+    labels = label_pages(view, chosen)
     members: dict[Label, list[int]] = {}
     for frame in chosen.tolist():
         if frame in labels:
@@ -98,6 +96,14 @@ def group_pages(
         for label, some in sorted(members.items(), key=lambda m: (-len(m[1]), m[0]))
     ]
     return PageGroups(tuple(groups[:_FEW_GROUPS]), len(chosen), len(chosen) - len(labels))
+
+
+def label_pages(view: KernelView, frames: NDArray[np.int64]) -> dict[int, Label]:
+    """What each page frame is, by the strongest that knows; those that cannot be read have none."""
+    labels: dict[int, Label] = dict(_owners(view, frames))
+    rest = np.array([f for f in frames.tolist() if f not in labels], np.int64)
+    labels.update(_contents(view, rest))
+    return labels
 
 
 def _pooled(members: dict[Label, list[int]]) -> dict[Label, list[int]]:

@@ -14,9 +14,10 @@ from crashext.analysis.likeness.groups import Population
 from crashext.analysis.likeness.survey import generator
 from crashext.analysis.reach.group_reach import of_group, reachability_of
 from crashext.analysis.reach.holders import Holders
-from crashext.analysis.reach.reachability import Class, Reach, reach
+from crashext.analysis.reach.reachability import Reach, reach
+from crashext.analysis.reach.totals import cache_reach, unreachable_of
 from crashext.analysis.reach.weak import weakly_held
-from crashext.analysis.results.evidence import Held, Reachability
+from crashext.analysis.results.evidence import CacheReach, Held, Reachability
 from crashext.analysis.settings import Settings
 from crashext.hosts.plain import answered, no_answer
 from crashext.kernel.access import Words
@@ -86,9 +87,25 @@ class ReachOnDemand:
             f"held {cache.name} {exemplar:#x}",
             Held,
             lambda: of_group(
-                self._marked, self._holders, population, members, self._weak_ones(cache, population)
+                self._marked, self._holders, population, members, self._weak_ones(cache)
             ),
         )
+
+    def of_cache(self, cache: SlabCache) -> CacheReach | None:
+        """What became of all objects of the cache; None where `held` is."""
+        seen = self.reachability
+        if seen is None or seen.misgivings:
+            return None
+
+        def compute() -> CacheReach:
+            weak = self._marked.table.at(self._weak_ones(cache))
+            return cache_reach(self._marked, self._own(cache), weak)
+
+        return answered(self._view.host, f"reach of {cache.name}", CacheReach, compute)
+
+    def _own(self, cache: SlabCache) -> SlabCache:
+        """The same cache in the view that was marked."""
+        return next(c for c in self._marked.view.caches.all if c.address == cache.address)
 
     def classes(self, what: str, addresses: Words) -> NDArray[np.uint8] | None:
         """`Class` of the objects at `addresses` by themselves: uint8[n]; None where nobody knows.
@@ -110,14 +127,12 @@ class ReachOnDemand:
             raise no_answer(key)
         return np.frombuffer(known.encode(), np.uint8) - np.uint8(ord("0"))
 
-    def _weak_ones(self, cache: SlabCache, population: Population) -> Words:
-        """Addresses of the cache's sampled objects that are weakly held: one pass for them all."""
+    def _weak_ones(self, cache: SlabCache) -> Words:
+        """Addresses of the cache's objects that are weakly held: one pass for them all."""
         if cache.address not in self._weak:
-            addresses = population.sample.address
-            slots = self._marked.table.at(addresses)
-            lost = self._marked.classes(slots) >= Class.ORPHAN
-            named = weakly_held(self._marked, slots[lost], self._progress)
-            self._weak[cache.address] = addresses[lost][named]
+            slots = unreachable_of(self._marked, self._own(cache))
+            named = weakly_held(self._marked, slots, self._progress)
+            self._weak[cache.address] = self._marked.table.addresses(slots[named])
         return self._weak[cache.address]
 
 

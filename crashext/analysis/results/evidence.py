@@ -6,7 +6,7 @@ Plain data; `results` holds it, the reports print it.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
@@ -150,6 +150,28 @@ class OrphanGroup:
     speaks for them."""
     allocators: tuple[Allocator, ...] = ()
     types: tuple[TypeCandidate, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class UnreachableMemory:
+    """vmalloc areas of one caller, or blocks of pages that are alike, that nothing reaches."""
+
+    kind: Literal["vmalloc", "pages"]
+    what: str
+    """The function that asked for the areas; what is in the pages, or who allocated them."""
+    module: str
+    """"" where nothing names one."""
+    count: int
+    """Areas, or blocks of pages."""
+    pages: int
+    bytes: int
+    """Of an area without pages of its own (vmap) the addresses that it takes."""
+    orders: tuple[tuple[int, int], ...]
+    """(order, blocks) of pages."""
+    examples: tuple[U64, ...]
+    """Where some of them begin; pages by their direct-map address."""
+    estimated: bool = False
+    """The group was told from the others by a sample of the blocks."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 from crashext.analysis.results.estimate import Estimate, Share
 from crashext.analysis.results.evidence import (
     Allocator,
+    CacheReach,
     Held,
     OrphanGroup,
     OrphanTotals,
     Reachability,
     TypeCandidate,
     UnreachableCache,
+    UnreachableMemory,
 )
 from crashext.analysis.results.joined import JoinedTrace
 from crashext.hosts.base import U64
@@ -124,6 +126,8 @@ class CacheReport:
     walker: Literal["map", "kmem"] = "map"
     """How objects were found: "map", random slabs of the memory map, which stand for the cache;
     "kmem", those that crash's kmem -S lists: groups, shares and `rest` count these alone."""
+    reach: CacheReach | None = None
+    """What became of all its objects; None where nobody looked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +161,8 @@ class OrphanReport:
     """Smaller groups that are not listed."""
     skipped: tuple[Skipped, ...]
     interrupted: bool = False
+    memory: tuple[UnreachableMemory, ...] = ()
+    """vmalloc areas and pages that nothing reaches."""
     caches: tuple[UnreachableCache, ...] = ()
     """Counts of the whole, by the cache of the heads: groups above are the largest only."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from itertools import groupby
+from shlex import quote
 from typing import Annotated
 
 import msgspec
@@ -22,6 +23,7 @@ from crashext.analysis.likeness.words import Classifier, Kind
 from crashext.analysis.results.reports import MemberValue
 from crashext.hosts.base import U64, HostError, ReadFault
 from crashext.hosts.plain import answered
+from crashext.hosts.recorded import RecordedHost
 from crashext.kernel.access import words_at
 from crashext.kernel.btf import Btf, BtfKind
 from crashext.kernel.errnos import error_name
@@ -79,9 +81,16 @@ def find_structure(view: KernelView, name: str) -> Structure:
     answer = answered(view.host, f"members of {name}", _Answer, lambda: _by_btf(view.btf, name))
     if answer is not None and answer.name:
         return _checked(answer)
+    host = view.host
+    before = host.unanswered if isinstance(host, RecordedHost) else 0
     found = _by_layout(view, name)
     if found is not None:
         return found
+    if isinstance(host, RecordedHost) and host.unanswered > before:
+        raise HostError(
+            f"this session did not record {name}: objsim ADDRESS --as {quote(name)} --record FILE "
+            "on the dump makes one that does"
+        )
     hint = ", ".join(answer.close[:_CLOSE]) if answer is not None else ""
     raise HostError(f"this kernel has no {name}" + (f": did you mean {hint}?" if hint else ""))
 

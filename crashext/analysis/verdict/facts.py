@@ -11,7 +11,7 @@ from typing import Literal
 from crashext.analysis.memory.growth import Growth
 from crashext.analysis.memory.memsplit import MemorySplit
 from crashext.analysis.results.estimate import NONE, Estimate
-from crashext.analysis.results.evidence import Reachability
+from crashext.analysis.results.evidence import Reachability, UnreachableMemory
 from crashext.hosts.base import U64
 from crashext.procfs.processes import Process
 
@@ -68,6 +68,8 @@ class UnreachableFact:
     """Objects of other caches that hang below."""
     traced: bool = False
     """A trace saw them allocated: it is still going on, so that little is already too much."""
+    contains_symbols: bool = False
+    """The objects, or what they point at, contain symbols of `module`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,16 @@ class AreaFact:
 
 
 @dataclass(frozen=True, slots=True)
+class PagesHolder:
+    """Pages from the page allocator that are reached through one root."""
+
+    root: str
+    module: str
+    blocks: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class PagesFact:
     """Pages that nothing accounts for."""
 
@@ -110,10 +122,17 @@ class PagesFact:
     """What they are (or who allocated them), the module it names, and the share: most first."""
     owner: str = ""
     """Who allocated most of them, by page_owner; "" where that is not known."""
-    unreachable_groups: tuple[tuple[str, str, float], ...] = ()
-    """The same of those alone that no pointer leads to."""
-    uncertain: int = 0
-    """Bytes by which the kernel's counters and the page frames differ about any part of memory."""
+    memory: tuple[UnreachableMemory, ...] = ()
+    """The unreachable blocks, by what is in them, most bytes first."""
+    held: tuple[PagesHolder, ...] = ()
+    """Who holds the others, most bytes first."""
+    weak: int = 0
+    """Bytes of pages whose physical address alone is known to somebody."""
+    split: int = 0
+    """Bytes of pages that nothing leads to, but that may be the rest of the allocation before."""
+    disagreement: int | None = None
+    """By how many bytes counters and page frames disagree about what is unaccounted; None where
+    page frames were not understood."""
 
 
 @dataclass(frozen=True, slots=True)

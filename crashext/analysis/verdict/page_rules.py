@@ -11,19 +11,18 @@ from crashext.analysis.verdict.thresholds import (
     AREAS_SHARE,
     AREAS_UNJUDGED_SHARE,
     PAGES_HELD_SHARE,
+    PAGES_LEAST,
     PAGES_SHARE,
-    PAGES_UNREACHABLE_LEAST,
     PAGES_UNREACHABLE_SHARE,
     USER_SHARE,
     excessive,
 )
-from crashext.analysis.verdict.verdict import Confidence, Culprit, Verdict
+from crashext.analysis.verdict.verdict import Culprit, Verdict
 from crashext.analysis.verdict.wording import allocated_by, confidence, doubts
 from crashext.wording import called, percent, percent_of, plural, size_text
 
 _SAYS = 0.05
-Groups = tuple[tuple[str, str, float], ...]
-"""What pages are, the module it names, and the share of them."""
+_TELLS = 0.25  # share of the pages that speak of a module
 
 
 def unreachable_areas(facts: Facts) -> Iterator[Verdict]:
@@ -79,129 +78,136 @@ def large_areas(facts: Facts) -> Iterator[Verdict]:
         )
 
 
-def unaccounted_pages(facts: Facts) -> Iterator[Verdict]:
-    """Pages from the page allocator that no counter and no owner accounts for."""
+def unreachable_pages(facts: Facts) -> Iterator[Verdict]:
+    """Blocks of pages that no pointer and no physical address leads to are leaked.
+
+    Where the product's own two counts of memory differ by more than the block in question, nobody
+    is accused: pages were not understood.
+    """
     pages = facts.pages
-    if pages is None:
+    if pages is None or not pages.unreachable:
         return
-    if pages.unreachable is not None:
-        yield from _judged_pages(facts, pages, pages.unreachable)
+    size, total = pages.unreachable, facts.total
+    if size < max(PAGES_LEAST, PAGES_UNREACHABLE_SHARE * total):
         return
-    size = pages.bytes
-    if size < PAGES_SHARE * facts.total and not excessive(size, facts.total):
+    if pages.disagreement is None or pages.disagreement > size:
+        yield _misunderstood_pages(facts, pages)
         return
-    module = _module(pages.groups)
-    if not module or pages.uncertain > size:
-        yield _unjudged_pages(facts, pages)
-        return
-    yield _leak(facts, size, size, pages.groups, "low", (), doubts(facts))
-
-
-def _judged_pages(facts: Facts, pages: PagesFact, unreachable: int) -> Iterator[Verdict]:
-    """Who points at them is known: what nothing points at is leaked, the rest is somebody's."""
-    least = max(PAGES_UNREACHABLE_LEAST, PAGES_UNREACHABLE_SHARE * facts.total)
-    if unreachable >= least or excessive(unreachable, facts.total):
-        if pages.uncertain > unreachable:
-            yield _uncertain_pages(facts, pages, unreachable)
-            return
-        groups = pages.unreachable_groups or pages.groups
-        seen = (f"no pointer leads to {size_text(unreachable)} of it",)
-        against = doubts(facts)
-        if 2 * unreachable < pages.bytes:
-            against += (f"pointers lead to {size_text(pages.bytes - unreachable)} of it",)
-        yield _leak(facts, unreachable, pages.bytes, groups, "medium", seen, against)
-        return
-    size = pages.bytes
-    if size < PAGES_HELD_SHARE * facts.total and not excessive(size, facts.total):
-        return
-    if pages.uncertain > size:
-        yield _uncertain_pages(facts, pages, size)
-        return
-    against = (*doubts(facts), f"pointers lead to {size_text(size - unreachable)} of it")
-    seen = (f"no pointer leads to {size_text(unreachable)} of it",)
-    yield _leak(facts, size, size, pages.groups, "low", seen, against)
-
-
-def _leak(
-    facts: Facts,
-    size: int,
-    unaccounted: int,
-    groups: Groups,
-    sure: Confidence,
-    seen: tuple[str, ...],
-    against: tuple[str, ...],
-) -> Verdict:
-    module = _module(groups)
-    return Verdict(
+    most = pages.memory[0]
+    module = next((m.module for m in pages.memory if m.module and m.bytes >= _TELLS * size), "")
+    blocks = sum(m.count for m in pages.memory)
+    told_by = f"; what is in them speaks of {module}"
+    told = bool(module or pages.owner) and 2 * most.bytes >= size
+    yield Verdict(
         "leak",
         "pages",
-        Culprit(module=module),
+        Culprit(module=module, caller=pages.owner),
         size,
-        sure,
-        f"{size_text(size)} of pages are unaccounted for: an alloc_pages() leak is likely"
-        + allocated_by("", module),
+        confidence(facts) if told else "medium",
+        f"{size_text(size)} of pages are leaked: nothing leads to {plural(blocks, 'block')} of them"
+        + (allocated_by(pages.owner, module) if pages.owner or not module else told_by),
         (
-            _unaccounted(facts, unaccounted),
-            *seen,
-            *(_told(what, part) for what, _, part in _most(groups)),
+            f"{percent_of(size, total)} of memory: no pointer, no struct page pointer and no "
+            "physical address of these pages is in any memory that is in use",
+            *_content(pages),
         ),
-        against,
-        of_pages(facts),
-    )
-
-
-def _module(groups: Groups) -> str:
-    return next((m for _, m, part in groups if m and part >= 0.25), "")
-
-
-def _uncertain_pages(facts: Facts, pages: PagesFact, size: int) -> Verdict:
-    """The two counts of memory differ by more than what would be called lost."""
-    return Verdict(
-        "cannot-tell",
-        "pages",
-        Culprit(),
-        size,
-        "low",
-        f"cannot tell: {size_text(size)} of pages are in no counter, but the kernel's counters and "
-        f"its page frames differ by {size_text(pages.uncertain)}",
-        (_unaccounted(facts, pages.bytes),),
         doubts(facts),
         of_pages(facts),
     )
 
 
-def _unaccounted(facts: Facts, size: int) -> str:
-    return f"{percent_of(size, facts.total)} of memory is in no counter and no known structure"
+def _content(pages: PagesFact) -> Iterator[str]:
+    """What the largest groups are, a line each."""
+    size = pages.unreachable or 0
+    for group in pages.memory[:3]:
+        if group.bytes >= _SAYS * size:
+            orders = ", ".join(f"{n:,} of order {order}" for order, n in group.orders)
+            yield f"{percent_of(group.bytes, size)} of them: {group.what} ({orders})"
 
 
-def _most(groups: Groups) -> list[tuple[str, str, float]]:
+def _misunderstood_pages(facts: Facts, pages: PagesFact) -> Verdict:
+    size = pages.unreachable or 0
+    differ = pages.disagreement
+    return Verdict(
+        "cannot-tell",
+        "pages",
+        Culprit(),
+        size,
+        "low",
+        f"cannot tell: nothing seems to lead to {size_text(size)} of pages, but pages were not "
+        "understood in this dump",
+        (
+            "what page frames are used for could not be told"
+            if differ is None
+            else f"the kernel's counters and its page frames differ by {size_text(differ)}",
+        ),
+        doubts(facts),
+        of_pages(facts),
+    )
+
+
+def held_pages(facts: Facts) -> Iterator[Verdict]:
+    """One root that holds very many pages from the page allocator: a pool, or growth."""
+    if facts.pages is None:
+        return
+    for holder in facts.pages.held[:3]:
+        if holder.bytes < PAGES_HELD_SHARE * facts.total and not excessive(
+            holder.bytes, facts.total
+        ):
+            continue
+        yield Verdict(
+            "held-growth",
+            "pages",
+            Culprit(caller=holder.root, module=holder.module),
+            holder.bytes,
+            "low",
+            f"{called(holder.root, holder.module)} holds {size_text(holder.bytes)} of pages: a "
+            "pool of buffers, or growth",
+            (
+                f"{plural(holder.blocks, 'block')} of pages that no counter has, "
+                f"{percent_of(holder.bytes, facts.total)} of memory",
+            ),
+            ("everything is reachable: drivers and filesystems keep pools of pages",),
+            of_pages(facts),
+        )
+
+
+def unaccounted_pages(facts: Facts) -> Iterator[Verdict]:
+    """Much memory in no counter and no known structure, and nobody looked who points at it."""
+    pages = facts.pages
+    if pages is None or pages.unreachable is not None:
+        return
+    if pages.bytes >= PAGES_SHARE * facts.total or excessive(pages.bytes, facts.total):
+        yield _unjudged_pages(facts, pages)
+
+
+def _most(pages: PagesFact) -> list[tuple[str, str, float]]:
     """The groups that say something of the whole."""
-    return [group for group in groups[:3] if group[2] >= _SAYS]
+    return [group for group in pages.groups[:3] if group[2] >= _SAYS]
 
 
 def _not_looked(facts: Facts) -> tuple[str, ...]:
-    """Why nobody knows who points at pages."""
+    """Why nobody knows who points at pages: where pages are missing, that would not tell."""
     if facts.reachability is not None:
         return doubts(facts)
     return () if facts.source == "procfs" else ("nobody looked who points at these pages",)
 
 
-def _told(what: str, part: float) -> str:
-    return f"{percent(part)} of these pages: {what}"
-
-
 def _unjudged_pages(facts: Facts, pages: PagesFact) -> Verdict:
     """Nobody looked whose they are, or who points at them: drivers take pages too."""
+    module = next((m for _, m, part in pages.groups if m and part >= _TELLS), "")
+    owner = allocated_by(pages.owner, module).removeprefix("; ") if pages.owner else ""
     return Verdict(
         "cannot-tell",
         "pages",
-        Culprit(),
+        Culprit(module=module, caller=pages.owner),
         pages.bytes,
         "low",
-        f"cannot tell: {size_text(pages.bytes)} of pages are in no counter: leaked, or a driver's",
+        f"cannot tell: {size_text(pages.bytes)} of pages are unaccounted for: leaked, or a "
+        "driver's" + (f"; most were {owner}" if owner else ""),
         (
             f"{percent_of(pages.bytes, facts.total)} of memory is in no counter",
-            *(f"{percent(part)} of these pages: {what}" for what, _, part in _most(pages.groups)),
+            *(f"{percent(part)} of these pages: {what}" for what, _, part in _most(pages)),
         ),
         _not_looked(facts),
         of_pages(facts),

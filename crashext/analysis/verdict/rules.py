@@ -13,7 +13,13 @@ from typing import get_args
 from crashext.analysis.verdict.commands import of_cache, of_largest_cache
 from crashext.analysis.verdict.facts import Facts
 from crashext.analysis.verdict.growth_rules import completed, grown
-from crashext.analysis.verdict.page_rules import large_areas, unaccounted_pages, unreachable_areas
+from crashext.analysis.verdict.page_rules import (
+    held_pages,
+    large_areas,
+    unaccounted_pages,
+    unreachable_areas,
+    unreachable_pages,
+)
 from crashext.analysis.verdict.slab_rules import (
     backlog,
     few_unreachable,
@@ -36,6 +42,8 @@ RULES: tuple[Rule, ...] = (
     unreachable_objects,
     unreachable_areas,
     large_areas,
+    unreachable_pages,
+    held_pages,
     unaccounted_pages,
     backlog,
     held_growth,
@@ -91,13 +99,14 @@ def misunderstood(facts: Facts) -> Verdict | None:
 def _unjudged(facts: Facts) -> Facts:
     """The facts without what reachability said."""
     kept = tuple(f for f in facts.unreachable or () if f.by != "reachability")
+    pages = facts.pages
     return replace(
         facts,
         unreachable=kept or None,
         explained=0,
         holders=(),
         areas=tuple(replace(a, unreachable=None) for a in facts.areas),
-        pages=None if facts.pages is None else replace(facts.pages, unreachable=None),
+        pages=pages and replace(pages, unreachable=None, memory=(), held=()),
         reachability=None,
         limits=(*facts.limits, "who points at what was not understood"),
     )

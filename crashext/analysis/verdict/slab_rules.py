@@ -66,6 +66,7 @@ def _leaked(
     size = sum(f.bytes for f in some)
     module = next((f.module for f in some if f.module), "")
     caller = next((f.caller for f in some if f.caller), "")
+    contains = any(f.contains_symbols for f in some if f.module == module)
     evidence = dict.fromkeys(line for f in some[:2] for line in f.evidence)
     share = f"{percent_of(size, slab)} of slab memory is in them"
     shares = (share,) if where == "slab" and slab else ()
@@ -75,7 +76,7 @@ def _leaked(
         Culprit(cache=cache, module=module, caller=caller),
         size,
         confidence,
-        _says(some, size) + allocated_by(caller, module),
+        _says(some, size) + allocated_by(caller, module, contains),
         (*shares, *evidence),
         against,
         of_cache(cache),

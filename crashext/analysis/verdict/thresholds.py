@@ -13,13 +13,13 @@ AREAS_SHARE = 0.004
 """Least share of memory that is in vmalloc areas of one caller that nothing points into."""
 AREAS_UNJUDGED_SHARE = 0.10
 """Least share of memory of one caller's areas, where nobody can see what points into them."""
-PAGES_SHARE = 0.03
-"""Least share of memory that nothing accounts for, where nobody can see who points at it ..."""
-PAGES_UNREACHABLE_LEAST = 1 << 20
-PAGES_UNREACHABLE_SHARE = 0.01
-"""... that nothing points at, where that was seen ..."""
+PAGES_LEAST = 512 << 10
+PAGES_UNREACHABLE_SHARE = 0.002
+"""Least share of memory in blocks of pages that nothing leads to."""
 PAGES_HELD_SHARE = 0.10
-"""... and that is pointed at: a driver's, rather."""
+"""Least share of memory of pages from the page allocator that one root holds."""
+PAGES_SHARE = 0.03
+"""Least share of memory that nothing accounts for."""
 HELD_SHARE = 0.03
 """Least share of memory that one root holds in one cache that cannot be reclaimed ..."""
 HELD_OF_SLAB = 0.25

@@ -1,0 +1,76 @@
+"""A group of alike objects with all that is known of it: described, attributed, typed.
+
+Every question that shows groups asks here, so that each says the same of the same objects.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from crashext.analysis.likeness.decode import Decoder
+from crashext.analysis.likeness.groups import describe
+from crashext.analysis.likeness.similarity import Cluster
+from crashext.analysis.likeness.words import Classifier, WordMap
+from crashext.analysis.origin.ladder import Ladder
+from crashext.analysis.results.estimate import Estimate, Share
+from crashext.analysis.results.reports import Group
+from crashext.analysis.settings import Settings
+from crashext.analysis.types.candidates import Types
+from crashext.kernel.access import Words
+from crashext.kernel.slab.caches import SlabCache
+from crashext.kernel.slab.view import KernelView
+
+
+class Described:
+    """Groups of some objects of one cache, whose classified content is `words`."""
+
+    def __init__(
+        self,
+        view: KernelView,
+        classifier: Classifier,
+        cache: SlabCache,
+        words: WordMap,
+        addresses: Words,
+        settings: Settings,
+    ) -> None:
+        self._cache, self._words, self._addresses = cache, words, addresses
+        self._settings = settings
+        self._decoder = Decoder(view.host, view, classifier)
+        self._ladder, self._types = Ladder(view, classifier), Types(view, classifier)
+
+    def group(
+        self,
+        cluster: Cluster,
+        share: Share,
+        total: Estimate,
+        residue: float | None = None,
+        attributed: bool = True,
+        typed: bool = True,
+    ) -> Group:
+        """The group of a cluster, which is `share` of `total` objects."""
+        members = cluster.members
+        found = describe(
+            self._decoder,
+            self._words,
+            self._addresses,
+            self._cache.object_size,
+            cluster,
+            share,
+            total,
+            residue,
+            self._settings,
+        )
+        if attributed:
+            who = self._ladder.attribute(
+                self._cache, self._addresses[members], self._words.rows(members)
+            )
+            found = replace(
+                found,
+                allocators=who.allocators,
+                unattributed=who.unknown,
+                absent_rungs=who.absent,
+            )
+        if typed:
+            types = self._types.candidates(self._cache, self._words, members, found.exemplar)
+            found = replace(found, types=types)
+        return found

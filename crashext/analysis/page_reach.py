@@ -1,0 +1,151 @@
+"""Areas and pages that nothing reaches, in groups; and who holds the pages that are reached."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crashext.analysis.memory.pagegroups import SAMPLE, Label, label_pages
+from crashext.analysis.reach.holders import MOST_EXAMINED, Holders
+from crashext.analysis.reach.reachability import Reach
+from crashext.analysis.results.evidence import UnreachableMemory
+from crashext.analysis.verdict.facts import PagesHolder
+from crashext.hosts.base import U64
+from crashext.kernel.addresses import PAGE_SHIFT
+from crashext.kernel.roots.places import Place, PlaceKind
+
+_EXAMPLES = 4
+_LONG_NAME = 6
+_MOST_HOLDERS = 64
+_KINDS = {
+    "zeros": "pages of zeros",
+    "one-value": "pages of one value",
+    "text": "text",
+    "module-pointers": "pointers to a module",
+    "kernel-pointers": "pointers to the kernel",
+    "pointers": "pointers",
+    "data": "data",
+}
+
+
+def unreachable_memory(marked: Reach, modules: list[str]) -> tuple[UnreachableMemory, ...]:
+    """vmalloc areas by caller, then blocks of pages by content, most bytes first."""
+    return (*_areas(marked), *_pages(marked, modules))
+
+
+def _areas(marked: Reach) -> list[UnreachableMemory]:
+    areas, nodes = marked.areas, marked.nodes
+    rows = np.flatnonzero(~marked.areas_reached())
+    by_caller: dict[tuple[str, str], list[int]] = {}
+    for row in rows.tolist():
+        caller = int(areas.caller[row])
+        symbol = nodes.view.host.symbol_at(caller) if caller else None
+        name = symbol.name if symbol else f"{caller:#x}" if caller else ""
+        by_caller.setdefault((name, symbol.module if symbol else ""), []).append(row)
+    found = []
+    for (name, module), mine in by_caller.items():
+        size = (areas.end[mine] - areas.start[mine]).astype(np.int64)
+        pages = areas.pages[mine].astype(np.int64)
+        found.append(
+            UnreachableMemory(
+                "vmalloc",
+                name,
+                module,
+                len(mine),
+                int(pages.sum()),
+                int(np.where(pages > 0, pages << PAGE_SHIFT, size).sum()),
+                (),
+                tuple(U64(a) for a in areas.start[mine[:_EXAMPLES]].tolist()),
+            )
+        )
+    return sorted(found, key=lambda m: (-m.bytes, m.what))
+
+
+def _pages(marked: Reach, modules: list[str]) -> list[UnreachableMemory]:
+    blocks, view = marked.nodes.blocks, marked.view
+    rows = np.flatnonzero(~marked.blocks_reached())
+    some = rows
+    if len(rows) > SAMPLE:
+        some = rows[np.linspace(0, len(rows) - 1, SAMPLE).astype(np.intp)]
+    labels = label_pages(view, blocks.first[some])
+    members: dict[Label | None, list[int]] = {}
+    for row in some.tolist():
+        members.setdefault(labels.get(int(blocks.first[row])), []).append(row)
+    scale = len(rows) / max(1, len(some))
+    orders = blocks.orders()
+    found = []
+    for label, mine in members.items():
+        what, module = _described(label, modules)
+        pages = round(int(blocks.pages[mine].sum()) * scale)
+        found.append(
+            UnreachableMemory(
+                "pages",
+                what,
+                module,
+                round(len(mine) * scale),
+                pages,
+                pages << PAGE_SHIFT,
+                tuple(
+                    sorted((o, round(n * scale)) for o, n in Counter(orders[mine].tolist()).items())
+                ),
+                tuple(U64(view.space.address(int(f))) for f in blocks.first[mine[:_EXAMPLES]]),
+                scale > 1 and len(members) > 1,
+            )
+        )
+    return sorted(found, key=lambda m: (-m.bytes, m.what))
+
+
+def _scaled(counts: Counter[int], scale: float) -> tuple[tuple[int, int], ...]:
+    return tuple((order, round(n * scale)) for order, n in sorted(counts.items()))
+
+
+def _described(label: Label | None, modules: list[str]) -> tuple[str, str]:
+    """What a label says in words, and the module that it names."""
+    if label is None:
+        return "not in the dump", ""
+    by, kind, detail, module = label
+    if by == "page-owner":
+        return f"allocated by {detail}", module
+    return _KINDS[kind] + (f": {detail}" if detail else ""), module or module_in(detail, modules)
+
+
+def module_in(text: str, modules: list[str]) -> str:
+    """The loaded module that a text names; short names are words of any language."""
+    words = set(re.findall(r"[a-z0-9_]+", text.lower()))
+    return next((m for m in modules if len(m) >= _LONG_NAME and m.lower() in words), "")
+
+
+def page_holders(marked: Reach, frames: NDArray[np.int64]) -> tuple[PagesHolder, ...]:
+    """Who holds the reached blocks that some page frames are in, most bytes first.
+
+    Of very many blocks the largest are followed.
+    """
+    nodes = marked.nodes
+    of_frame = nodes.of_frame[frames]
+    numbers, counts = np.unique(of_frame[of_frame >= nodes.first_block], return_counts=True)
+    reached = marked.marks.reached[numbers]
+    numbers, counts = numbers[reached], counts[reached]
+    largest = np.argsort(-counts, kind="stable")[:MOST_EXAMINED]
+    holders = Holders(marked)
+    blocks: Counter[tuple[str, str]] = Counter()
+    pages: Counter[tuple[str, str]] = Counter()
+    for node, count in zip(numbers[largest].tolist(), counts[largest].tolist(), strict=True):
+        place = holders.root_of(holders.start_of(node))
+        if place.kind is PlaceKind.WEAK:
+            continue
+        owner = _owner(place)
+        blocks[owner] += 1
+        pages[owner] += count
+    return tuple(
+        PagesHolder(*owner, blocks[owner], total << PAGE_SHIFT)
+        for owner, total in pages.most_common(_MOST_HOLDERS)
+    )
+
+
+def _owner(place: Place) -> tuple[str, str]:
+    """The variable without its module in brackets, and the module."""
+    suffix = f" [{place.module}]"
+    return (place.owner.removesuffix(suffix), place.module) if place.module else (place.owner, "")
