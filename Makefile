@@ -12,7 +12,8 @@ BIN := $(VENV)/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 APT := DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get
 
-.PHONY: demo check style test test-busy test-live test-kernels test-kmemleak lab-packages samples papers man clean
+.PHONY: demo check style test test-busy test-live test-kernels test-kmemleak lab-packages samples papers \
+    gallery man clean
 
 demo: $(VENV)/installed
 	$(BIN)/leakscan -r sample_sessions/many-leaks.session
@@ -60,6 +61,10 @@ samples: $(VENV)/installed-dev lab-packages
 # Output blocks of README and crashext/docs: what the commands print on sample_sessions/ now.
 papers: $(VENV)/installed-dev
 	$(BIN)/python -m tests.record_papers
+
+# The gallery in crashext/docs/tests.md, from the lab's dumps.
+gallery: $(VENV)/installed-dev lab-packages
+	$(BIN)/python -m tests.record_gallery
 
 # The manual pages say what the parsers say; a test holds them to it.
 man: $(VENV)/installed-dev

@@ -48,9 +48,8 @@ def holder_facts(marked: Reach, facts: Facts, progress: Progress) -> tuple[Holde
         if not len(slots):
             continue
         tally: Counter[tuple[str, str]] = Counter()
-        for slot in slots.tolist():
-            place = holders.root_of(holders.start_of(slot))
-            tally[place.owner, place.module] += 1
+        for place, count in holders.count(slots).items():
+            tally[place.owner, place.module] += count
         for (root, module), count in tally.most_common(_TOP_ROOTS):
             share = count / len(slots) * share_reached
             if share >= _LEAST_HELD:

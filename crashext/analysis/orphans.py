@@ -17,7 +17,7 @@ from crashext.analysis.reach.holes import orphans_by_holes
 from crashext.analysis.reach.nodes import NodeKind
 from crashext.analysis.reach.reachability import Reach, reach
 from crashext.analysis.reach.structures import Structures, structures
-from crashext.analysis.reach.totals import by_heads, unreachable_counts
+from crashext.analysis.reach.totals import by_heads, count, unreachable_counts
 from crashext.analysis.results.estimate import Estimate, Share
 from crashext.analysis.results.evidence import HIDDEN, Below, OrphanGroup, OrphanTotals
 from crashext.analysis.results.reports import Group, OrphanReport
@@ -190,8 +190,9 @@ def _cache_groups(
         Cluster(np.array([row]), int(row), 1, 1, 1.0) for row in grouping.alone[:_EXAMPLES]
     ]
     rest = grouping.alone[_EXAMPLES:]
-    cache_scale = marked.scale(view.caches.index(cache))
-    scale = len(heads) / len(some) * cache_scale
+    # Of a sampled cache, more than are in the table; never more than are allocated.
+    total = count(marked, cache, heads)
+    scale = total.estimate / len(some)
     groups = []
     for number, cluster in enumerate(clusters):
         if cluster.exemplar == cluster.members[0] and len(rest) and cluster is clusters[-1]:
@@ -205,12 +206,12 @@ def _cache_groups(
         alike = described.group(
             cluster,
             share,
-            Estimate.known(round(len(heads) * cache_scale)),
+            total,
             attributed=number < _ATTRIBUTED,
             typed=number < _ATTRIBUTED and scale * size >= _TYPED_LEAST,
         )
         found = _orphan_group(hanging, cache, some[members], alike, scale)
-        if len(members) == len(some) and cache_scale == 1:
+        if len(members) == len(some) and total.exact:
             found = replace(found, estimated=bool(found.below) and scale > 1)  # all are of one kind
         groups.append((found, some[members]))
     return groups

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crashext.analysis.memory.pagegroups import SAMPLE, Label, label_pages
-from crashext.analysis.reach.holders import MOST_EXAMINED, Holders
+from crashext.analysis.reach.holders import Holders
 from crashext.analysis.reach.reachability import Reach
 from crashext.analysis.results.evidence import UnreachableMemory
 from crashext.analysis.verdict.facts import PagesHolder
@@ -119,29 +119,24 @@ def module_in(text: str, modules: list[str]) -> str:
 
 
 def page_holders(marked: Reach, frames: NDArray[np.int64]) -> tuple[PagesHolder, ...]:
-    """Who holds the reached blocks that some page frames are in, most bytes first.
-
-    Of very many blocks the largest are followed.
-    """
+    """Who holds the reached blocks that some page frames are in, most bytes first."""
     nodes = marked.nodes
     of_frame = nodes.of_frame[frames]
     numbers, counts = np.unique(of_frame[of_frame >= nodes.first_block], return_counts=True)
     reached = marked.marks.reached[numbers]
     numbers, counts = numbers[reached], counts[reached]
-    largest = np.argsort(-counts, kind="stable")[:MOST_EXAMINED]
     holders = Holders(marked)
     blocks: Counter[tuple[str, str]] = Counter()
     pages: Counter[tuple[str, str]] = Counter()
-    for node, count in zip(numbers[largest].tolist(), counts[largest].tolist(), strict=True):
-        place = holders.root_of(holders.start_of(node))
-        if place.kind is PlaceKind.WEAK:
-            continue
-        owner = _owner(place)
-        blocks[owner] += 1
-        pages[owner] += count
+    for place, count in holders.count(numbers).items():
+        if place.kind is not PlaceKind.WEAK:
+            blocks[_owner(place)] += count
+    for place, total in holders.count(numbers, counts).items():
+        if place.kind is not PlaceKind.WEAK:
+            pages[_owner(place)] += total
     return tuple(
         PagesHolder(*owner, blocks[owner], total << PAGE_SHIFT)
-        for owner, total in pages.most_common(_MOST_HOLDERS)
+        for owner, total in sorted(pages.items(), key=lambda p: (-p[1], p[0]))[:_MOST_HOLDERS]
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,6 @@ class Holders:
         self._reach = reach
         self._places = reach.places
         self._roots: dict[int, Place] = {}
-        self._start: dict[int, int] = {}
 
     @cached_property
     def _by_target(self) -> tuple[NDArray[np.int32], NDArray[np.intp]]:
@@ -38,21 +38,29 @@ class Holders:
         order = np.argsort(targets, kind="stable")
         return targets[order], order
 
-    def start_of(self, slot: int) -> int:
-        """The node directly under the root through which node `slot` was reached."""
+    @cached_property
+    def _starts(self) -> NDArray[np.int32]:
+        """The node directly under the root of each; what is left of each path halves each round."""
         via = self._reach.marks.via
-        path: list[int] = []
-        at = slot
-        while at not in self._start and len(path) < _MAX_STEPS:
-            path.append(at)
-            above = int(via[at])
-            if above < 0:
-                break
-            at = above
-        start = self._start.get(at, at)
-        for step in path:
-            self._start[step] = start
-        return start
+        start = np.where(via >= 0, via, np.arange(len(via), dtype=np.int32))
+        while True:
+            further = start[start]
+            if np.array_equal(further, start):
+                return start
+            start = further
+
+    def start_of(self, node: int) -> int:
+        """The node directly under the root through which `node` was reached."""
+        return int(self._starts[node])
+
+    def count(self, nodes: NDArray[Any], weights: NDArray[Any] | None = None) -> Counter[Place]:
+        """How many of `nodes`, or how much of their `weights`, is reached through each root."""
+        starts, which = np.unique(self._starts[nodes], return_inverse=True)
+        sums = np.bincount(which, weights=weights, minlength=len(starts))
+        found: Counter[Place] = Counter()
+        for start, total in zip(starts.tolist(), sums.tolist(), strict=True):
+            found[self.root_of(start)] += round(total)
+        return found
 
     def root_of(self, start: int) -> Place:
         """The most telling of the words outside nodes that point at a starting node."""
@@ -149,9 +157,13 @@ class Holders:
         """Roots by name with how many of `slots` each holds, most first, and a chain of each."""
         names: Counter[str] = Counter()
         example: dict[str, int] = {}
-        for slot in slots.tolist():
-            name = self.root_of(self.start_of(slot)).owner
-            names[name] += 1
-            example.setdefault(name, slot)
+        starts, first = np.unique(self._starts[slots], return_index=True)
+        of_root = dict(zip(starts.tolist(), slots[first].tolist(), strict=True))
+        counts = np.bincount(np.searchsorted(starts, self._starts[slots]), minlength=len(starts))
+        # In the order of the first object of each, which is the one that is shown.
+        for start in sorted(of_root, key=lambda s: of_root[s]):
+            name = self.root_of(start).owner
+            names[name] += int(counts[np.searchsorted(starts, start)])
+            example.setdefault(name, of_root[start])
         most = tuple(names.most_common(_HEAD_STEPS))
         return most, tuple(self.chain(example[name]) for name, _ in most[:3])

@@ -15,22 +15,35 @@ from numpy.typing import NDArray
 from crashext.analysis.reach.nodes import Nodes, Nodes32
 from crashext.analysis.reach.scan import KERNEL_USES, readable_frames, scan_memory
 from crashext.analysis.reach.silent import silent_words
-from crashext.hosts.base import Mask
+from crashext.hosts.base import Host, Mask
 from crashext.kernel.access import Words
-from crashext.kernel.addresses import PAGE_SHIFT
+from crashext.kernel.addresses import PAGE_SHIFT, PAGE_SIZE
+from crashext.kernel.counters.rcu import cached_pages
 from crashext.kernel.pages.frames import Frames, FrameUse
 from crashext.kernel.roots.stacks import Stacks
 from crashext.kernel.slab.objects import State
-from crashext.kernel.slab.view import KernelView
 from crashext.progress import Progress
 
+_SHIFT = np.uint64(PAGE_SHIFT)
 _ROOTS_KEPT = 4  # words that are remembered for each object they point at
 _ALLOCATED = (FrameUse.SLAB, FrameUse.KERNEL)
 BOOKKEEPING = ("kmemleak_object", "kmemleak_scan_area")
 """Caches whose objects point at every object there is, for reasons of their own."""
 _WORD = (1 << 64) - 1
-_NOT_REFERENCES = (("task_struct", "last_wakee"),)
-"""Members that keep an address without holding what is there: (cache and struct, member)."""
+_SCHEDULING = (
+    ("last_wakee", "", ""),
+    ("wake_entry", "", ""),
+    ("se", "struct sched_entity", "run_node"),
+    ("se", "struct sched_entity", "group_node"),
+    ("rt", "struct sched_rt_entity", "run_list"),
+    ("pushable_tasks", "", ""),
+    ("pushable_dl_tasks", "", ""),
+)
+"""Members of a task_struct, of members' own, that link it to other tasks while it waits for a CPU.
+
+They keep the address when it does not any more, and no task is known by them alone: those that
+live are on the list of tasks. Source: include/linux/sched.h, kernel/sched/ (4.19 to 6.12).
+"""
 
 
 @dataclass(frozen=True)
@@ -111,8 +124,13 @@ class _Pointers:
         # RCU's list of callbacks runs through those of them that wait to be freed.
         record = view.host.layout("struct kmemleak_object")
         self._rcu = record["rcu"].offset if record is not None and "rcu" in record else -1 & _WORD
-        self._hints = _hints(view)
+        self._links = _links_of_tasks(view.host)
         self._vmemmap = space.vmemmap
+        task = view.caches.find("task_struct")
+        self._task = None if task is None else view.caches.index(task)
+        self._stale = np.zeros(len(nodes.of_frame), np.bool_)
+        cached = (cached_pages(view.host, space) - np.uint64(space.direct.start)) >> _SHIFT
+        self._stale[cached[cached < np.uint64(len(self._stale))].astype(np.intp)] = True
         self._edges: dict[bool, list[tuple[Nodes32, Nodes32]]] = {False: [], True: []}
         self._rooted: dict[bool, list[tuple[Words, Nodes32]]] = {False: [], True: []}
         self._dead: list[tuple[Words, Nodes32]] = []
@@ -132,11 +150,24 @@ class _Pointers:
         good = (found >= 0) & self._wanted[where >> PAGE_SHIFT]
         in_object = np.flatnonzero(good & (found < nodes.first_area))
         good[in_object] = table.state[found[in_object]] == State.ALLOCATED
+        self._without_flags(good, values, found)
         by_page = self._vmemmap.holds(values[good])
         at, target = where[good].astype(np.uint64), found[good].astype(np.int32)
         for some, page in ((~by_page, False), (by_page, True)):
             if some.any():
                 self._sort(at[some], target[some], page)
+
+    def _without_flags(self, good: Mask, values: Words, found: NDArray[np.int64]) -> None:
+        """A semaphore remembers who read last, with flags in the low bits: it holds no task.
+
+        RWSEM_READER_OWNED, kernel/locking/rwsem.c (4.x to 6.12): "may contain stale pointer".
+        """
+        at = np.flatnonzero(good & (values & np.uint64(7) != 0) & (found < self._nodes.first_area))
+        if self._task is None or not len(at):
+            return
+        at = at[self._table.caches(found[at]) == self._task]
+        start = self._table.addresses(found[at])
+        good[at[values[at] - start < np.uint64(8)]] = False
 
     def _sort(self, where: Words, target: Nodes32, by_page: bool) -> None:
         """By what the words are in."""
@@ -145,6 +176,7 @@ class _Pointers:
         holder = np.where(in_slab, -1, nodes.of_frame[frame])
         in_node = holder >= 0
         rest = ~in_slab & ~in_node
+        in_node &= ~self._stale[frame] | (where & np.uint64(PAGE_SIZE - 1) < np.uint64(8))
         if in_slab.any():
             self._in_slabs(where[in_slab], target[in_slab], by_page)
         if in_node.any():
@@ -156,9 +188,12 @@ class _Pointers:
         table = self._table
         source, within = table.locate(where)
         held = (source >= 0) & ~self._silent.holds(where)
-        for cache, offset in self._hints:
-            at = np.flatnonzero(within == np.uint64(offset))
-            held[at[table.caches(np.maximum(source[at], 0)) == cache]] = False
+        for start, end in self._links:
+            at = np.flatnonzero((within >= start) & (within < end) & held)
+            at = at[target[at] < self._nodes.first_area]
+            both = table.caches(source[at]) == self._task
+            both &= table.caches(target[at].astype(np.int64)) == self._task
+            held[at[both]] = False
         if self._any_ignored:
             record = self._ignored[
                 table.row_of_page[(where >> np.uint64(PAGE_SHIFT)).astype(np.intp)]
@@ -230,13 +265,20 @@ class _Pointers:
         )
 
 
-def _hints(view: KernelView) -> list[tuple[int, int]]:
-    """(cache index, offset in its objects) of members that are no references, on this kernel."""
+def _links_of_tasks(host: Host) -> list[tuple[np.uint64, np.uint64]]:
+    """[start, end) of those members, on this kernel."""
+    task = host.layout("struct task_struct")
     found = []
-    for name, member in _NOT_REFERENCES:
-        cache, layout = view.caches.find(name), view.host.layout(f"struct {name}")
-        if cache is not None and layout is not None and member in layout:
-            found.append((view.caches.index(cache), layout[member].offset))
+    for member, kind, inner in _SCHEDULING:
+        if task is None or member not in task:
+            continue
+        start, size = task[member].offset, task[member].size
+        if kind:
+            layout = host.layout(kind)
+            if layout is None or inner not in layout:
+                continue
+            start, size = start + layout[inner].offset, layout[inner].size
+        found.append((np.uint64(start), np.uint64(start + size)))
     return found
 
 

@@ -18,7 +18,7 @@ from crashext.analysis.verdict.thresholds import (
     excessive,
 )
 from crashext.analysis.verdict.verdict import Culprit, Verdict
-from crashext.analysis.verdict.wording import allocated_by, confidence, doubts
+from crashext.analysis.verdict.wording import allocated_by, confidence, doubts, little
 from crashext.wording import called, percent, percent_of, plural, size_text
 
 _SAYS = 0.05
@@ -46,7 +46,7 @@ def unreachable_areas(facts: Facts) -> Iterator[Verdict]:
                 f"{percent_of(fact.bytes, facts.total)} of memory",
                 f"no live word points into {size_text(size)} of them",
             ),
-            doubts(facts),
+            (*doubts(facts), *little(size, facts)),
             of_areas(facts, fact),
         )
 
@@ -111,7 +111,7 @@ def unreachable_pages(facts: Facts) -> Iterator[Verdict]:
             "physical address of these pages is in any memory that is in use",
             *_content(pages),
         ),
-        doubts(facts),
+        (*doubts(facts), *little(size, facts)),
         of_pages(facts),
     )
 

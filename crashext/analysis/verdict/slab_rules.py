@@ -12,6 +12,7 @@ from crashext.analysis.verdict.thresholds import (
     FEW,
     HELD_OF_SLAB,
     HELD_SHARE,
+    KMEMLEAK_SHARE,
     RECLAIMABLE_SHARE,
     UNREACHABLE_LEAST,
     UNREACHABLE_SHARE,
@@ -20,7 +21,7 @@ from crashext.analysis.verdict.thresholds import (
     excessive,
 )
 from crashext.analysis.verdict.verdict import Confidence, Culprit, Verdict
-from crashext.analysis.verdict.wording import allocated_by, confidence, doubts
+from crashext.analysis.verdict.wording import allocated_by, confidence, doubts, little
 from crashext.wording import percent, percent_of, size_text
 
 
@@ -28,20 +29,21 @@ def unreachable_objects(facts: Facts) -> Iterator[Verdict]:
     """Unreachable objects are leaked."""
     slab = _slab(facts)
     for some in _groups(facts):
-        enough = sum(f.bytes for f in some) >= max(UNREACHABLE_LEAST, UNREACHABLE_SHARE * slab)
-        if enough or any(f.traced for f in some):
-            yield _leaked(facts, some, confidence(facts), doubts(facts))
+        size = sum(f.bytes for f in some)
+        share = KMEMLEAK_SHARE if some[0].by == "kmemleak" else UNREACHABLE_SHARE
+        if size >= max(UNREACHABLE_LEAST, share * slab) or any(f.traced for f in some):
+            yield _leaked(facts, some, confidence(facts), (*doubts(facts), *little(size, facts)))
 
 
 def few_unreachable(facts: Facts) -> Iterator[Verdict]:
     """kmemleak accuses somebody, but of little: it is said where there is nothing else to say."""
     for some in _groups(facts)[:FEW]:
         if some[0].by == "kmemleak":
-            little = (
+            only = (
                 f"it is only {size_text(sum(f.bytes for f in some))}, and kmemleak errs at times "
                 "about what was just allocated: does it stay after another scan?"
             )
-            yield _leaked(facts, some, "low", (little, *doubts(facts)))
+            yield _leaked(facts, some, "low", (only, *doubts(facts)))
 
 
 def _slab(facts: Facts) -> int:

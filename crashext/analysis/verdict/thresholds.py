@@ -6,15 +6,17 @@ _GIB = 1 << 30
 
 UNREACHABLE_LEAST = 64 << 10
 """Unreachable bytes of one cache below which nobody is accused."""
-UNREACHABLE_SHARE = 0.005
+UNREACHABLE_SHARE = 0.001
 """... and their least share of all slab memory."""
+KMEMLEAK_SHARE = 0.005
+"""The same of what kmemleak says, which errs about what was just allocated."""
 AREAS_LEAST = 512 << 10
-AREAS_SHARE = 0.004
+AREAS_SHARE = 0.001
 """Least share of memory that is in vmalloc areas of one caller that nothing points into."""
 AREAS_UNJUDGED_SHARE = 0.10
 """Least share of memory of one caller's areas, where nobody can see what points into them."""
 PAGES_LEAST = 512 << 10
-PAGES_UNREACHABLE_SHARE = 0.002
+PAGES_UNREACHABLE_SHARE = 0.001
 """Least share of memory in blocks of pages that nothing leads to."""
 PAGES_HELD_SHARE = 0.10
 """Least share of memory of pages from the page allocator that one root holds."""
@@ -29,6 +31,8 @@ BACKLOG_LEAST = 10_000
 WASTE_SHARE = 0.03
 """Least share of memory in free slots of one cache of which most slots are free."""
 RECLAIMABLE_SHARE = 0.10
+LITTLE = 0.01
+"""Share of memory below which a leak is not why memory is short."""
 FEW = 5
 """Verdicts about leaks that are too small to matter."""
 USER_SHARE = 0.25

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from crashext.analysis.verdict.facts import Facts
+from crashext.analysis.verdict.thresholds import LITTLE
 from crashext.analysis.verdict.verdict import Confidence
+from crashext.wording import percent_of
 
 
 def confidence(facts: Facts) -> Confidence:
@@ -16,6 +18,13 @@ def confidence(facts: Facts) -> Confidence:
 
 def doubts(facts: Facts) -> tuple[str, ...]:
     return facts.reachability.notes if facts.reachability is not None else ()
+
+
+def little(size: int, facts: Facts) -> tuple[str, ...]:
+    """That a leak is real and still not what the machine suffers from."""
+    if not facts.total or size >= LITTLE * facts.total:
+        return ()
+    return (f"{percent_of(size, facts.total)} of memory: not why it is short, if it is",)
 
 
 def not_seen(facts: Facts) -> tuple[str, ...]:

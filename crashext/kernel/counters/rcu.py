@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from crashext.hosts.base import Host, Layout, Member
-from crashext.kernel.access import column
+from crashext.hosts.base import Addresses, Host, Layout, Member, ReadFault
+from crashext.kernel.access import column, u64
 from crashext.kernel.addresses import AddressSpace
 
+_MOST_CACHED = 1 << 12  # pages a CPU; the kernel keeps five, rcu_min_cached_objs
 _MOST = 1 << 40  # more waiting frees than any machine has memory for
 
 
@@ -32,6 +33,31 @@ def read_backlog(host: Host, space: AddressSpace) -> Backlog | None:
     if callbacks is None and frees is None:
         return None
     return Backlog(callbacks or 0, frees or 0)
+
+
+def cached_pages(host: Host, space: AddressSpace) -> Addresses:
+    """Pages that kfree_rcu() keeps for later: uint64[n] of direct-map addresses.
+
+    Only their first word, the link to the next, means anything; the rest are objects long freed.
+    53c72b590b3a (5.9) brought `bkvcache`.
+    """
+    symbol, layout = host.address_of("krc"), host.layout("struct kfree_rcu_cpu")
+    found: list[int] = []
+    if symbol is None or layout is None or "bkvcache" not in layout:
+        return np.zeros(0, np.uint64)
+    for offset in space.percpu_offsets:
+        at = symbol + offset + layout["bkvcache"].offset & (1 << 64) - 1
+        seen: set[int] = set()
+        while len(seen) < _MOST_CACHED:
+            try:
+                at = u64(host, at)
+            except ReadFault:
+                break
+            if not space.direct.start <= at < space.direct.end or at in seen:
+                break
+            seen.add(at)
+        found += seen
+    return np.array(sorted(found), np.uint64)
 
 
 def _callbacks(host: Host) -> list[Member]:

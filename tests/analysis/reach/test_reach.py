@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
 from crashext.analysis.reach import reachability
 from crashext.analysis.reach.reachability import Class
 from crashext.kernel.roots.stacks import owned_stacks
+from tests.fake import layout
 from tests.kernel.whole import PAGE, THREAD_SIZE, Kernel, class_of
 
 HELD, ORPHAN, STRUCTURE, NOT_JUDGED = Class.HELD, Class.ORPHAN, Class.STRUCTURE, Class.NOT_JUDGED
@@ -151,6 +154,33 @@ def test_the_last_task_that_was_woken_is_not_held_by_who_woke_it(kernel: Kernel)
     assert class_of(kernel.marked(), lost) == [ORPHAN]
     kernel.write(waker + 72, lost)
     assert class_of(kernel.marked(), lost) == [HELD]
+
+
+def test_the_last_reader_of_a_semaphore_is_not_held_by_it(kernel: Kernel) -> None:
+    """rwsem.owner keeps an address with flags in the low bits when the reader is long gone."""
+    lost, other = kernel.object("task_struct"), kernel.object()
+    kernel.variable("owner", lost | 1, other | 1)
+    assert class_of(kernel.marked(), lost, other) == [ORPHAN, HELD]
+    kernel.variable("task", lost)
+    assert class_of(kernel.marked(), lost) == [HELD]
+
+
+def test_pages_that_kfree_rcu_keeps_for_later_hold_nothing_but_the_next(kernel: Kernel) -> None:
+    freed, kept = kernel.object(), [kernel.page() for _ in range(3)]
+    for page, following in pairwise(kept):
+        kernel.write(page, following)
+    kernel.write(kept[1] + 24, freed)
+    kernel.host.layouts["struct kfree_rcu_cpu"] = layout(
+        "struct kfree_rcu_cpu", 32, bkvcache=(16, 8)
+    )
+    kernel.variable("krc", 0, 0, kept[0])
+    marked = kernel.marked()
+    assert class_of(marked, freed) == [ORPHAN]
+    pages = marked.nodes.pointed_at(np.array(kept, np.uint64))
+    assert marked.marks.reached[pages].all()
+    kernel.variable("krc", 0, 0, 0)
+    kernel.variable("pages", kept[1])
+    assert class_of(kernel.marked(), freed) == [HELD]
 
 
 def test_a_broken_freelist_costs_its_slab_and_accuses_nobody(kernel: Kernel) -> None:

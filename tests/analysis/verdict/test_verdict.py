@@ -181,8 +181,8 @@ def waiting(callbacks: int, frees: int) -> Facts:
             ("leak", "slab"),
         ),
         (
-            replace(HEALTHY, split=split(slab=100 * MIB), unreachable=(unreachable(MIB // 2),)),
-            replace(HEALTHY, split=split(slab=101 * MIB), unreachable=(unreachable(MIB // 2),)),
+            replace(HEALTHY, split=split(slab=500 * MIB), unreachable=(unreachable(MIB // 2),)),
+            replace(HEALTHY, split=split(slab=501 * MIB), unreachable=(unreachable(MIB // 2),)),
             ("leak", "slab"),
         ),
         (
@@ -431,10 +431,20 @@ def test_what_limits_the_look_limits_the_confidence() -> None:
         replace(SEEN, notes=("no stacks",)),
     ):
         assert only(replace(facts, reachability=seen)).confidence == "medium"
-    assert only(replace(facts, reachability=replace(SEEN, notes=("no stacks",)))).against == (
-        "no stacks",
-    )
+    noted = only(replace(facts, reachability=replace(SEEN, notes=("no stacks",))))
+    assert noted.against[0] == "no stacks"
     assert only(replace(facts, reachability=replace(SEEN, pages_missing=10))).confidence == "high"
+
+
+def test_a_leak_says_where_it_is_not_why_memory_is_short() -> None:
+    least = int(rules.LITTLE * TOTAL) + 1
+    for size, said in ((least - 2, True), (least, False)):
+        for facts in (
+            replace(HEALTHY, unreachable=(unreachable(size),)),
+            areas(size, size),
+            pages(size, size),
+        ):
+            assert any("not why it is short" in t for t in only(facts).against) is said
 
 
 def test_kmemleak_accuses_of_little_too_but_softly() -> None:
@@ -497,7 +507,7 @@ def test_growth_in_slabs_alone_is_fragmentation() -> None:
 
 
 def test_growth_speaks_for_and_against() -> None:
-    leak = replace(BESIDE, unreachable=(unreachable(MIB, "kmalloc-cg-64"),))
+    leak = replace(BESIDE, unreachable=(unreachable(11 * MIB, "kmalloc-cg-64"),))
     found = only(replace(leak, growth=grown(LEAST_GROWN)))  # no second verdict on one family
     assert any(t.startswith("kmalloc-64 grew by 1,000 objects, 5.1 MiB") for t in found.evidence)
     still = only(replace(leak, growth=grown(MIB, name="other")))
