@@ -114,7 +114,7 @@ def test_likeness_alone_says_so() -> None:
     assert _of(cache, "leaklab_lease_grant").marked == 500
     assert _of(cache, "leaklab_client_join").marked > 490  # alike too: that is all it can say
     ran = run("leakscan", "kmalloc-64", *on("trace"), "--no-refs", "--trace", _file())
-    assert "likeness alone does not tell leaked from living" in ran.out.splitlines()[0]
+    assert "likeness alone does not tell unreachable from held objects" in ran.out.splitlines()[0]
     assert "marked by likeness alone" in ran.out
     assert "leaking function" not in ran.out
 
@@ -287,7 +287,7 @@ def test_the_verdict_takes_the_trace() -> None:
     assert culprit["cache"] == "kmalloc-64"
     assert culprit["caller"].startswith("leaklab_lease_grant+")
     assert culprit["module"] == "leaklab"
-    assert any("500 of the 500 lost kmalloc-64 objects" in text for text in verdict["for"])
+    assert any("500 of the 500 unreachable kmalloc-64 objects" in text for text in verdict["for"])
     # The same guest without the trace: 31 KiB are not worth an accusation.
     alone = run("leakscan", *on("trace"), "--json").document["verdict"]
     assert alone["class"] == "healthy"
