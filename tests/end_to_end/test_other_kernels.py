@@ -6,7 +6,6 @@ there already, its tests run. The truth is the lab's, and drgn's for what is all
 
 from __future__ import annotations
 
-import os
 from functools import cache
 from typing import Any
 
@@ -22,20 +21,13 @@ from crashext.progress import silent
 from tests.conftest import lab_dump, lab_view, on, run
 from tests.kernel.oracle import allocated_by_drgn, drgn_program
 from tests.kernel.walked import allocated_addresses
-from tests.lab import SUITES, must_fetch_suite, read_addresses, scenario
+from tests.lab import SUITES, read_addresses
 
 SETTINGS = Settings(250_000, 0, 0.7, "hamming", 1)
 SCENARIOS = ("healthy", "innocent", "default")
 ALL = [f"{name}@{suite}" for suite in SUITES for name in SCENARIOS]
 LOST = ("nodes", "private", "tasks", "chain")
 RECALL = 0.98
-
-
-@pytest.fixture(autouse=True)
-def _kernel_is_here(request: pytest.FixtureRequest) -> None:
-    name = request.node.callspec.params["name"]
-    if must_fetch_suite(scenario(name)) and not os.environ.get("CRASHEXT_KERNELS"):
-        pytest.skip(f"the kernel of {name} is not here: make test-kernels fetches it")
 
 
 @cache
