@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from crashext.analysis.memory.accounting import Line
 from crashext.analysis.memory.growth import Caller
+from crashext.analysis.memory.quantities import Line
 from crashext.analysis.overview import Overview
 from crashext.analysis.verdict.facts import AreaFact, CacheFact
 from crashext.hosts.base import HostError

@@ -1,4 +1,4 @@
-"""What proc files say, without any dump: the facts of one moment, and of several in time order.
+"""What saved texts say, without any dump: the facts of one moment, and of several in time order.
 
 It reads and sums; it does not judge. What it could not read is in `skipped`, and what no proc file
 can say is in `limits`.
@@ -13,29 +13,36 @@ from typing import TypeVar
 
 from crashext.analysis.memory.growth import Caller, Compared, Growth, growth
 from crashext.analysis.memory.memsplit import MemorySplit, memory_split
+from crashext.analysis.proc_counters import Counted, counted
+from crashext.analysis.proc_holders import known_holders, placed
+from crashext.analysis.verdict.facts import KnownHolder
 from crashext.hosts.base import HostError
 from crashext.kernel.slab.families import Family, families
-from crashext.procfs.alloctraces import AllocInfo, AllocTraces, parse_alloc_traces, parse_allocinfo
+from crashext.procfs.alloctraces import (
+    AllocInfo,
+    AllocTraces,
+    parse_alloc_traces,
+    parse_allocinfo,
+    sharpened,
+)
 from crashext.procfs.counters import (
     BuddyInfo,
     Counters,
     MemInfo,
     ZoneInfo,
-    page_size,
     parse_buddyinfo,
-    parse_meminfo,
-    parse_vmstat,
     parse_zoneinfo,
 )
 from crashext.procfs.folder import Moment, ProcFolder
+from crashext.procfs.holders import counts, memory_cgroups, modules
 from crashext.procfs.kmemleak import KmemleakReport, parse_kmemleak
 from crashext.procfs.pageowner import PageOwner, parse_page_owner
-from crashext.procfs.processes import Process, parse_ps, parse_status
-from crashext.procfs.slabinfo import SlabInfo, parse_slabinfo
+from crashext.procfs.processes import Process, parse_ps, parse_status, parse_top
+from crashext.procfs.saved import Recognised, Saved
+from crashext.procfs.slabinfo import SlabInfo
 from crashext.procfs.vmallocinfo import VmallocCaller, VmallocInfo, by_caller, parse_vmallocinfo
 from crashext.skipped import Skipped
 
-_USUAL_PAGE = 4096
 _MAX_TRACED = 1 << 16
 
 Progress = Callable[[str, int, int], None]
@@ -70,6 +77,19 @@ class Snapshot:
     """Whether the pages of a cache count as reclaimable, by cache; of those that sysfs has."""
     processes: tuple[Process, ...] = ()
     skipped: tuple[Skipped, ...] = ()
+    counters: str = ""
+    """Where `meminfo` is from: ``meminfo``, ``oom`` (a report in a log), ``kmem_i``, ``free``."""
+    cache_list: str = ""
+    """Where `slabs` is from: ``slabinfo``, ``slabtop``, ``oom``, ``kmem_s``."""
+    uncounted: tuple[str, ...] = ()
+    """Caches that crash could not count."""
+    known: tuple[KnownHolder, ...] = ()
+    """Who says himself how much memory he has."""
+    modules: tuple[str, ...] = ()
+    cgroups: tuple[int | None, int | None] = (None, None)
+    """Memory cgroups that the kernel keeps, and how many of them are dying."""
+    recognised: tuple[Recognised, ...] = ()
+    """What was found in which text; empty for known places of a folder."""
 
     @property
     def exact(self) -> bool:
@@ -101,14 +121,17 @@ class ProcReport:
     processes: tuple[Process, ...]
     """Largest first, by resident and swapped memory."""
     growth: Growth | None
-    """None with one folder."""
+    """None with one moment."""
+    known: tuple[KnownHolder, ...]
+    """As in the snapshot, and where each of them is counted."""
     limits: tuple[str, ...]
     """What could not be said, and what would say it."""
     skipped: tuple[Skipped, ...]
 
 
-def read_snapshot(folder: ProcFolder, progress: Progress | None = None) -> Snapshot:
-    """Read all files of a folder. Raises `HostError` when not one of them has a usable line."""
+def read_snapshot(source: ProcFolder | Saved, progress: Progress | None = None) -> Snapshot:
+    """Read all texts of one moment. Raises `HostError` when not one has a usable line."""
+    folder = Saved(source.path, {}, None, source) if isinstance(source, ProcFolder) else source
     damage: list[Skipped] = []
 
     def parsed(kind: str, parse: Callable[[Iterator[str]], T]) -> T | None:
@@ -124,29 +147,35 @@ def read_snapshot(folder: ProcFolder, progress: Progress | None = None) -> Snaps
             damage.append(Skipped(kind, 1, "it is empty"))
         return None if empty and kind != "kmemleak" else facts
 
-    meminfo = parsed("meminfo", parse_meminfo)
-    vmstat = parsed("vmstat", parse_vmstat)
-    size = page_size(meminfo, vmstat)
+    told = counted(parsed)
+    tags = parsed("allocinfo", parse_allocinfo) or (told.oom.tags if told.oom else None)
     snapshot = Snapshot(
         path=str(folder.path),
         live=folder.live,
         moment=folder.moment(),
-        page_size=size or _USUAL_PAGE,
-        page_size_known=size is not None,
+        page_size=told.page_size,
+        page_size_known=told.page_size_known,
         files=folder.kinds,
-        meminfo=meminfo,
-        vmstat=vmstat,
+        meminfo=told.meminfo,
+        vmstat=told.vmstat,
         zones=parsed("zoneinfo", parse_zoneinfo),
         buddy=parsed("buddyinfo", parse_buddyinfo),
-        slabs=parsed("slabinfo", parse_slabinfo),
+        slabs=told.slabs,
         vmalloc=parsed("vmallocinfo", parse_vmallocinfo),
         kmemleak=parsed("kmemleak", parse_kmemleak),
         page_owner=parsed("page_owner", parse_page_owner)
         or parsed("page_owner_stacks", parse_page_owner),
-        allocinfo=parsed("allocinfo", parse_allocinfo),
+        allocinfo=tags and sharpened(tags, told.page_size),
         traces=_traces(folder, damage),
         reclaim=folder.reclaim_account(),
-        processes=_processes(folder, damage),
+        processes=_processes(folder, told, damage),
+        counters=told.meminfo_from,
+        cache_list=told.slabs_from,
+        uncounted=told.uncounted,
+        known=known_holders(folder, told.meminfo, told.vmstat, told.page_size),
+        modules=modules(folder.lines("lsmod")),
+        cgroups=_cgroups(folder),
+        recognised=folder.recognised,
     )
     facts = (
         snapshot.meminfo,
@@ -160,7 +189,8 @@ def read_snapshot(folder: ProcFolder, progress: Progress | None = None) -> Snaps
         snapshot.vmstat,
     )
     problems = tuple(Skipped(p.what, p.count, p.effect) for p in folder.problems)
-    if not any(f is not None for f in facts) and not snapshot.traces and not snapshot.processes:
+    some = snapshot.traces or snapshot.processes or snapshot.known
+    if not any(f is not None for f in facts) and not some:
         why = f": {problems[0].what}: {problems[0].effect}" if problems else ""
         raise HostError(f"nothing in {folder.path} reads as a proc file{why}")
     return replace(snapshot, skipped=(*problems, *damage))
@@ -172,14 +202,18 @@ def report(snapshots: Sequence[Snapshot], before: Compared | None = None) -> Pro
     `before` is a moment before the first, of whatever source.
     """
     last = snapshots[-1]
+    split, known = memory_split(last.meminfo, last.vmalloc, last.page_size), last.known
+    if split is not None:
+        split, known = placed(split, known)
     moments = [*([before] if before is not None else []), *snapshots]
     return ProcReport(
         snapshot=last,
-        split=memory_split(last.meminfo, last.vmalloc, last.page_size),
+        split=split,
         families=families(last.slabs.caches) if last.slabs else (),
         vmalloc=by_caller(last.vmalloc) if last.vmalloc else (),
         processes=tuple(sorted(last.processes, key=lambda p: (-p.rss - (p.swap or 0), p.pid))),
         growth=growth(moments) if len(moments) > 1 else None,
+        known=known,
         limits=_limits(last),
         skipped=_skipped(snapshots),
     )
@@ -195,7 +229,14 @@ def _skipped(snapshots: Sequence[Snapshot]) -> tuple[Skipped, ...]:
     )
 
 
-def _traces(folder: ProcFolder, damage: list[Skipped]) -> dict[str, AllocTraces]:
+def _cgroups(folder: Saved) -> tuple[int | None, int | None]:
+    """Memory cgroups in all, and those that were removed but are kept by what they hold."""
+    stat = counts(folder.lines("cgroup_stat"))
+    dying = stat.get("nr_dying_subsys_memory", stat.get("nr_dying_descendants"))
+    return memory_cgroups(folder.lines("cgroups")), dying
+
+
+def _traces(folder: Saved, damage: list[Skipped]) -> dict[str, AllocTraces]:
     traces: dict[str, AllocTraces] = {}
     damaged = 0
     for cache, lines in islice(folder.alloc_traces(), _MAX_TRACED):
@@ -208,7 +249,7 @@ def _traces(folder: ProcFolder, damage: list[Skipped]) -> dict[str, AllocTraces]
     return traces
 
 
-def _processes(folder: ProcFolder, damage: list[Skipped]) -> tuple[Process, ...]:
+def _processes(folder: Saved, told: Counted, damage: list[Skipped]) -> tuple[Process, ...]:
     found: dict[int, Process] = {}
     damaged = 0
     for lines in folder.status_files():
@@ -216,13 +257,21 @@ def _processes(folder: ProcFolder, damage: list[Skipped]) -> tuple[Process, ...]
         damaged += bad
         if process is not None:
             found.setdefault(process.pid, process)
-    if not found and "ps" in folder.kinds:
-        listed = parse_ps(folder.lines("ps"))
-        damaged += listed.damaged
-        found = {p.pid: p for p in listed.processes}
+    for kind, parse in (("ps", parse_ps), ("top", parse_top)):
+        if not found and kind in folder.kinds:
+            listed = parse(folder.lines(kind))
+            damaged += listed.damaged
+            found = {p.pid: p for p in listed.processes}
+    if not found and told.oom is not None:
+        found = {p.pid: p for p in told.oom.processes}
     if damaged:
         damage.append(Skipped("damaged lines of processes", damaged, "those sizes may be missing"))
     return tuple(found.values())
+
+
+def tells_processes(meminfo: MemInfo) -> bool:
+    """Whether processes' own memory is counted: not before 2.6.18, nor by crash or `free`."""
+    return meminfo.get("AnonPages") is not None
 
 
 def _limits(snapshot: Snapshot) -> tuple[str, ...]:
@@ -230,6 +279,10 @@ def _limits(snapshot: Snapshot) -> tuple[str, ...]:
     limits = []
     if snapshot.meminfo is None:
         limits.append("how memory is split: no meminfo here")
+    if snapshot.meminfo is not None and not tells_processes(snapshot.meminfo):
+        limits.append("what is in no counter: these counters leave out what processes have")
+    if snapshot.counters == "oom":
+        limits.append("per-CPU memory, vmalloc and anything later than the report in the log")
     if snapshot.slabs is None:
         limits.append("which cache it is: no slabinfo here (root may read it)")
     if snapshot.vmalloc is None:

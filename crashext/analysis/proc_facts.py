@@ -9,7 +9,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from crashext.analysis.memory.memsplit import MemorySplit
-from crashext.analysis.proc import ProcReport, Snapshot
+from crashext.analysis.proc import ProcReport, Snapshot, tells_processes
+from crashext.analysis.proc_tags import tag_facts
 from crashext.analysis.results.estimate import Estimate
 from crashext.analysis.verdict.facts import (
     AreaFact,
@@ -64,7 +65,7 @@ def proc_facts(report: ProcReport) -> Facts:
         holders=(),
         areas=_areas(report, [g for g in kmemleak if _is_area(g)]),
         pages=None
-        if report.split is None
+        if report.split is None or not (snapshot.meminfo and tells_processes(snapshot.meminfo))
         else _pages(report.split, snapshot.page_owner, snapshot.page_size),
         backlog=None,
         processes=report.processes,
@@ -74,6 +75,11 @@ def proc_facts(report: ProcReport) -> Facts:
         source="procfs",
         sites=tuple(_sites(snapshot)),
         growth=report.growth,
+        known=report.known,
+        tags=tag_facts(report),
+        modules=snapshot.modules,
+        cgroups=snapshot.cgroups,
+        uncounted=snapshot.uncounted,
     )
 
 
@@ -95,7 +101,8 @@ def _caches(snapshot: Snapshot) -> tuple[CacheFact, ...]:
             sum(m.active_objs for m in lines),
             sum(m.num_objs for m in lines),
             max(m.objsize for m in lines),
-            known.get(name),
+            False if snapshot.cache_list == "oom" else known.get(name),
+            counted=snapshot.cache_list != "oom",
         )
         for name, lines in members.items()
     ]

@@ -53,7 +53,18 @@ class _LeakscanParser(Parser):
 def leakscan_parser(place: Place) -> Parser:
     """The parser of `leakscan`, as it may be typed at `place`."""
     parser = _LeakscanParser(place)
-    parser.add_argument("caches", metavar="CACHE", nargs="*", help="slab cache, by name or alias")
+    texts = (
+        ""
+        if place.inside
+        else "; without a dump PATH: text that was saved of a machine (a file, a folder, a "
+        "sosreport or supportconfig or its tar, - for stdin), recognised by what is in it"
+    )
+    parser.add_argument(
+        "caches",
+        metavar="CACHE" if place.inside else "CACHE|PATH",
+        nargs="*",
+        help=f"slab cache, by name or alias{texts}",
+    )
     parser.add_argument(
         "--orphans",
         action="store_true",
@@ -85,12 +96,12 @@ def leakscan_parser(place: Place) -> Parser:
     else:
         parser.add_argument(
             "--procfs",
-            metavar="DIR",
+            metavar="PATH",
             type=Path,
             action="append",
             default=[],
-            help="no dump: an overview from saved proc files, of sosreport or a shell, or from "
-            "/proc; repeated, in time order, it shows what grew",
+            help="the same as PATH: an overview from saved text, or from /proc; repeated, in time "
+            "order, it shows what grew",
         )
     parser.add_argument(
         "--before",
@@ -128,7 +139,10 @@ def objsim_parser(place: Place) -> Parser:
     )
     stdin = "" if place.tool == "crash" else " (- for stdin)"
     parser.add_argument(
-        "--text", metavar="FILE", help=f"compare the objects in pasted rd or x output{stdin}"
+        "--text",
+        metavar="FILE",
+        help="compare the objects in pasted output of crash's rd, gdb's x, hexdump, xxd, od, "
+        f"kmemleak, SLUB or drgn{stdin}",
     )
     parser.add_argument("--size", type=number(1), help="object size in bytes, for --text")
     parser.add_argument(

@@ -14,7 +14,7 @@ from crashext.analysis.settings import Settings
 from crashext.hosts.base import Host, HostError
 from crashext.hosts.recorded import RecordedHost
 from crashext.kernel.slab.view import KernelView
-from crashext.procfs.folder import ProcFolder
+from crashext.procfs.saved import saved
 from crashext.progress import Progress
 
 _MAX_JSON = 64 << 20  # Python makes some times that of it
@@ -29,7 +29,7 @@ def earlier(
     Raises `HostError` where it is none of them, or cannot be read.
     """
     if path.is_dir():
-        return read_snapshot(ProcFolder(path), progress)
+        return read_snapshot(saved(path)[0], progress)
     try:
         with path.open("rb") as file:
             head = file.read(len(_SESSION))

@@ -37,7 +37,7 @@ def _inputs(options: Options) -> list[tuple[Path, str]]:
     if isinstance(options, ExcerptOptions):
         found.append((Path(options.text), "read"))
     elif isinstance(options, ProcfsOptions):
-        found += [(path, "open") for path in options.folders]
+        found += [(path, "open") for path in options.paths]
         found += [(path, "open debug file") for path in options.symbols]
     else:
         found.append((options.source.core, "open dump"))

@@ -1,6 +1,7 @@
 """What a command line means: one frozen dataclass a mode, and which options do not go together.
 
-Nothing is opened here, and nothing heavy imported: a mistake is told at once.
+Nothing is opened here (whether a word is a file is looked up), and nothing heavy imported: a
+mistake is told at once.
 """
 
 from __future__ import annotations
@@ -110,10 +111,10 @@ class LiveOptions:
 
 @dataclass(frozen=True)
 class ProcfsOptions:
-    """`leakscan --procfs DIR`"""
+    """`leakscan PATH...`, `leakscan --procfs PATH`"""
 
-    folders: tuple[Path, ...]
-    """In time order."""
+    paths: tuple[Path, ...]
+    """In time order; - for standard input."""
     before: Path | None
     symbols: tuple[Path, ...]
     settings: Settings
@@ -157,8 +158,9 @@ def leakscan_options(given: argparse.Namespace, place: Place) -> LeakscanOptions
         raise Refusal("--stacks is for --live: a trace in a file has stacks or has not")
     if given.trace is not None:
         return _trace(given, place)
-    if given.procfs:
-        return _procfs(given)
+    texts = [] if place.inside or _source(given).given else _texts(given.caches)
+    if given.procfs or texts:
+        return _procfs(given, texts)
     if given.before is not None and (given.caches or given.orphans):
         raise Refusal("--before compares whole machines: leave out CACHE and --orphans")
     if given.orphans:
@@ -249,17 +251,31 @@ def _live(given: argparse.Namespace) -> LiveOptions:
     )
 
 
-def _procfs(given: argparse.Namespace) -> ProcfsOptions:
+def _texts(words: Sequence[str]) -> list[Path]:
+    """The words without CACHE's meaning: files, folders, standard input; none where no word is."""
+    paths = [Path(word) for word in words]
+    there = [str(path) == "-" or path.exists() for path in paths]
+    for path, found in zip(paths, there, strict=True):
+        if not found and (any(there) or "/" in str(path)):
+            raise Refusal(f"cannot open {path}: No such file or directory")
+    return paths if any(there) else []
+
+
+def _procfs(given: argparse.Namespace, texts: list[Path]) -> ProcfsOptions:
     if _source(given).given:
         raise Refusal("--procfs is for when there is no dump: leave out -c, -k and -r")
-    if given.caches or given.orphans or given.walker == "kmem":
+    if (given.caches and not texts) or given.orphans or given.walker == "kmem":
         raise Refusal("--procfs cannot look into a cache: leave out CACHE, or give a dump (-c)")
     if given.list is not None:
         raise Refusal("--list writes the addresses that --orphans finds: add --orphans and a dump")
     if given.record is not None:
         raise Refusal("--procfs cannot be recorded: keep the files themselves")
     return ProcfsOptions(
-        tuple(given.procfs), given.before, tuple(given.symbols), _settings(given), _printing(given)
+        (*given.procfs, *texts),
+        given.before,
+        tuple(given.symbols),
+        _settings(given),
+        _printing(given),
     )
 
 
@@ -277,7 +293,7 @@ def _memory(given: argparse.Namespace, place: Place) -> Source:
     if not place.inside and not source.given:
         raise Refusal(
             "say where memory is: -c VMCORE, -k (this machine) or -r SESSION; without memory: "
-            "--procfs DIR or --trace FILE"
+            "a PATH with saved text, or --trace FILE"
         )
     return source
 

@@ -1,4 +1,4 @@
-"""`leakscan --procfs DIR`: an overview from proc files, without any dump."""
+"""`leakscan PATH...`: an overview from what was saved as text, without any dump."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from crashext.commands.before import earlier
 from crashext.commands.options import ProcfsOptions
 from crashext.commands.output import Output
 from crashext.commands.place import Place
-from crashext.procfs.folder import ProcFolder
+from crashext.procfs.saved import saved
 from crashext.progress import Progress
 from crashext.report.documents import ProcFiles, document
 from crashext.report.procfs_text import print_proc_report
 
 
 def answer(options: ProcfsOptions, place: Place, progress: Progress) -> Output:
-    moments = [read_snapshot(ProcFolder(path), progress) for path in options.folders]
+    moments = [read_snapshot(one, progress) for path in options.paths for one in saved(path)]
     before = (
         None
         if options.before is None
@@ -28,7 +28,7 @@ def answer(options: ProcfsOptions, place: Place, progress: Progress) -> Output:
     found = report(moments, before)
     facts = proc_facts(found)
     verdicts = judge(facts)
-    again = asking_of_files(place, live=options.folders[-1] == Path("/proc"))
+    again = asking_of_files(place, live=options.paths[-1] == Path("/proc"))
     verbose = options.printing.verbose
     return Output(
         text=lambda console: print_proc_report(found, verdicts, console, verbose, again),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from crashext.procfs.stacks import MAX_FRAMES, PrintedFrame, parse_frame
 
@@ -19,11 +19,13 @@ _SITE = re.compile(
 )
 _RANGE = re.compile(r"(-?\d{1,19})(?:[-/](-?\d{1,19}))?(?:/(-?\d{1,19}))?", re.ASCII)
 _TAG = re.compile(
-    r"\s*(-?\d{1,19})\s+(\d{1,19})\s+(\S{1,512}):(\d{1,7})(?:\s+\[([\w-]{1,64})\])?"
+    r"\s*(-?\d{1,19}(?:\.\d{1,9})?)(?:\s?([KMGTP])(?:i?B)?|B)?\s+(\d{1,19})"
+    r"\s+(\S{1,512}):(\d{1,7})(?:\s+\[([\w-]{1,64})\])?"
     r"\s+func:(\S{1,256})(\s+accurate:no)?\s*",
     re.ASCII,
 )
-_HEADING = re.compile(r"(?:allocinfo - version: .*|#?\s*<size>.*)", re.ASCII)
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40, "P": 1 << 50}
+_HEADING = re.compile(r"(?:allocinfo - version: .*|#?\s*<size>.*|Memory allocations:)", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,8 @@ class AllocTag:
     module: str
     function: str
     accurate: bool
+    unit: int = 1
+    """Bytes to which the size was rounded up."""
 
 
 @dataclass(frozen=True)
@@ -102,26 +106,42 @@ def parse_alloc_traces(lines: Iterable[str]) -> AllocTraces:
 
 
 def parse_allocinfo(lines: Iterable[str]) -> AllocInfo:
-    """Tags that hold memory."""
+    """Tags that hold memory. Sizes are bytes, or have a unit (numfmt --to=iec; an OOM report)."""
     tags: list[AllocTag] = []
     damaged = 0
     for line in lines:
         match = _TAG.fullmatch(line)
         if match is None:
             damaged += bool(line.strip()) and not _HEADING.fullmatch(line.strip())
-        elif int(match[1]) > 0 and len(tags) < _MAX_SITES:
+            continue
+        size = round(float(match[1]) * _UNITS[match[2]]) if match[2] else int(float(match[1]))
+        if size > 0 and len(tags) < _MAX_SITES:
             tags.append(
                 AllocTag(
-                    int(match[1]),
-                    int(match[2]),
-                    match[3],
-                    int(match[4]),
-                    match[5] or "",
-                    match[6],
-                    match[7] is None,
+                    size,
+                    int(match[3]),
+                    match[4],
+                    int(match[5]),
+                    match[6] or "",
+                    match[7],
+                    match[8] is None,
+                    _UNITS[match[2]] // (10 if "." in match[1] else 1) if match[2] else 1,
                 )
             )
     return AllocInfo(tuple(sorted(tags, key=lambda t: (-t.bytes, t.file, t.line))), damaged)
+
+
+def sharpened(info: AllocInfo, page_size: int) -> AllocInfo:
+    """Sizes that were rounded for reading, by their calls where those are of one page each."""
+
+    def exact(tag: AllocTag) -> AllocTag:
+        size = tag.calls * page_size
+        return replace(tag, bytes=size, unit=1) if abs(size - tag.bytes) < tag.unit else tag
+
+    if all(tag.unit == 1 for tag in info.tags):
+        return info
+    tags = (exact(tag) if tag.unit > 1 else tag for tag in info.tags)
+    return replace(info, tags=tuple(sorted(tags, key=lambda t: (-t.bytes, t.file, t.line))))
 
 
 def _site(match: re.Match[str], frames: list[PrintedFrame]) -> AllocTrace:

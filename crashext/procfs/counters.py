@@ -186,3 +186,14 @@ def page_size(meminfo: MemInfo | None, vmstat: Counters | None) -> int | None:
             near = min(_PAGE_SIZES, key=lambda p: abs(size - pages * p))
             votes[near] += 1
     return min(votes, key=lambda p: (-votes[p], p), default=None)
+
+
+def page_size_of_slabs(lines: Iterable[tuple[int, int, int]]) -> int | None:
+    """Least size of a page by (bytes of an object, objects, pages of a slab) of every cache.
+
+    Only where it is more than the smallest that there is do the lines prove anything.
+    """
+    need = max((size * objects / pages for size, objects, pages in lines if pages), default=0.0)
+    if need <= _PAGE_SIZES[0]:
+        return None
+    return next((p for p in _PAGE_SIZES if p >= need), None)

@@ -135,6 +135,10 @@ class ProcFolder:
         """What of `KINDS` is here."""
         return tuple(self._files)
 
+    def places(self) -> dict[str, Path]:
+        """Where each of `kinds` is."""
+        return dict(self._files)
+
     def lines(
         self, kind: str, progress: Callable[[str, int, int], None] | None = None
     ) -> Iterator[str]:
@@ -218,7 +222,7 @@ class ProcFolder:
             except OSError:
                 continue
         return Moment(
-            _parse_date(date) if date is not None else None,
+            parse_date(date) if date is not None else None,
             self._uptime(),
             max(modified, default=None),
         )
@@ -388,7 +392,7 @@ def _why(error: BaseException) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or "a loop of links"
 
 
-def _parse_date(text: str) -> float | None:
+def parse_date(text: str) -> float | None:
     """Seconds since 1970 of what ``date`` printed. A zone known by letters only counts as UTC:
     between two folders of one machine the difference is right."""
     text = text.strip()

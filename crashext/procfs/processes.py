@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 _MAX_PROCESSES = 1 << 18
 _LINE = re.compile(r"([A-Za-z_]\w{0,63}):[ \t]*(.*)", re.ASCII)
+_SIZE = re.compile(r"(\d{1,12}(?:[.,]\d{1,3})?)([kmgtKMGT]?)", re.ASCII)
+_UNITS = {"": 1 << 10, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _KB = re.compile(r"(\d{1,15}) kB", re.ASCII)
 
 
@@ -95,6 +97,28 @@ def parse_ps(lines: Iterable[str]) -> Processes:
         elif len(found) < _MAX_PROCESSES:
             comm = row.get("COMMAND", row.get("CMD", "")).strip()[:256]
             found.setdefault(int(pid), Process(int(pid), comm, int(rss) * 1024))
+    return Processes(tuple(found.values()), damaged)
+
+
+def parse_top(lines: Iterable[str]) -> Processes:
+    """Rows of top: RES may have a unit (``1.2g``); without one it is in KiB."""
+    columns: list[str] = []
+    found: dict[int, Process] = {}
+    damaged = 0
+    for line in lines:
+        words = line.split(None, len(columns) - 1 if columns else -1)
+        if "PID" in words and "RES" in words:
+            columns = columns or words
+            continue
+        row = dict(zip(columns, words, strict=False))
+        pid, size = row.get("PID", ""), _SIZE.fullmatch(row.get("RES", ""))
+        if not words:
+            continue
+        if not _number(pid) or size is None:
+            damaged += 1
+        elif len(found) < _MAX_PROCESSES:
+            rss = round(float(size[1].replace(",", ".")) * _UNITS[size[2].lower()])
+            found.setdefault(int(pid), Process(int(pid), row.get("COMMAND", "").strip()[:256], rss))
     return Processes(tuple(found.values()), damaged)
 
 

@@ -46,7 +46,7 @@ class Asking:
         if command.startswith(_CRASHS):
             return self._crashs(command.removeprefix(_CRASHS))
         words = _words(command)
-        if words and words[0] in _OURS:
+        if words and words[0] in _OURS and not _of_running_machine(words):
             return self._ours(command, words)
         return self._machines(command)
 
@@ -66,6 +66,10 @@ class Asking:
         if not self.live:
             return f"on the machine: {command}"
         return {"crash": f"!{command}", "drgn": f"%sh {command}"}.get(self.tool, command)
+
+
+def _of_running_machine(words: Sequence[str]) -> bool:
+    return "--live" in words or "/proc" in words
 
 
 def print_step(console: Console, asking: Asking, step: str, label: str = "") -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from crashext.analysis.memory.accounting import Accounting, Check, Unaccounted
+from crashext.analysis.memory.accounting import Accounting
 from crashext.analysis.memory.memsplit import MemorySplit
 from crashext.analysis.memory.pagegroups import PageGroup
+from crashext.analysis.memory.quantities import Check, Unaccounted
 from crashext.report.safe import safe
 from crashext.wording import called, part_of, percent, percent_of, plural, size_text
 

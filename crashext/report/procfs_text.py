@@ -230,6 +230,12 @@ def _footer(console: Console, snapshot: Snapshot) -> None:
     page = f"pages of {snapshot.page_size:,} bytes{guess}"
     found = ", ".join(snapshot.files)
     line(console, f"{state} {safe(snapshot.path)}; {page}; read: {found}", _DIM)
+    if snapshot.recognised:
+        texts: dict[str, list[str]] = {}
+        for one in snapshot.recognised:
+            texts.setdefault(one.name, []).append(one.kind)
+        shown = [f"{name} ({', '.join(dict.fromkeys(kinds))})" for name, kinds in texts.items()]
+        line(console, safe(f"recognised by content: {some_of(shown, _MANY)}"), _DIM)
 
 
 def _stack(console: Console, frames: tuple[PrintedFrame, ...]) -> None:

@@ -209,13 +209,17 @@ def _words(
         mark = Text("*", style=_MARK) if word.offset in marked else Text(" ")
         table.add_row(
             f"+{word.offset:#05x}",
-            Text(f"{word.value:0{2 * word.size}x}", style=_style(word)),
+            Text(_value(word), style=_style(word)),
             mark,
             Text(safe(_meaning(word, in_group))),
         )
         for hop in word.hops:
             table.add_row("", "", "", Text(f"-> {hop.address:x}, {safe(hop.what)}", style=_DIM))
     console.print(Padding(table, (0, 0, 0, 6)))
+
+
+def _value(word: Word) -> str:
+    return f"{word.value:0{2 * word.size}x}" if word.shown else "-" * (2 * word.size)
 
 
 def _meaning(word: Word, in_group: bool) -> str:

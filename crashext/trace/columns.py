@@ -7,6 +7,8 @@ position plus `MOST` or less `MOST` lies outside.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -91,3 +93,10 @@ def decimal_before(text: Text, end: At) -> tuple[Numbers, Lengths]:
             value += np.where(alive, digit, np.uint8(0)).astype(np.uint64) * np.uint64(weight)
             weight *= 10
     return value, length
+
+
+def ends_with(word: bytes) -> Callable[[NDArray[np.uint64]], NDArray[np.bool_]]:
+    """A test for 8-byte words that end with `word`."""
+    shift = np.uint64(8 * (8 - len(word)))
+    wanted = np.uint64(int.from_bytes(word, "little"))
+    return lambda these: (these >> shift) == wanted

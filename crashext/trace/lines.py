@@ -19,32 +19,30 @@ It is done for all lines of a piece of text at once, by the places of ``=``, ``:
 
 from __future__ import annotations
 
-import re
-from bisect import bisect_left
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
-
 import numpy as np
 from numpy.typing import NDArray
 
 from crashext.trace.callsites import CallSite, Task, place, stack, task
-from crashext.trace.columns import MOST, decimal, decimal_before, hexadecimal, past_0x, words
+from crashext.trace.columns import (
+    MOST,
+    decimal,
+    decimal_before,
+    ends_with,
+    hexadecimal,
+    past_0x,
+    words,
+)
+from crashext.trace.events import (
+    KINDS,
+    PAGE_ALLOC,
+    SLAB_FREE,
+    Events,
+    Heard,
+)
 from crashext.trace.names import Ids, Names
+from crashext.trace.remarks import hear
+from crashext.trace.stackowners import StackOwners
 
-SLAB_ALLOC, CACHE_ALLOC, SLAB_FREE, PAGE_ALLOC, PAGE_FREE = range(5)
-"""Kinds of events: kmalloc, kmem_cache_alloc, a free of either, pages."""
-
-_EVENTS = {
-    b"kmalloc": SLAB_ALLOC,
-    b"kmalloc_node": SLAB_ALLOC,
-    b"kmem_cache_alloc": CACHE_ALLOC,
-    b"kmem_cache_alloc_node": CACHE_ALLOC,
-    b"kfree": SLAB_FREE,
-    b"kmem_cache_free": SLAB_FREE,
-    b"mm_page_alloc": PAGE_ALLOC,
-    b"mm_page_free": PAGE_FREE,
-}
 _UNKNOWN = -1
 
 _MOST_SITES = 1 << 16
@@ -63,69 +61,6 @@ _NEWLINE, _EQUALS, _COLON, _BRACKET, _OPEN = b"\n=:]["
 _SPACE, _TAB, _DOT, _ARROW, _PARENTHESIS = b" \t.>)"
 _END_OF_VALUE = np.zeros(256, bool)
 _END_OF_VALUE[[_SPACE, _NEWLINE, _TAB, ord("\r")]] = True
-
-_LOST = re.compile(rb"CPU:\d+ \[(?:LOST (?:(\d+) )?EVENTS|(?:(\d+) )?EVENTS DROPPED)\]")
-_PERF_LOST = re.compile(rb"PERF_RECORD_LOST(?:_SAMPLES)?\b.*?lost (\d+)")
-_WRITTEN = re.compile(rb"# *entries-in-buffer/entries-written: *(\d+)/(\d+)")
-_REMARK = re.compile(
-    rb"\s*$|\s*#|cpus=\d|version = \d|CPU \d+ is empty|trace-cmd|Cannot |\s*\.\.\. "
-)
-_OTHER_EVENT = re.compile(rb"[^\n]*?\d:\s+(?:[\w-]+:)?[\w.-]+:")
-_OTHER_LINE = re.compile(rb"[^\n]*?(?:\[\d{1,6}\]|-\d+\s)[^\n]*?\d:\s")
-_OURS = re.compile(rb"[: ](?:" + b"|".join(sorted(_EVENTS, reverse=True)) + rb"): ")
-
-
-@dataclass
-class Heard:
-    """What was said between the events, and what could not be used."""
-
-    lines: int = 0
-    remarks: int = 0
-    """Headers, comments, empty lines."""
-    other_events: int = 0
-    frames: int = 0
-    unparsable: int = 0
-    cut_off: int = 0
-    too_long: int = 0
-    unprinted: int = 0
-    """Events whose pointer the kernel did not print: ``(____ptrval____)``."""
-    failed: int = 0
-    """Allocations that returned NULL."""
-    null_frees: int = 0
-    lost: int = 0
-    """Events that the trace says were lost."""
-    lost_lines: int = 0
-    """Lines that speak of lost events."""
-    lost_uncounted: int = 0
-    """Times that it says so without a number."""
-    overwritten: int = 0
-    """By the header: events written to the buffer, but not in it any more."""
-    stray_stacks: int = 0
-    """Stacks of no event that was read."""
-    pointers: Counter[str] = field(default_factory=Counter)
-    """How many pointers were "wide" (over 32 bits) and how many "hashed" (16 digits, 32 bits)."""
-
-
-@dataclass(frozen=True)
-class Events:
-    """Events in the order of the text. All arrays have one length."""
-
-    kind: NDArray[np.int8]
-    key: NDArray[np.uint64]
-    """Address of the object; of pages, the page frame number * 64 + the order."""
-    size: NDArray[np.int64]
-    """Of allocations: ``bytes_alloc``; of pages, the order. 0 for a free of an object."""
-    site: Ids
-    cache: Ids
-    """0 where the event has no name=."""
-    task: Ids
-    stack: Ids
-    """0: none."""
-    time: NDArray[np.int64]
-    """Nanoseconds."""
-
-    def __len__(self) -> int:
-        return len(self.kind)
 
 
 class LineReader:
@@ -156,21 +91,14 @@ def _cache(text: bytes) -> str:
     return text.decode("ascii", "backslashreplace")
 
 
-def _tail(word: bytes) -> Callable[[NDArray[np.uint64]], NDArray[np.bool_]]:
-    """A test for 8-byte words that end with `word`."""
-    shift = np.uint64(8 * (8 - len(word)))
-    wanted = np.uint64(int.from_bytes(word, "little"))
-    return lambda these: (these >> shift) == wanted
-
-
 _KEYS = {
-    "site": _tail(b"all_site"),
-    "pointer": _tail(b" ptr"),
-    "alloc": _tail(b"es_alloc"),
-    "name": _tail(b" name"),
-    "page": _tail(b" page"),
-    "pfn": _tail(b" pfn"),
-    "order": _tail(b" order"),
+    "site": ends_with(b"all_site"),
+    "pointer": ends_with(b" ptr"),
+    "alloc": ends_with(b"es_alloc"),
+    "name": ends_with(b" name"),
+    "page": ends_with(b" page"),
+    "pfn": ends_with(b" pfn"),
+    "order": ends_with(b" order"),
 }
 
 
@@ -178,7 +106,6 @@ class _Piece:
     """One piece of text. `self.at[key]` is where the ``=`` of a key is on each line, or 0."""
 
     def __init__(self, reader: LineReader, data: bytes, length: int) -> None:
-        self._by_head: dict[bytes, list[int]] = {}
         self.reader = reader
         self.heard = reader.heard
         self.data = data
@@ -279,12 +206,12 @@ class _Piece:
         kind = np.full(len(end), _UNKNOWN, np.int64)
         start = end.copy()
         parts = [self.words[end - 8 * n] for n in (1, 2, 3)]
-        for name, which in _EVENTS.items():
+        for name, which in KINDS.items():
             hit = np.ones(len(end), bool)
             left = name
             for part in parts:
                 if left:
-                    hit &= _tail(left[-8:])(part)
+                    hit &= ends_with(left[-8:])(part)
                     left = left[:-8]
             before = self.text[end - len(name) - 1]
             hit &= (before == _SPACE) | (before == _COLON)
@@ -395,7 +322,7 @@ class _Piece:
             self.heard.frames += int(framed.sum())
             self._stacks(framed, lines, stacks)
         for number in np.flatnonzero(~mine & ~framed).tolist():
-            self._other(self.data[self.start[number] : self.end[number]])
+            hear(self.heard, self.data[self.start[number] : self.end[number]])
 
     def _are_frames(self, lines: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which lines are frames: ``=> func``, or perf's ``ffffffff81… func+0x.. (image)``."""
@@ -431,64 +358,10 @@ class _Piece:
         last = np.flatnonzero(framed & ~after)
         blocks = self._slices(self.start[first], self.end[last])
         numbers = self.reader.stacks.ids(blocks).tolist()
+        owners = StackOwners(self.data, self.start, self.end, framed, event_of)
         for line, number in zip(first.tolist(), numbers, strict=True):
-            owner = self._owner(line - 1, framed, event_of)
+            owner = owners.of(line - 1)
             if owner >= 0 and not stacks[owner]:
                 stacks[owner] = number
             elif owner < 0:
                 self.heard.stray_stacks += owner == -1
-
-    def _owner(self, line: int, framed: NDArray[np.bool_], event_of: NDArray[np.int64]) -> int:
-        """The event whose stack follows line `line`; -1: not found, -2: of some other event."""
-        if line < 0:
-            return -1
-        if event_of[line] >= 0:
-            return int(event_of[line])
-        head = self._head(line)
-        if b"<stack trace" not in self.data[self.start[line] : self.end[line]]:
-            return -2
-        # ftrace records a stack as an event of its own, after the one that it belongs to on the
-        # same CPU. In between may be those of other CPUs, any number where the host of a virtual
-        # machine took the CPU away.
-        earlier = line - 1
-        if earlier < 0 or framed[earlier] or self._head(earlier) != head:
-            mine = self._lines_by_head(framed)[head]
-            at = bisect_left(mine, line) - 1
-            if at < 0:
-                return -1
-            earlier = mine[at]
-        return int(event_of[earlier]) if event_of[earlier] >= 0 else -2
-
-    def _lines_by_head(self, framed: NDArray[np.bool_]) -> dict[bytes, list[int]]:
-        """All lines that are no frames, ascending, by task and CPU."""
-        if not self._by_head:
-            for line in np.flatnonzero(~framed).tolist():
-                self._by_head.setdefault(self._head(line), []).append(line)
-        return self._by_head
-
-    def _head(self, line: int) -> bytes:
-        """A line up to its CPU: task and CPU."""
-        return self.data[self.start[line] : self.end[line]][:256].partition(b"]")[0]
-
-    def _other(self, line: bytes) -> None:
-        line = line[:1024]
-        lost = _LOST.search(line) or _PERF_LOST.search(line)
-        written = _WRITTEN.match(line)
-        if lost:
-            self.heard.lost_lines += 1
-            number = next((g for g in lost.groups() if g), None)
-            if number is None or len(number) > 18:
-                self.heard.lost_uncounted += 1
-            else:
-                self.heard.lost += int(number)
-        elif written and max(map(len, written.groups())) <= 18:
-            self.heard.overwritten += max(0, int(written[2]) - int(written[1]))
-            self.heard.remarks += 1
-        elif b"<stack trace" in line or b"<user stack trace" in line or _REMARK.match(line):
-            self.heard.remarks += 1
-        elif _OURS.search(line):
-            self.heard.unparsable += 1
-        elif _OTHER_LINE.match(line) or _OTHER_EVENT.match(line):
-            self.heard.other_events += 1
-        else:
-            self.heard.unparsable += 1

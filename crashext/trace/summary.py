@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from crashext.skipped import Skipped
 from crashext.trace.callsites import Task
+from crashext.trace.names import Ids
 
 OBJECTS, PAGES = "objects", "pages"
 """What a site allocates: slab objects, or pages from the page allocator."""
@@ -149,3 +150,20 @@ def rank(sites: list[Site], by: str = "objects") -> list[int]:
         return -(site.marked or 0), -first, -second, -site.allocs, site.function
 
     return sorted(range(len(sites)), key=key)
+
+
+def outstanding_of(
+    index: Ids, size: NDArray[np.int64], names: list[str]
+) -> tuple[OutstandingOf, ...]:
+    """Outstanding ones by `index`, most first; equal ones by name, not by order of appearance."""
+    counts = np.bincount(index, minlength=len(names))
+    total = np.zeros(len(names), np.int64)
+    np.add.at(total, index, size)
+    found = [
+        OutstandingOf(i, int(counts[i]), int(total[i])) for i in np.flatnonzero(counts).tolist()
+    ]
+    return tuple(sorted(found, key=lambda h: (-h.outstanding, -h.bytes, names[h.index])))
+
+
+def seconds(nanoseconds: int) -> float:
+    return round(nanoseconds / 1e9, 6)

@@ -10,30 +10,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crashext.hosts.base import HostError
-from crashext.skipped import Skipped
+from crashext.trace.events import CACHE_ALLOC, PAGE_ALLOC, SLAB_ALLOC, Events
 from crashext.trace.flows import OTHER, Flows
-from crashext.trace.lines import CACHE_ALLOC, PAGE_ALLOC, SLAB_ALLOC, Events, LineReader
+from crashext.trace.lines import LineReader
 from crashext.trace.names import Ids
 from crashext.trace.pairing import NOT_PAIRED, Entries, Table
 from crashext.trace.source import pieces
+from crashext.trace.stackend import stack_end
 from crashext.trace.summary import (
     OBJECTS,
     PAGES,
     Cache,
     Outstanding,
-    OutstandingOf,
     Site,
     TraceSummary,
+    outstanding_of,
     rank,
+    seconds,
 )
+from crashext.trace.unused import skipped
 
 PAGE_SIZE = 4096
 _ORDER_BITS = 6
 _PIECE = 2 << 20  # fits into a cache, and is what malloc hands out again and again
 _LONGEST_LINE = 1 << 16
 _HEAD = 1 << 16
-_LONGEST_HEAD = 256  # of a line, up to its CPU
-_FRAME = re.compile(rb"[ \t]*=>|[^\n]*<stack trace|[ \t]+[0-9a-f]{1,16} [^\n]*\)$", re.MULTILINE)
 _STACKED = re.compile(rb"=>|\n\t|\n +[0-9a-f]{4,16} \S+ \(")
 _TENTHS = 10
 # What stands between the page allocator's event and the one who wanted the pages.
@@ -151,7 +152,7 @@ class TraceReader:
             self._skipping = not newline
         end = data.rfind(b"\n") + 1
         if end and (self._lines.has_stacks or _STACKED.search(data, 0, _HEAD)):
-            end = _stack_end(data, end)
+            end = stack_end(data, end)
         if not end and len(data) > _LONGEST_LINE:
             self._lines.heard.too_long += 1
             self._skipping = True
@@ -245,13 +246,20 @@ class TraceReader:
             caches=caches,
             tasks=tasks,
             stacks=stacks,
-            by_task=_held(outstanding.task, outstanding.size, [str(t) for t in tasks]),
-            by_stack=_held(outstanding.stack, outstanding.size, [str(s) for s in stacks])
+            by_task=outstanding_of(outstanding.task, outstanding.size, [str(t) for t in tasks]),
+            by_stack=outstanding_of(outstanding.stack, outstanding.size, [str(s) for s in stacks])
             if len(stacks) > 1
             else (),
             outstanding=outstanding,
             outstanding_pages=self._outstanding(held_pages, PAGES, page_index, cache_of),
-            skipped=self._skipped(),
+            skipped=skipped(
+                self._lines,
+                self._flows,
+                self._unknown_frees,
+                self._unknown_page_frees,
+                self._again,
+                self._backwards,
+            ),
             interrupted=interrupted,
         )
 
@@ -308,8 +316,8 @@ class TraceReader:
                 reused=int(flows.lost[members].sum()),
                 outstanding=int(count[i]),
                 bytes=int(total[i]),
-                oldest=_seconds(flows.end - int(oldest[i])) if count[i] else 0.0,
-                youngest=_seconds(flows.end - int(youngest[i])) if count[i] else 0.0,
+                oldest=seconds(flows.end - int(oldest[i])) if count[i] else 0.0,
+                youngest=seconds(flows.end - int(youngest[i])) if count[i] else 0.0,
                 spread=tuple(spread[i].tolist()),
             )
             for i, (function, members) in enumerate(by_function.items())
@@ -388,111 +396,3 @@ class TraceReader:
             task=table.task,
             time=table.time,
         )
-
-    def _skipped(self) -> tuple[Skipped, ...]:
-        """Everything that was not used or not certain, with its effect."""
-        heard = self._lines.heard
-        names = self._lines
-        left_out = sum(n.left_out for n in (names.sites, names.tasks, names.caches, names.stacks))
-        notes = (
-            (
-                "events lost, as the trace says",
-                heard.lost,
-                "some outstanding ones were freed unseen, and some leaks are not seen",
-            ),
-            (
-                "times that events were lost, number unknown",
-                heard.lost_uncounted,
-                "some outstanding ones were freed unseen, and some leaks are not seen",
-            ),
-            (
-                "events overwritten in the trace's buffer",
-                heard.overwritten,
-                "the trace starts later than the tracing; give it a larger buffer",
-            ),
-            (
-                "frees of what was allocated before the trace",
-                self._unknown_frees,
-                "not counted for any place",
-            ),
-            (
-                "frees of pages allocated before the trace or in another order",
-                self._unknown_page_frees,
-                "not counted for any place",
-            ),
-            (
-                "frees of what was freed just before",
-                self._again,
-                "an allocation in between was not traced",
-            ),
-            (
-                "addresses allocated again with no free seen",
-                int(self._flows.lost.sum()),
-                "the earlier allocation is taken for freed",
-            ),
-            ("allocations that failed", heard.failed, "nothing was allocated"),
-            ("frees of NULL", heard.null_frees, "nothing was freed"),
-            (
-                "events with a pointer that the kernel did not print",
-                heard.unprinted,
-                "neither counted nor paired",
-            ),
-            ("other events", heard.other_events, "not about allocations of objects or pages"),
-            ("stacks of no known event", heard.stray_stacks, "not used"),
-            ("lines that could not be read", heard.unparsable, "not used"),
-            ("lines too long to be of a trace", heard.too_long, "not used"),
-            ("cut-off last line", heard.cut_off, "not used"),
-            (
-                "events earlier than the one before",
-                self._backwards,
-                "taken in the order of the file",
-            ),
-            (
-                "names of places, tasks or caches beyond the limit",
-                left_out + self._flows.left_out,
-                'counted as "(others)"',
-            ),
-        )
-        return tuple(Skipped(what, count, effect) for what, count, effect in notes if count)
-
-
-def _stack_end(data: bytes, end: int) -> int:
-    """Where the first line starts whose stack may come after `end`; not far before it.
-
-    The last stack may go on. Where stacks are events of their own, the last event of each task and
-    CPU may still wait for one.
-    """
-    least = max(0, end - _LONGEST_LINE)
-    apart = data.find(b"<stack trace", least, end) >= 0
-    settled: set[bytes] = set()
-    start = result = end
-    last = True
-    while start > least:
-        at, start = start, data.rfind(b"\n", 0, start - 1) + 1
-        frame = _FRAME.match(data, start, at)
-        if frame and not frame[0].endswith(b"<stack trace"):
-            continue
-        head = data[start : min(at, start + _LONGEST_HEAD)].partition(b"]")[0]
-        if not frame and head not in settled:
-            result = start
-            if not apart:
-                break
-        if not frame or not last:
-            settled.add(head)
-        last = False
-    return result
-
-
-def _held(index: Ids, size: NDArray[np.int64], names: list[str]) -> tuple[OutstandingOf, ...]:
-    """Outstanding ones by `index`, most first; equal ones by name, not by order of appearance."""
-    counts = np.bincount(index, minlength=len(names))
-    total = np.zeros(len(names), np.int64)
-    np.add.at(total, index, size)
-    found = [
-        OutstandingOf(i, int(counts[i]), int(total[i])) for i in np.flatnonzero(counts).tolist()
-    ]
-    return tuple(sorted(found, key=lambda h: (-h.outstanding, -h.bytes, names[h.index])))
-
-
-def _seconds(nanoseconds: int) -> float:
-    return round(nanoseconds / 1e9, 6)

@@ -6,9 +6,10 @@ from contextlib import suppress
 
 import pytest
 
-from crashext.analysis.excerpt import compare_text, parse
+from crashext.analysis.excerpt import compare_text
 from crashext.analysis.settings import Settings
 from crashext.hosts.base import HostError
+from crashext.procfs.memorytext import parse
 from tests.fake import word
 
 SETTINGS = Settings(1000, 0, 0.7, "hamming", 0)
@@ -93,15 +94,162 @@ def test_a_gap_starts_another_piece() -> None:
     assert found.pieces == ((START, word(1, 2)), (START + 0x40, word(3, 4, 5)))
 
 
-def test_a_symbol_in_place_of_a_word_ends_the_line() -> None:
-    """rd -s and -S print names: what follows on the line cannot be placed."""
+def test_a_name_in_place_of_a_word_keeps_its_place() -> None:
+    """rd -s and -S print names: the value is not known, but its place is."""
     found = parse(
         "ffff88031e138000:  0000000000000001 init_task+16\n"
         "ffff88031e138010:  [kmalloc-64]     0000000000000002\n"
         "ffff88031e138020:  0000000000000003 0000000000000004\n"
     )
-    assert found.pieces == ((START, word(1)), (START + 0x20, word(3, 4)))
-    assert found.ignored == 1
+    assert found.pieces == ((START, word(1, 0, 0, 2, 3, 4)),)
+    assert found.names == {
+        START + 8: ("init_task+16", False),
+        START + 16: ("[kmalloc-64]", False),
+    }
+    assert found.ignored == 0
+
+
+def test_rd_with_the_addresses_of_its_slab_pointers() -> None:
+    """rd -SS: the whole value is there, beside the cache's name."""
+    found = parse("ffff88031e138000:  [ffff882f59bade00:kmalloc-256] dead000000100100 \n")
+    assert found.pieces == ((START, word(*RD_WORDS[:2])),)
+    assert found.names == {START: ("[kmalloc-256]", True)}
+
+
+OBJECTS = """\
+crash> rd -S ffff88031e138000 8
+ffff88031e138000:  [size-256]       dead000000100100
+ffff88031e138010:  dead000000200200 tcp_v4_rcv+16
+ffff88031e138020:  [size-256]       dead000000100100
+ffff88031e138030:  dead000000200200 tcp_v4_rcv+16
+"""
+
+
+def test_a_name_without_a_value_is_never_a_number() -> None:
+    report = compare_text(OBJECTS, 32, SETTINGS)
+    for subject in report.subjects:
+        first, _, _, last = subject.words
+        assert (first.kind, first.value, first.shown) == ("slab-pointer", 0, False)
+        assert first.meaning == "[size-256] slab pointer, value not in the text"
+        assert (last.kind, last.value, last.shown) == ("text-symbol", 0, False)
+        assert last.meaning == "tcp_v4_rcv+16, value not in the text"
+    assert report.pairs[0].differing == ()
+
+
+BYTES = word(*RD_WORDS[:4])
+
+
+@pytest.mark.parametrize(
+    ("text", "start"),
+    [
+        (  # hexdump -C
+            "00000000  00 de ba 59 2f 88 ff ff  00 01 10 00 00 00 ad de  |...Y/...........|\n"
+            "00000010  00 02 20 00 00 00 ad de  c0 b3 a2 81 ff ff ff ff  |.. .............|\n"
+            "00000020\n",
+            0,
+        ),
+        (  # hexdump
+            "0000000 de00 59ba 882f ffff 0100 0010 0000 dead\n"
+            "0000010 0200 0020 0000 dead b3c0 81a2 ffff ffff\n0000020\n",
+            0,
+        ),
+        (  # xxd
+            "00000000: 00de ba59 2f88 ffff 0001 1000 0000 adde  ...Y/...........\n"
+            "00000010: 0002 2000 0000 adde c0b3 a281 ffff ffff  .. .............\n",
+            0,
+        ),
+        (  # xxd -e -g8, which says by its characters that it is little-endian
+            "00000000: ffff882f59bade00 dead000000100100  ...Y/...........\n"
+            "00000010: dead000000200200 ffffffff81a2b3c0  .. .............\n",
+            0,
+        ),
+        (  # xxd -g8, which says that it is not
+            "00000000: 00deba592f88ffff 000110000000adde  ...Y/...........\n"
+            "00000010: 000220000000adde c0b3a281ffffffff  .. .............\n",
+            0,
+        ),
+        (  # od -A x -t x8, and od -t x2 with its octal offsets
+            "000000 ffff882f59bade00 dead000000100100\n"
+            "000010 dead000000200200 ffffffff81a2b3c0\n000020\n",
+            0,
+        ),
+        (
+            "0000000 de00 59ba 882f ffff 0100 0010 0000 dead\n"
+            "0000020 0200 0020 0000 dead b3c0 81a2 ffff ffff\n0000040\n",
+            0,
+        ),
+        (  # gdb x/4gx, x/4xa
+            "0xffff88031e138000:\t0xffff882f59bade00\t0xdead000000100100\n"
+            "0xffff88031e138010 <a+16>:\t0xdead000000200200\t0xffffffff81a2b3c0 <b+4>\n",
+            START,
+        ),
+        (  # gdb x/32xb
+            "0xffff88031e138000:\t0x00\t0xde\t0xba\t0x59\t0x2f\t0x88\t0xff\t0xff\n"
+            "0xffff88031e138008:\t0x00\t0x01\t0x10\t0x00\t0x00\t0x00\t0xad\t0xde\n"
+            "0xffff88031e138010:\t0x00\t0x02\t0x20\t0x00\t0x00\t0x00\t0xad\t0xde\n"
+            "0xffff88031e138018:\t0xc0\t0xb3\t0xa2\t0x81\t0xff\t0xff\t0xff\t0xff\n",
+            START,
+        ),
+        (  # kmemleak
+            "unreferenced object 0xffff88031e138000 (size 64):\n"
+            '  comm "x", pid 1, jiffies 4294667980\n'
+            "  hex dump (first 32 bytes):\n"
+            "    00 de ba 59 2f 88 ff ff 00 01 10 00 00 00 ad de  ...Y/...........\n"
+            "    00 02 20 00 00 00 ad de c0 b3 a2 81 ff ff ff ff  .. .............\n"
+            "  backtrace (crc 84021ac):\n    kmemleak_alloc+0x3c/0x50\n",
+            START,
+        ),
+        (  # SLUB
+            "[   12.3] Redzone  ffff88031e137ff0: bb bb bb bb bb bb bb bb bb bb bb bb bb bb bb bb\n"
+            "[   12.3] Object   ffff88031e138000: 00 de ba 59 2f 88 ff ff 00 01 10 00 00 00 ad de"
+            "  ...Y/...........\n"
+            "[   12.3] Object   ffff88031e138010: 00 02 20 00 00 00 ad de c0 b3 a2 81 ff ff ff ff"
+            "  .. .............\n",
+            START,
+        ),
+        (  # print_hex_dump with a prefix
+            "[   12.3] skb: ffff88031e138000: 00 de ba 59 2f 88 ff ff 00 01 10 00 00 00 ad de\n"
+            "[   12.3] skb: ffff88031e138010: 00 02 20 00 00 00 ad de c0 b3 a2 81 ff ff ff ff\n",
+            START,
+        ),
+        (  # drgn
+            ">>> prog.read(0xffff88031e138000, 32)\n"
+            "b'\\x00\\xde\\xbaY/\\x88\\xff\\xff\\x00\\x01\\x10\\x00\\x00\\x00\\xad\\xde"
+            "\\x00\\x02 \\x00\\x00\\x00\\xad\\xde\\xc0\\xb3\\xa2\\x81\\xff\\xff\\xff\\xff'\n",
+            START,
+        ),
+        (  # drgn's print_annotated_memory()
+            "ADDRESS           VALUE\n"
+            "ffff88031e138000: ffff882f59bade00 [slab object: kmalloc-256+0x0]\n"
+            "ffff88031e138008: dead000000100100\nffff88031e138010: dead000000200200\n"
+            "ffff88031e138018: ffffffff81a2b3c0 [function symbol: foo+0x0]\n",
+            START,
+        ),
+        (  # volatility's db()
+            "0xffff88031e138000    00 de ba 59 2f 88 ff ff 00 01 10 00 00 00 ad de    ...Y/....\n"
+            "0xffff88031e138010    00 02 20 00 00 00 ad de c0 b3 a2 81 ff ff ff ff    .. ......\n",
+            START,
+        ),
+    ],
+)
+def test_the_same_memory_as_every_tool_prints_it(text: str, start: int) -> None:
+    assert parse(text).pieces == ((start, BYTES),)
+    quoted = "".join(f"> {line}\r\n" for line in text.splitlines())
+    assert parse(quoted).pieces == ((start, BYTES),)
+
+
+def test_a_star_repeats_the_line_before() -> None:
+    found = parse(
+        "00000000  01 00 00 00 00 00 00 00  02 00 00 00 00 00 00 00  |................|\n*\n"
+        "00000030  03 00 00 00 00 00 00 00  04 00 00 00 00 00 00 00  |................|\n"
+    )
+    assert found.pieces == ((0, word(1, 2, 1, 2, 1, 2, 3, 4)),)
+
+
+def test_words_that_may_be_either_way_round_are_said() -> None:
+    text = "00000000: ffff882f59bade00 dead000000100100\n"
+    assert parse(text).assumed == 1
+    assert any(s.what == "lines of words" for s in compare_text(text, 16, SETTINGS).skipped)
 
 
 def test_lines_that_show_no_memory_are_counted_and_empty_ones_are_not() -> None:

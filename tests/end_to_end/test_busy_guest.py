@@ -131,13 +131,19 @@ def test_the_verdicts_name_what_was_lost(name: str) -> None:
     leaks = [v for v in overview(name)["verdicts"] if v["class"] == "leak"]
     slab = {v["culprit"]["cache"] for v in leaks if v["where"] == "slab"}
     assert slab == {truth[p]["cache"] for p in LOST}
-    for where in ("slab", "vmalloc", "pages"):
-        assert {v["culprit"]["module"] for v in leaks if v["where"] == where} <= {"leaklab", None}
-    areas = [v for v in leaks if v["where"] == "vmalloc"]
-    lost = truth["vmalloc"]["count"] * truth["vmalloc"]["size"]
-    assert [v["culprit"]["module"] for v in areas] == ["leaklab"]
-    assert lost <= areas[0]["bytes"] <= 1.1 * lost
-    pages = [v for v in leaks if v["where"] == "pages"]
-    lost = sum(truth[f"pages{order}"]["count"] * (4096 << order) for order in range(4))
-    assert len(pages) == 1
-    assert 0.98 * lost <= pages[0]["bytes"] <= 1.02 * lost
+    for verdict in leaks:
+        # Lost tasks are the kernel's own to allocate: nothing in them is of the module.
+        own = verdict["culprit"]["cache"] == "task_struct"
+        assert verdict["culprit"]["module"] == ("" if own else "leaklab"), verdict
+
+
+@pytest.mark.parametrize("name", ["busy-leaks"])
+@pytest.mark.parametrize("where", ["vmalloc", "pages"])
+def test_all_of_the_memory_outside_slabs_is_found(name: str, where: str) -> None:
+    truth = lab_dump(name).truth()["parts"]
+    (found,) = [v for v in overview(name)["verdicts"] if v["where"] == where]
+    if where == "vmalloc":
+        lost = truth["vmalloc"]["count"] * truth["vmalloc"]["size"]
+    else:
+        lost = sum(truth[f"pages{order}"]["count"] * (4096 << order) for order in range(4))
+    assert RECALL * lost <= found["bytes"] <= lost

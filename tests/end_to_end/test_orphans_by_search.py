@@ -14,6 +14,7 @@ import pytest
 from crashext.analysis.reach.holders import Holders
 from crashext.analysis.reach.nodes import NodeKind
 from crashext.analysis.reach.reachability import Class, Reach
+from crashext.analysis.reach.references import links_of_tasks
 from crashext.kernel.pages.frames import USER, FrameUse
 from crashext.kernel.slab.objects import State
 from crashext.kernel.slab.slots import Slots
@@ -59,6 +60,9 @@ def holds_nothing(found: Reach, address: int, target: int) -> str:
         return use.name
     if found.stacks.dead(np.array([offset], np.uint64))[0]:
         return "dead stack"
+    value = int.from_bytes(found.view.host.read(address, 8), "little")
+    if cache_of(found, target) == "task_struct" and value & 7:
+        return "the last reader of a semaphore"
     if use is not FrameUse.SLAB:
         return ""
     slot = int(table.at(np.array([address], np.uint64))[0])
@@ -68,13 +72,19 @@ def holds_nothing(found: Reach, address: int, target: int) -> str:
         return "itself"
     if table.state[slot] == State.FREE:
         return "free slot"
-    cache = found.view.caches.all[int(table.caches(np.array([slot]))[0])]
-    layout = found.view.host.layout("struct task_struct")
-    if cache.name == "task_struct" and layout is not None:
-        start = int(table.addresses(np.array([slot]))[0])
-        if address - start == layout["last_wakee"].offset:
-            return "last_wakee"
+    between = [cache_of(found, node) for node in (slot, target)]
+    start = int(table.addresses(np.array([slot]))[0])
+    links = links_of_tasks(found.view.host)
+    if between == ["task_struct"] * 2 and any(a <= address - start < b for a, b in links):
+        return "a link of the scheduler's"
     return ""
+
+
+def cache_of(found: Reach, node: int) -> str:
+    """The name of an object's cache; "" for an area or pages."""
+    if node >= found.nodes.first_area:
+        return ""
+    return found.view.caches.all[int(found.table.caches(np.array([node]))[0])].name
 
 
 @pytest.mark.parametrize("name", ["default", "twin", "healthy", "nodes-debug"])

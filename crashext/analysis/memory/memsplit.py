@@ -56,6 +56,12 @@ def memory_split(
     return MemorySplit(total, tuple(parts), total - sum(p.bytes for p in parts))
 
 
+def with_holder(split: MemorySplit, name: str, size: int, note: str) -> MemorySplit:
+    """The split with a part that no counter of the kernel has, but whose holder says it."""
+    part = Part(name, "kernel", size, note)
+    return MemorySplit(split.total, (*split.parts, part), split.unaccounted - size)
+
+
 def _user(meminfo: MemInfo) -> list[Part]:
     def size(name: str) -> int:
         return meminfo.get(name) or 0
@@ -103,7 +109,8 @@ def _kernel(meminfo: MemInfo, vmalloc: VmallocInfo | None, page_size: int) -> li
         Part("slab", "kernel", slab_rest),
         Part("other reclaimable", "kernel", other),
         areas,
-        Part("page tables", "kernel", size("PageTables") + size("SecPageTables")),
+        Part("page tables", "kernel", size("PageTables")),
+        Part("secondary page tables", "kernel", size("SecPageTables")),
         stacks,
         # pcpu_nr_pages() counts the first chunk too, which comes from before MemTotal.
         Part("per-CPU", "kernel", size("Percpu"), "boot's first chunk, outside MemTotal, included"),
@@ -112,6 +119,7 @@ def _kernel(meminfo: MemInfo, vmalloc: VmallocInfo | None, page_size: int) -> li
         Part("FUSE writeback", "kernel", size("WritebackTmp")),
         Part("balloon", "kernel", size("Balloon")),  # 6.16+
         Part("GPU", "kernel", size("GPUActive") + size("GPUReclaim")),  # 6.19+
+        Part("free, on CPUs' lists", "kernel", size("PcpFree")),  # an OOM report tells it
         Part("hardware corrupted", "kernel", size("HardwareCorrupted")),
     ]
 

@@ -124,7 +124,7 @@ class _Pointers:
         # RCU's list of callbacks runs through those of them that wait to be freed.
         record = view.host.layout("struct kmemleak_object")
         self._rcu = record["rcu"].offset if record is not None and "rcu" in record else -1 & _WORD
-        self._links = _links_of_tasks(view.host)
+        self._links = links_of_tasks(view.host)
         self._vmemmap = space.vmemmap
         task = view.caches.find("task_struct")
         self._task = None if task is None else view.caches.index(task)
@@ -265,7 +265,7 @@ class _Pointers:
         )
 
 
-def _links_of_tasks(host: Host) -> list[tuple[np.uint64, np.uint64]]:
+def links_of_tasks(host: Host) -> list[tuple[np.uint64, np.uint64]]:
     """[start, end) of those members, on this kernel."""
     task = host.layout("struct task_struct")
     found = []

@@ -58,6 +58,8 @@ class Word:
     varies: str
     """How it varies over the group; "" where it is constant."""
     hops: tuple[Hop, ...] = ()
+    shown: bool = True
+    """False where a pasted text has a name in place of the value; `value` is 0 then."""
 
 
 @dataclass(frozen=True, slots=True)

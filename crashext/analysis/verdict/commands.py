@@ -41,6 +41,11 @@ def of_pages(facts: Facts) -> str:
         command = "crash> sym" if facts.source == _DUMP else "grep -w"
         table = "" if facts.source == _DUMP else " /proc/kallsyms"
         return f"{command} {quote(owner)}{table} # the function that allocates them"
+    if facts.source == "procfs":
+        if facts.tags:
+            return "sort -rn /proc/allocinfo | head # which line of source grows"
+        if facts.growth is None:
+            return "leakscan /proc # again in an hour, with --before this: does it grow?"
     return (
         'grep PAGE_OWNER= "/boot/config-$(uname -r)" '
         "# with y, boot with page_owner=on: it names who allocates pages"

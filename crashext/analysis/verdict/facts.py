@@ -31,6 +31,8 @@ class CacheFact:
     """None where the source does not tell the caches apart."""
     unreachable: Estimate | None = None
     """Objects of this cache that are unreachable; None where nobody looked."""
+    counted: bool = True
+    """False where the source counts bytes only: `allocated` and `slots` are bytes then."""
 
     @property
     def wasted(self) -> int:
@@ -162,6 +164,39 @@ class SiteFact:
 
 
 @dataclass(frozen=True, slots=True)
+class TagFact:
+    """One line of source and what it holds, by memory allocation profiling."""
+
+    place: str
+    """``mm/filemap.c:2012``"""
+    function: str
+    module: str
+    bytes: int
+    calls: int
+    pages: bool
+    """They are whole pages, as far as sizes tell; else slab objects."""
+    counted: int | None
+    """Bytes that the kernel's counter of such memory has; None where it has no counter."""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownHolder:
+    """Somebody who says himself how much memory he has: a balloon, a cache, a device."""
+
+    name: str
+    bytes: int
+    by: str
+    """Who says so."""
+    means: str
+    """What it is, and whether that is normal."""
+    where: Literal["slab", "vmalloc", "pages", "none"]
+    """``none``: it is not in MemTotal."""
+    next: str
+    """What to ask, or to do."""
+    module: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class MountFact:
     """Files in memory: a tmpfs mount."""
 
@@ -196,6 +231,16 @@ class Facts:
     sites: tuple[SiteFact, ...] = ()
     growth: Growth | None = None
     """Since an earlier moment; None where none was given."""
+    known: tuple[KnownHolder, ...] = ()
+    """Largest first."""
+    tags: tuple[TagFact, ...] = ()
+    """Largest first."""
+    modules: tuple[str, ...] = ()
+    """That are loaded; empty where nobody says."""
+    cgroups: tuple[int | None, int | None] = (None, None)
+    """Memory cgroups that the kernel keeps, and how many of them are dying."""
+    uncounted: tuple[str, ...] = ()
+    """Caches that the source could not count."""
 
     @property
     def total(self) -> int:

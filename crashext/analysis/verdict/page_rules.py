@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from crashext.analysis.verdict.commands import of_areas, of_pages
-from crashext.analysis.verdict.facts import Facts, PagesFact
+from crashext.analysis.verdict.facts import Facts, PagesFact, TagFact
 from crashext.analysis.verdict.thresholds import (
     AREAS_LEAST,
     AREAS_SHARE,
@@ -197,18 +197,63 @@ def _unjudged_pages(facts: Facts, pages: PagesFact) -> Verdict:
     """Nobody looked whose they are, or who points at them: drivers take pages too."""
     module = next((m for _, m, part in pages.groups if m and part >= _TELLS), "")
     owner = allocated_by(pages.owner, module).removeprefix("; ") if pages.owner else ""
+    tag = None if owner else unaccounted_tag(facts)
+    says = f"; most were {owner}" if owner else ""
+    if tag is not None:
+        module = tag.module
+        says = (
+            f"; one line of source, {tag.place} ({called(tag.function, tag.module)}), holds "
+            f"{size_text(tag.bytes)} of pages, as allocinfo says"
+        )
+    suspects = [name for name in _TAKERS if name in facts.modules]
+    known = {h.module for h in facts.known}
     return Verdict(
         "cannot-tell",
         "pages",
-        Culprit(module=module, caller=pages.owner),
+        Culprit(module=module, caller=pages.owner or (tag.function if tag else "")),
         pages.bytes,
         "low",
         f"cannot tell: {size_text(pages.bytes)} of pages are unaccounted for: leaked, or a "
-        "driver's" + (f"; most were {owner}" if owner else ""),
+        f"driver's{says}",
         (
             f"{percent_of(pages.bytes, facts.total)} of memory is in no counter",
             *(f"{percent(part)} of these pages: {what}" for what, _, part in _most(pages)),
+            *(() if tag is None else _tagged(tag, pages.bytes)),
+            *(f"{n} is loaded: {_TAKERS[n]}" for n in suspects if n not in known),
         ),
         _not_looked(facts),
         of_pages(facts),
     )
+
+
+_TAKERS = {
+    "vmw_balloon": "vmware-toolbox-cmd stat balloon says how much the host has taken",
+    "vmware_balloon": "vmware-toolbox-cmd stat balloon says how much the host has taken",
+    "hv_balloon": "/sys/kernel/debug/hv-balloon says how much the host has taken",
+    "virtio_balloon": "the host may have taken memory (virsh dommemstat)",
+    "zfs": "its cache is in no counter: the size line of /proc/spl/kstat/zfs/arcstats",
+    "nvidia": "it takes pages without a counter",
+    "zram": "its pages are in no counter: zramctl",
+}
+"""Modules that are known to take pages that no counter has, and who says how many."""
+
+
+def unaccounted_tag(facts: Facts) -> TagFact | None:
+    """The line of source that holds most of the pages that no counter has."""
+    least = _SAYS * (facts.pages.bytes if facts.pages is not None else 0)
+    for tag in facts.tags:
+        if tag.pages and tag.bytes - (tag.counted or 0) >= max(least, 1):
+            return tag
+    return None
+
+
+def _tagged(tag: TagFact, size: int) -> Iterator[str]:
+    yield (
+        f"allocinfo: {tag.calls:,} calls at {tag.place} hold {size_text(tag.bytes)}, "
+        f"{percent_of(min(tag.bytes, size), size)} of what is unaccounted for"
+    )
+    if tag.counted is not None:
+        yield (
+            f"the counter of such memory has {size_text(tag.counted)} only: the rest left it, but "
+            "was not freed"
+        )

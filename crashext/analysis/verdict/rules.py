@@ -6,13 +6,19 @@ honest "cannot tell": where a number is missing, no rule that needs it speaks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import get_args
 
 from crashext.analysis.verdict.commands import of_cache, of_largest_cache
 from crashext.analysis.verdict.facts import Facts
 from crashext.analysis.verdict.growth_rules import completed, grown
+from crashext.analysis.verdict.holder_rules import (
+    counters,
+    known_holders,
+    uncounted_vmalloc,
+    unnamed_user_memory,
+)
 from crashext.analysis.verdict.page_rules import (
     held_pages,
     large_areas,
@@ -20,6 +26,7 @@ from crashext.analysis.verdict.page_rules import (
     unreachable_areas,
     unreachable_pages,
 )
+from crashext.analysis.verdict.shares import explained, with_others
 from crashext.analysis.verdict.slab_rules import (
     backlog,
     few_unreachable,
@@ -28,7 +35,7 @@ from crashext.analysis.verdict.slab_rules import (
     reclaimable,
     unreachable_objects,
 )
-from crashext.analysis.verdict.thresholds import RECLAIMABLE_SHARE, excessive
+from crashext.analysis.verdict.unjudged import unjudged_slab
 from crashext.analysis.verdict.user_rules import user_space
 from crashext.analysis.verdict.verdict import Culprit, Outcome, Verdict, Where
 from crashext.analysis.verdict.wording import confidence, doubts, not_seen
@@ -48,7 +55,11 @@ RULES: tuple[Rule, ...] = (
     backlog,
     held_growth,
     fragmentation,
+    known_holders,
+    counters,
+    uncounted_vmalloc,
     user_space,
+    unnamed_user_memory,
     reclaimable,
 )
 
@@ -71,8 +82,9 @@ def judge(facts: Facts) -> tuple[Verdict, ...]:
         found = list(few_unreachable(facts)) or [
             _healthy(facts) if facts.total else _no_total(facts)
         ]
-    found = [completed(facts, verdict) for verdict in found]
-    return tuple(sorted(found, key=lambda v: (_SEVERITY.index(v.kind), -v.bytes)))
+    found = [explained(facts, completed(facts, verdict)) for verdict in found]
+    found.sort(key=lambda v: (_SEVERITY.index(v.kind), -v.bytes))
+    return with_others(facts, found)
 
 
 def misunderstood(facts: Facts) -> Verdict | None:
@@ -109,41 +121,6 @@ def _unjudged(facts: Facts) -> Facts:
         pages=pages and replace(pages, unreachable=None, memory=(), held=()),
         reachability=None,
         limits=(*facts.limits, "who points at what was not understood"),
-    )
-
-
-def unjudged_slab(facts: Facts, found: Sequence[Verdict]) -> Iterator[Verdict]:
-    """Much kernel memory beyond what the verdicts explain, and nobody could look who holds it."""
-    if facts.reachability is not None:
-        return
-    stuck = facts.split.get("slab, unreclaimable") or sum(
-        c.bytes for c in facts.caches if c.reclaimable is not True
-    )
-    stuck -= sum(v.bytes for v in found if v.where == "slab" and v.kind != "reclaimable")
-    if stuck < RECLAIMABLE_SHARE * facts.total and not excessive(stuck, facts.total):
-        return
-    largest = next((c for c in facts.caches if c.reclaimable is not True), None)
-    evidence = [
-        f"{percent_of(stuck, facts.total)} of memory is slab memory that cannot be reclaimed"
-    ]
-    if largest is not None:
-        evidence.append(
-            f"{largest.name} has {size_text(largest.bytes)}: {largest.allocated:,} objects"
-        )
-    if facts.unreachable is not None:
-        size = sum(f.bytes for f in facts.unreachable)
-        evidence.append(f"kmemleak reports {size_text(size) if size else 'nothing'} of it")
-    yield Verdict(
-        "cannot-tell",
-        "slab",
-        Culprit(cache=largest.name if largest else ""),
-        stuck,
-        "low",
-        f"cannot tell: {size_text(stuck)} of slab memory cannot be reclaimed, and this source "
-        "does not say whether anything still points at it",
-        tuple(evidence),
-        not_seen(facts),
-        "leakscan" if facts.source == "procfs" else "leakscan --refs",
     )
 
 

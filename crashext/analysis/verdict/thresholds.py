@@ -39,6 +39,12 @@ USER_SHARE = 0.25
 """Least share of memory that one process, mount or the page cache has."""
 TABLES_SHARE = 0.10
 HUGETLB_SHARE = 0.05
+COUNTER_SHARE = 0.10
+"""Least share of memory of a counter with a name: beyond it nobody would call it usual."""
+KNOWN_SHARE = 0.03
+"""Least share of memory of who says himself that he has it."""
+EXPLAINS = 0.05
+"""Share of the memory that is gone below which a verdict is not why memory is short."""
 
 
 def excessive(used: int, total: int) -> bool:

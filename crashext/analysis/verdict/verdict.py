@@ -13,6 +13,7 @@ Outcome = Literal[
     "held-growth",
     "fragmentation",
     "cannot-tell",
+    "known-holder",
     "user-space",
     "reclaimable",
     "healthy",

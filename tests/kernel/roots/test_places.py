@@ -34,6 +34,17 @@ def test_a_variable_of_the_kernel_has_its_name(symbol: str, offset: int) -> None
     assert int(inside or "0", 16) == address - prog.symbol(name).address
 
 
+def test_init_memory_is_no_variable_any_more() -> None:
+    """It was freed after boot: what is in it now has nothing to do with the symbols there."""
+    prog, places = drgn_program("default"), marked("default").places
+    text, start, end = (prog.symbol(n).address for n in ("_text", "__init_begin", "__init_end"))
+    image = physical("default", text) - text
+    assert end - start > 1 << 20
+    for address in range(start, end, 4096):
+        place = places.name(image + address + 8)
+        assert place.kind is not PlaceKind.VARIABLE, place.name
+
+
 @pytest.mark.parametrize("pointer", ["head"])
 def test_a_modules_variable_has_its_name_and_module(pointer: str) -> None:
     part = lab_dump("messages").truth()["parts"]["messages"]["pointers"]

@@ -1,0 +1,65 @@
+"""How much of what is gone a verdict explains, and what else there is to say in its first line.
+
+Only of saved texts: whoever has a dump sees where each page is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec import structs
+
+from crashext.analysis.verdict.facts import Facts
+from crashext.analysis.verdict.thresholds import EXPLAINS
+from crashext.analysis.verdict.verdict import Verdict
+from crashext.wording import percent_of, size_text
+
+_AS_MUCH = 0.5
+_SHARE = 0.10
+_EASY = ("free", "file cache", "buffers", "slab, reclaimable", "other reclaimable")
+_UNSAID = ("reclaimable", "healthy")
+
+
+def gone(facts: Facts) -> int:
+    """Bytes that are in use, and that the kernel cannot drop at once."""
+    return max(0, facts.total - sum(facts.split.get(name) for name in _EASY))
+
+
+def explained(facts: Facts, verdict: Verdict) -> Verdict:
+    """The verdict with the share of missing memory that it explains."""
+    missing = gone(facts)
+    if facts.source != "procfs" or verdict.kind in _UNSAID or not verdict.bytes or not missing:
+        return verdict
+    share = percent_of(min(verdict.bytes, missing), missing)
+    said = f"{share} of the {size_text(missing)} that are in use and cannot be dropped"
+    if verdict.bytes < EXPLAINS * missing:
+        return structs.replace(
+            verdict, against=(*verdict.against, f"only {said}: not why memory is short")
+        )
+    return structs.replace(verdict, evidence=(*verdict.evidence, said))
+
+
+def with_others(facts: Facts, found: Sequence[Verdict]) -> tuple[Verdict, ...]:
+    """The first line names what is about as large as what it is about."""
+    first, rest = found[0], found[1:]
+    if facts.source != "procfs" or not first.bytes:
+        return tuple(found)
+    others = [
+        v
+        for v in rest
+        if v.kind not in _UNSAID and v.bytes >= max(_AS_MUCH * first.bytes, _SHARE * facts.total)
+    ]
+    if not others:
+        return tuple(found)
+    named = ", ".join(f"{_name(v)} {size_text(v.bytes)}" for v in others[:3])
+    return (structs.replace(first, says=f"{first.says}; besides: {named}"), *rest)
+
+
+def _name(verdict: Verdict) -> str:
+    culprit = verdict.culprit
+    who = culprit.cache or culprit.caller or culprit.process or culprit.module
+    what = {"slab": "slab memory", "user": "user space", "pages": "pages", "none": ""}
+    kind = "pages in no counter" if verdict.kind == "cannot-tell" else verdict.says.split(" ha")[0]
+    if verdict.where in ("slab", "user", "vmalloc"):
+        kind = what.get(verdict.where, verdict.where)
+    return f"{kind} ({who})" if who and verdict.where != "user" else who or kind

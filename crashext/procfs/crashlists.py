@@ -1,0 +1,104 @@
+"""Saved crash sessions: `kmem -i` (how memory is split) and `kmem -s` (every cache).
+
+Shapes of crash's memory.c (4.0 to 8.0.6); drgn-tools' slabinfo prints the same table. What crash
+could not gather it shows as "?": that is kept apart, not taken for nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from crashext.procfs.counters import MemInfo
+from crashext.procfs.slabinfo import SlabInfo, SlabLine
+
+_MAX_CACHES = 1 << 16
+_UNITS = {"B": 1, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "TB": 1 << 40}
+_PAGE_SIZES = tuple(1 << n for n in range(12, 17))
+_SPLIT = re.compile(
+    r"\s*([A-Z][A-Z ]{1,20}?)\s+(\d{1,15})\s+(\d{1,12}(?:\.\d)?)\s?([KMGT]?B|bytes)?\b.*", re.ASCII
+)
+_LINES = {
+    "TOTAL MEM": "MemTotal",
+    "FREE": "MemFree",
+    "BUFFERS": "Buffers",
+    "CACHED": "Cached",
+    "SLAB": "Slab",
+    "TOTAL HUGE": "Hugetlb",
+    "TOTAL SWAP": "SwapTotal",
+    "COMMITTED": "Committed_AS",
+}
+# Before 7.2 the name came second: CACHE NAME OBJSIZE ALLOCATED TOTAL SLABS SSIZE.
+_NEW = re.compile(
+    r"\s*[0-9a-f]{8,16}\s+(\d{1,12})\s+(\d{1,15}|\?)\s+(\d{1,15}|\?)\s+(\d{1,15}|\?)"
+    r"\s+(\d{1,9})k\s+(\S.{0,255}?)\s*",
+    re.ASCII,
+)
+_OLD = re.compile(
+    r"\s*[0-9a-f]{8,16}\s+(\S{1,64})\s+(\d{1,12})\s+(\d{1,15}|\?)\s+(\d{1,15}|\?)\s+(\d{1,15}|\?)"
+    r"\s+(\d{1,9})k\s*",
+    re.ASCII,
+)
+_ASIDE = re.compile(r"\s*(?:CACHE\s.*|kmem: .*|\S+\s+\[IGNORED\].*)", re.ASCII)
+
+
+@dataclass(frozen=True)
+class CrashSplit:
+    """kmem -i."""
+
+    sizes: MemInfo
+    page_size: int | None
+
+
+@dataclass(frozen=True)
+class CrashCaches:
+    """kmem -s."""
+
+    slabs: SlabInfo
+    uncounted: tuple[str, ...]
+    """Caches of which crash could gather nothing."""
+
+
+def parse_kmem_i(lines: Iterable[str]) -> CrashSplit:
+    """Sizes in bytes, by the names of meminfo."""
+    pages: dict[str, int] = {}
+    votes: Counter[int] = Counter()
+    for line in lines:
+        match = _SPLIT.fullmatch(line)
+        name = _LINES.get(match[1].strip()) if match else None
+        if match is None or name is None or name in pages:
+            continue
+        pages[name] = int(match[2])
+        size = float(match[3]) * _UNITS.get(match[4] or "", 1)
+        if pages[name] and size:
+            votes[min(_PAGE_SIZES, key=lambda p: abs(size - pages[name] * p))] += 1
+    page = min(votes, key=lambda p: (-votes[p], p), default=None)
+    sizes = {name: number * (page or 4096) for name, number in pages.items()}
+    return CrashSplit(MemInfo(sizes, {}), page)
+
+
+def parse_kmem_s(lines: Iterable[str], page_size: int) -> CrashCaches:
+    """Rows of every cache."""
+    caches: dict[str, SlabLine] = {}
+    uncounted: list[str] = []
+    damaged = 0
+    for line in lines:
+        if match := _NEW.fullmatch(line):
+            size, counts, kib, name = match[1], match.group(2, 3, 4), match[5], match[6]
+        elif match := _OLD.fullmatch(line):
+            name, size, counts, kib = match[1], match[2], match.group(3, 4, 5), match[6]
+        else:
+            damaged += bool(line.strip()) and not _ASIDE.fullmatch(line)
+            continue
+        if "?" in counts:
+            uncounted.append(name)
+        elif len(caches) < _MAX_CACHES:
+            allocated, total, slabs = (int(c) for c in counts)
+            per_slab = total // slabs if slabs else 0
+            pages = max(1, int(kib) * 1024 // page_size)
+            caches[name] = SlabLine(
+                name, allocated, total, int(size), per_slab, pages, slabs, slabs
+            )
+    return CrashCaches(SlabInfo(tuple(caches.values()), "crash", damaged), tuple(uncounted))

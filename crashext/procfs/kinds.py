@@ -1,0 +1,119 @@
+"""How lines of each kind of text look: what opens an output, and what goes on with it.
+
+The parsers know more; here is only enough to tell the kinds apart, and to go wrong with none.
+"""
+
+from __future__ import annotations
+
+import re
+
+OPENS: tuple[tuple[str, str], ...] = (
+    ("meminfo", r"\s*MemTotal:\s+\d+\s*kB"),
+    ("slabinfo", r"\s*(?:slabinfo - version: |# ?name\s+<active_objs>)"),
+    ("slabtop", r"\s*Active / Total Objects \("),
+    ("slabtop_head", r"\s*OBJS\s+ACTIVE\s+USE\s+OBJ"),
+    ("allocinfo", r"\s*(?:allocinfo - version: |#\s*<size>\s+<calls>|Memory allocations:)"),
+    ("oom", r".{0,64}\binvoked oom-killer|Mem-[Ii]nfo:|\s{0,4}active_anon:\d+ inactive_anon:"),
+    ("kmem_i", r"\s*PAGES\s+TOTAL\s+PERCENTAGE"),
+    ("kmem_s", r"\s*CACHE\s+(?:NAME\s+)?OBJSIZE\s+ALLOCATED"),
+    ("lsmod", r"\s*Module\s+Size\s+Used by"),
+    ("ps", r"\s*(?:\S+\s+){0,12}PID\s.*\bRSS\b"),
+    ("top", r"\s*(?:\S+\s+){0,3}PID\s.*\bRES\s+SHR\b"),
+    ("free", r"\s*total\s+used\s+free\s+shared"),
+    ("dma_buf", r"\s*Dma-buf Objects:"),
+    ("arcstats", r"\s*name\s+type\s+data\s*$"),
+    ("vmstat", r"nr_free_pages[:\s]\s*\d+\s*$"),
+    ("memory_stat", r"(?:anon|cache) \d+\s*$"),
+    ("vmmemctl", r"\s*(?:target|current):\s+\d+ pages\s*$"),
+    ("cmdstat", r"\s*guest\.mem\.\w+ = \d+"),
+    ("sockstat", r"\s*sockets: used \d+"),
+    ("cgroup_stat", r"nr_(?:dying_)?descendants \d+\s*$"),
+    ("cgroups", r"\s*#subsys_name\s+hierarchy\s+num_cgroups"),
+)
+"""First lines. A line of the same kind that comes again may begin another output."""
+
+SHAPES: tuple[tuple[str, str], ...] = (
+    ("slabinfo_line", r"\S.{0,255}?(?:\s+\d+){5}\s?:\s?tunables\b"),
+    ("buddyinfo", r"\s*Node\s+\d+, zone\s+\w+(?:\s+\d+){2,32}\s*$"),
+    ("zoneinfo", r"\s*Node\s+\d+, zone\s+\w+\s*$"),
+    ("vmallocinfo", r"\s*(?:0x)?(?:[0-9a-f]{8,16}|\(_*ptrval_*\))-(?:0x)?\S{8,18}\s+\d+(?:\s|$)"),
+    ("kmemleak", r"\s*(?:kmemleak: )?unreferenced (?:percpu )?object "),
+    ("page_owner", r"\s*Page allocated via order |\d+ times, \d+ pages:"),
+    ("alloc_traces", r"\s*\d+ (?:<not-available>|\S+\+0x\S+(?: \[[\w-]+\])?) (?:waste=\S+ )?age="),
+    (
+        "allocinfo_line",
+        r"\s*-?\d[\d.]*\s?[KMGTP]?i?B?\s+\d+\s+\S+:\d+\s+(?:\[[\w-]+\]\s+)?func:\S+",
+    ),
+    ("slabtop_line", r"\s*\d+\s+\d+\s+\d+%\s+[\d.]+K\s+\d+\s+\d+\s+\d+K\s+\S"),
+    (
+        "kmem_i_line",
+        r"\s*(?:TOTAL MEM|USED|SLAB|FREE|CACHED|BUFFERS|SHARED)\s+\d+\s+[\d.]+ [KMGT]?B",
+    ),
+    ("kmem_s_line", r"\s*[0-9a-f]{8,16}\s+\d+\s+(?:\d+|\?)\s+(?:\d+|\?)\s+(?:\d+|\?)\s+\d+k\s+\S"),
+    ("free_line", r"\s*Mem:\s+\d\S*\s+\d\S*\s+\d"),
+    ("oom_pages", r"\s*\d+ (?:pages of RAM|pages RAM|pages reserved|reserved pages)\s*$"),
+    (
+        "meminfo_line",
+        r"\s*(?:MemFree|MemAvailable|Buffers|Cached|AnonPages|SUnreclaim|SReclaimable|Slab|"
+        r"KReclaimable|PageTables|KernelStack|Percpu|VmallocUsed|Committed_AS|SwapTotal|Shmem):"
+        r"\s+\d+\s*kB\s*$",
+    ),
+    ("status", r"(?:Name:\t\S|Vm(?:RSS|Size|HWM|Peak):\s+\d+ kB)"),
+)
+"""Lines that show their kind by themselves, without the heading."""
+
+JOINED = {
+    "slabinfo_line": "slabinfo",
+    "slabtop_head": "slabtop",
+    "slabtop_line": "slabtop",
+    "allocinfo_line": "allocinfo",
+    "kmem_i_line": "kmem_i",
+    "kmem_s_line": "kmem_s",
+    "free_line": "free",
+    "meminfo_line": "meminfo",
+    "oom_pages": "oom",
+}
+
+_FRAME = r"\s*(?:\[<[0-9a-fx_().ptrval]+>\]\s*)?[.\w$]+\+0x[0-9a-f]+/0x[0-9a-f]+"
+MEMBERS: dict[str, re.Pattern[str]] = {
+    kind: re.compile(shape, re.ASCII)
+    for kind, shape in (
+        ("meminfo", r"\s*[A-Za-z][\w() -]{0,62}?:\s*\d{1,20}(?:\s+kB)?\s*$"),
+        ("slabinfo", r"\s*(?:\S+\s.*:\s?tunables|\d[\d\s]*(?::.*)?$|:|tunables\b|slabdata|<|# )"),
+        ("slabtop", r"\s*(?:Active / Total |Minimum / Average)"),
+        ("zoneinfo", r"\s+(?:\S+\s+\d+|pages free|protection:|pagesets|cpu:|\S+:|per-node stats)"),
+        ("vmallocinfo", r"\s+(?:\S+\+0x|pages=|vmalloc|N\d+=)"),
+        (
+            "kmemleak",
+            r'\s*(?:comm "|hex dump|backtrace|(?:[0-9a-f]{2} ){4}|0x[0-9a-f]+\s*$|\.\.\.)|'
+            + _FRAME,
+        ),
+        ("page_owner", rf"\s*(?:PFN|Page |Charged|Slab cache page)|\s*0x[0-9a-f]+\s*$|{_FRAME}"),
+        ("alloc_traces", rf"\s+(?:{_FRAME}|0x[0-9a-f]+\s*$)"),
+        (
+            "oom",
+            r"\s*(?:\w+(?:\(\w+\))?:\s?\d+|Node \d|lowmem_reserve|\d+ (?:total )?pages?"
+            r"|Unreclaimable slab|Name\s+Used|\S+\s+\d+KB\s+\d+KB|\[\s*\d+\]|\[\s*pid\s*\]"
+            r"|Free swap|Total swap|Tasks state|Out of memory|CPU|Hardware|Call [Tt]race|Swap cache"
+            r"|(?:DMA|Normal|HighMem)|Active:\d|free:|Killed|\[<|Mem-[Ii]nfo)|" + _FRAME,
+        ),
+        (
+            "kmem_i",
+            r"\s*(?:TOTAL|FREE|USED|SHARED|BUFFERS|CACHED|SLAB|HUGE|SWAP|COMMIT)[A-Z ]*\s+\d+",
+        ),
+        ("kmem_s", r"\s*(?:[0-9a-f]{8,16}\s|kmem:)"),
+        ("lsmod", r"\s*[\w-]{1,64}\s+\d+\s+-?\d+(?:\s|$)"),
+        ("ps", r"\s*\S+\s+\d+\s.*\S"),
+        ("top", r"\s*\d+\s+\S+\s+\S+\s.*\S"),
+        ("free", r"\s*(?:Mem|Swap|Low|High|Total|-/\+ buffers/cache):\s+\d"),
+        ("dma_buf", r"\s*(?:\d{8}\s|size\s|Attached|Total \d|\S+$|Exp)"),
+        ("arcstats", r"\s*\w+\s+\d+\s+-?\d+\s*$"),
+        ("vmmemctl", r"\s*\w+:\s+\d+(?:\s|$)"),
+        ("cmdstat", r"\s*[\w.]+ = \d+"),
+        ("sockstat", r"\s*[A-Z0-9]+: inuse \d+"),
+        ("cgroups", r"\s*[a-z_]+\s+\d+\s+\d+\s+[01]\s*$"),
+        ("status", r"[A-Za-z_]\w{0,63}:[ \t].*"),
+        ("vmstat", r"\s*[A-Za-z_][\w-]{0,63}[:\s]\s*\d{1,20}\s*$"),
+        ("memory_stat", r"\s*[a-z_]\w{0,63}\s+\d{1,20}\s*$"),
+    )
+}

@@ -1,0 +1,326 @@
+"""What somebody saved of a machine, by kind and by moment, whatever its form and its names.
+
+It hands out lines as `ProcFolder` does. Where one kind comes several times (a log with three OOM
+reports, files with dates in their names), each is a moment of its own, in time order.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from crashext.hosts.base import HostError
+from crashext.procfs.cleaning import without_numbers
+from crashext.procfs.folder import Moment, Problem, ProcFolder, parse_date
+from crashext.procfs.pieces import STDIN, Piece, Pieces
+from crashext.procfs.sections import Section, sections
+
+Progress = Callable[[str, int, int], None]
+
+_SNAPSHOTS = frozenset(("meminfo", "slabinfo", "slabtop", "oom", "kmem_i", "kmem_s", "free"))
+"""Kinds of which a second one in a text is a second moment."""
+_STREAMED = frozenset(("page_owner", "page_owner_stacks"))
+_STREAMED_FROM = 32 << 20
+_MOST_MOMENTS = 64
+_LABEL = re.compile(r"(?<!\d)(?:\d{4}-?\d\d-?\d\d(?:[T_.-]?\d\d[:.-]?\d\d(?:[:.-]?\d\d)?)?)(?!\d)")
+_ORDER = re.compile(r"(?<=[._-])(\d{1,6})(?=$|\.(?:txt|log|out)$)", re.ASCII)
+_HINTS = (
+    (re.compile(pattern, re.ASCII), kind)
+    for pattern, kind in (
+        (r"(?:^|/)meminfo$", "meminfo"),
+        (r"(?:^|/)slabinfo$", "slabinfo"),
+        (r"(?:^|/)vmallocinfo$", "vmallocinfo"),
+        (r"(?:^|/)zoneinfo$", "zoneinfo"),
+        (r"(?:^|/)vmstat$", "vmstat"),
+        (r"(?:^|/)buddyinfo$", "buddyinfo"),
+        (r"(?:^|/)allocinfo$", "allocinfo"),
+        (r"(?:^|/)kmemleak$", "kmemleak"),
+        (r"(?:^|/)page_owner(?:_full\.txt)?$", "page_owner"),
+        (r"(?:^|/)(?:page_owner_stacks|show_stacks)$", "page_owner_stacks"),
+        (r"stat_balloon$", "toolbox"),
+        (r"(?:^|/)mm_stat$", "zram"),
+        (r"(?:^|/)alloc_(?:traces|calls)$", "alloc_traces"),
+        (r"(?:^|/)uptime$", "uptime"),
+        (r"(?:^|/)date$", "date"),
+    )
+)
+_BY_NAME = tuple(_HINTS)
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """One output that was found."""
+
+    kind: str
+    name: str
+    """Of the file it is in."""
+    lines: int
+
+
+@dataclass
+class _Cut:
+    """The outputs of one text, in the moments that it has."""
+
+    piece: str
+    label: str
+    modified: float | None
+    moments: list[dict[str, list[Section]]] = field(default_factory=list)
+
+
+class Saved:
+    """One moment of one machine."""
+
+    live = False
+
+    def __init__(
+        self,
+        path: Path,
+        found: Mapping[str, list[Section]],
+        modified: float | None,
+        folder: ProcFolder | None,
+    ) -> None:
+        self.path = path
+        self._found = found
+        self._modified = modified
+        self._folder = folder
+        self.problems: list[Problem] = [] if folder is None else folder.problems
+        self.recognised: tuple[Recognised, ...] = ()
+        known = folder.kinds if folder is not None else ()
+        self.live = folder is not None and folder.live
+        self.kinds: tuple[str, ...] = tuple(dict.fromkeys((*known, *found)))
+
+    def lines(self, kind: str, progress: Progress | None = None) -> Iterator[str]:
+        if kind in self._found:
+            for section in self._found[kind]:
+                yield from section.lines
+        elif self._folder is not None:
+            yield from self._folder.lines(kind, progress)
+
+    def status_files(self) -> Iterator[Iterator[str]]:
+        if self._folder is not None:
+            yield from self._folder.status_files()
+        for section in self._found.get("status", []):
+            yield iter(section.lines)
+
+    def alloc_traces(self) -> Iterator[tuple[str, Iterator[str]]]:
+        if self._folder is not None:
+            yield from self._folder.alloc_traces()
+        for section in self._found.get("alloc_traces", []):
+            yield section.date or "a cache that is not named", iter(section.lines)
+
+    def reclaim_account(self) -> dict[str, bool]:
+        return {} if self._folder is None else self._folder.reclaim_account()
+
+    def each(self, kind: str) -> Iterator[list[str]]:
+        """Every output of a kind that a machine may have several of."""
+        for section in self._found.get(kind, []):
+            yield section.lines
+
+    def moment(self) -> Moment:
+        own = Moment(None, None, None) if self._folder is None else self._folder.moment()
+        every = [s for some in self._found.values() for s in some if s.kind != "alloc_traces"]
+        dates = [d for s in every if s.date and (d := parse_date(s.date)) is not None]
+        dates += [
+            d
+            for s in self._found.get("date", [])
+            for line in s.lines[:1]
+            if (d := parse_date(line)) is not None
+        ]
+        uptimes = [s.uptime for s in every if s.uptime is not None]
+        return Moment(
+            own.date or max(dates, default=None),
+            own.uptime or max(uptimes, default=None),
+            own.modified or self._modified,
+        )
+
+
+def saved(path: Path, progress: Progress | None = None) -> list[Saved]:
+    """The moments at `path`, in time order. Raises `HostError` where nothing is recognised."""
+    folder = _folder(path)
+    if folder is not None and folder.live:
+        return [Saved(path, {}, None, folder)]
+    streamed = frozenset(
+        place
+        for kind, place in (folder.places() if folder is not None else {}).items()
+        if kind in _STREAMED and place.stat().st_size > _STREAMED_FROM
+    )
+    pieces = Pieces(path if folder is None else folder.path, streamed)
+    unknown, samples = 0, []
+    cuts = []
+    read: list[str] = []
+    unread: list[str] = []
+    for done, piece in enumerate(pieces, 1):
+        if progress is not None:
+            progress("recognising texts", done, done)
+        cut, lost, some = _cut(piece)
+        if cut.moments:
+            cuts.append(cut)
+            read.append(piece.name)
+            unknown += lost
+            samples += some
+        else:
+            unread.append(piece.name)
+    moments, doubles = _moments(cuts)
+    if not moments and folder is None:
+        raise HostError(_nothing(path, pieces, unread))
+    if not moments:
+        moments = [({}, None)]
+    found = [Saved(path, m, when, None) for m, when in moments[:-1]]
+    last, when = moments[-1]
+    found.append(Saved(path, last, when, folder))
+    final = found[-1]
+    final.recognised = tuple(
+        Recognised(kind, cut.piece, sum(len(s.lines) for s in some))
+        for cut in cuts
+        for moment in cut.moments
+        for kind, some in moment.items()
+    )
+    _complaints(final, pieces, unread, doubles, unknown, samples)
+    return found
+
+
+def _complaints(
+    final: Saved,
+    pieces: Pieces,
+    unread: list[str],
+    doubles: list[str],
+    unknown: int,
+    samples: list[str],
+) -> None:
+    def say(what: str, count: int, effect: str) -> None:
+        final.problems.append(Problem(what, count, effect))
+
+    for what, effect, count in pieces.problems:
+        say(what, count, effect)
+    if unread:
+        shown = ", ".join(unread[:5]) + (", ..." if len(unread) > 5 else "")
+        say("files", len(unread), f"not recognised: {shown}")
+    for double in doubles[:8]:
+        say(double, 1, "not used: another file has the same kind, without a date to order them")
+    if unknown:
+        shown = "; ".join(samples[:2])
+        say("lines", unknown, f"of no kind that is known, such as: {shown}")
+    if pieces.passed:
+        say("files", pieces.passed, "not looked at: their names say nothing of memory")
+
+
+def _nothing(path: Path, pieces: Pieces, unread: list[str]) -> str:
+    what = "standard input" if path == STDIN else str(path)
+    why = f"; {pieces.problems[0][0]}: {pieces.problems[0][1]}" if pieces.problems else ""
+    if (path != STDIN and path.is_dir()) or len(unread) > 1:
+        names = f" ({', '.join(unread[:3])})" if unread else ""
+        return (
+            f"{what} has none of the files this reads (meminfo, slabinfo, slabtop, OOM logs, "
+            f"kmemleak, ...){names}{why}"
+        )
+    return (
+        f"nothing in {what} is recognised: it is no meminfo, slabinfo, slabtop, OOM report, "
+        f"kmemleak or other text of a kernel's memory{why}"
+    )
+
+
+def _folder(path: Path) -> ProcFolder | None:
+    """Known places of a folder; None where it has none of them, or is no folder."""
+    if path == STDIN or not path.is_dir():
+        return None
+    try:
+        return ProcFolder(path)
+    except HostError as error:
+        if "has none of the files" not in str(error):
+            raise
+    below = [p for depth in ("*", "*/*") for p in sorted(path.glob(f"{depth}/proc/meminfo"))[:3]]
+    machines = [p.parent.parent for p in below if not p.is_symlink()]
+    if len(machines) > 1:
+        names = ", ".join(str(m.relative_to(path)) for m in machines)
+        raise HostError(f"{path} has several saved machines ({names}): say which")
+    return ProcFolder(machines[0]) if machines else None
+
+
+def _cut(piece: Piece) -> tuple[_Cut, int, list[str]]:
+    lines = without_numbers(piece.text.splitlines() if "\v" not in piece.text else _lines(piece))
+    hint = next((kind for shape, kind in _BY_NAME if shape.search(piece.name)), "")
+    cut = _Cut(piece.name, _label(piece.name), piece.modified)
+    parts = sections(lines, hint)
+    seen: set[str] = set()
+    for part in parts.found:
+        if hint == "alloc_traces" and part.kind == "alloc_traces":
+            part.date = Path(piece.name).parent.name
+        again = part.kind in _SNAPSHOTS and part.kind in seen
+        if again or not cut.moments:
+            cut.moments.append({})
+            seen = set()
+        seen.add(part.kind)
+        cut.moments[-1].setdefault(part.kind, []).append(part)
+    return cut, parts.unknown, list(parts.samples)
+
+
+def _lines(piece: Piece) -> list[str]:
+    return piece.text.split("\n")
+
+
+def _label(name: str) -> str:
+    """What of a path puts files of one kind in order: a date, or a number at its end."""
+    if date := _LABEL.search(name):
+        return date[0]
+    number = _ORDER.search(name)
+    return number[1].zfill(6) if number else ""
+
+
+def _moments(
+    cuts: list[_Cut],
+) -> tuple[list[tuple[dict[str, list[Section]], float | None]], list[str]]:
+    """Every moment with its outputs, and the files that are not used."""
+    if not any(k in m for c in cuts for m in c.moments for k in _SNAPSHOTS - {"oom", "free"}):
+        return _sequence(cuts)
+    doubles: list[str] = []
+    logs = sum("oom" in m for c in cuts for m in c.moments)
+    if logs:
+        doubles.append(f"{logs} OOM report{'s' if logs > 1 else ''} in a log")
+        for cut in cuts:
+            cut.moments = [{k: v for k, v in m.items() if k != "oom"} for m in cut.moments]
+            cut.moments = [m for m in cut.moments if m]
+    found, more = _sequence(cuts)
+    return found, doubles + more
+
+
+def _sequence(
+    cuts: list[_Cut],
+) -> tuple[list[tuple[dict[str, list[Section]], float | None]], list[str]]:
+    labels: dict[str, list[str]] = {}
+    for cut in cuts:
+        for kind in {k for m in cut.moments for k in m} & _SNAPSHOTS:
+            labels.setdefault(kind, []).append(cut.label)
+    ordered = any(len(set(some)) > 1 and all(some) for some in labels.values())
+    steps: dict[tuple[str, int], dict[str, list[Section]]] = {}
+    times: dict[tuple[str, int], float | None] = {}
+    taken: dict[tuple[str, int, str], tuple[str, list[list[str]]]] = {}
+    doubles = []
+    last = max((c.label for c in cuts), default="")
+    for cut in sorted(cuts, key=lambda c: (c.piece.count("/"), c.piece)):
+        for number, moment in enumerate(cut.moments):
+            # A text of one moment belongs to the last; of several, the last to the last.
+            back = number - len(cut.moments)
+            step = ((cut.label or last) if ordered else "", back)
+            for kind, some in moment.items():
+                content = [s.lines for s in some]
+                before = taken.get((*step, kind))
+                if before is None:
+                    taken[(*step, kind)] = (cut.piece, content)
+                    steps.setdefault(step, {})[kind] = some
+                    times[step] = cut.modified
+                elif before[1] == content:
+                    pass  # a copy
+                elif kind in _MANY:
+                    steps[step][kind] += some
+                else:
+                    doubles.append(f"{kind} in {cut.piece}")
+    order = sorted(steps)[-_MOST_MOMENTS:]
+    return [(steps[s], times.get(s)) for s in order], list(dict.fromkeys(doubles))
+
+
+_MANY = frozenset(
+    ("status", "alloc_traces", "zram", "kmemleak", "memory_stat", "date", "vmallocinfo")
+)
+"""Kinds of which one machine has several texts."""
