@@ -142,6 +142,8 @@ def test_only_the_guilty_are_accused_on_a_filtered_dump(name: str) -> None:
         if verdict["class"] == "leak" and verdict["where"] == "slab":
             assert verdict["culprit"]["cache"] in guilty
         elif verdict["class"] == "leak":
-            # A page of the module's own may be missing too: then only its symbols are there.
+            # Where what describes the module is missing too, its addresses have no names.
             culprit = verdict["culprit"]
-            assert "leaklab" in f"{culprit['module']} {culprit['caller']}"
+            assert "leaklab" in f"{culprit['module']} {culprit['caller']}" or culprit[
+                "caller"
+            ].startswith("0xffffffffc0")

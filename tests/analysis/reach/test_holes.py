@@ -6,11 +6,12 @@ import numpy as np
 
 from crashext.analysis.orphans import scan_orphans
 from crashext.analysis.reach.holes import orphans_by_holes
+from crashext.analysis.reach.reachability import Class
 from crashext.analysis.results.evidence import HIDDEN
 from crashext.analysis.results.reports import OrphanReport
 from crashext.analysis.settings import DEFAULT_THRESHOLD, MEMORY_BUDGET, Settings
 from crashext.progress import silent
-from tests.kernel.whole import Kernel
+from tests.kernel.whole import Kernel, class_of
 
 SETTINGS = Settings(samples=1000, seed=0, threshold=DEFAULT_THRESHOLD, metric="levenshtein", hops=1)
 INODES, LEAKED = 320, 200
@@ -59,3 +60,19 @@ def test_a_dump_that_lacks_nothing_explains_nothing() -> None:
         kernel.object("kmalloc-96", *([i] * 12))
     assert not np.any(orphans_by_holes(kernel.marked()))
     assert all(not g.explanation for g in report(kernel).orphans)
+
+
+def test_pages_that_nobody_knows_may_be_in_use_where_slab_pages_are_missing() -> None:
+    """The record of a module's memory was in a missing page: what its variables hold is held."""
+    for lost in (False, True):
+        kernel = Kernel()
+        spare = kernel.object("kmalloc-256")
+        kernel.variable("spare", spare)
+        held = [kernel.object("kmalloc-96", *([i + 1] * 12)) for i in range(100)]
+        page = kernel.page()
+        for i, address in enumerate(held):
+            kernel.write(page + 8 * i, address)
+        if lost:
+            kernel.lose(spare & ~0xFFF)
+        classes = class_of(kernel.marked(), *held)
+        assert set(classes) == {Class.HELD if lost else Class.STRUCTURE}
