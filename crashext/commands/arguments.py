@@ -73,6 +73,12 @@ def leakscan_parser(place: Place) -> Parser:
     parser.add_argument(
         "--list", metavar="FILE", type=Path, help="with --orphans: write their addresses to FILE"
     )
+    parser.add_argument(
+        "--sites",
+        action="store_true",
+        help="with CACHE: list every place in the kernel's and the modules' code that allocates "
+        "from it",
+    )
     stdin = "" if place.tool == "crash" else "; - for stdin"
     parser.add_argument(
         "--trace",

@@ -87,6 +87,15 @@ class OrphansOptions:
 
 
 @dataclass(frozen=True)
+class SitesOptions:
+    """`leakscan --sites CACHE`"""
+
+    source: Source
+    cache: str
+    printing: Printing
+
+
+@dataclass(frozen=True)
 class TraceOptions:
     """`leakscan --trace FILE`, alone or with memory."""
 
@@ -145,13 +154,21 @@ class ExcerptOptions:
 
 
 LeakscanOptions = (
-    OverviewOptions | CacheOptions | OrphansOptions | TraceOptions | LiveOptions | ProcfsOptions
+    OverviewOptions
+    | CacheOptions
+    | OrphansOptions
+    | SitesOptions
+    | TraceOptions
+    | LiveOptions
+    | ProcfsOptions
 )
 Options = LeakscanOptions | ObjsimOptions | ExcerptOptions
 
 
 def leakscan_options(given: argparse.Namespace, place: Place) -> LeakscanOptions:
     """Which mode was asked for; raises `Refusal` where the options are no question."""
+    if given.sites:
+        return _sites(given, place)
     if given.live is not None:
         return _live(given)
     if given.stacks:
@@ -225,6 +242,15 @@ def _orphans(given: argparse.Namespace, place: Place) -> OrphansOptions:
     if given.refs is False or given.walker == "kmem":
         raise Refusal("--orphans is the look through all memory: no --no-refs, no --walker kmem")
     return OrphansOptions(_memory(given, place), given.list, _look(given), _printing(given))
+
+
+def _sites(given: argparse.Namespace, place: Place) -> SitesOptions:
+    if len(given.caches) != 1:
+        raise Refusal("--sites looks at the code for one CACHE: give its name")
+    others = ("procfs", "orphans", "list", "trace", "live", "stacks", "before", "refs")
+    if any(_given(given, others)) or given.walker == "kmem":
+        raise Refusal("--sites reads the code alone: no --orphans, --trace, --procfs or --refs")
+    return SitesOptions(_memory(given, place), given.caches[0], _printing(given))
 
 
 def _trace(given: argparse.Namespace, place: Place) -> TraceOptions:

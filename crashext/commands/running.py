@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from crashext.commands import cache, live, objsim, orphans, overview, procfs, trace
+from crashext.commands import cache, live, objsim, orphans, overview, procfs, sites, trace
 from crashext.commands.arguments import BAD_INPUT
 from crashext.commands.options import (
     CacheOptions,
@@ -25,6 +25,7 @@ from crashext.commands.options import (
     OverviewOptions,
     Printing,
     ProcfsOptions,
+    SitesOptions,
     TraceOptions,
 )
 from crashext.commands.output import Output
@@ -42,6 +43,7 @@ _MODES: dict[type[Options], Callable[[Any, Place, Progress], Output]] = {
     OverviewOptions: overview.answer,
     CacheOptions: cache.answer,
     OrphansOptions: orphans.answer,
+    SitesOptions: sites.answer,
     TraceOptions: trace.answer,
     LiveOptions: live.answer,
     ProcfsOptions: procfs.answer,

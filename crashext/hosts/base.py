@@ -163,6 +163,17 @@ class CommandHost(Protocol):
         ...
 
 
+@runtime_checkable
+class SourceHost(Protocol):
+    """A host whose debug info may know lines of source."""
+
+    def source_of(self, address: int) -> list[tuple[str, str]]:
+        """(function, ``file:line``) of the instruction at `address`, the innermost inlined function
+        first; empty where the debug info does not say. The function may be "".
+        """
+        ...
+
+
 def coalesce(addresses: Addresses, size: int, limit: int) -> list[tuple[int, int]]:
     """Cut sorted, unique `addresses` into runs [i, j) that follow each other without a gap.
 

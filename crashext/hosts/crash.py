@@ -261,6 +261,15 @@ class CrashHost:
         """Output of a crash command; raises `HostError` with crash's words when it fails."""
         return self._ask(wire.COMMAND, line.encode()).decode("utf-8", "replace")
 
+    def source_of(self, address: int) -> list[tuple[str, str]]:
+        # ffffffff811c2f3e (T) alloc_pid+30 /build/linux/kernel/pid.c: 177
+        try:
+            found = _SOURCE.search(self.crash_command(f"sym {address:x}"))
+        except _Refused:
+            return []
+        # gdb knows the innermost line alone: kmalloc()'s own, where that is inlined.
+        return [("", f"{found[1]}:{found[2]}")] if found and "include/" not in found[1] else []
+
     def evaluate(self, expression: str) -> int | None:
         """Value of a C expression, by gdb inside crash. Nothing in it may assign or call."""
         if not _EXPRESSION.match(expression) or re.search(r"\w\s*\(|--|\+\+", expression):
@@ -272,6 +281,7 @@ class CrashHost:
             return None
 
 
+_SOURCE = re.compile(r"\s(\S+\.\w+): (\d{1,7})\s*$")
 _EXPRESSION = re.compile(r"^[\w\s.>()&*+\-\[\]]{1,200}$")
 
 

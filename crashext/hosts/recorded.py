@@ -21,6 +21,7 @@ from crashext.hosts.base import (
     Member,
     Module,
     ReadFault,
+    SourceHost,
     Symbol,
 )
 from crashext.hosts.session import MAX_MEMORY, NONSENSE, damaged, load, write
@@ -43,6 +44,7 @@ class RecordingHost:
         self._layouts: dict[str, Layout | None] = {}
         self._enumerators: dict[str, int | None] = {}
         self._derived: dict[str, Any] = {}
+        self._inner: dict[str, Any] = {}
         self._paused = False
 
     def info(self) -> Info:
@@ -50,14 +52,19 @@ class RecordingHost:
 
     def derived(self, key: str, compute: Callable[[], Any]) -> Any:
         """Work the answer out without recording what is read for it; keep the answer."""
-        if key not in self._derived:
+        # A question inside another one is not asked again at a replay: its answer is kept for this
+        # run alone.
+        known = self._inner if self._paused else self._derived
+        if key not in known and key in self._inner:
+            known[key] = self._inner[key]
+        if key not in known:
             paused, self._paused = self._paused, True
             try:
                 answer = compute()
             finally:
                 self._paused = paused
-            self._derived[key] = answer
-        return self._derived[key]
+            known[key] = answer
+        return known[key]
 
     def read(self, address: int, size: int) -> bytes:
         if self._paused:
@@ -118,6 +125,10 @@ class RecordingHost:
         if name not in self._enumerators:
             self._enumerators[name] = self._host.enumerator(name)
         return self._enumerators[name]
+
+    def source_of(self, address: int) -> list[tuple[str, str]]:
+        """Only answers that are kept as a whole hold lines of source."""
+        return self._host.source_of(address) if isinstance(self._host, SourceHost) else []
 
     def save(self, path: Path, command: str) -> None:
         """Write the session file; raises `HostError` when it cannot be written."""

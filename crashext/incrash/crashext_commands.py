@@ -21,6 +21,7 @@ _HELP = {
   struct they may be. `leakscan -h` lists the options.
 
     --orphans      every object of every cache that nothing reaches
+    --sites CACHE  which code allocates from a cache
     --no-refs      do not look for who points at objects
     --json         print one JSON document
     --record FILE  record what was looked at, to replay elsewhere

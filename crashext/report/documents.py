@@ -14,6 +14,7 @@ from typing import Any
 
 from crashext.analysis.overview import Overview
 from crashext.analysis.proc import ProcReport
+from crashext.analysis.results.callsites import SitesReport
 from crashext.analysis.results.reports import LeakReport, OrphanReport, SimilarityReport
 from crashext.analysis.verdict.facts import Facts
 from crashext.analysis.verdict.verdict import Verdict
@@ -189,6 +190,7 @@ KINDS: Mapping[type, str] = {
     LeakReport: "leakscan",
     SimilarityReport: "objsim",
     OrphanReport: "orphans",
+    SitesReport: "sites",
     TraceTotals: "trace",
     Overview: "verdict",
     ProcFiles: "procfs",
@@ -197,7 +199,9 @@ KINDS: Mapping[type, str] = {
 JUDGED = (LeakReport, Overview, ProcFiles)
 """Those that come with verdicts."""
 
-Report = LeakReport | SimilarityReport | OrphanReport | TraceTotals | Overview | ProcFiles
+Report = (
+    LeakReport | SimilarityReport | OrphanReport | SitesReport | TraceTotals | Overview | ProcFiles
+)
 
 
 def document(report: Report, verdicts: tuple[Verdict, ...] = ()) -> str:

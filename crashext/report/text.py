@@ -297,8 +297,9 @@ def footer(
     kernel: Kernel | None,
     skipped: tuple[Skipped, ...],
     interrupted: bool,
-    seed: int,
+    seed: int | None,
 ) -> None:
+    """`seed` is None where nothing was chosen at random."""
     for item in skipped:
         line(console, f"skipped: {item.count:,} {safe(item.what)}; {safe(item.effect)}", _WARN)
     if interrupted:
@@ -307,8 +308,8 @@ def footer(
         state = "running kernel" if kernel.live else "dump"
         line(
             console,
-            f"{state} {safe(kernel.source)}, Linux {safe(kernel.release)} {safe(kernel.arch)}; "
-            f"intervals are 95 %; seed {seed}",
+            f"{state} {safe(kernel.source)}, Linux {safe(kernel.release)} {safe(kernel.arch)}"
+            + ("" if seed is None else f"; intervals are 95 %; seed {seed}"),
             _DIM,
         )
 

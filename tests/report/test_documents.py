@@ -8,6 +8,11 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from crashext.analysis.results.callsites import CallSite, SitesReport
+from crashext.analysis.results.reports import Kernel
+from crashext.hosts.base import U64
+from crashext.hosts.plain import plain
+from crashext.hosts.session import load, write
 from crashext.report.documents import KINDS, VERSION
 from crashext.report.schema import PATH, schema, text
 from tests.conftest import SESSIONS, run
@@ -18,6 +23,9 @@ ALLOC = (
     "ptr=0x{:016x} bytes_req=24 bytes_alloc=32 gfp_flags=GFP_KERNEL node=-1 accounted=false\n"
 )
 MEMINFO = "MemTotal: 4030636 kB\nMemFree: 3502020 kB\nSlab: 101364 kB\nHugePages_Total: 0\n"
+
+SITE = CallSite("take", 0x21, "lab", U64(0xFFFFFFFFC0000021), "kmalloc_trace", False, (24,))
+SITES = SitesReport(Kernel("6.1", "x86_64", False, "vmcore"), "kmalloc-32", (SITE,), (), (), 4096)
 
 
 def test_the_file_is_what_the_types_say() -> None:
@@ -32,10 +40,14 @@ def arguments(tmp_path: Path) -> dict[str, tuple[object, ...]]:
     trace.write_text("".join(ALLOC.format(i, 0xFFFF888000100000 + 32 * i) for i in range(40)))
     proc.mkdir()
     (proc / "meminfo").write_text(MEMINFO)
+    document, extents = load(SESSIONS / "unlinked-nodes.session")
+    document["derived"]["sites kmalloc-32"] = plain(SITES)
+    write(tmp_path / "sites.session", document, [(a, bytes(data)) for a, data in extents])
     return {
         "leakscan": ("leakscan", "-r", SESSIONS / "unlinked-nodes.session", "kmalloc-32"),
         "objsim": ("objsim", "-r", SESSIONS / "unlinked-nodes.session", NODE),
         "orphans": ("leakscan", "-r", SESSIONS / "orphans.session", "--orphans"),
+        "sites": ("leakscan", "-r", tmp_path / "sites.session", "--sites", "kmalloc-32"),
         "trace": ("leakscan", "--trace", trace),
         "verdict": ("leakscan", "-r", SESSIONS / "many-leaks.session"),
         "procfs": ("leakscan", "--procfs", proc),

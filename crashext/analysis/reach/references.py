@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from crashext.analysis.reach.leftovers import left_over
 from crashext.analysis.reach.nodes import Nodes, Nodes32
 from crashext.analysis.reach.scan import KERNEL_USES, readable_frames, scan_memory
 from crashext.analysis.reach.silent import silent_words
@@ -117,6 +118,7 @@ class _Pointers:
         space = view.space
         # All that nodes can be pointed at by lies between here and the kernel image.
         lowest = min(space.direct.start, space.vmalloc.start, space.vmemmap.start)
+        self._direct = np.uint64(space.direct.start)
         self._lowest, self._span = np.uint64(lowest), np.uint64(space.image.start - lowest)
         ignored = [i for i, c in enumerate(view.caches.all) if c.name in BOOKKEEPING]
         self._ignored = np.isin(table.index.cache, np.array(ignored, np.uint16))
@@ -140,6 +142,7 @@ class _Pointers:
     def look(self, offset: int, words: Words) -> None:
         """Take in words that begin at direct-map `offset`."""
         at = np.flatnonzero(words - self._lowest < self._span)
+        at = at[~left_over(words, at, self._direct + np.uint64(offset))]
         if len(at):
             self._pointers(offset + 8 * at, words[at])
 

@@ -26,6 +26,8 @@ def of_largest_cache(facts: Facts, why: str) -> str:
 
 def of_areas(facts: Facts, area: AreaFact) -> str:
     """Who has the vmalloc areas of one caller, or what is in them."""
+    if area.unreachable:
+        return "leakscan --orphans # where they are, with everything else that is unreachable"
     if facts.source == _DUMP:
         if area.largest:
             return f"crash> rd -SS {area.largest:x} 64 # how the largest of these areas begins"
@@ -41,6 +43,8 @@ def of_pages(facts: Facts) -> str:
         command = "crash> sym" if facts.source == _DUMP else "grep -w"
         table = "" if facts.source == _DUMP else " /proc/kallsyms"
         return f"{command} {quote(owner)}{table} # the function that allocates them"
+    if facts.pages is not None and facts.pages.unreachable:
+        return "leakscan --orphans # where they are, with everything else that is unreachable"
     if facts.source == "procfs":
         if facts.tags:
             return "sort -rn /proc/allocinfo | head # which line of source grows"

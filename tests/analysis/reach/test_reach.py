@@ -165,6 +165,19 @@ def test_the_last_reader_of_a_semaphore_is_not_held_by_it(kernel: Kernel) -> Non
     assert class_of(kernel.marked(), lost) == [HELD]
 
 
+def test_words_that_what_stands_beside_them_gives_away_hold_nothing(kernel: Kernel) -> None:
+    unlinked, read, waited_for = (kernel.object() for _ in range(3))
+    node = kernel.object("kmalloc-96", unlinked, POISON)  # list_del_rcu() leaves `next`
+    semaphore = kernel.object("kmalloc-96", 0, read | 1, 0)
+    busy = kernel.object("kmalloc-96", 0, waited_for | 1, 0, node, node)
+    kernel.write(semaphore + 24, semaphore + 24, semaphore + 24)
+    kernel.variable("holders", node, semaphore, busy)
+    found = class_of(kernel.marked(), unlinked, read, waited_for, node)
+    assert found == [ORPHAN, ORPHAN, HELD, HELD]
+    kernel.variable("users", unlinked, 0, read)
+    assert class_of(kernel.marked(), unlinked, read) == [HELD, HELD]
+
+
 def test_pages_that_kfree_rcu_keeps_for_later_hold_nothing_but_the_next(kernel: Kernel) -> None:
     freed, kept = kernel.object(), [kernel.page() for _ in range(3)]
     for page, following in pairwise(kept):

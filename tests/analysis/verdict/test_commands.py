@@ -16,8 +16,10 @@ PAGES = PagesFact(1 << 30, 1 << 30, ())
 
 
 def test_page_owner_is_advised_where_it_has_not_spoken() -> None:
-    unknown = replace(HEALTHY, pages=PAGES)
-    assert "page_owner=on" in commands.of_pages(unknown)
+    unjudged = replace(HEALTHY, pages=replace(PAGES, unreachable=None))
+    assert "page_owner=on" in commands.of_pages(unjudged)
+    found = replace(HEALTHY, pages=PAGES)
+    assert commands.of_pages(found).startswith("leakscan --orphans # ")
     owned = replace(HEALTHY, pages=replace(PAGES, owner="take_pages+0x2a"))
     assert commands.of_pages(owned).startswith("crash> sym take_pages # ")
     assert commands.of_pages(replace(owned, source="procfs")).startswith("grep -w take_pages ")

@@ -1,0 +1,84 @@
+"""Places in the code that allocate from a cache, with their lines of source where those are known.
+
+A session keeps the answer, not the text that it was read from.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+
+from crashext.allocators import beyond_helpers
+from crashext.analysis.likeness.survey import kernel_of
+from crashext.analysis.results.callsites import CallSite, SitesReport
+from crashext.hosts.base import U64, Host, HostError, SourceHost
+from crashext.hosts.plain import answered
+from crashext.kernel.origin.entrypoints import Kind
+from crashext.kernel.origin.requests import Request, requests_of
+from crashext.kernel.slab.caches import SlabCache
+from crashext.kernel.slab.view import KernelView
+from crashext.skipped import Skipped
+
+_KERNEL_PATH = 6  # components of a path inside the kernel's tree, at most; others are a build's
+
+
+def sites_report(view: KernelView, cache: SlabCache) -> SitesReport:
+    """Every place that allocates from `cache`. Raises `HostError` where a session has none."""
+    found = answered(view.host, f"sites {cache.name}", SitesReport, lambda: _find(view, cache))
+    if found is None:
+        raise HostError("this session does not know: record one with leakscan --sites --record")
+    return found
+
+
+def _find(view: KernelView, cache: SlabCache) -> SitesReport:
+    known = requests_of(view.host, view.caches)
+    places = known.from_cache(cache)
+    certain = [r for r in places if r.sizes or r.caches]
+    freed = [r for r in known.of((Kind.FREE,)) if cache.address in r.caches]
+    return SitesReport(
+        kernel=kernel_of(view.host),
+        cache=cache.name,
+        sites=_in_order(view.host, certain),
+        varying=_in_order(view.host, [r for r in places if not (r.sizes or r.caches)]),
+        freed=_in_order(view.host, freed),
+        text=known.text,
+        skipped=_missing(known.missing),
+    )
+
+
+def _missing(text: int) -> tuple[Skipped, ...]:
+    if not text:
+        return ()
+    return (Skipped("bytes of text", text, "not in the dump: calls there are not known"),)
+
+
+def _in_order(host: Host, requests: list[Request]) -> tuple[CallSite, ...]:
+    """Modules first, then by address: functions of one file stand together."""
+    requests.sort(key=lambda r: (not r.function.module, r.function.module, r.call))
+    return tuple(call_site(host, r) for r in requests)
+
+
+def call_site(host: Host, request: Request) -> CallSite:
+    """The place as a report has it."""
+    function = request.function
+    return CallSite(
+        function=function.name or f"{request.call:#x}",
+        offset=request.offset if function.name else 0,
+        module=function.module,
+        address=U64(request.call),
+        calls=request.entry.name,
+        tail=request.jump,
+        sizes=request.sizes,
+        source=source_of(host, request.call),
+    )
+
+
+def source_of(host: Host, address: int) -> str:
+    """``file:line`` of whoever calls, functions inlined there seen through; "" where unknown."""
+    lines = host.source_of(address) if isinstance(host, SourceHost) else []
+    if not lines:
+        return ""
+    path, _, number = lines[beyond_helpers(name for name, _ in lines) or 0][1].rpartition(":")
+    parts = PurePath(path).parts
+    # A module's debug info has the path of the machine that built it.
+    short = PurePath(*parts[-2:]) if PurePath(path).is_absolute() else PurePath(path)
+    return f"{short}:{number}"

@@ -1,0 +1,163 @@
+"""One function of x86-64 text, disassembled, and how control gets from one instruction to the next.
+
+capstone's plain text of an instruction is enough here and three times as fast as its details; what
+follows from an instruction is worked out only for those that somebody asks about. Text that makes
+no sense (damaged, or data) costs this function.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cached_property
+from typing import NamedTuple
+
+import capstone
+
+MOST_CODE = 1 << 17  # bytes of one function; larger ones are tables of code, or nonsense
+
+_WIDE = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", *(f"r{n}" for n in range(8, 16)))
+ARGUMENTS = ("rdi", "rsi", "rdx", "rcx", "r8", "r9")
+_SCRATCH = frozenset(("rax", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11"))
+
+
+def _registers() -> dict[str, tuple[str, int]]:
+    """Name -> (64-bit register, bits)."""
+    found = {}
+    for wide in _WIDE:
+        found[wide] = (wide, 64)
+        if wide[1:].isdigit():
+            found |= {wide + s: (wide, bits) for s, bits in (("d", 32), ("w", 16), ("b", 8))}
+        else:
+            short = wide[1:]
+            found |= {f"e{short}": (wide, 32), short: (wide, 16)}
+            low = short[0] + "l" if short[1] == "x" else short + "l"
+            found[low] = (wide, 8)
+            if short[1] == "x":
+                found[short[0] + "h"] = (wide, 8)
+    return found
+
+
+REGISTERS = _registers()
+
+_READ_ONLY = frozenset(("cmp", "test", "bt", "nop", "ud2", "int3", "ret"))
+_IMPLIED = {
+    "mul": ("rax", "rdx"),
+    "div": ("rax", "rdx"),
+    "idiv": ("rax", "rdx"),
+    "cdq": ("rdx",),
+    "cqo": ("rdx",),
+    "cdqe": ("rax",),
+    "cwde": ("rax",),
+    "cpuid": ("rax", "rbx", "rcx", "rdx"),
+    "rdtsc": ("rax", "rdx"),
+    "rdtscp": ("rax", "rdx", "rcx"),
+    "rdmsr": ("rax", "rdx"),
+    "syscall": ("rcx", "r11"),
+}
+_HEX = re.compile(r"0x[0-9a-f]{1,16}", re.ASCII)
+_SLOT = re.compile(r"\[(?:rsp|rbp)(?: [+-] 0x[0-9a-f]+| [+-] \d)?\]", re.ASCII)
+
+
+class Instruction(NamedTuple):
+    address: int
+    size: int
+    mnemonic: str
+    operands: str
+
+    @property
+    def end(self) -> int:
+        return self.address + self.size
+
+    @property
+    def parts(self) -> list[str]:
+        """The operands one by one, destination first."""
+        return self.operands.split(", ") if self.operands else []
+
+    @property
+    def target(self) -> int | None:
+        """Of a direct jump or call."""
+        return int(self.operands, 16) if _HEX.fullmatch(self.operands) else None
+
+    @property
+    def ends_block(self) -> bool:
+        """Control does not come out at its end. WARN() goes on after its ud2, but nothing that
+        anyone asks about is decided there."""
+        return self.mnemonic in ("jmp", "ret", "ud2", "int3") or self.mnemonic.endswith(" ret")
+
+    @property
+    def conditional(self) -> bool:
+        return self.mnemonic.startswith("j") and self.mnemonic != "jmp"
+
+
+def slot(operand: str) -> str | None:
+    """``[rsp + 0x10]``: the stack slot that a memory operand is; None where it is none."""
+    inner = operand[operand.find("[") :]
+    return inner if _SLOT.fullmatch(inner) and "gs:" not in operand else None
+
+
+class Code:
+    """The instructions of one function, in order."""
+
+    def __init__(self, data: bytes, address: int) -> None:
+        machine = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
+        self.all = [Instruction(*found) for found in machine.disasm_lite(data, address)]
+        self._index = {instruction.address: i for i, instruction in enumerate(self.all)}
+        self._written: dict[int, frozenset[str]] = {}
+
+    def at(self, address: int) -> int | None:
+        """The place of the instruction that begins at `address`."""
+        return self._index.get(address)
+
+    @cached_property
+    def _jumps(self) -> dict[int, list[int]]:
+        """Places that jump to a place."""
+        found: dict[int, list[int]] = {}
+        for i, instruction in enumerate(self.all):
+            if instruction.mnemonic.startswith("j"):
+                to = self._index.get(instruction.target or 0)
+                if to is not None:
+                    found.setdefault(to, []).append(i)
+        return found
+
+    def before(self, i: int) -> list[int]:
+        """Places that control may come from. What only a jump table or a patched branch leads to
+        has none."""
+        found = self._jumps.get(i, [])
+        return [i - 1, *found] if i and not self.all[i - 1].ends_block else found
+
+    def writes(self, i: int) -> frozenset[str]:
+        """64-bit registers, and slots of the stack, that an instruction changes."""
+        known = self._written.get(i)
+        if known is None:
+            known = self._written[i] = _writes(self.all[i])
+        return known
+
+
+def _writes(instruction: Instruction) -> frozenset[str]:
+    name = instruction.mnemonic
+    parts = instruction.parts
+    if name == "call":
+        return _SCRATCH
+    if name.startswith("rep"):
+        return frozenset(("rdi", "rsi", "rcx"))
+    if name in _IMPLIED:
+        return frozenset(_IMPLIED[name])
+    if name == "imul" and len(parts) == 1:
+        return frozenset(("rax", "rdx"))
+    if name in ("push", "pop"):
+        popped = REGISTERS.get(parts[0], ("", 0))[0] if name == "pop" else ""
+        return frozenset(("rsp", popped))
+    if not parts or name in _READ_ONLY or name.startswith("j"):
+        return frozenset()
+    written = [_written(parts[0])]
+    if name in ("xchg", "xadd") or name.startswith("lock "):
+        written += [_written(part) for part in parts[1:]]
+    if "cmpxchg" in name:
+        written.append("rax")
+    return frozenset(written)
+
+
+def _written(operand: str) -> str:
+    if operand in REGISTERS:
+        return REGISTERS[operand][0]
+    return slot(operand) or ""

@@ -1,0 +1,254 @@
+"""What a register holds at a place of a function, as far as constants go: reaching definitions.
+
+From the place backwards over every way that leads there, to the instructions that set the register,
+and from those on to what they were set from. Where ways meet, all their values are possible; what
+is not known is one of them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from enum import Enum
+from itertools import product
+from typing import NamedTuple
+
+from crashext.kernel.origin.code import ARGUMENTS, REGISTERS, Code, Instruction, slot
+
+_WORD = (1 << 64) - 1
+_MOST_VALUES = 16
+_MOST_STEPS = 4000  # instructions that one question may look at
+_DEEPEST = 12
+_TERM = re.compile(r"([+-]?)\s*(?:([a-z0-9]+)\*(\d)|(0x[0-9a-f]+|\d+)|([a-z][a-z0-9]*))", re.ASCII)
+_MEMORY = re.compile(r"(?:(\w+) ptr )?\[(.*)\]", re.ASCII)
+_BITS = {"byte": 8, "word": 16, "dword": 32, "qword": 64}
+
+
+class What(Enum):
+    CONSTANT = "constant"
+    LOAD = "load"
+    """What memory holds at an address that is constant."""
+    ARGUMENT = "argument"
+    """Of the function, by number: its caller decides."""
+    RESULT = "result"
+    """What the call at an address returned."""
+    UNKNOWN = "unknown"
+
+
+class Value(NamedTuple):
+    what: What
+    number: int = 0
+
+
+Values = frozenset[Value]
+UNKNOWN = Value(What.UNKNOWN)
+_NOBODY_KNOWS: Values = frozenset((UNKNOWN,))
+
+Peek = Callable[[int], int | None]
+"""The word at an address of the dump; None where it cannot be read."""
+
+
+class Constants:
+    """Of one function."""
+
+    def __init__(self, code: Code, peek: Peek) -> None:
+        self._code, self._peek = code, peek
+        self._steps = 0
+
+    def before(self, i: int, register: str) -> Values:
+        """What a 64-bit register may hold when control comes to the instruction at place `i`."""
+        self._steps = _MOST_STEPS
+        return self._values(register, i, 0)
+
+    def _values(self, name: str, i: int, depth: int) -> Values:
+        if depth > _DEEPEST:
+            return _NOBODY_KNOWS
+        found: set[Value] = set()
+        for definition in self._definitions(name, i):
+            if definition is None:
+                known = name in ARGUMENTS
+                found.add(Value(What.ARGUMENT, ARGUMENTS.index(name)) if known else UNKNOWN)
+            else:
+                found |= self._set_by(self._code.all[definition], name, definition, depth + 1)
+            if len(found) > _MOST_VALUES:
+                return _NOBODY_KNOWS
+        return frozenset(found) if found and self._steps > 0 else _NOBODY_KNOWS
+
+    def _definitions(self, name: str, i: int) -> set[int | None]:
+        """Places that set it last on some way here; None: the function's caller did."""
+        on_stack = name.startswith("[rsp")
+        found: set[int | None] = set()
+        seen: set[int] = set()
+        todo = [i]
+        while todo and self._steps > 0:
+            at = todo.pop()
+            if at == 0:
+                found.add(None)
+            for before in self._code.before(at):
+                if before in seen:
+                    continue
+                seen.add(before)
+                self._steps -= 1
+                written = self._code.writes(before)
+                if name in written or (on_stack and "rsp" in written):
+                    found.add(before)
+                else:
+                    todo.append(before)
+        return found
+
+    def _set_by(self, instruction: Instruction, name: str, i: int, depth: int) -> Values:
+        parts = instruction.parts
+        if instruction.mnemonic == "call" and name == "rax":
+            return frozenset((Value(What.RESULT, instruction.address),))
+        if not parts or (parts[0] not in REGISTERS and slot(parts[0]) != name):
+            return _NOBODY_KNOWS
+        operation = instruction.mnemonic
+        if operation.startswith("set"):
+            return frozenset((Value(What.CONSTANT, 0), Value(What.CONSTANT, 1)))
+        bits = _width(parts[0])
+        if bits < 32 or REGISTERS.get(parts[0], (name, 0))[0] != name:
+            return _NOBODY_KNOWS
+        if operation.startswith("cmov"):
+            here = self._values(name, i, depth)
+            return _cut(here | self._operand(instruction, parts[1], i, depth), bits)
+        if operation in ("mov", "movabs", "movzx", "movsxd", "movsx"):
+            return self._moved(instruction, i, depth, bits)
+        if operation == "lea":
+            return _cut(self._address(instruction, parts[1], i, depth), bits)
+        return _cut(self._computed(instruction, i, depth, bits), bits)
+
+    def _moved(self, instruction: Instruction, i: int, depth: int, bits: int) -> Values:
+        source = instruction.parts[1]
+        values = self._operand(instruction, source, i, depth)
+        narrow = _width(source)
+        if instruction.mnemonic in ("mov", "movabs"):
+            return _cut(values, bits)
+        if any(v.what is not What.CONSTANT for v in values):
+            return _NOBODY_KNOWS
+        if instruction.mnemonic == "movzx":
+            return _cut(values, narrow)
+        sign = 1 << (narrow - 1)
+        return _constants({((v.number & ((sign << 1) - 1)) ^ sign) - sign for v in values}, bits)
+
+    def _computed(self, instruction: Instruction, i: int, depth: int, bits: int) -> Values:
+        operation, parts = instruction.mnemonic, instruction.parts
+        same = len(parts) == 2 and parts[0] == parts[1]
+        if same and operation in ("xor", "sub"):
+            return _constants({0}, bits)
+        if same and operation == "sbb":
+            return _constants({0, _WORD}, bits)
+        one = self._operand(instruction, parts[0], i, depth)
+        if operation in _UNARY and len(parts) == 1:
+            return _combine(lambda a, _: _UNARY[operation](a), one, _constants({0}, 64), bits)
+        if operation == "imul" and len(parts) == 3:
+            one, parts = self._operand(instruction, parts[1], i, depth), parts[1:]
+        if operation not in _BINARY or len(parts) != 2:
+            return _NOBODY_KNOWS
+        two = self._operand(instruction, parts[1], i, depth)
+        return _combine(_BINARY[operation], one, two, bits)
+
+    def _operand(self, instruction: Instruction, operand: str, i: int, depth: int) -> Values:
+        if operand in REGISTERS:
+            name, bits = REGISTERS[operand]
+            return _cut(self._values(name, i, depth), bits)
+        if "[" not in operand:
+            number = _number(operand)
+            return _NOBODY_KNOWS if number is None else _constants({number}, 64)
+        on_stack = slot(operand)
+        if on_stack is not None:
+            return _cut(self._values(on_stack, i, depth), _width(operand))
+        places = self._address(instruction, operand, i, depth)
+        if _width(operand) != 64 or any(v.what is not What.CONSTANT for v in places):
+            return _NOBODY_KNOWS
+        return frozenset(Value(What.LOAD, v.number) for v in places)
+
+    def _address(self, instruction: Instruction, operand: str, i: int, depth: int) -> Values:
+        """What a memory operand's address may be."""
+        memory = _MEMORY.fullmatch(operand)
+        if memory is None:  # of a segment: per-CPU
+            return _NOBODY_KNOWS
+        total = frozenset((Value(What.CONSTANT, 0),))
+        for sign, index, scale, number, register in _TERM.findall(memory[2]):
+            if number:
+                term = _constants({-int(number, 16) if sign == "-" else int(number, 16)}, 64)
+            elif register == "rip":
+                term = _constants({instruction.end}, 64)
+            else:
+                name = REGISTERS.get(index or register)
+                if name is None or name[0] == "rsp":
+                    return _NOBODY_KNOWS
+                factor = int(scale or 1)
+                term = self._values(name[0], i, depth)
+                term = self._resolved(term)
+                term = _combine(lambda a, b: a * b, term, _constants({factor}, 64), 64)
+            total = _combine(lambda a, b: a + b, total, term, 64)
+        return total
+
+    def _resolved(self, values: Values) -> Values:
+        """Loads replaced by what the dump holds there: a pointer that is followed further."""
+        found = set()
+        for value in values:
+            if value.what is What.LOAD:
+                word = self._peek(value.number)
+                value = UNKNOWN if word is None else Value(What.CONSTANT, word)
+            found.add(value)
+        return frozenset(found)
+
+
+_BINARY: dict[str, Callable[[int, int], int]] = {
+    "add": lambda a, b: a + b,
+    "sub": lambda a, b: a - b,
+    "and": lambda a, b: a & b,
+    "or": lambda a, b: a | b,
+    "xor": lambda a, b: a ^ b,
+    "shl": lambda a, b: a << (b & 63),
+    "shr": lambda a, b: a >> (b & 63),
+    "imul": lambda a, b: a * b,
+}
+_UNARY: dict[str, Callable[[int], int]] = {
+    "inc": lambda a: a + 1,
+    "dec": lambda a: a - 1,
+    "neg": lambda a: -a,
+    "not": lambda a: ~a,
+}
+
+
+def _combine(function: Callable[[int, int], int], one: Values, two: Values, bits: int) -> Values:
+    pairs = list(product(one, two))
+    if len(pairs) > _MOST_VALUES:
+        return _NOBODY_KNOWS
+    if any(v.what is not What.CONSTANT for pair in pairs for v in pair):
+        return _NOBODY_KNOWS
+    return _constants({function(a.number, b.number) for a, b in pairs}, bits)
+
+
+def _constants(numbers: set[int], bits: int) -> Values:
+    mask = (1 << bits) - 1
+    return frozenset(Value(What.CONSTANT, n & mask) for n in numbers)
+
+
+def _cut(values: Values, bits: int) -> Values:
+    if bits == 64:
+        return values
+    mask = (1 << bits) - 1
+    return frozenset(
+        v._replace(number=v.number & mask)
+        if v.what is What.CONSTANT
+        else v
+        if v.what is What.ARGUMENT and bits == 32
+        else UNKNOWN
+        for v in values
+    )
+
+
+def _width(operand: str) -> int:
+    if operand in REGISTERS:
+        return REGISTERS[operand][1]
+    return _BITS.get(operand.partition(" ")[0], 64)
+
+
+def _number(text: str) -> int | None:
+    try:
+        return int(text, 0)
+    except ValueError:
+        return None

@@ -1,0 +1,292 @@
+"""Every place of kernel and module text that asks for memory: from which cache, and how much.
+
+The index of calls is one pass over the text; what a call passes is read off the code before it,
+for the places that somebody asks about. It knows only what is constant there: a size that is
+computed is unknown, and the place may ask for any.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from crashext.allocators import allocates_for_others
+from crashext.hosts.base import Host, ReadFault, Symbol
+from crashext.kernel.access import string, u64
+from crashext.kernel.origin.callsites import CallSites, find_calls
+from crashext.kernel.origin.code import ARGUMENTS, MOST_CODE, Code
+from crashext.kernel.origin.constants import Constants, Values, What
+from crashext.kernel.origin.entrypoints import (
+    ALLOCATING,
+    CREATING,
+    FREEING,
+    EntryPoint,
+    Kind,
+    flags_argument,
+)
+from crashext.kernel.slab.caches import Caches, SlabCache
+from crashext.kernel.slab.families import family
+
+_MOST_FUNCTION_WITHOUT_SIZE = 1 << 14
+_DMA, _RECLAIMABLE, _ACCOUNT = 0x1, 0x10, 0x400000  # of the gfp flags
+_BY_FLAGS = ("", "dma", "rcl", "cg")
+"""Variants of kmalloc caches that the gfp flags choose; others are chosen at random or by name."""
+_NO_SYMBOL = Symbol("", 0, 0, "")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One place that asks for memory, or that frees some."""
+
+    call: int
+    """Address of the call."""
+    entry: EntryPoint
+    jump: bool
+    function: Symbol
+    caches: tuple[int, ...]
+    """Addresses of the caches that it may be given, as far as they are known."""
+    sizes: tuple[int, ...]
+    """All sizes, or orders of pages, that it may ask for; empty where it is not known."""
+    flags: int | None
+
+    @property
+    def offset(self) -> int:
+        """Of where the call returns to, as stacks of the kernel have it."""
+        return self.call + 5 - self.function.address
+
+
+class Requests:
+    """Those of one kernel. What was read of a function is kept."""
+
+    def __init__(self, host: Host, caches: Caches) -> None:
+        self._host, self._caches = host, caches
+        self._known: dict[int, Request] = {}
+        self._peeked: dict[int, int | None] = {}
+        self._function: tuple[int, Constants | None, Code | None] = (0, None, None)
+
+    @cached_property
+    def _entries(self) -> tuple[tuple[EntryPoint, ...], CallSites]:
+        entries = (*ALLOCATING, *FREEING)
+        addresses: dict[int, int] = {}
+        for number, entry in enumerate(entries):
+            address = self._host.address_of(entry.name)
+            if address is not None:
+                addresses.setdefault(address, number)  # aliases of one function
+        return entries, find_calls(self._host, addresses)
+
+    @property
+    def text(self) -> int:
+        """Bytes of text that were looked through."""
+        return self._entries[1].text
+
+    @property
+    def missing(self) -> int:
+        """Bytes of text that are not in the dump."""
+        return self._entries[1].missing
+
+    def of(
+        self, kinds: Iterable[Kind], areas: Iterable[tuple[int, int]] | None = None
+    ) -> list[Request]:
+        """All places that ask for one of `kinds`, in `areas` of addresses where those are given."""
+        entries, calls = self._entries
+        wanted = [i for i, e in enumerate(entries) if e.kind in kinds]
+        chosen = np.isin(calls.target, wanted)
+        if areas is not None:
+            inside = np.zeros(len(chosen), np.bool_)
+            for a, b in areas:
+                inside |= (calls.address >= a) & (calls.address < b)
+            chosen &= inside
+        rows = np.flatnonzero(chosen).tolist()
+        return [r for row in rows if (r := self._request(row)) is not None]
+
+    def from_cache(self, cache: SlabCache) -> list[Request]:
+        """All places that may allocate from `cache`, helpers that do it for their callers aside."""
+        fits = self._fitting(cache)
+        return [r for r in self.of((Kind.SLAB, Kind.SIZED)) if fits(r) and not _passes_on(r)]
+
+    def _request(self, row: int) -> Request | None:
+        entries, calls = self._entries
+        address = int(calls.address[row])
+        if address not in self._known:
+            entry = entries[int(calls.target[row])]
+            function = self._host.symbol_at(address) or _NO_SYMBOL
+            self._known[address] = self._read(address, entry, bool(calls.jump[row]), function)
+        return self._known[address]
+
+    def _read(self, call: int, entry: EntryPoint, jump: bool, function: Symbol) -> Request:
+        known, code = self._opened(function, call)
+        at = None if code is None else code.at(call)
+        if known is None or code is None or at is None:
+            return Request(call, entry, jump, function, (), (), None)
+
+        def argument(number: int) -> Values:
+            return known.before(at, ARGUMENTS[number])
+
+        caches: set[int] = set()
+        if entry.cache >= 0:
+            caches = self._cache_values(argument(entry.cache), known, code)
+        for variable in entry.variable:
+            place = self._host.address_of(variable)
+            if place is not None and (word := self._peek(place)) is not None:
+                caches.add(word)
+        amount = entry.order if entry.kind is Kind.PAGES else entry.size
+        sizes = _numbers(argument(amount)) if amount >= 0 else ()
+        number = flags_argument(entry, self._buckets)
+        flags = _numbers(argument(number)) if number >= 0 else ()
+        return Request(
+            call,
+            entry,
+            jump,
+            function,
+            tuple(sorted(caches & self._addresses)),
+            tuple(n & 0xFFFFFFFF if entry.kind is Kind.PAGES else n for n in sizes),
+            flags[0] & 0xFFFFFFFF if len(flags) == 1 else None,
+        )
+
+    def _opened(self, function: Symbol, call: int) -> tuple[Constants | None, Code | None]:
+        """The function's code, the last one kept: calls come in order of address."""
+        if self._function[0] != function.address or not function.address:
+            data = self._text(function, call)
+            code = Code(data, function.address) if data else None
+            known = None if code is None else Constants(code, self._peek)
+            self._function = function.address, known, code
+        return self._function[1:]
+
+    def _text(self, function: Symbol, call: int) -> bytes:
+        # crash does not tell a function's size.
+        size = function.size or min(call - function.address + 512, _MOST_FUNCTION_WITHOUT_SIZE)
+        if not function.address or not call - function.address < size <= MOST_CODE:
+            return b""
+        try:
+            return self._host.read(function.address, size)
+        except ReadFault:
+            return b""
+
+    def _peek(self, address: int) -> int | None:
+        if address not in self._peeked:
+            try:
+                self._peeked[address] = u64(self._host, address)
+            except ReadFault:
+                self._peeked[address] = None
+        return self._peeked[address]
+
+    def _cache_values(self, values: Values, known: Constants, code: Code) -> set[int]:
+        """Addresses that may be caches: given as such, from a variable, or just created."""
+        found = set()
+        for value in values:
+            if value.what is What.CONSTANT:
+                found.add(value.number)
+            elif value.what is What.LOAD and (word := self._peek(value.number)) is not None:
+                found.add(word)
+            elif value.what is What.RESULT:
+                found |= self._created(value.number, known, code)
+        return found
+
+    def _created(self, call: int, known: Constants, code: Code) -> set[int]:
+        """The cache that a function has made itself, by the name that it gave it."""
+        at = code.at(call)
+        if at is None or code.all[at].target not in self._creators:
+            return set()
+        found = set()
+        for name in known.before(at, ARGUMENTS[0]):
+            if name.what is not What.CONSTANT:
+                continue
+            try:
+                cache = self._caches.find(string(self._host, name.number))
+            except ReadFault:
+                continue
+            found |= set() if cache is None else {cache.address}
+        return found
+
+    @cached_property
+    def _creators(self) -> set[int | None]:
+        return {self._host.address_of(name) for name in CREATING} - {None}
+
+    @cached_property
+    def _addresses(self) -> set[int]:
+        return {c.address for c in self._caches.all}
+
+    @cached_property
+    def _buckets(self) -> bool:
+        return self._host.address_of("kmem_buckets_create") is not None
+
+    @cached_property
+    def _sizes(self) -> list[int]:
+        """Sizes of the kmalloc caches, ascending."""
+        plain = (c for c in self._caches.all if family(c.name)[0].startswith("kmalloc-"))
+        return sorted({c.object_size for c in plain})
+
+    def _fitting(self, cache: SlabCache) -> _Fit:
+        at = bisect_left(self._sizes, cache.object_size)
+        below = self._sizes[at - 1] if at else 0
+        name, variant = family(cache.name)
+        return _Fit(cache, name.startswith("kmalloc-"), variant, below, self._kmalloc_type)
+
+    def _kmalloc_type(self, flags: int) -> str:
+        """The variant of the kmalloc caches that gfp flags lead to; "" for the plain ones."""
+        variants = {family(c.name)[1] for c in self._caches.all}
+        for bits, variant in ((_DMA, "dma"), (_RECLAIMABLE, "rcl"), (self._account, "cg")):
+            if flags & bits and variant in variants:
+                return variant
+        return ""
+
+    @cached_property
+    def _account(self) -> int:
+        """__GFP_ACCOUNT: 6.10 made the flags an enum of bits."""
+        bit = self._host.enumerator("___GFP_ACCOUNT_BIT")
+        return _ACCOUNT if bit is None else 1 << bit
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """Whether a request may be one for this cache."""
+
+    cache: SlabCache
+    kmalloc: bool
+    variant: str
+    below: int
+    """Requests up to this size go to a smaller kmalloc cache."""
+    type_of: Callable[[int], str]
+    """The variant that gfp flags lead to."""
+
+    def __call__(self, request: Request) -> bool:
+        if request.caches:
+            return self.cache.address in request.caches
+        if request.entry.kind is Kind.SLAB and request.entry.size < 0:
+            # A cache that the code does not tell: hardly one of kmalloc's.
+            return request.entry.cache >= 0 and not self.kmalloc
+        if not self.kmalloc:
+            return False
+        known = request.flags is not None and self.variant in _BY_FLAGS
+        if known and self.type_of(request.flags or 0) != self.variant:
+            return False
+        return not request.sizes or any(
+            self.below < size <= self.cache.object_size for size in request.sizes
+        )
+
+
+def _passes_on(request: Request) -> bool:
+    """It is inside a function that does it for others: kmemdup(), alloc_skb()."""
+    return not request.caches and allocates_for_others(request.function.name)
+
+
+def _numbers(values: Values) -> tuple[int, ...]:
+    """All constants; empty where not all are."""
+    if any(v.what is not What.CONSTANT for v in values):
+        return ()
+    return tuple(sorted({v.number for v in values}))
+
+
+_KEPT: WeakKeyDictionary[Host, Requests] = WeakKeyDictionary()
+
+
+def requests_of(host: Host, caches: Caches) -> Requests:
+    """The requests of a kernel: the text is read once, whoever asks."""
+    if host not in _KEPT:
+        _KEPT[host] = Requests(host, caches)
+    return _KEPT[host]
