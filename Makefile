@@ -3,6 +3,7 @@
 # make test    these and all other tests, on real kernels' memory: builds it, then 12 minutes
 # make man papers    manual pages from the parsers, output blocks of README and crashext/docs
 # make test-live    leakscan --live in a guest that carries Python; some minutes more
+# make test-kernels    the tests on kernels of Debian's other suites; fetches 4 GB once
 # make test-busy    the tests on a distribution under load; builds it once, 15 minutes
 # make test-kmemleak    the tests that need a kernel of our own; compiles it once, 5 to 25 minutes
 
@@ -11,7 +12,8 @@ BIN := $(VENV)/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 APT := DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get
 
-.PHONY: demo check style test test-busy test-live test-kmemleak lab-packages samples papers gallery man clean
+.PHONY: demo check style test test-busy test-live test-kernels test-kmemleak lab-packages samples papers \
+    gallery man clean
 
 demo: $(VENV)/installed
 	$(BIN)/leakscan -r sample_sessions/many-leaks.session
@@ -28,6 +30,9 @@ style: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+test-kernels: $(VENV)/installed-dev lab-packages
+	CRASHEXT_KERNELS=1 $(BIN)/pytest tests/end_to_end/test_other_kernels.py
 
 test-busy: LAB_SCENARIO := busy
 test-busy: $(VENV)/installed-dev lab-packages

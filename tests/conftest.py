@@ -31,6 +31,7 @@ from tests.lab import (
     cache_folder,
     must_boot_distribution,
     must_compile,
+    must_fetch_suite,
     scenario,
 )
 
@@ -84,6 +85,8 @@ def lab_dump(name: str) -> Dump:
         )
     if must_boot_distribution(chosen) and not os.environ.get("CRASHEXT_BUSY"):
         pytest.skip(f"the guest {name!r} is not built here: make test-busy builds it")
+    if must_fetch_suite(chosen) and not os.environ.get("CRASHEXT_KERNELS"):
+        pytest.skip(f"the kernel of {chosen.kernel} is not here: make test-kernels fetches it")
     return build(chosen)
 
 

@@ -13,12 +13,13 @@ from crashext.analysis.likeness.survey import generator, kernel_of, make_classif
 from crashext.analysis.likeness.words import Kind
 from crashext.analysis.page_reach import unreachable_memory
 from crashext.analysis.reach.group_reach import reachability_of
+from crashext.analysis.reach.holes import orphans_by_holes
 from crashext.analysis.reach.nodes import NodeKind
 from crashext.analysis.reach.reachability import Reach, reach
 from crashext.analysis.reach.structures import Structures, structures
 from crashext.analysis.reach.totals import by_heads, count, unreachable_counts
 from crashext.analysis.results.estimate import Estimate, Share
-from crashext.analysis.results.evidence import Below, OrphanGroup, OrphanTotals
+from crashext.analysis.results.evidence import HIDDEN, Below, OrphanGroup, OrphanTotals
 from crashext.analysis.results.reports import Group, OrphanReport
 from crashext.analysis.settings import MEMORY_BUDGET, Settings
 from crashext.hosts.base import U64, HostError
@@ -122,12 +123,16 @@ def _groups(
     result: list[OrphanGroup] = []
     explained = [np.zeros(0, np.int64)]
     numbers = np.unique(of_cache).tolist()
+    by_holes = orphans_by_holes(marked)
     for done, number in enumerate(numbers):
+        few = np.count_nonzero(of_cache == number) <= by_holes[number]
         cache = view.caches.all[number]
         progress("orphans", done, len(numbers))
         for found_group, members in _cache_groups(
             marked, hanging, cache, heads[of_cache == number], settings
         ):
+            if few and not found_group.explanation:
+                found_group = replace(found_group, explanation=HIDDEN)
             result.append(found_group)
             if found_group.explanation:
                 explained.append(members)

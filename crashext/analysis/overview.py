@@ -52,6 +52,7 @@ from crashext.skipped import Skipped
 from crashext.wording import bracketed, some_of
 
 _TELLING = 2  # groups of a cache whose evidence is given
+_MANY_AREAS = 8
 _STRONG = ("alloc-tag", "slub-track", "kmemleak", "page-owner", "trace")
 
 
@@ -203,7 +204,9 @@ def _judged(
     marked = reach(view, progress, partial(generator, settings), budget)
     report = orphan_report(marked, settings, progress)
     pages = facts.pages
-    if pages is not None:
+    # What a missing slab page pointed at may be anything, pages and areas too.
+    holed = marked.references.coverage.missing_slab > 0
+    if pages is not None and not holed:
         left = unaccounted_frames(view, uses, areas, settings.seed)
         pages = _judged_pages(marked, pages, report.memory, left)
     counts = unreachable_counts(marked)
@@ -215,7 +218,7 @@ def _judged(
         ),
         explained=report.totals.explained,
         holders=holder_facts(marked, facts, progress),
-        areas=_areas(marked),
+        areas=tuple(_not_hidden(a) if holed else a for a in _areas(marked)),
         pages=pages,
         reachability=report.reachability,
     )
@@ -272,6 +275,12 @@ def _unreachable(found: UnreachableCache, groups: tuple[OrphanGroup, ...]) -> Un
         found.others,
         contains_symbols=any(a.rung == RUNG and a.module == module for a in allocators),
     )
+
+
+def _not_hidden(fact: AreaFact) -> AreaFact:
+    """The missing pages may be what points at a few areas; not at all of very many."""
+    few = fact.unreachable is not None and fact.areas < _MANY_AREAS
+    return replace(fact, unreachable=None) if few else fact
 
 
 def _areas(marked: Reach) -> tuple[AreaFact, ...]:

@@ -30,6 +30,7 @@ from crashext.hosts.base import (
     Symbol,
     coalesce,
 )
+from crashext.hosts.directmap import direct_map
 from crashext.hosts.dumpfile import DumpFile, examine
 from crashext.hosts.percpu import PERCPU_END, percpu_table, symbol_in
 from crashext.incrash import crashext_wire as wire
@@ -41,7 +42,6 @@ _PAGE = 4096
 _RUN = 1 << 20
 _BULK = 1 << 18  # bytes from which a read goes to the dump file
 _MAX_VMCOREINFO = 1 << 16
-_DIRECT_MAP = 1 << 46  # bytes of direct map that 4-level paging has room for
 _LIVE = ("/proc/kcore", "/dev/mem", "/dev/crash")
 
 
@@ -51,7 +51,7 @@ class CrashHost:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._starts = self._ends = np.zeros(0, np.uint64)
-        self._direct = 0
+        self._direct = range(0)
         self._memory: PhysicalMemory | None = None
         version = self._ask(wire.HELLO, struct.pack("<I", wire.VERSION))
         if version != struct.pack("<I", wire.VERSION):
@@ -103,20 +103,26 @@ class CrashHost:
 
     def _watch_direct_map(self) -> None:
         """From now on, know which direct-map pages the dump lacks without asking crash."""
-        symbol = self.address_of("page_offset_base")
-        if self._file.present is None or symbol is None:
+        if self._file.present is None:
             return
-        self._direct = int.from_bytes(self.read(symbol, 8), "little")
+        self._direct = direct_map(self._variable)
         ranges = np.array(self._file.present, np.uint64).reshape(-1, 2)
         self._starts, self._ends = ranges[:, 0], ranges[:, 1]
+
+    def _variable(self, name: str) -> int | None:
+        symbol = self.address_of(name)
+        try:
+            return None if symbol is None else int.from_bytes(self.read(symbol, 8), "little")
+        except ReadFault:
+            return None
 
     def _held(self, addresses: Addresses, size: int) -> Mask:
         """False where a direct-map read would run into a page that is not in the dump."""
         held = np.ones(len(addresses), np.bool_)
         if not self._direct or not len(self._starts):
             return held
-        physical = addresses - np.uint64(self._direct)
-        inside = physical < np.uint64(_DIRECT_MAP)
+        physical = addresses - np.uint64(self._direct.start)
+        inside = physical < np.uint64(len(self._direct))
         at = np.searchsorted(self._starts, physical[inside], side="right").astype(np.int64) - 1
         held[inside] = (at >= 0) & (
             physical[inside] + np.uint64(size) <= self._ends[np.maximum(at, 0)]
@@ -145,9 +151,9 @@ class CrashHost:
 
     def _bulk(self, address: int, size: int) -> bytes | None:
         """A long read of the direct map from the dump file itself: the bridge need not carry it."""
-        physical = address - self._direct
-        if not self._direct or not 0 <= physical < _DIRECT_MAP:
+        if address not in self._direct:
             return None
+        physical = address - self._direct.start
         if self._memory is None:
             from crashext.hosts.drgn import (
                 PhysicalMemory,  # drgn takes a third of a second to import

@@ -28,13 +28,14 @@ from crashext.hosts.base import (
     coalesce,
 )
 from crashext.hosts.debugpackage import missing_debug_info
+from crashext.hosts.directmap import direct_map
 from crashext.hosts.dumpfile import DumpFile, build_id, examine
 from crashext.hosts.percpu import PERCPU_END, percpu_table, symbol_in
 from crashext.hosts.symboltable import SymbolTable
 
 _READ_LIMIT = 1 << 20  # bigger pieces gain nothing (measured 2.7 GB/s at 1 MiB on an ELF dump)
-_DIRECT_MAP = 1 << 46  # bytes of direct map that 4-level paging has room for
 _KCORE = Path("/proc/kcore")
+GLOBAL = drgn.SymbolBinding.GLOBAL
 
 
 class NoDebugInfo(HostError):
@@ -72,7 +73,7 @@ class DrgnHost:
             vmcoreinfo=fields,
         )
         self._require_matching_debug_info()
-        self._direct = 0 if self._info.live else self._direct_map()
+        self._direct = range(0) if self._info.live else direct_map(self._variable)
 
     def _require_matching_debug_info(self) -> None:
         """The kernel's own release string, read through the debug info, must be the dump's."""
@@ -89,10 +90,6 @@ class DrgnHost:
                 "give its vmlinux with -s"
             )
 
-    def _direct_map(self) -> int:
-        """Where the direct map begins; 0 where the kernel does not say."""
-        return self._variable("page_offset_base") or 0
-
     def _variable(self, name: str) -> int | None:
         address = self.address_of(name)
         try:
@@ -105,8 +102,8 @@ class DrgnHost:
 
         Raises what drgn raises.
         """
-        if self._direct and 0 <= address - self._direct < _DIRECT_MAP:
-            return bytes(self._program.read(address - self._direct, size, physical=True))
+        if address in self._direct:
+            return bytes(self._program.read(address - self._direct.start, size, physical=True))
         return bytes(self._program.read(address, size))
 
     def info(self) -> Info:
@@ -174,8 +171,9 @@ class DrgnHost:
             return None
         if not found:
             return None
-        # Aliases share an address: the widest is the object itself, the name breaks the tie.
-        best = min(found, key=lambda s: (-s.size, s.name))
+        # Aliases share an address: the widest is the object itself (a lock_class_key has no size
+        # where lockdep is off), then what other files see, then the name breaks the tie.
+        best = min(found, key=lambda s: (-s.size, s.binding != GLOBAL, s.name))
         return Symbol(best.name, best.address, best.size, module)
 
     def source_of(self, address: int) -> list[tuple[str, str]]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from crashext.analysis.results.estimate import Estimate, count_text
-from crashext.analysis.results.evidence import OrphanGroup, UnreachableMemory
+from crashext.analysis.results.evidence import HIDDEN, OrphanGroup, UnreachableMemory
 from crashext.analysis.results.reports import OrphanReport
 from crashext.analysis.types.candidates import settled
 from crashext.hosts.base import HostError
@@ -125,7 +125,9 @@ def _explained(console: Console, groups: list[OrphanGroup], verbose: bool) -> No
         mine = [g for g in groups if g.explanation == reason]
         caches = ", ".join(dict.fromkeys(g.cache for g in mine))
         objects = sum(g.objects for g in mine)
-        line(console, f"  no leak: {plural(objects, 'object')} of {safe(caches)}: {safe(reason)}")
+        verdict = "cannot tell" if reason == HIDDEN else "no leak"
+        about = f"{plural(objects, 'object')} of {safe(caches)}"
+        line(console, f"  {verdict}: {about}: {safe(reason)}")
         if verbose:
             addresses = ", ".join(f"{a:x}" for g in mine for a in g.examples)
             line(console, f"    {addresses}")

@@ -2,76 +2,29 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator
-from unittest.mock import patch
-
-import drgn
 import numpy as np
 import pytest
-from drgn.helpers.linux import slab as drgn_slab
-from drgn.helpers.linux.mm import PageSlab, for_each_page
 from drgn.helpers.linux.slab import (
     for_each_slab_cache,
     get_slab_cache_aliases,
-    slab_cache_for_each_allocated_object,
     slab_cache_usage,
 )
 
-from crashext.kernel.slab.caches import SlabCache
-from crashext.kernel.slab.objects import State
 from crashext.kernel.slab.usage import usage
 from crashext.kernel.slab.view import KernelView
 from tests.conftest import lab_dump, lab_view
+from tests.kernel.oracle import allocated_by_drgn, drgn_program
+from tests.kernel.walked import allocated_addresses
 from tests.lab import read_addresses
 
 DUMPS = ["default", "twin", "innocent", "nodes-debug"]
 
 
-def allocated_addresses(view: KernelView, cache: SlabCache) -> list[int]:
-    """Every allocated object that our walker finds, sorted."""
-    index = view.index
-    rows = index.rows_of(view.caches.index(cache))
-    found: list[int] = []
-    for batch in view.reader(cache).read(index, rows):
-        assert not batch.broken.any()
-        assert not batch.mismatched.any()
-        found += batch.address[batch.state == State.ALLOCATED].tolist()
-    return sorted(found)
-
-
-def drgn_program(name: str) -> drgn.Program:
-    dump = lab_dump(name)
-    program = drgn.Program()
-    program.set_core_dump(str(dump.vmcore))
-    program.load_debug_info([str(dump.vmlinux)], main=True)
-    return program
-
-
 @pytest.mark.parametrize("name", DUMPS)
 def test_allocated_objects_are_drgns_in_every_cache(name: str) -> None:
     program, view = drgn_program(name), lab_view(name)
-    # drgn looks at every page of the machine for every cache, which takes minutes. Its own
-    # predicate finds the slab pages once; then each cache is shown only its own.
-    pages: dict[int, list[drgn.Object]] = defaultdict(list)
-    for page in for_each_page(program):
-        try:
-            if PageSlab(page):
-                slab = drgn.cast("struct slab *", page)
-                pages[slab.slab_cache.value_()].append(page)
-        except drgn.FaultError:
-            continue
     checked = 0
-    for theirs in for_each_slab_cache(program):
-        own = pages[theirs.value_()]
-
-        def of_this_cache(_: drgn.Program, own: list[drgn.Object] = own) -> Iterator[drgn.Object]:
-            return iter(own)
-
-        with patch.object(drgn_slab, "for_each_page", of_this_cache):
-            expected = sorted(
-                o.value_() for o in slab_cache_for_each_allocated_object(theirs, "void")
-            )
+    for theirs, expected in allocated_by_drgn(program):
         cache = next(c for c in view.caches.all if c.address == theirs.value_())
         assert cache.name == theirs.name.string_().decode()
         assert allocated_addresses(view, cache) == expected, cache.name

@@ -84,6 +84,7 @@ LAYOUTS = (
         comm=(32, 16),
         thread=(48, 16),
         last_wakee=(64, 8),
+        exit_state=(72, 4),
     ),
     layout("struct thread_struct", 16, sp=(0, 8)),
     layout("struct kmemleak_object", 128, rcu=(16, 16)),

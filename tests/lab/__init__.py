@@ -9,18 +9,27 @@ See README.md in this folder. From Python::
     dump.vmcore, dump.truth()["parts"]["nodes"]["count"]
 """
 
-from .build import Dump, build, cache_folder, must_boot_distribution, must_compile
+from .build import (
+    Dump,
+    build,
+    cache_folder,
+    must_boot_distribution,
+    must_compile,
+    must_fetch_suite,
+)
 from .distribution import DISTRIBUTION_PACKAGES
 from .errors import LabError, MissingToolsError
 from .own_kernel import own_kernel_packages
 from .packages import APT_PACKAGES
 from .scenarios import SCENARIOS, Scenario, scenario
+from .suites import SUITES
 from .truth import read_addresses
 
 __all__ = [
     "APT_PACKAGES",
     "DISTRIBUTION_PACKAGES",
     "SCENARIOS",
+    "SUITES",
     "Dump",
     "LabError",
     "MissingToolsError",
@@ -29,6 +38,7 @@ __all__ = [
     "cache_folder",
     "must_boot_distribution",
     "must_compile",
+    "must_fetch_suite",
     "own_kernel_packages",
     "read_addresses",
     "scenario",

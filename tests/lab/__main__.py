@@ -19,6 +19,7 @@ from . import (
     scenario,
 )
 from .scenarios import DEBIAN
+from .suites import SUITES
 
 
 def main() -> int:
@@ -28,7 +29,7 @@ def main() -> int:
     options = _parser().parse_args()
     if options.print_packages:
         packages = set(APT_PACKAGES.values())
-        if any(scenario(name).kernel != DEBIAN for name in options.scenarios):
+        if any(scenario(name).kernel not in (DEBIAN, *SUITES) for name in options.scenarios):
             packages |= own_kernel_packages()
         if any(scenario(name).distribution for name in options.scenarios):
             packages |= set(DISTRIBUTION_PACKAGES.values())
@@ -37,6 +38,7 @@ def main() -> int:
     if options.list or not options.scenarios:
         for known in SCENARIOS.values():
             print(f"{known.name:14} {known.memory:>5}  {known.summary}")
+        print(f"NAME@SUITE: on the kernel of another suite of Debian: {', '.join(SUITES)}")
         return 0
     try:
         for name in options.scenarios:

@@ -26,6 +26,7 @@ from .program_build import build_program
 from .qemu import COMMAND_LINE, Guest, Machine
 from .run import run
 from .scenarios import DEBIAN, Scenario
+from .suites import SUITES, fetch_suite, suite_kernel
 
 BOOT_TIMEOUT = 600.0
 LOCK_TIMEOUT = 3600.0
@@ -146,8 +147,18 @@ def build(
 
 def must_compile(scenario: Scenario) -> bool:
     """Whether `build` would first have to compile a kernel, which takes minutes."""
+    if scenario.kernel in SUITES:
+        return False
     kernel = _kernel(scenario, cache_folder())
     return kernel.config is not None and not kernel.root.is_dir()
+
+
+def must_fetch_suite(scenario: Scenario) -> bool:
+    """Whether `build` would first download another suite's kernel, a gigabyte and more."""
+    if scenario.kernel not in SUITES:
+        return False
+    folder = cache_folder() / "suites" / scenario.kernel
+    return not any(folder.glob("*/vmlinux"))
 
 
 def must_boot_distribution(scenario: Scenario) -> bool:
@@ -171,11 +182,20 @@ def _bench(scenario: Scenario, cache: Path) -> Path:
 def _kernel(scenario: Scenario, cache: Path) -> Kernel:
     if scenario.kernel == DEBIAN:
         return newest_kernel(cache)
+    if scenario.kernel in SUITES:
+        # The first time fetches package lists, a few MB; hence the lock.
+        with _lock(cache / "suites" / scenario.kernel, lambda line: None):
+            return suite_kernel(cache, SUITES[scenario.kernel])
     return own_kernel(cache, scenario.kernel)
 
 
 def _provide(kernel: Kernel, cache: Path, tell: Callable[[str], None]) -> None:
     if kernel.root.is_dir():
+        return
+    if kernel.suite:
+        # Under a lock of its own: builders of other kernels' dumps need not wait for downloads.
+        with _lock(kernel.root.parent, tell):
+            fetch_suite(cache, kernel)
         return
     if kernel.config is None:
         with _lock(cache, tell):

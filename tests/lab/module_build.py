@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 
 from .packages import Kernel
 from .run import run
+from .suites import in_root
 
 SOURCE = Path(__file__).parent / "module"
 BUILD_TIMEOUT = 300.0
@@ -31,9 +32,28 @@ def build_module(cache: Path, kernel: Kernel) -> Path:
     built.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".building-", dir=built.parent) as folder:
         work = Path(folder) / "module"
-        shutil.copytree(SOURCE, work)
-        run(["make", "-C", kernel.headers, f"M={work}", "modules"], BUILD_TIMEOUT)
-        # kbuild does this only with the kernel's whole build tree at hand.
-        run(["pahole", "-J", "--btf_base", kernel.vmlinux, work / "leaklab.ko"], BUILD_TIMEOUT)
+        if kernel.suite:
+            _build_in_suite(kernel, work)
+        else:
+            shutil.copytree(SOURCE, work)
+            run(["make", "-C", kernel.headers, f"M={work}", "modules"], BUILD_TIMEOUT)
+            # kbuild does this only with the kernel's whole build tree at hand.
+            pahole = ("pahole", "-J", "--btf_base", kernel.vmlinux, work / "leaklab.ko")
+            run(pahole, BUILD_TIMEOUT)
         (work / "leaklab.ko").rename(built)
     return built
+
+
+def _build_in_suite(kernel: Kernel, work: Path) -> None:
+    """Compile with the compiler of the kernel's own suite.
+
+    Since Debian 13 the headers have a vmlinux that is BTF alone: kbuild adds the module's by
+    itself. 5.10 has no BTF of modules at all.
+    """
+    with TemporaryDirectory(prefix=".module-", dir=kernel.root / "work") as folder:
+        inside = f"/work/{Path(folder).name}"
+        shutil.copytree(SOURCE, folder, dirs_exist_ok=True)
+        headers = f"/usr/src/linux-headers-{kernel.release}"
+        in_root(kernel, ["make", "-C", headers, f"M={inside}", "modules"], BUILD_TIMEOUT)
+        work.mkdir()
+        shutil.copyfile(Path(folder) / "leaklab.ko", work / "leaklab.ko")

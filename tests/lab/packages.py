@@ -7,6 +7,7 @@ machine's own kernel packages alone. Names and versions are asked of apt at run 
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import tarfile
@@ -52,16 +53,24 @@ class Kernel:
     root: Path
     config: Path | None = None
     """What it is compiled with here (own_kernel.py); None: Debian's own binary."""
+    suite: str = ""
+    """The other Debian suite it is from (suites.py), whose compiler lies in `root` as well."""
 
     @property
     def image(self) -> Path:
-        """The bootable kernel."""
-        return self.root / "boot" / f"vmlinuz-{self.release}"
+        """The bootable kernel; Debian's packages of 7.x keep it beside the modules."""
+        beside = self.modules / "vmlinuz"
+        return beside if beside.is_file() else self.root / "boot" / f"vmlinuz-{self.release}"
 
     @property
     def vmlinux(self) -> Path:
         """The unstripped kernel with DWARF and BTF."""
-        return self.root / "vmlinux"
+        return self.vmlinux_in(self.root)
+
+    @staticmethod
+    def vmlinux_in(root: Path) -> Path:
+        """Where a kernel below `root` has its `vmlinux`."""
+        return root / "vmlinux"
 
     @property
     def modules(self) -> Path:
@@ -126,7 +135,7 @@ def _unpack_kernel(kernel: Kernel, into: Path) -> None:
         run(["dpkg-deb", "-x", deb, into], UNPACK_TIMEOUT)
         deb.unlink()
     deb = download(f"{image}-dbg", kernel.version, into)
-    _extract_vmlinux(deb, kernel.release, into / "vmlinux")
+    extract_vmlinux(deb, kernel.release, into / "vmlinux")
     deb.unlink()
     # The one absolute path in Debian's headers; their symlinks are relative already.
     common_tree = kernel.root / "usr" / "src" / common
@@ -134,21 +143,23 @@ def _unpack_kernel(kernel: Kernel, into: Path) -> None:
     makefile.write_text(f"include {common_tree}/Makefile\n")
 
 
-def _extract_vmlinux(deb: Path, release: str, target: Path) -> None:
+def extract_vmlinux(deb: Path, release: str, target: Path) -> None:
     """Take the one file out of the debug package and stop: unpacked whole it is 5.6 GB."""
-    wanted = f"./usr/lib/debug/boot/vmlinux-{release}"
+    # Of 7.x the file in boot/ is a link to the one beside the modules.
+    wanted = (f"boot/vmlinux-{release}", f"modules/{release}/vmlinux")
     with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(deb)], stdout=subprocess.PIPE) as dpkg:
         try:
             with tarfile.open(fileobj=dpkg.stdout, mode="r|") as archive:
                 for member in archive:
-                    source = archive.extractfile(member) if member.name == wanted else None
+                    fits = member.isfile() and member.name.endswith(wanted)
+                    source = archive.extractfile(member) if fits else None
                     if source is not None:
                         with target.open("wb") as out:
                             shutil.copyfileobj(source, out, 1 << 20)
                         return
         finally:
             dpkg.kill()
-    raise LabError(f"{deb.name} has no {wanted}")
+    raise LabError(f"{deb.name} has no {wanted[0]}")
 
 
 def download(package: str, version: str, into: Path) -> Path:
@@ -173,15 +184,25 @@ def newest_dependency(package: str, prefix: str) -> tuple[str, str]:
 
 def _dependency(package: str, prefix: str) -> str:
     """The first dependency of `package` whose name starts with `prefix`."""
-    for line in run(["apt-cache", "depends", package]).splitlines():
-        name = line.strip().removeprefix("Depends: ")
-        if line.lstrip().startswith("Depends: ") and name.startswith(prefix):
+    return first_dependency(run(["apt-cache", "depends", package]), package, re.escape(prefix))
+
+
+def first_dependency(depends: str, package: str, start: str) -> str:
+    """The first name in ``apt-cache depends PACKAGE`` that begins as the pattern `start` says."""
+    for line in depends.splitlines():
+        kind, _, name = line.strip().partition(": ")
+        if kind == "Depends" and re.match(start, name):
             return name
-    raise LabError(f"apt knows no {prefix}* that {package} depends on: run apt-get update")
+    raise LabError(f"apt knows no {start}* that {package} depends on: run apt-get update")
 
 
 def _version(package: str) -> str:
-    for line in run(["apt-cache", "show", "--no-all-versions", package]).splitlines():
+    return version_shown(run(["apt-cache", "show", "--no-all-versions", package]), package)
+
+
+def version_shown(record: str, package: str) -> str:
+    """The version in what ``apt-cache show PACKAGE`` prints."""
+    for line in record.splitlines():
         if line.startswith("Version: "):
             return line.removeprefix("Version: ").strip()
     raise LabError(f"apt knows no version of {package}: run apt-get update")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from .errors import LabError
+from .suites import SUITES
 
 DEBIAN = "debian"
 """The kernel of a scenario that names none: Debian's binary."""
@@ -68,8 +69,8 @@ class Scenario:
     distribution: bool = False
     """Boots Debian from a disk and puts load on it (busy.py), in place of ``guest/init``."""
     kernel: str = DEBIAN
-    """Debian's binary kernel, or the NAME of a ``kernels/NAME.config``, which takes minutes to
-    compile (own_kernel.py)."""
+    """Debian's binary kernel, that of another of its suites by name (suites.py), or the NAME of a
+    ``kernels/NAME.config``, which takes minutes to compile (own_kernel.py)."""
 
     @property
     def module_parameters(self) -> dict[str, int]:
@@ -303,9 +304,33 @@ SCENARIOS = {
 }
 
 
+_SMALLER = {
+    "default": {
+        **_EVERYTHING,
+        "nodes": 20_000,
+        "private": 4_000,
+        "messages": 500,
+        "chains": 50,
+    },
+}
+"""Counts of scenarios on the kernels of other suites, where one leak of each kind is enough."""
+
+
 def scenario(name: str) -> Scenario:
-    """The scenario called `name`, or a `LabError` that lists them."""
+    """The scenario called `name`, or a `LabError` that lists them.
+
+    ``NAME@SUITE`` is scenario NAME on the kernel of another Debian suite.
+    """
+    base, _, suite = name.partition("@")
     try:
-        return SCENARIOS[name]
+        chosen = SCENARIOS[base]
     except KeyError:
-        raise LabError(f"no scenario {name!r} (known: {', '.join(SCENARIOS)})") from None
+        raise LabError(f"no scenario {base!r} (known: {', '.join(SCENARIOS)})") from None
+    if not suite:
+        return chosen
+    if suite not in SUITES:
+        raise LabError(f"no suite {suite!r} (known: {', '.join(SUITES)})")
+    if chosen.kernel != DEBIAN:
+        raise LabError(f"scenario {base} has a kernel of its own, {chosen.kernel}")
+    parameters = _SMALLER.get(base, chosen.parameters)
+    return replace(chosen, name=name, kernel=suite, parameters=parameters)

@@ -34,7 +34,9 @@ class Check:
 
     @property
     def agrees(self) -> bool:
-        """Within 1 % or 256 KiB."""
+        """Within 1 % or 256 KiB; what only one side can see does not agree, it is not known."""
+        if bool(self.counted) != bool(self.found):
+            return False
         most = max(_TOLERANCE, int(_RELATIVE * max(self.counted, self.found)))
         return abs(self.difference) <= most
 

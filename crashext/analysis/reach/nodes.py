@@ -19,6 +19,7 @@ from crashext.kernel.addresses import PAGE_SHIFT
 from crashext.kernel.memmap import BLOCK_PAGES
 from crashext.kernel.pages.areas import VM_ALLOC, VM_MAP, Areas
 from crashext.kernel.pages.frames import Frames, FrameUse
+from crashext.kernel.pages.idleareas import idle_records
 from crashext.kernel.pages.leftover import Blocks
 from crashext.kernel.pages.pagetables import physical
 from crashext.kernel.roots.stacks import Stacks
@@ -26,8 +27,6 @@ from crashext.kernel.slab.slots import SlotTable
 from crashext.kernel.slab.view import KernelView
 
 Nodes32 = NDArray[np.int32]
-_RECORDS = "vmap_area"
-"""The cache of the records of areas, busy and free, where these have one of their own."""
 _ANY = -1
 
 
@@ -195,7 +194,7 @@ def nodes(
         first + np.arange(len(blocks.first), dtype=np.int32), blocks.pages
     )
     map_start, map_pfn = _map_pieces(view)
-    own, own_area = _descriptions(view, table, areas)
+    own, own_area = _descriptions(view, areas)
     return Nodes(
         view=view,
         table=table,
@@ -240,21 +239,15 @@ def _map_pieces(view: KernelView) -> tuple[NDArray[np.int64], NDArray[np.int64]]
     return start[order], pfn[order]
 
 
-def _descriptions(
-    view: KernelView, table: SlotTable, areas: Areas
-) -> tuple[Words, NDArray[np.int64]]:
+def _descriptions(view: KernelView, areas: Areas) -> tuple[Words, NDArray[np.int64]]:
     """Addresses of areas' vmap_areas, vm_structs and arrays of pages, and whom they speak of.
 
-    A vmap_area's end is where its neighbour may begin, so that it speaks for no area at all.
+    A vmap_area's end is where its neighbour may begin, so that it speaks for no area at all; nor
+    does that of a free range.
     """
     rows = np.arange(len(areas.start))
     nobody = np.full(len(areas.record), _ANY)
-    cache = view.caches.find(_RECORDS)
-    others = np.zeros(0, np.uint64)
-    if cache is not None:
-        of_cache = table.index.rows_of(view.caches.index(cache))
-        slots = [np.arange(table.first[r], table.first[r + 1]) for r in of_cache.tolist()]
-        others = table.addresses(np.concatenate([np.zeros(0, np.int64), *slots]))
+    others = idle_records(view.host)
     address = np.concatenate([areas.record, areas.structure, areas.array, others])
     area = np.concatenate([nobody, rows, rows, np.full(len(others), _ANY)])
     known = address != 0

@@ -220,6 +220,10 @@ def _marked(
     mark(marks, references.source, references.target, roots[sure & ~page])
     _from_registers(graph, references, marks)
     mark_pages(marks, references, roots[sure & page])
+    if references.coverage.missing_slab:
+        # Who knows of a block may be in a page that is missing: it may be a module's variables.
+        blocks = np.arange(graph.first_block, graph.count, dtype=np.int32)
+        mark(marks, references.source, references.target, blocks)
     certain = marks.reached.copy()
     mark(marks, references.source, references.target, roots[~sure & full])
     mark_pages(marks, references, np.zeros(0, np.int32))

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from crashext.analysis.reach.leftovers import left_over
 from crashext.analysis.reach.nodes import Nodes, Nodes32
 from crashext.analysis.reach.scan import KERNEL_USES, readable_frames, scan_memory
+from crashext.analysis.reach.silent import silent_words
 from crashext.hosts.base import Host, Mask
 from crashext.kernel.access import Words
 from crashext.kernel.addresses import PAGE_SHIFT, PAGE_SIZE
@@ -113,6 +114,7 @@ class _Pointers:
         self._nodes, self._stacks, self._wanted = nodes, stacks, wanted
         view = nodes.view
         self._table = table = nodes.table
+        self._silent = silent_words(view, table)
         space = view.space
         # All that nodes can be pointed at by lies between here and the kernel image.
         lowest = min(space.direct.start, space.vmalloc.start, space.vmemmap.start)
@@ -188,7 +190,7 @@ class _Pointers:
     def _in_slabs(self, where: Words, target: Nodes32, by_page: bool) -> None:
         table = self._table
         source, within = table.locate(where)
-        held = source >= 0
+        held = (source >= 0) & ~self._silent.holds(where)
         for start, end in self._links:
             at = np.flatnonzero((within >= start) & (within < end) & held)
             at = at[target[at] < self._nodes.first_area]

@@ -14,6 +14,8 @@ from crashext.analysis.results.estimate import Estimate, Share
 from crashext.hosts.base import U64
 
 MOST_LINES = 8
+HIDDEN = "what holds them may be in pages that this dump lacks"
+"""Explanation of orphans that are no more than missing pages can account for."""
 Text = Annotated[str, Meta(max_length=4096)]
 """A line of a report."""
 
@@ -144,7 +146,8 @@ class OrphanGroup:
     examples: tuple[U64, ...]
     notes: tuple[str, ...]
     explanation: str = ""
-    """Why the kernel itself does not count these as leaked; "" where it does."""
+    """Why the kernel itself does not count these as leaked, or `HIDDEN`; "" where nothing
+    speaks for them."""
     allocators: tuple[Allocator, ...] = ()
     types: tuple[TypeCandidate, ...] = ()
 

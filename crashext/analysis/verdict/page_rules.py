@@ -186,6 +186,13 @@ def _most(pages: PagesFact) -> list[tuple[str, str, float]]:
     return [group for group in pages.groups[:3] if group[2] >= _SAYS]
 
 
+def _not_looked(facts: Facts) -> tuple[str, ...]:
+    """Why nobody knows who points at pages: where pages are missing, that would not tell."""
+    if facts.reachability is not None:
+        return doubts(facts)
+    return () if facts.source == "procfs" else ("nobody looked who points at these pages",)
+
+
 def _unjudged_pages(facts: Facts, pages: PagesFact) -> Verdict:
     """Nobody looked whose they are, or who points at them: drivers take pages too."""
     module = next((m for _, m, part in pages.groups if m and part >= _TELLS), "")
@@ -214,7 +221,7 @@ def _unjudged_pages(facts: Facts, pages: PagesFact) -> Verdict:
             *(() if tag is None else _tagged(tag, pages.bytes)),
             *(f"{n} is loaded: {_TAKERS[n]}" for n in suspects if n not in known),
         ),
-        () if facts.source == "procfs" else ("nobody looked who points at these pages",),
+        _not_looked(facts),
         of_pages(facts),
     )
 

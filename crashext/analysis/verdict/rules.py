@@ -99,8 +99,9 @@ def misunderstood(facts: Facts) -> Verdict | None:
         Culprit(),
         size,
         "low",
-        f"cannot tell: {size_text(size)} of slab objects look unreachable, but who points at what "
-        "was not understood in this dump",
+        "cannot tell: "
+        + (f"{size_text(size)} of slab objects look unreachable, but " if size else "")
+        + "who points at what was not understood in this dump",
         seen.misgivings,
         tuple(n for n in seen.notes if not any(m in n for m in seen.misgivings)),
         of_largest_cache(facts, "what is in the largest cache, and how much of it is alike"),

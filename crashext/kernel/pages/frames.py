@@ -25,6 +25,8 @@ MAX_FRAMES = 1 << 28  # 1 TiB of memory; a byte each
 _MAX_ZONES = 5 * 1024
 _MAX_ORDER = 18
 _HUGETLB_DTOR = 2
+_COSTLY_ORDER = 3  # PAGE_ALLOC_COSTLY_ORDER
+_HUGE_ORDER = 9  # pageblock_order on x86-64: 2 MiB
 
 
 class FrameUse(enum.IntEnum):
@@ -84,14 +86,18 @@ class _Fields:
         self.page_type = self.page.first_of("page_type", "_mapcount")
         self.mapping = self.page.first_of("mapping")
         self.private = self.page.first_of("private")
-        self.tail = self.page.first_of("compound_head", "compound_info")
+        self.tails = self.slab.tails
         self.dtor = self.page.first_of("compound_dtor")  # in the second page; until 6.6
         self.bits = {
             name: host.enumerator(f"PG_{name}")
             for name in ("reserved", "lru", "swapbacked", "head", "hugetlb")
         }
         notes = host.info().vmcoreinfo
-        self.buddy = _type_value(notes.get("NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)"), 0xFFFFFF7F)
+        buddy = host.enumerator("PGTY_buddy")
+        self.buddy = _type_value(
+            notes.get("NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)"),
+            0xFFFFFF7F if buddy is None else buddy << 24,
+        )
         self.offline = _type_value(notes.get("NUMBER(PAGE_OFFLINE_MAPCOUNT_VALUE)"), None)
         # PGTY_ numbers, the top byte of page_type, came with 4ffca5a96678 (6.11). Before, types
         # are bits that are cleared: PG_table is 0x200, and was 0x400 while there was PG_kmemcg
@@ -101,6 +107,10 @@ class _Fields:
         self.typed = table is not None
         self.tables = {table << 24} if table is not None else {0xFFFFFDFF, 0xFFFFFBFF}
         self.hugetlb_type = None if hugetlb is None else hugetlb << 24
+        # "Frozen" pages count no references, and are in use all the same: large kmalloc()s since
+        # 7.0; their page type came in 6.15.
+        kinds = (table, host.enumerator("PGTY_large_kmalloc"))
+        self.frozen = np.array([kind << 24 for kind in kinds if kind is not None], np.uint64)
 
     def flag(self, flags: Words, name: str) -> Mask:
         bit = self.bits[name]
@@ -147,6 +157,7 @@ def frames(host: Host, memory: MemoryMap, space: AddressSpace, progress: Progres
         progress("page frames", done, blocks)
     in_buddy = _spread(use, buddies)
     on_pcp = _pcp_pages(host, memory, space, links, lru.offset if lru else 0)
+    on_pcp = on_pcp[on_pcp < total]
     _keep_tails(use, idle, in_buddy, on_pcp)
     return Frames(use, len(on_pcp), missing)
 
@@ -175,28 +186,30 @@ def _classify(
         if fields.hugetlb_type is not None:
             use[whole == fields.hugetlb_type] = FrameUse.HUGETLB
     if fields.refcount is not None:
-        use[column(rows, fields.refcount) == 0] = FrameUse.FREE
+        free = column(rows, fields.refcount) == 0
+        if fields.page_type is not None and len(fields.frozen):
+            kind = column(rows, fields.page_type) & np.uint64(0xFF000000)
+            free &= ~np.isin(kind, fields.frozen)
+        use[free] = FrameUse.FREE
     use[fields.flag(flags, "hugetlb")] = FrameUse.HUGETLB  # 9fd330582b2f (6.9) to 6.10
     use[fields.flag(flags, "reserved")] = FrameUse.RESERVED
     use[fields.slab.heads(rows)] = FrameUse.SLAB
-    if fields.tail is not None:
-        link = column(rows, fields.tail)
-        tails = np.flatnonzero(link & np.uint64(1) == 1)
-        heads, good = memory.pfns_of(link[tails] & ~np.uint64(1))
-        pfns = np.uint64(block.first_pfn) + tails.astype(np.uint64)
-        good &= heads < pfns
-        if fields.dtor is not None:
-            second = good & (heads + np.uint64(1) == pfns)
-            dtor = column(rows[tails], fields.dtor)
-            huge = heads[second & (dtor == _HUGETLB_DTOR)].astype(np.int64) - block.first_pfn
-            huge = huge[huge >= 0]
-            is_head = fields.flag(flags[huge], "head")
-            use[huge[is_head & (use[huge] != FrameUse.SLAB)]] = FrameUse.HUGETLB
-        inside = heads >= np.uint64(block.first_pfn)
-        within = good & inside
-        use[tails[within]] = use[(heads[within] - np.uint64(block.first_pfn)).astype(np.int64)]
-        before = good & ~inside
-        use[tails[before]] = known[heads[before].astype(np.int64)]
+    tails = np.flatnonzero(fields.tails.among(rows) & block.ok)
+    pfns = np.uint64(block.first_pfn) + tails.astype(np.uint64)
+    heads, good = memory.pfns_of(fields.tails.heads(rows[tails], memory.maps_of(pfns)))
+    good &= heads < pfns
+    if fields.dtor is not None:
+        second = good & (heads + np.uint64(1) == pfns)
+        dtor = column(rows[tails], fields.dtor)
+        huge = heads[second & (dtor == _HUGETLB_DTOR)].astype(np.int64) - block.first_pfn
+        huge = huge[huge >= 0]
+        is_head = fields.flag(flags[huge], "head")
+        use[huge[is_head & (use[huge] != FrameUse.SLAB)]] = FrameUse.HUGETLB
+    inside = heads >= np.uint64(block.first_pfn)
+    within = good & inside
+    use[tails[within]] = use[(heads[within] - np.uint64(block.first_pfn)).astype(np.int64)]
+    before = good & ~inside
+    use[tails[before]] = known[heads[before].astype(np.int64)]
     use[~block.ok] = FrameUse.ABSENT
     return use
 
@@ -229,7 +242,7 @@ def _spread(use: NDArray[np.uint8], buddies: list[tuple[Words, Words]]) -> Mask:
 
 
 def _keep_tails(
-    use: NDArray[np.uint8], idle: list[Words], in_buddy: Mask, on_pcp: set[int]
+    use: NDArray[np.uint8], idle: list[Words], in_buddy: Mask, on_pcp: NDArray[np.int64]
 ) -> None:
     """Pages without references that are nobody's free page belong to the allocation before them.
 
@@ -239,8 +252,7 @@ def _keep_tails(
         return
     pfns = np.concatenate(idle).astype(np.int64)
     pfns = np.sort(pfns[~in_buddy[pfns]])
-    if on_pcp:
-        pfns = pfns[~np.isin(pfns, np.fromiter(on_pcp, np.int64, len(on_pcp)))]
+    pfns = pfns[~np.isin(pfns, on_pcp)]
     if not len(pfns):
         return
     starts = np.flatnonzero(np.diff(pfns, prepend=-2) != 1)
@@ -252,24 +264,27 @@ def _keep_tails(
 
 def _pcp_pages(
     host: Host, memory: MemoryMap, space: AddressSpace, links: dict[int, int], node_at: int
-) -> set[int]:
-    """Page frames on the per-CPU free lists of every zone."""
-    pages: set[int] = set()
-    for head in _pcp_heads(host, space):
+) -> NDArray[np.int64]:
+    """Page frames on the per-CPU free lists of every zone, ascending."""
+    pages: dict[int, int] = {}  # list node of a page -> order of its block
+    for head, order in _pcp_heads(host, space):
         try:
             at = u64(host, head)
         except ReadFault:  # a list that cannot be read costs its pages only
             continue
         while at in links and at not in pages:
-            pages.add(at)
+            pages[at] = order
             at = links[at]
-    maps = np.fromiter(pages, np.uint64, len(pages)) - np.uint64(node_at)
-    found, ok = memory.pfns_of(maps)
-    return set(found[ok].astype(np.int64).tolist())
+    nodes = np.fromiter(pages, np.uint64, len(pages))
+    orders = np.fromiter(pages.values(), np.int64, len(pages))
+    first, ok = memory.pfns_of(nodes - np.uint64(node_at))
+    blocks = zip(first[ok].astype(np.int64).tolist(), orders[ok].tolist(), strict=True)
+    every = [np.arange(pfn, pfn + (1 << order), dtype=np.int64) for pfn, order in blocks]
+    return np.unique(np.concatenate(every)) if every else np.zeros(0, np.int64)
 
 
-def _pcp_heads(host: Host, space: AddressSpace) -> list[int]:
-    """Addresses of the list_heads of every per_cpu_pages."""
+def _pcp_heads(host: Host, space: AddressSpace) -> list[tuple[int, int]]:
+    """Addresses of the list_heads of every per_cpu_pages, and the order of what is on each."""
     zone, pages = host.layout("struct zone"), host.layout("struct per_cpu_pages")
     node = host.layout("struct pglist_data")
     if zone is None or pages is None or node is None or "lists" not in pages:
@@ -288,12 +303,23 @@ def _pcp_heads(host: Host, space: AddressSpace) -> list[int]:
         return []
     pointers, ok = words_at(host, np.array(where, np.uint64))
     lists = pages["lists"]
+    count = min(lists.size // 16, 64)
+    kinds = host.enumerator("MIGRATE_PCPTYPES") or count
     return [
-        (int(pointer) + cpu + lists.offset + 16 * i) & (1 << 64) - 1
+        ((int(pointer) + cpu + lists.offset + 16 * i) & (1 << 64) - 1, _pcp_order(i, kinds))
         for pointer in pointers[ok & (pointers != 0)]
         for cpu in space.percpu_offsets
-        for i in range(min(lists.size // 16, 64))
+        for i in range(count)
     ]
+
+
+def _pcp_order(number: int, kinds: int) -> int:
+    """Order of the blocks on a per-CPU list: pindex_to_order() in mm/page_alloc.c.
+
+    44042b449872 (5.14) keeps orders up to 3 there, one list a migrate type, and then huge pages.
+    """
+    order = number // kinds
+    return order if order <= _COSTLY_ORDER else _HUGE_ORDER
 
 
 def node_addresses(host: Host) -> list[int]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from crashext.hosts.base import U64, Bytes, Layout, Member
 from crashext.kernel.access import column, require
 from crashext.kernel.addresses import PAGE_SHIFT, PAGE_SIZE
+from crashext.kernel.compound import tails
 from crashext.kernel.memmap import BLOCK_PAGES
 from crashext.kernel.pages.areas import VM_ALLOC, Areas
 from crashext.kernel.pages.frames import Frames, FrameUse
@@ -181,15 +182,12 @@ def blocks(view: KernelView, frames: NDArray[np.int64], rng: np.random.Generator
     head = np.zeros(len(some), np.bool_)
     if head_bit is not None:
         head = (flags >> np.uint64(head_bit) & np.uint64(1)) == 1
-    # 1d798ca3f164 (4.4): bit 0 of a tail's link to its head; renamed compound_info in 7.1.
-    link, count = (
-        page.first_of("compound_head", "compound_info"),
-        page.first_of("_refcount", "_count"),
-    )
-    tail = np.zeros(len(some), np.bool_) if link is None else column(rows, link) & np.uint64(1) == 1
+    count = page.first_of("_refcount", "_count")
+    tail = tails(view.host, page).among(rows)
     counted = np.ones(len(some), np.bool_) if count is None else column(rows, count) != 0
-    # Only the first page of an allocation counts references, unless it was split into pages.
-    alone = counted & ~tail & ~_split_off(view, page, some, rows)
+    # Only the first page of an allocation counts references, unless it was split into pages; no
+    # page of a frozen one does.
+    alone = (counted & ~tail & ~_split_off(view, page, some, rows)) | head
     start = alone | (np.diff(some, prepend=-2) != 1) | ~ok
     first = np.flatnonzero(start)
     pages = np.diff(np.append(first, len(some)))

@@ -81,7 +81,7 @@ class Places:
         frame = offset >> PAGE_SHIFT
         use = FrameUse(int(self._frames.use[frame])) if frame < len(self._frames.use) else None
         # Init memory is given to the page allocator after boot: free_init_pages(), 2.6.24 on.
-        if offset in self._image and use in (FrameUse.RESERVED, None):
+        if offset in self._image and use in (FrameUse.RESERVED, FrameUse.ABSENT, None):
             return self._variable(offset + self._shift)
         area, page = self._areas.at(np.array([frame], np.int64))
         if area[0] >= 0:

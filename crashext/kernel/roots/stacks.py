@@ -35,7 +35,7 @@ class Stack:
 
     start: int
     live: int
-    """First address in use; `start` where that is not known."""
+    """First address in use; `start` where that is not known, `end` where the task has exited."""
     end: int
     pid: int
     comm: str
@@ -103,6 +103,8 @@ def read_stacks(view: KernelView, table: SlotTable, areas: Areas) -> Stacks:
         live = min([live, *here]) if start <= live < end else start
         if not here and _on_cpu(layout, rows[i : i + 1]):
             live = start  # it runs, and its registers are not known
+        elif not here and _has_exited(layout, rows[i : i + 1]):
+            live = end
         stacks.append(
             Stack(start, live, end, int(pids[i]), name.decode("ascii", "backslashreplace"))
         )
@@ -162,6 +164,15 @@ def _stack_pointers(host: Host, rows: Bytes, size: int) -> Words:
 
 def _on_cpu(layout: Layout, row: Bytes) -> bool:
     return "on_cpu" in layout and bool(column(row, layout["on_cpu"])[0])
+
+
+def _has_exited(layout: Layout, row: Bytes) -> bool:
+    """Whether the task will never run again: what is on its stack holds nothing.
+
+    Since 68f24b08ee89 (4.9) such a stack is gone with the task's last run. Before, a leaked task
+    keeps it, and the thread_info at its bottom points back at the task.
+    """
+    return "exit_state" in layout and bool(column(row, layout["exit_state"])[0])
 
 
 def _stack_size(host: Host, areas: Areas, starts: Words) -> int:

@@ -1,8 +1,6 @@
 """Free objects that no slab's own freelist knows: on CPU freelists, in sheaves and in barns.
 
-Sources: struct kmem_cache_cpu, include/linux/slub_def.h (4.19 to 6.1), mm/slub.c (6.12);
-struct slub_percpu_sheaves, struct slab_sheaf, struct node_barn, mm/slub.c (6.18 to 7.1), as
-drgn's helpers/linux/slab.py reads them.
+Sources: struct kmem_cache_cpu, include/linux/slub_def.h (4.19 to 6.1), mm/slub.c (6.12).
 """
 
 from __future__ import annotations
@@ -12,11 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from crashext.hosts.base import Host, ReadFault
-from crashext.kernel.access import UnknownLayout, Words, column, u64, words_at
+from crashext.kernel.access import UnknownLayout, Words, column, u64
 from crashext.kernel.slab.caches import SlabCache
-
-_MAX_SHEAF = 4096  # kmem_cache.sheaf_capacity is tens; more is damage
-_MAX_BARN = 1024  # MAX_FULL_SHEAVES is 10
+from crashext.kernel.slab.sheaves import read_sheaves, sheaf_objects
 
 
 @dataclass(frozen=True)
@@ -29,6 +25,8 @@ class CpuLists:
     """First free object of each CPU's own freelist, 0 where it is empty."""
     sheaved: Words
     """Addresses of free objects in sheaves and barns, sorted."""
+    sheaves: Words
+    """Addresses of all the cache's sheaves."""
     faults: int
     """Structures that could not be read: free objects in them look allocated."""
 
@@ -36,9 +34,10 @@ class CpuLists:
 def cpu_lists(host: Host, cache: SlabCache, cpus: tuple[int, ...]) -> CpuLists:
     """Read them for one cache; `cpus` are the per-CPU offsets of the possible CPUs."""
     slabs, heads, faults = _cpu_slabs(host, cache, cpus)
-    sheaves, more = _sheaves(host, cache, cpus)
-    objects, yet_more = _sheaf_objects(host, sheaves)
-    return CpuLists(slabs, heads, np.unique(objects), faults + more + yet_more)
+    sheaves = read_sheaves(host, cache, _percpu(host, cache, "cpu_sheaves", cpus))
+    objects, more = sheaf_objects(host, sheaves.free)
+    every = np.concatenate([sheaves.free, sheaves.other])
+    return CpuLists(slabs, heads, np.unique(objects), every, faults + sheaves.faults + more)
 
 
 def _percpu(host: Host, cache: SlabCache, member: str, cpus: tuple[int, ...]) -> Words:
@@ -69,78 +68,3 @@ def _cpu_slabs(host: Host, cache: SlabCache, cpus: tuple[int, ...]) -> tuple[Wor
     slabs, heads = column(rows, current), column(rows, layout["freelist"])
     used = ok & (slabs != 0)
     return slabs[used], heads[used], int((~ok).sum())
-
-
-def _sheaves(host: Host, cache: SlabCache, cpus: tuple[int, ...]) -> tuple[Words, int]:
-    """Addresses of the sheaves that hold free objects.
-
-    The rcu_free sheaf is left out: its objects wait for a grace period and are not free yet.
-    """
-    # 2d517aa09bbc (6.18) added cpu_sheaves, opt-in per cache; every cache has them since 7.0.
-    layout = host.layout("struct slub_percpu_sheaves")
-    where = _percpu(host, cache, "cpu_sheaves", cpus)
-    if layout is None or not len(where):
-        return np.zeros(0, np.uint64), 0
-    rows, ok = host.read_many(where, layout.size)
-    found = [column(rows, layout[m])[ok] for m in ("main", "spare")]
-    faults = int((~ok).sum())
-    barns, missing = _barns(host, cache)
-    for barn in barns:
-        sheaves, whole = _full_sheaves(host, barn)
-        found.append(np.array(sheaves, np.uint64))
-        faults += not whole
-    every = np.concatenate(found)
-    return every[every != 0], faults + missing
-
-
-def _barns(host: Host, cache: SlabCache) -> tuple[list[int], int]:
-    node, cache_layout = host.layout("struct kmem_cache_node"), host.layout("struct kmem_cache")
-    if cache_layout is not None and "per_node" in cache_layout:  # 5ba6bc27b1f9 (7.1)
-        pair = host.layout("struct kmem_cache_per_node_ptrs")
-        if pair is None:
-            return [], 1
-        count = max(1, cache_layout["per_node"].size // pair.size) if pair.size else 1
-        start = cache.address + cache_layout["per_node"].offset + pair["barn"].offset
-        count = min(count, max(1, len(cache.nodes)))
-        where = np.uint64(start) + np.arange(count, dtype=np.uint64) * np.uint64(pair.size)
-    elif node is not None and "barn" in node:
-        where = np.array(cache.nodes, np.uint64) + np.uint64(node["barn"].offset)
-    else:
-        return [], 0
-    values, ok = words_at(host, where)
-    return [int(v) for v in values[ok] if v], int((~ok).sum())
-
-
-def _full_sheaves(host: Host, barn: int) -> tuple[list[int], bool]:
-    layout, sheaf = host.layout("struct node_barn"), host.layout("struct slab_sheaf")
-    if layout is None or sheaf is None:
-        return [], False
-    head = barn + layout["sheaves_full"].offset
-    found: list[int] = []
-    try:
-        at = u64(host, head)
-        while at != head:
-            if len(found) >= _MAX_BARN:
-                return found, False
-            found.append(at - sheaf["barn_list"].offset)
-            at = u64(host, at)
-    except ReadFault:
-        return found, False
-    return found, True
-
-
-def _sheaf_objects(host: Host, sheaves: Words) -> tuple[Words, int]:
-    layout = host.layout("struct slab_sheaf")
-    if layout is None or not len(sheaves):
-        return np.zeros(0, np.uint64), 0
-    rows, ok = host.read_many(sheaves, layout["objects"].offset)
-    sizes = column(rows, layout["size"])
-    sound = ok & (sizes <= _MAX_SHEAF)
-    entries = [
-        np.uint64(sheaf + layout["objects"].offset) + np.arange(n, dtype=np.uint64) * np.uint64(8)
-        for sheaf, n in zip(sheaves[sound].tolist(), sizes[sound].tolist(), strict=True)
-    ]
-    if not entries:
-        return np.zeros(0, np.uint64), int((~sound).sum())
-    objects, readable = words_at(host, np.concatenate(entries))
-    return objects[readable], int((~sound).sum()) + int((~readable).sum())

@@ -28,6 +28,10 @@ class Encoding(enum.Enum):
     XOR_SWAPPED = "xor-swapped"
 
 
+_FORMS = (Encoding.XOR_SWAPPED, Encoding.XOR, Encoding.PLAIN)  # newest first
+_LISTS_LEAST = 32
+
+
 @dataclass(frozen=True)
 class Walk:
     """What the walk of many slabs' freelists found."""
@@ -94,21 +98,40 @@ def _next(
     return cast(Words, stored ^ np.uint64(cache.freelist_random) ^ link)
 
 
+@dataclass(frozen=True)
+class Proof:
+    """What some freelists say about how this kernel encodes all of them."""
+
+    lists: int = 0
+    failures: tuple[int, ...] = (0,) * len(_FORMS)
+    """Broken lists under each of `_FORMS`."""
+
+    def __add__(self, other: Proof) -> Proof:
+        pairs = zip(self.failures, other.failures, strict=True)
+        return Proof(self.lists + other.lists, tuple(a + b for a, b in pairs))
+
+    @property
+    def encoding(self) -> Encoding:
+        """The form under which fewest lists are broken; ties go to the newer."""
+        return _FORMS[min(range(len(_FORMS)), key=lambda i: self.failures[i])]
+
+    @property
+    def decided(self) -> bool:
+        """One form fits nearly all of enough lists, and none of the others does."""
+        best, second, *_ = sorted(self.failures)
+        return self.lists >= _LISTS_LEAST and 10 * best < self.lists < 2 * second
+
+
 def prove_encoding(
     cache: SlabCache, data: Bytes, readable: Mask, bases: Words, heads: Words
-) -> tuple[Encoding, int]:
-    """The encoding under which most of these freelists are sound, and how many still are not.
+) -> Proof:
+    """Walk these freelists in every form; empty ones say nothing.
 
     A wrong encoding sends the second step to a random address, so a handful of lists with two
-    entries decide. Ties go to the newer form.
+    entries decide. One cache may have none: a kernel has one encoding, so add up all caches'.
     """
-    if cache.freelist_random is None:
-        return Encoding.PLAIN, int(
-            walk(cache, Encoding.PLAIN, data, readable, bases, heads).broken.sum()
-        )
-    failures = {
-        form: int(walk(cache, form, data, readable, bases, heads).broken.sum())
-        for form in (Encoding.XOR_SWAPPED, Encoding.XOR, Encoding.PLAIN)
-    }
-    best = min(failures, key=lambda form: failures[form])
-    return best, failures[best]
+    some = np.flatnonzero(heads)
+    if not len(some) or cache.freelist_random is None:
+        return Proof()
+    sound = (data[some], readable[some], bases[some], heads[some])
+    return Proof(len(some), tuple(int(walk(cache, f, *sound).broken.sum()) for f in _FORMS))

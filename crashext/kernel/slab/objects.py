@@ -7,7 +7,7 @@ which of the four things it is. Damage costs the slab it is in.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,11 +19,11 @@ from crashext.kernel.addresses import PAGE_SHIFT, PAGE_SIZE, AddressSpace
 from crashext.kernel.memmap import MemoryMap
 from crashext.kernel.slab.caches import SlabCache
 from crashext.kernel.slab.cpulists import CpuLists, cpu_lists
-from crashext.kernel.slab.freelist import Encoding, prove_encoding, walk
+from crashext.kernel.slab.freelist import Encoding, Proof, prove_encoding, walk
 from crashext.kernel.slab.slabs import MAX_SLAB_BYTES, SlabFields, SlabIndex, page_span, slab_fields
 
 _BATCH_BYTES = 16 << 20
-_PROOF_SLABS = 64
+_PROOF_SLABS = 8  # of one cache
 
 
 class State(enum.IntEnum):
@@ -58,18 +58,32 @@ class SlabReader:
     """Reads slabs of one cache."""
 
     def __init__(
-        self, host: Host, memory: MemoryMap, space: AddressSpace, cache: SlabCache
+        self,
+        host: Host,
+        memory: MemoryMap,
+        space: AddressSpace,
+        cache: SlabCache,
+        encoding: Callable[[], Encoding | None],
     ) -> None:
+        """`encoding` tells how this kernel's freelists are encoded; asked when slabs are read.
+
+        Where it does not know, these slabs' own lists decide.
+        """
         self._host, self._memory, self._space, self.cache = host, memory, space, cache
         self._fields: SlabFields = slab_fields(host)
         self._cpu: CpuLists = cpu_lists(host, cache, space.percpu_offsets)
-        self._encoding: Encoding | None = None
+        self._encoding = encoding
         self.cpu_faults = self._cpu.faults
 
     @property
     def sheaved(self) -> Words:
         """Addresses of free objects that sheaves and barns hold."""
         return self._cpu.sheaved
+
+    @property
+    def sheaves(self) -> Words:
+        """Addresses of the cache's sheaves, empty ones too."""
+        return self._cpu.sheaves
 
     def read(self, index: SlabIndex, rows: NDArray[np.intp]) -> Iterator[SlabBatch]:
         """Read the slabs `rows` of `index`, in batches of bounded memory, in address order."""
@@ -113,7 +127,9 @@ class SlabReader:
         heads = np.where(rows_ok, column(rows, self._fields.slab["freelist"]), np.uint64(0))
         inuse = column(rows, self._fields.slab["inuse"])
         cpu_heads, on_cpu = self._cpu_heads(bases)
-        encoding = self._known_encoding(data, readable, bases, heads)
+        encoding = self._encoding()
+        if encoding is None:
+            encoding = prove_encoding(cache, data, readable, bases, heads).encoding
         own = walk(cache, encoding, data, readable, bases, heads)
         local = walk(cache, encoding, data, readable, bases, cpu_heads)
         address = (
@@ -137,6 +153,22 @@ class SlabReader:
         # A list that runs into a missing page is not damaged: its slots say what is lost.
         damaged = broken & readable.all(axis=1)
         return SlabBatch(bases, address, content, state, damaged, mismatched)
+
+    def prove(self, index: SlabIndex, rows: NDArray[np.intp]) -> Proof:
+        """What a few of the slabs `rows` say about the encoding: those with a freelist."""
+        partial = rows[index.inuse[rows] != index.objects[rows]][:_PROOF_SLABS]
+        rows = np.union1d(partial, np.intersect1d(rows, self.cpu_slab_rows(index)))
+        proof = Proof()
+        for objects in np.unique(index.objects[rows]).tolist():
+            bases = index.address[rows[index.objects[rows] == objects]]
+            data, readable = self._slab_bytes(bases, objects)
+            known, ok = self._memory.rows(
+                (bases - np.uint64(self._space.direct.start)) >> np.uint64(PAGE_SHIFT)
+            )
+            own = np.where(ok, column(known, self._fields.slab["freelist"]), np.uint64(0))
+            for heads in (own, self._cpu_heads(bases)[0]):
+                proof += prove_encoding(self.cache, data, readable, bases, heads)
+        return proof
 
     def _slab_bytes(self, bases: Words, objects: int) -> tuple[Bytes, Mask]:
         """Whole slabs, page by page where one has a hole: bytes, and which slots are all there."""
@@ -168,14 +200,3 @@ class SlabReader:
             if at < len(bases) and bases[at] == base:
                 heads[at], on_cpu[at] = head, True
         return heads, on_cpu
-
-    def _known_encoding(self, data: Bytes, readable: Mask, bases: Words, heads: Words) -> Encoding:
-        if self._encoding is None:
-            some = np.flatnonzero(heads)[:_PROOF_SLABS]
-            encoding, _ = prove_encoding(
-                self.cache, data[some], readable[some], bases[some], heads[some]
-            )
-            if not len(some):
-                return encoding  # nothing to prove it by: ask again with the next batch
-            self._encoding = encoding
-        return self._encoding

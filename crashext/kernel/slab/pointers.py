@@ -65,11 +65,10 @@ class SlabPointers:
         )
         rows, ok = self._memory.rows(pfns)
         heads = pfns.copy()
-        tail = self._fields.page.first_of("compound_head", "compound_info")
-        if tail is not None and len(pfns):
-            links = column(rows, tail)
-            is_tail = ok & (links & np.uint64(1) == 1)
-            found, known = self._memory.pfns_of(links[is_tail] & ~np.uint64(1))
+        is_tail = ok & self._fields.tails.among(rows)
+        if is_tail.any():
+            maps = self._memory.maps_of(pfns[is_tail])
+            found, known = self._memory.pfns_of(self._fields.tails.heads(rows[is_tail], maps))
             heads[is_tail] = np.where(known, found, heads[is_tail])
             rows[is_tail], ok[is_tail] = self._memory.rows(heads[is_tail])
         slab = ok & self._fields.heads(rows)

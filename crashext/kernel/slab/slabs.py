@@ -15,6 +15,7 @@ import numpy as np
 from crashext.hosts.base import Bytes, Host, Layout, Mask, ReadFault
 from crashext.kernel.access import UnknownLayout, Words, column, require, u64
 from crashext.kernel.addresses import PAGE_SHIFT, PAGE_SIZE, AddressSpace
+from crashext.kernel.compound import Tails, tails
 from crashext.kernel.memmap import MemoryMap
 from crashext.kernel.slab.caches import Caches
 from crashext.progress import Progress
@@ -31,6 +32,7 @@ class SlabFields:
 
     slab: Layout
     page: Layout
+    tails: Tails
     flag: int | None
     """Bit of PG_slab in page.flags; None where a page type says it."""
     page_type: int | None
@@ -44,11 +46,7 @@ class SlabFields:
             member = self.page.first_of("page_type", "_mapcount")
             assert member is not None
             is_slab = column(rows, member) == self.page_type
-        # Tail pages have bit 0 set: 1d798ca3f164 (4.4); renamed compound_info in 7.1.
-        tail = self.page.first_of("compound_head", "compound_info")
-        if tail is not None:
-            is_slab &= column(rows, tail) & np.uint64(1) == 0
-        return np.asarray(is_slab, np.bool_)
+        return np.asarray(is_slab & ~self.tails.among(rows), np.bool_)
 
 
 def slab_fields(host: Host) -> SlabFields:
@@ -63,11 +61,11 @@ def slab_fields(host: Host) -> SlabFields:
     # 46df8e73a4a3 (6.10) turned PG_slab into a page type, whose value VMCOREINFO gives.
     value = host.info().vmcoreinfo.get("NUMBER(PAGE_SLAB_MAPCOUNT_VALUE)")
     if value is not None:
-        return SlabFields(slab, page, None, int(value) & 0xFFFFFFFF)
+        return SlabFields(slab, page, tails(host, page), None, int(value) & 0xFFFFFFFF)
     flag = host.enumerator("PG_slab")
     if flag is None:
         raise UnknownLayout("neither PG_slab nor PAGE_SLAB_MAPCOUNT_VALUE: slabs cannot be told")
-    return SlabFields(slab, page, flag, None)
+    return SlabFields(slab, page, tails(host, page), flag, None)
 
 
 @dataclass(frozen=True)

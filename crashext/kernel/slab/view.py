@@ -11,10 +11,13 @@ from functools import cached_property
 import numpy as np
 
 from crashext.hosts.base import Host, Symbol
+from crashext.hosts.derived import derived
+from crashext.kernel.access import UnknownLayout
 from crashext.kernel.addresses import AddressSpace, address_space
 from crashext.kernel.btf import Btf, read_btf
 from crashext.kernel.memmap import MemoryMap, memory_map
 from crashext.kernel.slab.caches import Caches, SlabCache, read_caches
+from crashext.kernel.slab.freelist import Encoding, Proof
 from crashext.kernel.slab.objects import SlabReader, State
 from crashext.kernel.slab.pointers import SlabPointers
 from crashext.kernel.slab.slabs import MAP_BUDGET, SlabIndex, find_slabs
@@ -53,10 +56,14 @@ class KernelView:
         progress: Progress = silent,
         budget: int = MAP_BUDGET,
     ) -> SlabIndex:
-        """The pass over the memory map that finds the slabs; see `slabs.find_slabs`."""
-        self._index = find_slabs(
-            self.host, self.memory, self.caches, wanted, seed, progress, budget
-        )
+        """The pass over the memory map that finds the slabs; see `slabs.find_slabs`.
+
+        Raises `UnknownLayout` where there is none: no kernel runs without, so this one is misread.
+        """
+        index = find_slabs(self.host, self.memory, self.caches, wanted, seed, progress, budget)
+        if not len(index.address):
+            raise UnknownLayout(_no_slab(index, len(self.caches.all)))
+        self._index = index
         self._pointers = None
         return self._index
 
@@ -87,8 +94,31 @@ class KernelView:
     def reader(self, cache: SlabCache) -> SlabReader:
         """The reader of one cache's slabs; kept, because it holds the CPUs' freelists."""
         if cache.address not in self._readers:
-            self._readers[cache.address] = SlabReader(self.host, self.memory, self.space, cache)
+            self._readers[cache.address] = SlabReader(
+                self.host, self.memory, self.space, cache, lambda: self.encoding
+            )
         return self._readers[cache.address]
+
+    @cached_property
+    def encoding(self) -> Encoding | None:
+        """How this kernel encodes freelists: one form, proved over as many caches as it takes.
+
+        The lists of one cache alone would not do: where it is full everywhere it has none. None:
+        a session that was recorded before it kept the answer.
+        """
+        if all(c.freelist_random is None for c in self.caches.all):
+            return Encoding.PLAIN
+        known = derived(self.host, "freelist encoding", lambda: self._proved().value)
+        return next((form for form in Encoding if form.value == known), None)
+
+    def _proved(self) -> Encoding:
+        proof = Proof()
+        for number in np.argsort(-np.bincount(self.index.cache, minlength=1)).tolist():
+            rows = self.index.rows_of(number)
+            proof += self.reader(self.caches.all[number]).prove(self.index, rows)
+            if proof.decided:
+                break
+        return proof.encoding
 
     def slot(self, address: int) -> Slot | None:
         """The slot that holds `address`; None where no slab does."""
@@ -109,3 +139,13 @@ class KernelView:
 
     def symbol(self, address: int) -> Symbol | None:
         return self.host.symbol_at(address)
+
+
+def _no_slab(index: SlabIndex, caches: int) -> str:
+    """Why no slab was found, as far as the pass itself can tell."""
+    why = "no page frame is marked as a slab"
+    if index.missing:
+        why = f"{index.missing:,} struct pages are not in the dump"
+    elif index.unknown or index.impossible:
+        why = f"{index.unknown:,} slabs name no known cache, {index.impossible:,} are impossible"
+    return f"no slab was found of {caches} caches ({why}): the memory map cannot be read"

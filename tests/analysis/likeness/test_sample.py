@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from crashext.analysis.likeness import sample
 from crashext.analysis.likeness.sample import choose_slabs, draw
 from crashext.kernel.slab.caches import SlabCache
+from crashext.kernel.slab.freelist import Encoding
 from crashext.kernel.slab.objects import SlabReader
 from crashext.kernel.slab.slabs import SlabIndex, find_slabs
 from crashext.progress import silent
@@ -32,7 +33,9 @@ def machine_of(slabs: int = SLABS, inuse: int = SLOTS, cache: SlabCache = CACHE)
 
 def reader_of(machine: Machine) -> tuple[SlabReader, SlabIndex, NDArray[np.intp]]:
     index = find_slabs(machine.host, machine.memory, machine.caches, {}, 0, silent)
-    reader = SlabReader(machine.host, machine.memory, machine.space, machine.caches.all[0])
+    reader = SlabReader(
+        machine.host, machine.memory, machine.space, machine.caches.all[0], lambda: Encoding.PLAIN
+    )
     return reader, index, index.rows_of(0)
 
 

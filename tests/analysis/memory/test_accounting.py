@@ -11,6 +11,7 @@ import pytest
 
 from crashext.analysis.memory.accounting import Accounting, account, unaccounted_frames
 from crashext.analysis.memory.memsplit import MemorySplit
+from crashext.analysis.memory.quantities import Check
 from crashext.hosts.drgn import open_core
 from crashext.hosts.plain import from_plain, plain
 from crashext.kernel.pages.areas import Areas, read_areas
@@ -212,3 +213,17 @@ def test_page_owner_names_who_allocated() -> None:
     # What was allocated before page_owner was set up is grouped by its content.
     assert not any(name.startswith("register_") for name in owned)
     assert any(g.by == "content" for g in rest.groups)
+
+
+@pytest.mark.parametrize(
+    ("counted", "found", "agrees"),
+    [
+        (49152, 0, False),
+        (0, 49152, False),
+        (0, 0, True),
+        (49152, 4096, True),
+        (9 << 20, 10 << 20, False),
+    ],
+)
+def test_what_only_one_count_can_see_does_not_agree(counted: int, found: int, agrees: bool) -> None:
+    assert Check("page tables", counted, found).agrees is agrees

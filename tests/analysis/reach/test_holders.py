@@ -178,3 +178,13 @@ def test_what_limits_the_answer_is_said(kernel: Kernel) -> None:
     assert (seen.pages_missing, seen.sampled) == (1, False)
     assert "(1 pages) is not in this dump" in seen.notes[0]
     assert seen.notes[1].startswith("1 of the missing pages are slab pages")
+
+
+def test_a_page_that_booting_gave_back_is_no_variable_any_more(kernel: Kernel) -> None:
+    """`__init_begin` to `__init_end` are the page allocator's after boot: another's memory now."""
+    held_object = kernel.object("kmalloc-96")
+    table = kernel.variable("only_at_boot", held_object)
+    frame = kernel.host.mapped[table & -PAGE]
+    assert steps(kernel.marked(), held_object)[0].startswith("only_at_boot")
+    kernel._page((frame - DIRECT) // PAGE, references=1)
+    assert "only_at_boot" not in steps(kernel.marked(), held_object)[0]

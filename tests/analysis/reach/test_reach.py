@@ -114,6 +114,17 @@ def test_the_stack_of_a_task_that_is_gone_holds_nothing(kernel: Kernel) -> None:
     assert class_of(kernel.marked(), target) == [ORPHAN]
 
 
+def test_a_task_that_has_exited_is_not_held_by_its_own_stack(kernel: Kernel) -> None:
+    """Before 4.9 a leaked task keeps its stack, whose thread_info points back at it."""
+    task, stack = kernel.task(7, "leaked", used=512)
+    kernel.write(stack, task)
+    kernel.write(stack + THREAD_SIZE - 256, task)
+    kernel.write(kernel.init_task, kernel.init_task, kernel.init_task)  # off the task list
+    assert class_of(kernel.marked(), task) == [HELD]  # for all that is known it may still run
+    kernel.write(task + 72, 16)
+    assert class_of(kernel.marked(), task) == [ORPHAN]
+
+
 def test_a_register_holds_and_its_stack_pointer_bounds_the_stack(kernel: Kernel) -> None:
     by_register, by_stack, dead = (kernel.object() for _ in range(3))
     _, stack = kernel.task(7, "running", used=8)

@@ -42,13 +42,15 @@ def zones(prog: drgn.Program) -> list[Any]:
 
 
 def on_pcp_lists(prog: drgn.Program) -> list[int]:
-    """Page frames of every per-CPU free list, walked by drgn."""
+    """Page frames of every per-CPU free list, walked by drgn: blocks of the list's order each."""
+    kinds = prog.constant("MIGRATE_PCPTYPES").value_()
     return [
-        page_to_pfn(page).value_()
+        page_to_pfn(page).value_() + i
         for zone in zones(prog)
         for cpu in for_each_online_cpu(prog)
-        for head in per_cpu_ptr(zone.per_cpu_pageset, cpu).lists
+        for number, head in enumerate(per_cpu_ptr(zone.per_cpu_pageset, cpu).lists)
         for page in list_for_each_entry("struct page", head.address_of_(), "lru")
+        for i in range(1 << (number // kinds if number < 4 * kinds else 9))
     ]
 
 

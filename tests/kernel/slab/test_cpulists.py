@@ -8,6 +8,7 @@ import pytest
 
 from crashext.hosts.base import Layout
 from crashext.kernel.slab.cpulists import CpuLists, cpu_lists
+from crashext.kernel.slab.sheaves import stale_from
 from tests.fake import FakeHost, layout, slab_cache, word
 
 CACHE, PERCPU = 0xFFFF888000100000, 0x30000
@@ -203,3 +204,26 @@ def test_a_cache_that_opted_out_of_sheaves_has_none() -> None:
     host.put(CACHE, bytes(200))
     found = read(host)
     assert (len(found.sheaved), found.faults) == (0, 0)
+
+
+def test_the_rest_of_each_sheaf_is_stale_empty_and_waiting_ones_too() -> None:
+    """What was taken out of a sheaf still stands behind its last object."""
+    host = new_kernel("7.1")
+    main, waiting, empty = (
+        sheaf(host, 0, [obj(0), obj(1), obj(2)], size=1),
+        sheaf(host, 1, [obj(3), obj(4)], size=2),
+        sheaf(host, 2, [obj(5), obj(6)], size=0),
+    )
+    host.put(CPUS[0] + PERCPU, bytes(16) + word(main, 0, waiting))
+    full_list(host, BARN, [])
+    head = BARN + 24
+    host.put(head, word(empty, empty))
+    host.put(empty, word(head))
+    found = read(host)
+    assert sorted(found.sheaves.tolist()) == [main, waiting, empty]
+    sheaves, stale = stale_from(host, found.sheaves)
+    assert dict(zip(sheaves.tolist(), stale.tolist(), strict=True)) == {
+        main: main + 32 + 8,
+        waiting: waiting + 32 + 16,
+        empty: empty + 32,
+    }

@@ -211,9 +211,9 @@ def test_the_freelists_prove_their_own_encoding(
 ) -> None:
     data, bases, heads = population(cache, form, corrupt, seed=corrupt)
     readable = np.ones((20, cache.objects_per_slab), np.bool_)
-    proved, failures = prove_encoding(cache, data, readable, bases, np.array(heads, np.uint64))
-    assert proved is form
-    assert failures == corrupt
+    proof = prove_encoding(cache, data, readable, bases, np.array(heads, np.uint64))
+    assert proof.encoding is form
+    assert (proof.lists, min(proof.failures)) == (20, corrupt)
 
 
 def test_one_free_slot_is_proof_enough() -> None:
@@ -221,20 +221,40 @@ def test_one_free_slot_is_proof_enough() -> None:
     for form in Encoding:
         data, head = slab(HARDENED, form, [3])
         words = np.array([BASE], np.uint64), np.array([head], np.uint64)
-        proved, failures = prove_encoding(HARDENED, slabs(data), np.ones((1, 8), np.bool_), *words)
-        assert (proved, failures) == (form, 0)
+        proof = prove_encoding(HARDENED, slabs(data), np.ones((1, 8), np.bool_), *words)
+        assert (proof.encoding, min(proof.failures)) == (form, 0)
 
 
 def test_without_free_slots_the_newer_form_is_assumed() -> None:
     data, head = slab(HARDENED, Encoding.XOR, [])
     words = np.array([BASE], np.uint64), np.array([head], np.uint64)
-    proved, failures = prove_encoding(HARDENED, slabs(data), np.ones((1, 8), np.bool_), *words)
-    assert (proved, failures) == (Encoding.XOR_SWAPPED, 0)
+    proof = prove_encoding(HARDENED, slabs(data), np.ones((1, 8), np.bool_), *words)
+    assert (proof.encoding, proof.lists, proof.decided) == (Encoding.XOR_SWAPPED, 0, False)
 
 
-def test_corruption_is_counted_without_hardening_too() -> None:
+def test_a_cache_that_is_full_everywhere_is_decided_by_the_others() -> None:
+    """Until 5.7 a tie went to the swapped form, which no list of the kernel was in."""
+    full, _ = slab(HARDENED, Encoding.XOR, [])
+    words = np.array([BASE], np.uint64), np.array([0], np.uint64)
+    proof = prove_encoding(HARDENED, slabs(full), np.ones((1, 8), np.bool_), *words)
+    readable = np.ones((20, 8), np.bool_)
+    for seed in (1, 2):
+        assert not proof.decided
+        data, bases, heads = population(HARDENED, Encoding.XOR, 0, seed=seed)
+        proof += prove_encoding(HARDENED, data, readable, bases, np.array(heads, np.uint64))
+    assert (proof.encoding, proof.lists, proof.decided) == (Encoding.XOR, 40, True)
+
+
+def test_lists_that_fit_no_form_decide_nothing() -> None:
+    data, bases, heads = population(HARDENED, Encoding.XOR, 20, seed=3)
+    readable = np.ones((20, 8), np.bool_)
+    proof = prove_encoding(HARDENED, data, readable, bases, np.array(heads, np.uint64))
+    assert not (proof + proof).decided
+
+
+def test_without_hardening_there_is_nothing_to_prove() -> None:
     plain = slab_cache()
     data, bases, heads = population(plain, Encoding.PLAIN, 3, seed=9)
     readable = np.ones((20, 8), np.bool_)
-    proved = prove_encoding(plain, data, readable, bases, np.array(heads, np.uint64))
-    assert proved == (Encoding.PLAIN, 3)
+    proof = prove_encoding(plain, data, readable, bases, np.array(heads, np.uint64))
+    assert proof.lists == 0

@@ -15,6 +15,7 @@ from crashext.kernel.slab.slabs import SlabIndex, find_slabs
 from crashext.progress import silent
 from tests.fake import INFO, FakeHost, layout, slab_cache, word
 from tests.kernel.machine import DIRECT, PAGE, PG_SLAB, VMEMMAP, Machine, address_space, numbered
+from tests.kernel.whole import Kernel
 
 MAP_BYTES = 64 * BLOCK_PAGES
 SMALL, LARGE = slab_cache(), slab_cache("kmalloc-8k", 8192, address=0xFFFF888000101000, objects=4)
@@ -309,3 +310,15 @@ def test_pointers_past_the_last_page_frame_resolve_to_nothing() -> None:
     machine.slab(15)
     past = DIRECT + (16 << 12)
     assert resolve(machine, [past, past + 64], complete=False).cache.tolist() == [-1, -1]
+
+
+def test_a_kernel_whose_slabs_cannot_be_found_is_refused_in_one_line() -> None:
+    """No kernel runs without a slab: this one is misread, and nothing may be said of it."""
+    kernel = Kernel()
+    kernel.object()
+    view = kernel.view()
+    for pfn in range(512):
+        kernel.host.put(VMEMMAP + 64 * pfn, bytes(8))
+    with pytest.raises(UnknownLayout, match="no slab was found of 2 caches") as refused:
+        view.scan({}, 0)
+    assert "\n" not in str(refused.value)

@@ -1,0 +1,78 @@
+"""Nobody is accused through pages that a dump lacks, and what they cannot explain is."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from crashext.analysis.orphans import scan_orphans
+from crashext.analysis.reach.holes import orphans_by_holes
+from crashext.analysis.reach.reachability import Class
+from crashext.analysis.results.evidence import HIDDEN
+from crashext.analysis.results.reports import OrphanReport
+from crashext.analysis.settings import DEFAULT_THRESHOLD, MEMORY_BUDGET, Settings
+from crashext.progress import silent
+from tests.kernel.whole import Kernel, class_of
+
+SETTINGS = Settings(samples=1000, seed=0, threshold=DEFAULT_THRESHOLD, metric="levenshtein", hops=1)
+INODES, LEAKED = 320, 200
+
+
+def kernel_with_a_hole(leaked: int = LEAKED) -> Kernel:
+    """Tables in a list, each with a child; the page of 16 tables is lost; others are leaked."""
+    kernel = Kernel()
+    tables = []
+    for i in range(INODES):
+        child = kernel.object("kmalloc-64", *([0x1000 + i] * 8))
+        tables.append(kernel.object("kmalloc-256", child, 7))
+    kernel.variable("tables", *tables)
+    for i in range(leaked):
+        kernel.object("kmalloc-96", *([0x2000 + i] * 12))
+    kernel.lose(tables[40] & ~0xFFF)
+    return kernel
+
+
+def report(kernel: Kernel) -> OrphanReport:
+    return scan_orphans(kernel.view(), SETTINGS, silent, MEMORY_BUDGET).report
+
+
+def test_what_a_missing_page_accounts_for_is_not_called_leaked() -> None:
+    found = report(kernel_with_a_hole())
+    hidden = [g for g in found.orphans if g.explanation == HIDDEN]
+    assert {g.cache for g in hidden} == {"kmalloc-64"}
+    assert sum(g.heads for g in hidden) == 16
+    assert {c.cache for c in found.caches} == {"kmalloc-96"}
+    assert sum(g.heads for g in found.orphans if not g.explanation) == LEAKED
+
+
+def test_a_cache_that_missing_objects_never_point_at_is_explained_by_no_more_than_a_few() -> None:
+    kernel = kernel_with_a_hole()
+    marked = kernel.marked()
+    most = dict(
+        zip([c.name for c in marked.view.caches.all], orphans_by_holes(marked), strict=True)
+    )
+    assert most["kmalloc-64"] >= 32
+    assert most["kmalloc-96"] < 20
+
+
+def test_a_dump_that_lacks_nothing_explains_nothing() -> None:
+    kernel = Kernel()
+    for i in range(5):
+        kernel.object("kmalloc-96", *([i] * 12))
+    assert not np.any(orphans_by_holes(kernel.marked()))
+    assert all(not g.explanation for g in report(kernel).orphans)
+
+
+def test_pages_that_nobody_knows_may_be_in_use_where_slab_pages_are_missing() -> None:
+    """The record of a module's memory was in a missing page: what its variables hold is held."""
+    for lost in (False, True):
+        kernel = Kernel()
+        spare = kernel.object("kmalloc-256")
+        kernel.variable("spare", spare)
+        held = [kernel.object("kmalloc-96", *([i + 1] * 12)) for i in range(100)]
+        page = kernel.page()
+        for i, address in enumerate(held):
+            kernel.write(page + 8 * i, address)
+        if lost:
+            kernel.lose(spare & ~0xFFF)
+        classes = class_of(kernel.marked(), *held)
+        assert set(classes) == {Class.HELD if lost else Class.STRUCTURE}

@@ -1,0 +1,186 @@
+"""Kernels of Debian's other suites, each with the compiler that built it.
+
+A suite's packages are unpacked below the cache into one folder, which serves twice: it is laid
+out as a `Kernel`, and it is the root in which modules for that kernel are compiled, because the
+compiler and kbuild's tools of another suite need that suite's C library. apt keeps its lists in
+the cache too, and believes that nothing is installed: the machine's own apt and packages stay
+as they are. The lists are fetched once, so that a suite's kernel stays the same until the
+suite's folder is removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import LabError
+from .packages import (
+    DOWNLOAD_TIMEOUT,
+    UNPACK_TIMEOUT,
+    Kernel,
+    extract_vmlinux,
+    first_dependency,
+    staged,
+    version_shown,
+)
+from .run import run
+
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+UPDATE_TIMEOUT = 300.0
+
+META_PACKAGE = "linux-image-amd64"
+
+BUILD_PACKAGES = (
+    *("make", "gcc", "dash", "bash", "mawk", "sed", "grep", "perl-base"),
+    *("coreutils", "findutils", "diffutils"),
+)
+"""What kbuild runs beside its own tools; the compiler's version is the headers' to name."""
+
+SHARED_FOLDERS = ("bin", "sbin", "lib", "lib64")
+"""Links into /usr since Debian 10; in the packages themselves only from 13 on."""
+
+HOST_FOLDERS = ("dev", "proc")
+
+# Read after the machine's configuration: hooks that touch the machine's own cache are cleared.
+_CONFIGURATION = """\
+Dir::State "{apt}/state";
+Dir::State::status "{apt}/status";
+Dir::Cache "{apt}/cache";
+Dir::Etc::sourcelist "{apt}/sources.list";
+Dir::Etc::sourceparts "-";
+Dir::Etc::preferencesparts "-";
+APT::Sandbox::User "root";
+APT::Install-Recommends "false";
+Acquire::Languages "none";
+#clear APT::Update::Post-Invoke;
+#clear APT::Update::Post-Invoke-Success;
+#clear DPkg::Post-Invoke;
+"""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A Debian suite as a source of kernels."""
+
+    name: str
+    pahole: str
+    """The package with pahole, by which kbuild makes a module's BTF; empty where there is none."""
+
+
+SUITES = {
+    suite.name: suite
+    for suite in (
+        Suite("bullseye", pahole=""),  # Module BTF began in 5.11: 36e68442d1af.
+        Suite("trixie", pahole="pahole"),
+        Suite("sid", pahole="pahole"),
+    )
+}
+
+
+def suite_kernel(cache: Path, suite: Suite) -> Kernel:
+    """Name the kernel of `suite`; its package lists are fetched where that was not done yet."""
+    apt = _Apt(_folder(cache, suite) / "apt")
+    apt.prepare(suite.name)
+    depends = run(apt.command("apt-cache", "depends", META_PACKAGE))
+    image = first_dependency(depends, META_PACKAGE, f"{_IMAGE}[0-9]")
+    version = version_shown(run(apt.command("apt-cache", "show", image)), image)
+    release = image.removeprefix(_IMAGE)
+    root = _folder(cache, suite) / f"{release}_{version}"
+    return Kernel(release, version, root, suite=suite.name)
+
+
+def fetch_suite(cache: Path, kernel: Kernel) -> None:
+    """Unpack `kernel`, its debug information and what compiles for it, unless they are there."""
+    if kernel.root.is_dir():
+        return
+    suite = SUITES[kernel.suite]
+    apt = _Apt(_folder(cache, suite) / "apt")
+    image = f"{_IMAGE}{kernel.release}"
+    wanted = [image, f"linux-headers-{kernel.release}", *BUILD_PACKAGES]
+    if suite.pahole:
+        wanted.append(suite.pahole)
+    with staged(kernel.root) as building:
+        for folder in SHARED_FOLDERS:
+            (building / "usr" / folder).mkdir(parents=True)
+            (building / folder).symlink_to(f"usr/{folder}")
+        for deb in apt.download_with_dependencies(wanted):
+            run(["dpkg-deb", "-x", deb, building], UNPACK_TIMEOUT)
+            deb.unlink()
+        for folder in ("tmp", "work", *HOST_FOLDERS):
+            (building / folder).mkdir(exist_ok=True)
+        _link_alternatives(building)
+        # Not with the rest: it is 5 GB unpacked, of which one file is wanted.
+        run(apt.command("apt-get", "-q", "download", f"{image}-dbg"), DOWNLOAD_TIMEOUT, building)
+        (deb,) = building.glob(f"{image}-dbg_*.deb")
+        extract_vmlinux(deb, kernel.release, kernel.vmlinux_in(building))
+        deb.unlink()
+
+
+def in_root(kernel: Kernel, command: Sequence[str], timeout: float) -> None:
+    """Run `command` with the unpacked packages as its file system, and the machine's /dev.
+
+    And its /proc: objtool of 7.x reads its limits there.
+    """
+    binds = " && ".join(f'mount --rbind /{name} "$0/{name}"' for name in HOST_FOLDERS)
+    script = f'{binds} && exec chroot "$0" "$@"'
+    # New namespaces: needs no root, and the mount goes with the process.
+    isolated = ("unshare", "--map-root-user", "--mount", "sh", "-c", script)
+    run([*isolated, str(kernel.root), *command], timeout)
+
+
+_IMAGE = "linux-image-"
+
+
+def _folder(cache: Path, suite: Suite) -> Path:
+    return cache / "suites" / suite.name
+
+
+def _link_alternatives(root: Path) -> None:
+    """The links that maintainer scripts would make, had the packages been installed."""
+    for link, target in (("sh", "dash"), ("awk", "mawk")):
+        path = root / "usr" / "bin" / link
+        if not path.is_symlink() and not path.exists():
+            path.symlink_to(target)
+
+
+@dataclass(frozen=True)
+class _Apt:
+    """An apt of its own: sources, lists and cache in `folder`, and nothing installed."""
+
+    folder: Path
+
+    def command(self, program: str, *arguments: str) -> list[str]:
+        """The command line that runs `program` of apt in this world."""
+        return [program, "-c", str(self.folder / "apt.conf"), *arguments]
+
+    def prepare(self, suite: str) -> None:
+        """Fetch the lists of `suite`, unless that was done."""
+        if self.folder.is_dir():
+            return
+        with staged(self.folder) as building:
+            building.chmod(0o755)
+            for folder in ("state/lists/partial", "cache/archives/partial"):
+                (building / folder).mkdir(parents=True)
+            (building / "status").touch()
+            source = f"deb [signed-by={KEYRING}] {_mirror()} {suite} main\n"
+            (building / "sources.list").write_text(source)
+            (building / "apt.conf").write_text(_CONFIGURATION.format(apt=building))
+            run(_Apt(building).command("apt-get", "-q", "update"), UPDATE_TIMEOUT)
+            (building / "apt.conf").write_text(_CONFIGURATION.format(apt=self.folder))
+
+    def download_with_dependencies(self, packages: Iterable[str]) -> Iterator[Path]:
+        """Fetch `packages` and all that they depend on; yields the files."""
+        words = ("-q", "-y", "--download-only", "install")
+        run(self.command("apt-get", *words, *packages), DOWNLOAD_TIMEOUT)
+        yield from sorted((self.folder / "cache" / "archives").glob("*.deb"))
+
+
+def _mirror() -> str:
+    """Where the machine's own apt gets Debian from."""
+    fields = "$(ORIGIN) $(LABEL) $(REPO_URI)"
+    for line in run(["apt-get", "indextargets", "--format", fields]).splitlines():
+        origin, label, uri = line.rsplit(" ", 2) if line.count(" ") == 2 else ("", "", "")
+        if (origin, label) == ("Debian", "Debian"):
+            return uri
+    raise LabError("apt knows no mirror of Debian: run apt-get update")
