@@ -11,6 +11,7 @@ import re
 import socket
 import struct
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,14 +49,14 @@ _LIVE = ("/proc/kcore", "/dev/mem", "/dev/crash")
 class CrashHost:
     """`Host` over the bridge. Raises `HostError` when crash is gone."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
+    def __init__(
+        self, sock: socket.socket, whole: AbstractContextManager[None] | None = None
+    ) -> None:
+        """`whole` lets nothing interrupt a question: the next one would get its answer."""
+        self._sock, self._whole = sock, whole or nullcontext()
         self._starts = self._ends = np.zeros(0, np.uint64)
         self._direct = 0
         self._memory: PhysicalMemory | None = None
-        version = self._ask(wire.HELLO, struct.pack("<I", wire.VERSION))
-        if version != struct.pack("<I", wire.VERSION):
-            raise HostError("crash's side of crashext is of another version: restart crash")
         self._sys = _sys_fields(self.crash_command("sys"))
         dump = self._sys.get("DUMPFILE", "").split("  ")[0].strip()
         self._dump = Path(dump)
@@ -80,8 +81,9 @@ class CrashHost:
     def _ask(self, code: int, payload: bytes) -> bytes:
         """One question; raises `_Refused` when crash answers with an error."""
         try:
-            wire.send(self._sock, code, payload)
-            status, answer = wire.receive(self._sock)
+            with self._whole:
+                wire.send(self._sock, code, payload)
+                status, answer = wire.receive(self._sock)
         except (wire.Closed, wire.Garbage) as error:
             raise HostError(f"the crash session is gone ({error})") from error
         if status != wire.OK:
@@ -277,14 +279,6 @@ class CrashHost:
 
 _SOURCE = re.compile(r"\s(\S+\.\w+): (\d{1,7})\s*$")
 _EXPRESSION = re.compile(r"^[\w\s.>()&*+\-\[\]]{1,200}$")
-
-
-def connect(descriptor: int) -> CrashHost:
-    """The host over an inherited socket. Raises `HostError` when crash does not answer to it."""
-    try:
-        return CrashHost(socket.socket(fileno=descriptor))
-    except OSError as error:
-        raise HostError(f"no crash session behind descriptor {descriptor}") from error
 
 
 class _Refused(HostError):

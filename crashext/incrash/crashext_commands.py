@@ -1,7 +1,6 @@
 """Teaches crash the commands `leakscan` and `objsim`, and `extend` to take Python files."""
 
 import os
-import sys
 from typing import List
 
 import crash
@@ -126,9 +125,3 @@ def _reachable() -> bool:
     except OSError:
         return False
     return True
-
-
-def tell(line: str) -> None:
-    """Print one line now: what a script does not flush is lost on a pipe."""
-    print(line)
-    sys.stdout.flush()

@@ -17,8 +17,6 @@ from typing import Any
 import drgn
 from drgn.helpers.linux.kallsyms import load_module_kallsyms
 
-import crashext
-
 _PRIMITIVES = {drgn.TypeKind.STRUCT, drgn.TypeKind.UNION}
 
 
@@ -66,17 +64,16 @@ class StandIn:
     def symbol_exists(self, name: str) -> int:
         return int(self.sym2addr(name) != 0)
 
-    def enumerator_value(self, name: str) -> int | None:
-        try:
-            return int(self.program.constant(name).value_())
-        except LookupError:
-            return None
-
     def gdb_typeinfo(self, name: str) -> dict[str, Any]:
+        """Of a type, or of an expression: an enumerator has its enum's type."""
         try:
             found = self.program.type(name)
-        except LookupError as error:
-            raise CrashError("PyKdump/GDB error") from error
+        except (LookupError, SyntaxError):
+            try:
+                found = self.program.constant(name).type_
+            except LookupError as error:
+                raise CrashError("PyKdump/GDB error") from error
+            return {"typelength": 4, "edef": [[e.name, e.value] for e in found.enumerators or ()]}
         return {"typelength": found.size, "body": _body(found)}
 
     def exec_crash_command(self, line: str, quiet: int = 0) -> str:
@@ -139,7 +136,7 @@ def main() -> None:
         if not name.startswith("_"):
             setattr(module, name, getattr(stand_in, name))
     sys.modules["crash"] = module
-    sys.path.insert(0, str(Path(crashext.__file__).parent / "incrash"))
+    sys.path.insert(0, os.environ["CRASHEXT_INCRASH"])
     import crashext_start
 
     for line in iter(sys.stdin.readline, ""):
