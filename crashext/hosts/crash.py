@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -46,6 +46,19 @@ _DIRECT_MAP = 1 << 46  # bytes of direct map that 4-level paging has room for
 _LIVE = ("/proc/kcore", "/dev/mem", "/dev/crash")
 
 
+class Types(Protocol):
+    """A source of layouts and enumerators that needs no gdb."""
+
+    @property
+    def known(self) -> bool:
+        """Whether it is one: what it does not know, the kernel has not."""
+        ...
+
+    def layout(self, type_name: str) -> Layout | None: ...
+
+    def enumerator(self, name: str) -> int | None: ...
+
+
 class CrashHost:
     """`Host` over the bridge. Raises `HostError` when crash is gone."""
 
@@ -57,6 +70,7 @@ class CrashHost:
         self._starts = self._ends = np.zeros(0, np.uint64)
         self._direct = 0
         self._memory: PhysicalMemory | None = None
+        self._types: Types | None = None
         self._sys = _sys_fields(self.crash_command("sys"))
         dump = self._sys.get("DUMPFILE", "").split("  ")[0].strip()
         self._dump = Path(dump)
@@ -71,6 +85,14 @@ class CrashHost:
             vmcoreinfo=self._vmcoreinfo(),
         )
         self._watch_direct_map()
+
+    def prefer(self, types: Types) -> None:
+        """Ask `types` before gdb, where a question costs up to 30 ms; before the first question."""
+        self._types = types
+
+    def moved_on(self) -> bool:
+        """Whether crash knows other modules, or other symbols of them, than it did."""
+        return self._ask_modules() != self._modules_text
 
     def debug_files(self) -> list[Path]:
         """The debug files that crash itself opened, as `sys` names them."""
@@ -227,18 +249,34 @@ class CrashHost:
     @lru_cache(maxsize=1)  # noqa: B019
     def modules(self) -> Sequence[Module]:
         # ffffffffc050f0c0  leaklab  ffffffffc050a000  36864  (not loaded)  [CONFIG_KALLSYMS]
-        try:
-            text = self.crash_command("mod")
-        except _Refused:
-            return ()  # "mod: no modules loaded" is an error to crash
         line = re.compile(r"^[0-9a-f]{8,16}\s+(\S+)\s+([0-9a-f]{8,16})\s+(\d+)\s", re.MULTILINE)
         return tuple(
             Module(name, ((int(base, 16), int(base, 16) + int(size)),))
-            for name, base, size in line.findall(text)
+            for name, base, size in line.findall(self._modules_text)
         )
+
+    @cached_property
+    def _modules_text(self) -> str:
+        return self._ask_modules()
+
+    def _ask_modules(self) -> str:
+        try:
+            return self.crash_command("mod")
+        except _Refused:
+            return ""  # "mod: no modules loaded" is an error to crash
+
+    @cached_property
+    def _gdb_knows_more(self) -> bool:
+        """Whether `mod -s` brought types that the kernel's own memory need not have."""
+        rows = self._modules_text.splitlines()[1:]
+        return any("(not loaded)" not in row for row in rows)
 
     @cache  # noqa: B019
     def layout(self, type_name: str) -> Layout | None:
+        if self._types is not None and self._types.known:
+            found = self._types.layout(type_name)
+            if found is not None or not self._gdb_knows_more:
+                return found
         lines = self._ask(wire.LAYOUT, type_name.encode()).decode("ascii", "replace").splitlines()
         if not lines:
             return None
@@ -250,6 +288,8 @@ class CrashHost:
 
     @cache  # noqa: B019
     def enumerator(self, name: str) -> int | None:
+        if self._types is not None and self._types.known:
+            return self._types.enumerator(name)
         answer = self._ask(wire.ENUMERATOR, name.encode())
         return int(answer) if answer else None
 

@@ -368,16 +368,29 @@ def read_btf(host: Host) -> Btf | None:
     """The BTF of the kernel (4.18, CONFIG_DEBUG_INFO_BTF) and of its loaded modules (5.11,
     36e68442d1af); None where this kernel carries none, or it is not in the dump.
     """
+    kernel = _kernel_btf(host)
+    try:
+        return None if kernel is None else Btf(kernel, tuple(_module_btf(host)))
+    except ValueError:
+        return None
+
+
+def read_kernel_btf(host: Host) -> Btf | None:
+    """As `read_btf`, without the modules: for that no layout must be known."""
+    kernel = _kernel_btf(host)
+    try:
+        return None if kernel is None else Btf(kernel)
+    except ValueError:
+        return None
+
+
+def _kernel_btf(host: Host) -> bytes | None:
     start, stop = host.address_of("__start_BTF"), host.address_of("__stop_BTF")
     if start is None or stop is None or not 0 < stop - start <= _MAX_KERNEL:
         return None
     try:
-        kernel = host.read(start, stop - start)
+        return host.read(start, stop - start)
     except ReadFault:
-        return None
-    try:
-        return Btf(kernel, tuple(_module_btf(host)))
-    except ValueError:
         return None
 
 

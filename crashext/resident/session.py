@@ -31,11 +31,15 @@ class Session:
         return entry(arguments, self.host())
 
     def host(self) -> CrashHost:
+        """The host of this command: the one before it, unless what that knows has changed."""
         from crashext.hosts.crash import CrashHost
+        from crashext.kernel.btf_layouts import CarriedTypes
 
-        if self._host is None:
-            self._host = CrashHost(self._sock, self._interrupts)
-        return self._host
+        host = self._host
+        if host is None or host.info().live or host.moved_on():
+            self._host = host = CrashHost(self._sock, self._interrupts)
+            host.prefer(CarriedTypes(host))
+        return host
 
     def tidy(self) -> bool:
         """After a command: keep memory bounded. Returns whether this engine had better leave."""

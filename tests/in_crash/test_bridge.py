@@ -17,6 +17,7 @@ import pytest
 
 from crashext.incrash import crashext_wire as wire
 from tests.conftest import ask, lab_dump, on, run
+from tests.in_crash.processes import engines_of, gone
 from tests.lab import read_addresses
 
 PROMPT = "crash>\n"
@@ -28,7 +29,7 @@ class Session:
 
     def __init__(self, process: subprocess.Popen[str], mark: str) -> None:
         self._process = process
-        self._mark = f"{_MARK}={mark}".encode()
+        self._mark = f"{_MARK}={mark}"
         self.pid = process.pid
 
     def send(self, line: str) -> None:
@@ -52,16 +53,7 @@ class Session:
 
     def engines(self) -> list[int]:
         """Process numbers of this session's engines, which are no children of crash's."""
-        found = []
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                words = (folder / "cmdline").read_bytes().split(b"\0")
-                environment = (folder / "environ").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if b"--bridge" in words and self._mark in environment:
-                found.append(int(folder.name))
-        return found
+        return engines_of(self._mark)
 
     def counts(self) -> tuple[int, int, int]:
         """(open descriptors, children, failed reads)"""
@@ -99,15 +91,6 @@ def session(
         assert process.stdin is not None
         process.stdin.close()
         process.wait(30)
-
-
-def gone(pid: int) -> bool:
-    """Whether a process ends within a moment."""
-    for _ in range(100):
-        if not Path(f"/proc/{pid}").exists():
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def script(path: Path, text: str) -> Path:

@@ -20,6 +20,7 @@ import pytest
 
 from crashext.commands import setup
 from tests.conftest import ask, lab_dump, on, only_if
+from tests.in_crash.processes import engines_of
 from tests.lab import read_addresses
 
 BUILDS = [p for p in os.environ.get("CRASHEXT_PYKDUMP", "").split(":") if p]
@@ -81,6 +82,10 @@ class Crash:
 
     def descriptors(self) -> int:
         return len(os.listdir(f"/proc/{self.terminal.pid}/fd"))
+
+    def engines(self) -> list[int]:
+        """Process numbers of this session's engines, which are no children of crash's."""
+        return engines_of(f"HOME={self.home}")
 
     def children(self) -> list[str]:
         return (

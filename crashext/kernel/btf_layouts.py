@@ -1,0 +1,98 @@
+"""Layouts and enumerators from BTF, in the words of a host: instead of a debugger's, where there is
+one. It knows the format through `btf` only.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from crashext.hosts.base import Host, Layout, Member
+from crashext.kernel.btf import Btf, BtfKind, read_btf, read_kernel_btf
+
+_MAX_NESTING = 32  # of anonymous structs and unions
+
+
+class BtfLayouts:
+    """What a debugger would answer, out of one `Btf`."""
+
+    def __init__(self, btf: Btf) -> None:
+        self._btf = btf
+
+    def layout(self, type_name: str) -> Layout | None:
+        """Layout of e.g. ``struct page``; None where there is no such type."""
+        number = self._btf.find(type_name)
+        if number is None:
+            return None
+        members: dict[str, Member] = {}
+        self._flatten(number, 0, members, 0)
+        return Layout(type_name, self._btf.size(number), members)
+
+    def _flatten(self, number: int, base: int, members: dict[str, Member], depth: int) -> None:
+        """Collect members with offsets from the outermost struct, through anonymous ones."""
+        for member in self._btf.members(number):
+            bits = base + member.bit_offset
+            if member.name:
+                members.setdefault(
+                    member.name,
+                    Member(
+                        bits // 8,
+                        self._btf.size(member.type),
+                        bits % 8 if member.bit_size else 0,
+                        member.bit_size,
+                    ),
+                )
+                continue
+            inner = self._btf.strip(member.type)
+            if self._btf.kind[inner] in (BtfKind.STRUCT, BtfKind.UNION) and depth < _MAX_NESTING:
+                self._flatten(inner, bits, members, depth + 1)
+
+    def enumerator(self, name: str) -> int | None:
+        """Value of an enumerator; None where no enum has it."""
+        return self._enumerators.get(name)
+
+    @cached_property
+    def _enumerators(self) -> dict[str, int]:
+        values: dict[str, int] = {}
+        for number, kind in enumerate(self._btf.kind):
+            if kind in (BtfKind.ENUM, BtfKind.ENUM64):
+                for value, name in self._btf.enumerators(number).items():
+                    values.setdefault(name, value)
+        return values
+
+
+class CarriedTypes:
+    """The types that a dump carries in its own memory, for a host that has no better source.
+
+    What the kernel's own BTF knows is answered from that; the modules' is read for other names.
+    """
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._all: BtfLayouts | None = None
+
+    @property
+    def known(self) -> bool:
+        """Whether there are any: then a name that is not among them is no type of the kernel."""
+        return self._kernel is not None
+
+    def layout(self, type_name: str) -> Layout | None:
+        """Layout of e.g. ``struct page``; None where there is no such type."""
+        if self._kernel is None:
+            return None
+        return self._kernel.layout(type_name) or self._everything(self._kernel).layout(type_name)
+
+    def enumerator(self, name: str) -> int | None:
+        """Value of an enumerator of the kernel; None where no enum of its has it."""
+        return None if self._kernel is None else self._kernel.enumerator(name)
+
+    @cached_property
+    def _kernel(self) -> BtfLayouts | None:
+        btf = read_kernel_btf(self._host)
+        return None if btf is None else BtfLayouts(btf)
+
+    def _everything(self, kernel: BtfLayouts) -> BtfLayouts:
+        if self._all is None:
+            self._all = kernel  # reading the modules' asks for layouts itself
+            btf = read_btf(self._host)
+            self._all = kernel if btf is None else BtfLayouts(btf)
+        return self._all
