@@ -31,7 +31,9 @@ from crashext.hosts.base import (
     Symbol,
     coalesce,
 )
+from crashext.hosts.crash_sys import dump_file, sys_fields
 from crashext.hosts.dumpfile import DumpFile, examine
+from crashext.hosts.keeping import Kept
 from crashext.hosts.percpu import PERCPU_END, percpu_table, symbol_in
 from crashext.incrash import crashext_wire as wire
 
@@ -43,7 +45,6 @@ _RUN = 1 << 20
 _BULK = 1 << 18  # bytes from which a read goes to the dump file
 _MAX_VMCOREINFO = 1 << 16
 _DIRECT_MAP = 1 << 46  # bytes of direct map that 4-level paging has room for
-_LIVE = ("/proc/kcore", "/dev/mem", "/dev/crash")
 
 
 class Types(Protocol):
@@ -63,25 +64,25 @@ class CrashHost:
     """`Host` over the bridge. Raises `HostError` when crash is gone."""
 
     def __init__(
-        self, sock: socket.socket, whole: AbstractContextManager[None] | None = None
+        self, sock: socket.socket, kept: Kept, whole: AbstractContextManager[None] | None = None
     ) -> None:
         """`whole` lets nothing interrupt a question: the next one would get its answer."""
+        self.kept = kept
         self._sock, self._whole = sock, whole or nullcontext()
         self._starts = self._ends = np.zeros(0, np.uint64)
         self._direct = 0
         self._memory: PhysicalMemory | None = None
         self._types: Types | None = None
-        self._sys = _sys_fields(self.crash_command("sys"))
-        dump = self._sys.get("DUMPFILE", "").split("  ")[0].strip()
+        self._sys = sys_fields(self.crash_command("sys"))
+        dump = dump_file(self._sys)
         self._dump = Path(dump)
-        self._live = not dump or dump.startswith(_LIVE)
-        self._file = DumpFile("live", None) if self._live else _file(Path(dump))
+        self._file = _file(self._dump) if dump else DumpFile("live", None)
         self._info = Info(
             release=self._sys.get("RELEASE", ""),
             arch=self._sys.get("MACHINE", "").split(" ")[0],
             page_size=_PAGE,
-            live=self._live,
-            source=Path(dump).name if dump and not self._live else dump or "/proc/kcore",
+            live=not dump,
+            source=self._dump.name if dump else "/proc/kcore",
             vmcoreinfo=self._vmcoreinfo(),
         )
         self._watch_direct_map()
@@ -323,11 +324,6 @@ _EXPRESSION = re.compile(r"^[\w\s.>()&*+\-\[\]]{1,200}$")
 
 class _Refused(HostError):
     """crash answered a question with an error."""
-
-
-def _sys_fields(text: str) -> dict[str, str]:
-    pairs = (line.partition(": ") for line in text.splitlines())
-    return {key.strip(): value.strip() for key, colon, value in pairs if colon}
 
 
 def _file(dump: Path) -> DumpFile:

@@ -1,8 +1,8 @@
 """A stand-in for crash with PyKdump: the same bridge, over a lab dump opened with drgn.
 
 `python stand_in.py CORE VMLINUX` reads command lines on stdin and runs each as crash would, in
-this process: `leakscan kmalloc-32`, or `.fds`, which prints open descriptors and children. It
-implements what the bridge uses of PyKdump's C module, with PyKdump's own errors.
+this process: `leakscan kmalloc-32`, or `.fds`, which prints open descriptors, children, failed
+reads and reads. It implements what the bridge uses of PyKdump's C module, with PyKdump's errors.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class StandIn:
     """The functions of PyKdump's module `crash`, over a drgn program."""
 
     def __init__(self, core: str, vmlinux: str) -> None:
-        self.failed_reads = 0
+        self.reads = self.failed_reads = 0
         self.program = drgn.Program()
         self.program.set_core_dump(core)
         self.program.load_debug_info([vmlinux], main=True)
@@ -37,6 +37,7 @@ class StandIn:
         self.core, self.vmlinux = core, vmlinux
 
     def readmem(self, address: int, size: int) -> bytes:
+        self.reads += 1
         if not address:
             raise IndexError("NULL pointer")
         direct = address - int(self.program["page_offset_base"].value_())
@@ -142,7 +143,8 @@ def main() -> None:
     for line in iter(sys.stdin.readline, ""):
         program, *arguments = shlex.split(line)
         if program == ".fds":
-            print(len(os.listdir("/proc/self/fd")), _children(), stand_in.failed_reads)
+            counts = stand_in.failed_reads, stand_in.reads
+            print(len(os.listdir("/proc/self/fd")), _children(), *counts)
         else:
             crashext_start.start(program, arguments)
         print("crash>", flush=True)

@@ -57,8 +57,12 @@ class Session:
 
     def counts(self) -> tuple[int, int, int]:
         """(open descriptors, children, failed reads)"""
-        descriptors, children, failed = map(int, self.ask(".fds").split())
+        descriptors, children, failed, _ = map(int, self.ask(".fds").split())
         return descriptors, children, failed
+
+    def reads(self) -> int:
+        """Reads of memory that crash was asked for so far."""
+        return int(self.ask(".fds").split()[3])
 
 
 @contextmanager
@@ -197,6 +201,30 @@ def test_200_commands_leave_nothing_behind() -> None:
         assert crash.counts() == before
         assert crash.engines() == engines
         assert len(engines) == 1
+
+
+def test_what_was_learnt_of_a_dump_is_not_read_again() -> None:
+    with session("default") as crash:
+        first = crash.ask("leakscan kmalloc-32")
+        before = crash.reads()
+        assert crash.ask("leakscan kmalloc-32") == first
+        assert crash.ask("leakscan --json kmalloc-32").startswith("{")
+        assert crash.reads() == before
+        crash.ask("leakscan dentry")
+        assert crash.reads() - before < before / 2
+
+
+def test_an_interrupted_answer_is_not_kept() -> None:
+    """What Ctrl-C cut off is told once, and worked out when it is asked again."""
+    whole = run("leakscan", *on("default"), "kmalloc-32", "dentry", "filp").out
+    with session("default") as crash:
+        crash.ask("leakscan -h")
+        for delay in (0.4, 0.8, 1.2, 1.6):
+            crash.send("leakscan kmalloc-32 dentry filp")
+            time.sleep(delay)
+            os.kill(crash.pid, signal.SIGINT)
+            crash.answer()
+        assert crash.ask("leakscan kmalloc-32 dentry filp") == whole
 
 
 def test_the_engine_ends_with_crash() -> None:

@@ -17,7 +17,7 @@ from crashext.kernel.memmap import MemoryMap, memory_map
 from crashext.kernel.slab.caches import Caches, SlabCache, read_caches
 from crashext.kernel.slab.objects import SlabReader, State
 from crashext.kernel.slab.pointers import SlabPointers
-from crashext.kernel.slab.slabs import MAP_BUDGET, SlabIndex, find_slabs
+from crashext.kernel.slab.slabs import MAP_BUDGET, SlabIndex, find_slabs, fits
 from crashext.progress import Progress, silent
 
 
@@ -44,6 +44,7 @@ class KernelView:
         self.memory: MemoryMap = memory_map(host, self.space)
         self._readers: dict[int, SlabReader] = {}
         self._index: SlabIndex | None = None
+        self._whole = False
         self._pointers: SlabPointers | None = None
 
     def scan(
@@ -53,11 +54,17 @@ class KernelView:
         progress: Progress = silent,
         budget: int = MAP_BUDGET,
     ) -> SlabIndex:
-        """The pass over the memory map that finds the slabs; see `slabs.find_slabs`."""
-        self._index = find_slabs(
-            self.host, self.memory, self.caches, wanted, seed, progress, budget
-        )
-        self._pointers = None
+        """The pass over the memory map that finds the slabs; see `slabs.find_slabs`.
+
+        A map that was read whole is not read again: `keep` may have kept this view.
+        """
+        whole = fits(self.memory, budget)
+        if self._index is None or not (whole and self._whole) or self.host.info().live:
+            self._index = find_slabs(
+                self.host, self.memory, self.caches, wanted, seed, progress, budget
+            )
+            self._pointers = None
+            self._whole = whole
         return self._index
 
     @property
