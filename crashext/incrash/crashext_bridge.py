@@ -15,7 +15,7 @@ from typing import List, Optional, Tuple
 import crashext_answers
 import crashext_engine as engines
 import crashext_wire as wire
-from crashext_output import say
+from crashext_output import end_line, say
 
 _PATIENCE = 3  # Ctrl-C that many times ends an engine that does not listen
 _CTRL_C = (signal.SIGINT,)
@@ -190,6 +190,8 @@ class Talk:
     def interrupt(self, number: int, frame: object) -> None:
         """Ctrl-C: the engine prints what it has. One that has not even greeted is ended."""
         self.pressed += 1
+        if self.pressed == 1:
+            end_line()
         gentle = self.engine.greeted and self.pressed < _PATIENCE
         self.engine.signal(signal.SIGINT if gentle else signal.SIGKILL)
 

@@ -29,3 +29,12 @@ def tell(line: str) -> None:
 def say(program: str, what: str, mend: str = "") -> None:
     """One line of a program's: what is wrong, and what to do."""
     tell("{}: {}{}".format(program, what, "; " + mend if mend else ""))
+
+
+def end_line() -> None:
+    """The terminal showed ^C: what comes next, be it the prompt, begins on a line of its own."""
+    try:
+        if os.isatty(2):
+            os.write(2, b"\n")
+    except OSError:
+        pass

@@ -76,6 +76,8 @@ class Crash:
         return int(found[1])
 
     def quit(self) -> None:
+        if not self.terminal.isalive():
+            return
         self.terminal.sendline("quit")
         self.terminal.expect(pexpect.EOF)
         self.terminal.close(force=True)
