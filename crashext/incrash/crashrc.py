@@ -7,8 +7,10 @@ sys.path.insert(0, os.path.dirname(os.path.realpath(sys.argv[0])))
 import crashext_commands
 import crashext_engine
 import crashext_output
+import crashext_scroll
 
 crashext_output.prepare()
+crashext_scroll.restore()
 if len(sys.argv) > 1:
     crashext_engine.REMEMBERED[0] = sys.argv[1]
 if not crashext_commands.register():
