@@ -214,7 +214,7 @@ def test_what_was_learnt_of_a_dump_is_not_read_again() -> None:
 
 def test_an_interrupted_answer_is_not_kept() -> None:
     """What Ctrl-C cut off is told once, and worked out when it is asked again."""
-    whole = run("leakscan", *on("default"), "kmalloc-32", "dentry", "filp").out
+    whole = run("leakscan", *on("default"), "--json", "kmalloc-32", "dentry", "filp").out
     with session("default") as crash:
         crash.ask("leakscan -h")
         for delay in (0.4, 0.8, 1.2, 1.6):
@@ -222,7 +222,7 @@ def test_an_interrupted_answer_is_not_kept() -> None:
             time.sleep(delay)
             os.kill(crash.pid, signal.SIGINT)
             crash.answer()
-        assert crash.ask("leakscan kmalloc-32 dentry filp") == whole
+        assert crash.ask("leakscan --json kmalloc-32 dentry filp") == whole
 
 
 def test_the_engine_ends_with_crash() -> None:
@@ -236,6 +236,7 @@ def test_the_engine_ends_with_crash() -> None:
 
 def test_the_engine_ends_with_crash_in_the_midst_of_work() -> None:
     with session("default") as crash:
+        crash.ask("leakscan -h")
         crash.send("leakscan --orphans")
         time.sleep(1.5)
         (engine,) = crash.engines()
