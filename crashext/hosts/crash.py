@@ -44,6 +44,7 @@ _PAGE = 4096
 _RUN = 1 << 20
 _BULK = 1 << 18  # bytes from which a read goes to the dump file
 _MAX_VMCOREINFO = 1 << 16
+_LOCK_KEY = re.compile(r"__key(\.\d+)?$")  # struct lock_class_key, empty without lockdep
 _DIRECT_MAP = 1 << 46  # bytes of direct map that 4-level paging has room for
 
 
@@ -226,7 +227,7 @@ class CrashHost:
     def _percpu_symbols(self) -> list[Symbol]:
         # 31c40 (d) runqueues
         line = re.compile(r"^([0-9a-f]{1,6}) \(.\) (\S+)$", re.MULTILINE)
-        found = [(int(a, 16), name) for a, name in line.findall(self.crash_command("sym -l"))]
+        found = [(int(a, 16), name) for a, name in line.findall(self._symbol_list)]
         return percpu_table(found, self.address_of("__per_cpu_end") or 0)
 
     @lru_cache(maxsize=4096)  # noqa: B019  (one host a process)
@@ -237,10 +238,21 @@ class CrashHost:
         name, _, offset = line.rpartition(" ")
         if not name or name.startswith(".L"):  # a label that the compiler made up names nothing
             return None
+        if _LOCK_KEY.match(name):
+            name = self._beside(address - int(offset)) or name
         module = next(
             (m.name for m in self.modules() if any(a <= address < b for a, b in m.ranges)), ""
         )
         return Symbol(name, address - int(offset), 0, module)
+
+    @cached_property
+    def _symbol_list(self) -> str:
+        return self.crash_command("sym -l")
+
+    def _beside(self, start: int) -> str | None:
+        """Another symbol at the same address: a lock's class key takes no room there."""
+        names = re.findall(rf"^{start:x} \(.\) (\S+)", self._symbol_list, re.MULTILINE)
+        return min((name for name in names if not _LOCK_KEY.match(name)), default=None)
 
     @lru_cache(maxsize=4096)  # noqa: B019
     def address_of(self, name: str) -> int | None:

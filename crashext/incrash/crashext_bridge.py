@@ -36,7 +36,7 @@ def run(program: str, arguments: List[str]) -> None:
         engines.forget()
     finally:
         while signal.sigtimedwait(_CTRL_C, 0):
-            pass  # one that came too late to mean this command
+            end_line()  # one that came too late to mean this command
         signal.signal(signal.SIGINT, before)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _CTRL_C)
 
@@ -190,8 +190,7 @@ class Talk:
     def interrupt(self, number: int, frame: object) -> None:
         """Ctrl-C: the engine prints what it has. One that has not even greeted is ended."""
         self.pressed += 1
-        if self.pressed == 1:
-            end_line()
+        end_line()
         gentle = self.engine.greeted and self.pressed < _PATIENCE
         self.engine.signal(signal.SIGINT if gentle else signal.SIGKILL)
 
