@@ -8,6 +8,7 @@ raised. One process has one of these: signals are the process's.
 from __future__ import annotations
 
 import signal
+import sys
 from types import FrameType, TracebackType
 
 _RETRY = 0.02  # seconds until an interrupt that came during an import is tried again
@@ -37,6 +38,7 @@ class Interrupts:
             signal.signal(number, self._arrived)
         # A background process that writes to a terminal set to `tostop` would be stopped.
         signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+        sys.unraisablehook = self._lost
 
     def begin(self) -> None:
         """A command begins: what came before did not mean it."""
@@ -58,6 +60,14 @@ class Interrupts:
             signal.setitimer(signal.ITIMER_REAL, _RETRY)
         else:
             self._raise()
+
+    def _lost(self, unraisable: sys.UnraisableHookArgs) -> None:
+        """Where Python drops exceptions, such as destructors, ours is tried again."""
+        if isinstance(unraisable.exc_value, KeyboardInterrupt | Unread):
+            self._pending = unraisable.exc_value.with_traceback(None)
+            signal.setitimer(signal.ITIMER_REAL, _RETRY)
+        else:
+            sys.__unraisablehook__(unraisable)
 
     def _raise(self) -> None:
         pending, self._pending = self._pending, None
