@@ -18,6 +18,7 @@ import crashext_wire as wire
 from crashext_output import end_line, say
 
 _PATIENCE = 3  # Ctrl-C that many times ends an engine that does not listen
+_AGAIN = 5000  # milliseconds until an engine whose output nobody reads is told so again
 _CTRL_C = (signal.SIGINT,)
 
 
@@ -119,6 +120,7 @@ class Talk:
     def __init__(self, program: str, engine: "engines.Engine") -> None:
         self.program, self.engine, self.sock = program, engine, engine.sock
         self.pressed = 0
+        self.unread = 0
 
     def greet(self) -> bool:
         """Let a new engine greet. Returns whether it did; if not, that is told."""
@@ -158,7 +160,7 @@ class Talk:
             engines.forget()
             if self.pressed:
                 say(self.program, "interrupted")
-            else:
+            elif not self.unread:
                 say(self.program, "the engine ended in the midst of it: killed, or out of memory")
         except wire.Garbage as what:
             self._tell_garbage(what)
@@ -174,14 +176,21 @@ class Talk:
             watched.register(output, 0)
         with _Listening(self):
             while True:
-                ready = [descriptor for descriptor, _ in watched.poll()]
+                ready = [d for d, _ in watched.poll(_AGAIN if self.unread else None)]
                 if output in ready:
-                    # head, or a pager that was left: SIGPIPE tells the engine the same.
                     watched.unregister(output)
-                    self.engine.signal(signal.SIGPIPE)
-                elif ready:
+                    if not self.unread:
+                        self._tell_unread()
+                elif not ready:
+                    self._tell_unread()
+                else:
                     code, payload = wire.receive(self.sock)
                     return code, payload
+
+    def _tell_unread(self) -> None:
+        """head, or a pager, was left: SIGPIPE tells the engine the same, and again if need be."""
+        self.unread += 1
+        self.engine.signal(signal.SIGPIPE if self.unread <= _PATIENCE else signal.SIGKILL)
 
     def _send(self, code: int, payload: bytes) -> None:
         with _Listening(self):

@@ -1,8 +1,8 @@
 """Ctrl-C and closed pipes in a process that lives on: never in the middle of what must be whole.
 
 An interrupted import leaves a half module behind, an interrupted question an answer that the next
-question would get. So the exception waits until neither is going on. Between commands nothing is
-raised. One process has one of these: signals are the process's.
+question would get, an interrupted lock a thread that waits for ever. So the exception waits.
+Between commands nothing is raised. One process has one of these: signals are the process's.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import signal
 import sys
 from types import FrameType, TracebackType
 
-_RETRY = 0.02  # seconds until an interrupt that came during an import is tried again
+_RETRY = 0.02  # seconds until an interrupt that came at a bad moment is tried again
+_WHOLE = ("/threading.py", "/rich/live.py", "/rich/progress.py")
 _IMPORTING = "<frozen importlib"
 
 
@@ -56,7 +57,7 @@ class Interrupts:
             self._pending = KeyboardInterrupt() if number == signal.SIGINT else Unread()
         if self._held:
             return
-        if _importing(frame):
+        if _fragile(frame):
             signal.setitimer(signal.ITIMER_REAL, _RETRY)
         else:
             self._raise()
@@ -88,9 +89,12 @@ class Interrupts:
             self._raise()
 
 
-def _importing(frame: FrameType | None) -> bool:
+def _fragile(frame: FrameType | None) -> bool:
+    """Within an import, or where a lock may be taken and its `with` not yet begun: the thread that
+    draws the progress bar would wait for that lock for ever, and we for the thread."""
     while frame is not None:
-        if frame.f_code.co_filename.startswith(_IMPORTING):
+        name = frame.f_code.co_filename
+        if name.startswith(_IMPORTING) or name.endswith(_WHOLE):
             return True
         frame = frame.f_back
     return False
