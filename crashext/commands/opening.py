@@ -62,7 +62,7 @@ def open_view(host: Host, record: Path | None, question: Question) -> Iterator[O
     if isinstance(host, RecordedHost):
         _require(host, question)
     recorder = None if record is None else RecordingHost(host)
-    view = keep(host, "view", lambda: KernelView(host)) if recorder is None else None
+    view = keep(host, "view", lambda: KernelView(host), large=True) if recorder is None else None
     opened = Opened(view or KernelView(recorder or host), question)
     yield opened
     if recorder is not None and record is not None:

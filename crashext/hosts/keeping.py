@@ -24,8 +24,9 @@ class Kept:
         """`interrupts` counts those so far."""
         self._interrupts = interrupts
         self._answers: OrderedDict[Hashable, Any] = OrderedDict()
+        self._large: set[Hashable] = set()
 
-    def get(self, key: Hashable, compute: Callable[[], T]) -> T:
+    def get(self, key: Hashable, compute: Callable[[], T], large: bool = False) -> T:
         """The answer under `key`, worked out if it is not there."""
         if key in self._answers:
             self._answers.move_to_end(key)
@@ -35,14 +36,18 @@ class Kept:
             if self._interrupts() != before:
                 return answer
             self._answers[key] = answer
+            if large:
+                self._large.add(key)
             if len(self._answers) > _MOST:
                 self._answers.popitem(last=False)
         found: T = self._answers[key]
         return found
 
-    def clear(self) -> None:
-        """Keep nothing: memory is short."""
-        self._answers.clear()
+    def shrink(self) -> None:
+        """Keep reports, but not what they were made from: memory is short."""
+        for key in self._large:
+            self._answers.pop(key, None)
+        self._large.clear()
 
 
 @runtime_checkable
@@ -53,6 +58,6 @@ class KeepingHost(Protocol):
     def kept(self) -> Kept: ...
 
 
-def keep(host: Host, key: Hashable, compute: Callable[[], T]) -> T:
-    """`compute()`, or what `host` keeps under `key`."""
-    return host.kept.get(key, compute) if isinstance(host, KeepingHost) else compute()
+def keep(host: Host, key: Hashable, compute: Callable[[], T], large: bool = False) -> T:
+    """`compute()`, or what `host` keeps under `key`; what is `large` it forgets first."""
+    return host.kept.get(key, compute, large) if isinstance(host, KeepingHost) else compute()

@@ -64,8 +64,7 @@ class Session:
         if self._host is None:
             return False
         if _resident() > _ROOM:
-            self._host.kept.clear()
-            self._host = None
+            self._host.kept.shrink()
         _trim()
         return _resident() > _ROOM
 

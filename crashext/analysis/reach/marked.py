@@ -22,4 +22,4 @@ def marked(
         # A kept mark has a view of its own: who scans another part later must not change it.
         return reach(copy.copy(view), progress, partial(generator, settings), budget)
 
-    return keep(view.host, ("mark", settings.seed, budget), work)
+    return keep(view.host, ("mark", settings.seed, budget), work, large=True)
