@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from crashext.hosts.base import (
     Addresses,
@@ -32,6 +33,7 @@ from crashext.hosts.base import (
     coalesce,
 )
 from crashext.hosts.crash_sys import dump_file, sys_fields
+from crashext.hosts.crash_tables import untranslatable
 from crashext.hosts.dumpfile import DumpFile, examine
 from crashext.hosts.keeping import Kept
 from crashext.hosts.percpu import PERCPU_END, percpu_table, symbol_in
@@ -71,7 +73,8 @@ class CrashHost:
         self.kept = kept
         self._sock, self._whole = sock, whole or nullcontext()
         self._starts = self._ends = np.zeros(0, np.uint64)
-        self._direct = 0
+        self._direct, self._span = 0, _DIRECT_MAP
+        self._lost = np.zeros((0, 2), np.uint64)
         self._memory: PhysicalMemory | None = None
         self._types: Types | None = None
         self._sys = sys_fields(self.crash_command("sys"))
@@ -135,14 +138,48 @@ class CrashHost:
         self._direct = int.from_bytes(self.read(symbol, 8), "little")
         ranges = np.array(self._file.present, np.uint64).reshape(-1, 2)
         self._starts, self._ends = ranges[:, 0], ranges[:, 1]
+        above = self.address_of("vmalloc_base")  # randomised: maybe less than 64 TiB above
+        if above is not None:
+            start = int.from_bytes(self.read(above, 8), "little")
+            if start > self._direct:
+                self._span = min(self._span, start - self._direct)
+        self._watch_page_tables()
+
+    def _watch_page_tables(self) -> None:
+        """From now on, know where crash would miss a page table, and jump to its prompt."""
+        names = ("init_top_pgt", "init_level4_pgt", "swapper_pg_dir")
+        top = next((a for a in map(self.address_of, names) if a is not None), None)
+        if top is None or self._info.arch != "x86_64":
+            return
+        try:
+            first = np.frombuffer(self.read(top, _PAGE), np.uint64).reshape(1, -1)
+        except ReadFault:
+            return
+
+        def read(tables: Addresses) -> NDArray[np.uint64]:
+            rows, ok = self.read_many(tables + np.uint64(self._direct), _PAGE)
+            rows[~ok] = 0
+            return rows.view(np.uint64)
+
+        missing = untranslatable(
+            first,
+            read,
+            lambda physical: self._held(physical + np.uint64(self._direct), _PAGE),
+            self._info.vmcoreinfo.get("NUMBER(pgtable_l5_enabled)") == "1",
+            (self._direct, self._direct + self._span),
+        )
+        self._lost = np.array(missing, np.uint64).reshape(-1, 2)
 
     def _held(self, addresses: Addresses, size: int) -> Mask:
-        """False where a direct-map read would run into a page that is not in the dump."""
+        """False where a read would run into a page of the direct map, or a page table, that is not
+        in the dump."""
         held = np.ones(len(addresses), np.bool_)
         if not self._direct or not len(self._starts):
             return held
+        for start, end in self._lost:
+            held &= (addresses + np.uint64(size) <= start) | (addresses >= end)
         physical = addresses - np.uint64(self._direct)
-        inside = physical < np.uint64(_DIRECT_MAP)
+        inside = physical < np.uint64(self._span)
         at = np.searchsorted(self._starts, physical[inside], side="right").astype(np.int64) - 1
         held[inside] = (at >= 0) & (
             physical[inside] + np.uint64(size) <= self._ends[np.maximum(at, 0)]
@@ -172,7 +209,7 @@ class CrashHost:
     def _bulk(self, address: int, size: int) -> bytes | None:
         """A long read of the direct map from the dump file itself: the bridge need not carry it."""
         physical = address - self._direct
-        if not self._direct or not 0 <= physical < _DIRECT_MAP:
+        if not self._direct or not 0 <= physical < self._span:
             return None
         if self._memory is None:
             from crashext.hosts.drgn import (
