@@ -17,7 +17,6 @@ import pytest
 
 from crashext.incrash import crashext_wire as wire
 from tests.conftest import ask, lab_dump, on, run
-from tests.in_crash.holes import without_a_page_table
 from tests.in_crash.processes import engines_of, gone
 from tests.lab import read_addresses
 
@@ -71,14 +70,13 @@ def session(
     name: str,
     engine: Path | str = sys.executable,
     form: str = "vmcore",
-    core: Path | None = None,
     incrash: Path = Path(wire.__file__).parent,
 ) -> Iterator[Session]:
     dump = lab_dump(name)
     script = Path(__file__).with_name("stand_in.py")
     mark = uuid.uuid4().hex
     process = subprocess.Popen(
-        [sys.executable, str(script), str(core or dump.folder / form), str(dump.vmlinux)],
+        [sys.executable, str(script), str(dump.folder / form), str(dump.vmlinux)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -112,16 +110,6 @@ def test_the_document_is_the_drgn_hosts(form: str) -> None:
     with session("default", form=form) as crash:
         assert crash.ask("leakscan --json kmalloc-32 dentry task_struct") == ours.out
         assert crash.counts()[2] == 0  # a failed read leaks memory inside PyKdump
-
-
-def test_crash_is_not_asked_for_what_it_has_no_page_table_for(tmp_path: Path) -> None:
-    """It would jump to its prompt over Python's frames, and die of that sooner or later."""
-    core = tmp_path / "vmcore"
-    where = without_a_page_table(lab_dump("default"), core)
-    with session("default", core=core) as crash:
-        assert "leaklab" in crash.ask("leakscan")
-        assert f"{where:x}" in crash.ask(f"objsim {where:x}")
-        assert crash.counts()[2] == 0
 
 
 def test_objsim_finds_the_same_kin() -> None:

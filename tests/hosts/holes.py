@@ -6,8 +6,7 @@ import struct
 from pathlib import Path
 
 import drgn
-from drgn.helpers.linux.list import list_for_each_entry
-from drgn.helpers.linux.pid import for_each_task
+from drgn.helpers.linux.pid import find_task
 
 from tests.lab import Dump
 
@@ -16,16 +15,14 @@ _LOAD = 1
 
 
 def without_a_page_table(dump: Dump, path: Path) -> int:
-    """Write `dump` to `path` without the last page table of a vmalloc area that is nobody's stack.
+    """Write `dump` to `path` without the page table that translates the first task's stack.
 
     Returns the first address that it translated.
     """
     program = drgn.Program()
     program.set_core_dump(str(dump.vmcore))
     program.load_debug_info([str(dump.vmlinux)], main=True)
-    areas = list_for_each_entry("struct vmap_area", program["vmap_area_list"].address_of_(), "list")
-    stacks = {int(task.stack) >> 21 for task in for_each_task(program)}
-    region = next(r for r in (int(a.va_start) >> 21 for a in areas) if r not in stacks)
+    region = int(find_task(program, 1).stack) >> 21
     table = program.symbol("init_top_pgt").address
     for shift in (39, 30, 21):
         entry = program.read_u64(table + 8 * (((region << 21) >> shift) & 511))
