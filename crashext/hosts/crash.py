@@ -106,13 +106,16 @@ class CrashHost:
         return [path for path in paths if path.is_file()]
 
     def _ask(self, code: int, payload: bytes) -> bytes:
-        """One question; raises `_Refused` when crash answers with an error."""
+        """One question; raises `_Refused` when crash answers with an error, and as a write to the
+        output would, `BrokenPipeError`, where that has no reader any more."""
         try:
             with self._whole:
                 wire.send(self._sock, code, payload)
                 status, answer = wire.receive(self._sock)
         except (wire.Closed, wire.Garbage) as error:
             raise HostError(f"the crash session is gone ({error})") from error
+        if status == wire.UNREAD:
+            raise BrokenPipeError
         if status != wire.OK:
             raise _Refused(answer.decode("utf-8", "backslashreplace").strip())
         return answer

@@ -15,6 +15,10 @@ import crash
 import crashext_wire as wire
 
 
+class _Unread(Exception):
+    """Nobody reads the output of this command any more."""
+
+
 def answer(code: int, payload: bytes) -> Tuple[int, bytes]:
     """(code, payload) of the answer to one question. Raises `wire.Garbage` for what is none."""
     question = _QUESTIONS.get(code)
@@ -26,6 +30,8 @@ def answer(code: int, payload: bytes) -> Tuple[int, bytes]:
         raise wire.Garbage("a question of the wrong length") from None
     except wire.Garbage:
         raise
+    except _Unread:
+        return wire.UNREAD, b""
     except Exception as error:  # crash.error, or whatever a damaged dump makes PyKdump raise
         return wire.FAILED, str(error).encode("utf-8", "replace")
 
@@ -105,8 +111,8 @@ def _enumerator(payload: bytes) -> bytes:
 
 
 def _command(payload: bytes) -> bytes:
-    if reader_gone(sys.stdout.fileno()):  # a command may ask gdb
-        return b""
+    if reader_gone(sys.stdout.fileno()):  # most commands ask gdb, even sys
+        raise _Unread
     text = crash.exec_crash_command(payload.decode("utf-8", "replace"), 1)
     return str(text).encode("utf-8", "replace")
 

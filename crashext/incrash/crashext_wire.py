@@ -24,6 +24,7 @@ DONE = 0x41  # engine -> crash: u8 exit status, u8 whether the engine leaves
 
 OK = 0x80
 FAILED = 0x81
+UNREAD = 0x82  # not asked: crash would jump to its prompt, as nobody reads the output any more
 
 MAX_FRAME = 64 << 20
 MAX_READ = 8 << 20  # bytes asked for in one READ
