@@ -1,6 +1,6 @@
 """`python -m crashext leakscan …`, `python -m crashext objsim …`.
 
-crash's side starts the engine as `python -m crashext --bridge FD leakscan …`.
+crash's side starts the engine as `python -m crashext --bridge FD`.
 """
 
 from __future__ import annotations
@@ -9,10 +9,6 @@ import os
 import shutil
 import sys
 from functools import partial
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from crashext.hosts.base import Host
 
 COMMANDS = ("leakscan", "objsim")
 OLDEST = (3, 11)
@@ -25,13 +21,14 @@ def main() -> int:
         version = ".".join(map(str, sys.version_info[:2]))
         print(f"crashext: this is Python {version}, 3.11 or later is needed", file=sys.stderr)
         return 3
-    bridge = -1
-    if len(arguments) > 2 and arguments[0] == "--bridge":
-        bridge, arguments = int(arguments[1]), arguments[2:]
+    if len(arguments) == 2 and arguments[0] == "--bridge":
+        from crashext.resident.engine import serve
+
+        return serve(int(arguments[1]))
     if not arguments or arguments[0] not in COMMANDS:
         print(f"crashext: say which command: {' or '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    return _run(arguments[0], arguments[1:], bridge)
+    return _run(arguments[0], arguments[1:])
 
 
 def leakscan() -> int:
@@ -44,18 +41,14 @@ def objsim() -> int:
     return _run("objsim", sys.argv[1:], script=sys.argv[0])
 
 
-def _run(command: str, arguments: list[str], bridge: int = -1, script: str = "") -> int:
+def _run(command: str, arguments: list[str], script: str = "") -> int:
     """Ctrl-C may come while Python still loads the rest, which takes most of a second."""
     try:
         # Only now, as these need a Python that is new enough.
         from crashext.commands import entry
         from crashext.commands.place import Place
 
-        place = (
-            Place(start=partial(_started, script=script))
-            if bridge < 0
-            else Place("crash", lambda: _crash(bridge))
-        )
+        place = Place(start=partial(_started, script=script))
         return (entry.leakscan if command == "leakscan" else entry.objsim)(arguments, place)
     except KeyboardInterrupt:
         print(f"{command}: interrupted before anything was known", file=sys.stderr)
@@ -75,12 +68,6 @@ def _shortest(path: str) -> str:
     found = shutil.which(name)
     same = found is not None and os.path.abspath(found) == os.path.abspath(path)
     return name if same else path
-
-
-def _crash(bridge: int) -> Host:
-    from crashext.hosts.crash import connect
-
-    return connect(bridge)
 
 
 if __name__ == "__main__":

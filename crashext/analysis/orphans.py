@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 
@@ -14,8 +13,9 @@ from crashext.analysis.likeness.words import Kind
 from crashext.analysis.page_reach import unreachable_memory
 from crashext.analysis.reach.group_reach import reachability_of
 from crashext.analysis.reach.holes import orphans_by_holes
+from crashext.analysis.reach.marked import marked
 from crashext.analysis.reach.nodes import NodeKind
-from crashext.analysis.reach.reachability import Reach, reach
+from crashext.analysis.reach.reachability import Reach
 from crashext.analysis.reach.structures import Structures, structures
 from crashext.analysis.reach.totals import by_heads, count, unreachable_counts
 from crashext.analysis.results.estimate import Estimate, Share
@@ -78,16 +78,16 @@ def scan_orphans(
 def _scan(
     view: KernelView, settings: Settings, progress: Progress, budget: int
 ) -> tuple[OrphanReport, Words, tuple[str, ...]]:
-    marked = reach(view, progress, partial(generator, settings), budget)
-    found = structures(marked)
-    report = orphan_report(marked, settings, progress, found)
-    names = [view.caches.all[i].name for i in marked.table.caches(found.slots).tolist()]
-    beyond = marked.unreachable_nodes()
-    beyond = beyond[beyond >= marked.nodes.first_area]
-    for node, size in zip(beyond.tolist(), marked.nodes.bytes(beyond).tolist(), strict=True):
-        kind = "vmalloc" if marked.nodes.kind(node) is NodeKind.AREA else "pages"
+    reached = marked(view, settings, progress, budget)
+    found = structures(reached)
+    report = orphan_report(reached, settings, progress, found)
+    names = [view.caches.all[i].name for i in reached.table.caches(found.slots).tolist()]
+    beyond = reached.unreachable_nodes()
+    beyond = beyond[beyond >= reached.nodes.first_area]
+    for node, size in zip(beyond.tolist(), reached.nodes.bytes(beyond).tolist(), strict=True):
+        kind = "vmalloc" if reached.nodes.kind(node) is NodeKind.AREA else "pages"
         names.append(f"{kind} {size}")
-    addresses = [marked.table.addresses(found.slots), marked.nodes.addresses(beyond)]
+    addresses = [reached.table.addresses(found.slots), reached.nodes.addresses(beyond)]
     return report, np.concatenate(addresses), tuple(names)
 
 

@@ -6,19 +6,19 @@ Everything here needs all of memory, so a session keeps the facts, not what they
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from crashext.analysis.cache_holders import holder_facts
-from crashext.analysis.likeness.survey import generator, kernel_of, map_gaps
+from crashext.analysis.likeness.survey import kernel_of, map_gaps
 from crashext.analysis.memory.accounting import Accounting, account, unaccounted_frames
 from crashext.analysis.memory.pagegroups import PageGroup
 from crashext.analysis.origin.content import RUNG
 from crashext.analysis.orphans import orphan_report
 from crashext.analysis.page_reach import module_in, page_holders
-from crashext.analysis.reach.reachability import Reach, complete_index, reach
+from crashext.analysis.reach.marked import marked
+from crashext.analysis.reach.reachability import Reach, complete_index
 from crashext.analysis.reach.totals import unreachable_counts
 from crashext.analysis.results.estimate import Estimate
 from crashext.analysis.results.evidence import OrphanGroup, UnreachableCache, UnreachableMemory
@@ -201,24 +201,24 @@ def _judged(
     traced: Traced | None,
 ) -> Facts:
     """What reachability adds."""
-    marked = reach(view, progress, partial(generator, settings), budget)
-    report = orphan_report(marked, settings, progress)
+    reached = marked(view, settings, progress, budget)
+    report = orphan_report(reached, settings, progress)
     pages = facts.pages
     # What a missing slab page pointed at may be anything, pages and areas too.
-    holed = marked.references.coverage.missing_slab > 0
+    holed = reached.references.coverage.missing_slab > 0
     if pages is not None and not holed:
         left = unaccounted_frames(view, uses, areas, settings.seed)
-        pages = _judged_pages(marked, pages, report.memory, left)
-    counts = unreachable_counts(marked)
+        pages = _judged_pages(reached, pages, report.memory, left)
+    counts = unreachable_counts(reached)
     return replace(
         facts,
         caches=tuple(_with_reach(c, counts) for c in facts.caches),
         unreachable=named_by_trace(
-            marked, traced, tuple(_unreachable(c, report.orphans) for c in report.caches)
+            reached, traced, tuple(_unreachable(c, report.orphans) for c in report.caches)
         ),
         explained=report.totals.explained,
-        holders=holder_facts(marked, facts, progress),
-        areas=tuple(_not_hidden(a) if holed else a for a in _areas(marked)),
+        holders=holder_facts(reached, facts, progress),
+        areas=tuple(_not_hidden(a) if holed else a for a in _areas(reached)),
         pages=pages,
         reachability=report.reachability,
     )

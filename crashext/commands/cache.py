@@ -15,6 +15,7 @@ from crashext.commands.output import Output
 from crashext.commands.place import Place
 from crashext.commands.questions import Question, options_of
 from crashext.hosts.base import Host, HostError, UnknownLayout
+from crashext.hosts.keeping import keep
 from crashext.progress import Progress
 from crashext.report.asking import Asking
 from crashext.report.documents import document
@@ -30,15 +31,19 @@ def answer(options: CacheOptions, place: Place, progress: Progress) -> Output:
     try:
         host = open_host(options.source, place)
         with open_view(host, options.source.record, question) as opened:
-            report = scan_caches(
-                opened.view,
-                list(options.caches),
-                look.settings,
-                progress,
-                opened.budget,
-                look.refs,
-                look.memory,
-                kept(opened.view.host, None),
+            report = keep(
+                opened.view.host,
+                ("caches", options.caches, look),
+                lambda: scan_caches(
+                    opened.view,
+                    list(options.caches),
+                    look.settings,
+                    progress,
+                    opened.budget,
+                    look.refs,
+                    look.memory,
+                    kept(opened.view.host, None),
+                ),
             )
     except UnknownLayout as why:
         if not place.inside or options.source.record is not None:

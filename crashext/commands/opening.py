@@ -13,6 +13,7 @@ from crashext.commands.options import Source
 from crashext.commands.place import Place
 from crashext.commands.questions import Question, held_by
 from crashext.hosts.base import Host, HostError
+from crashext.hosts.keeping import keep
 from crashext.hosts.recorded import RecordedHost, RecordingHost
 from crashext.hosts.session import MAX_MEMORY
 from crashext.kernel.btf_layouts import CarriedTypes
@@ -100,7 +101,8 @@ def open_view(host: Host, record: Path | None, question: Question) -> Iterator[O
     if isinstance(host, RecordedHost):
         _require(host, question)
     recorder = None if record is None else RecordingHost(host)
-    opened = Opened(KernelView(recorder or host), question)
+    view = keep(host, "view", lambda: KernelView(host), large=True) if recorder is None else None
+    opened = Opened(view or KernelView(recorder or host), question)
     yield opened
     if recorder is not None and record is not None:
         try:

@@ -17,6 +17,7 @@ from crashext.commands.place import Place
 from crashext.commands.questions import Question, options_of
 from crashext.hosts.base import Host
 from crashext.hosts.crash import CrashHost
+from crashext.hosts.keeping import keep
 from crashext.progress import Progress
 from crashext.report.documents import document
 from crashext.report.verdict_text import print_overview
@@ -30,7 +31,12 @@ def answer(options: OverviewOptions, place: Place, progress: Progress) -> Output
         # The earlier moment first: it may be no such thing, and this one takes longer.
         before = _before(options, opened.view.host, progress)
         again = asking(place, options.source, host, look.settings.seed)
-        overview = look_over(opened.view, look.settings, progress, look.memory, look.refs)
+        view = opened.view
+        overview = keep(
+            view.host,
+            ("overview", look),
+            lambda: look_over(view, look.settings, progress, look.memory, look.refs),
+        )
     facts = overview.facts
     if before is not None:
         now = of_overview(overview.kernel.source, overview)

@@ -25,6 +25,8 @@ class Place:
     """Raises `HostError`."""
     start: Callable[[str], tuple[str, ...]] = lambda program: (program,)
     """The words that start `leakscan` or `objsim` again from the shell."""
+    runs: Callable[[], bool] | None = None
+    """Whether it looks at the running kernel, where the tool says so without opening memory."""
 
     @property
     def inside(self) -> bool:
@@ -39,6 +41,8 @@ class Place:
     @property
     def live(self) -> bool:
         """Whether the tool looks at the running kernel: not where its memory cannot be used."""
+        if self.runs is not None:
+            return self.runs()
         from crashext.hosts.base import HostError
 
         try:

@@ -1,7 +1,7 @@
 """`crashext setup`: the lines of ~/.crashrc that teach crash `leakscan` and `objsim`.
 
 It looks for PyKdump, remembers this Python as the engine's, and keeps everything else that is in
-the file. It knows nothing of dumps.
+the file. What it is about to write down, it tries. It knows nothing of dumps.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 
 from crashext import __version__
 from crashext.commands.completion import completion_option
+from crashext.commands.trial import linkers_complaint, trial
 
 _BEGIN = "# >>> crashext >>> (crashext setup --remove takes these lines out)"
 _END = "# <<< crashext <<<"
@@ -37,8 +38,14 @@ _FOLDERS = (
 _NAMES = ("mpykdump64.so", "mpykdump.so", "pykdump64.so")
 
 
+# What works in a crash that cannot load PyKdump, such as crash 9 (gdb 16) with PyKdump 3.5.3.
+_WITHOUT_PYKDUMP = """without PyKdump, type in crash, with the two paths that its 'sys' shows:
+  !leakscan -c DUMPFILE -s KERNEL
+or run 'drgn -c DUMPFILE -s KERNEL' and type %leakscan there"""
+
+
 class SetupError(Exception):
-    """One line for the user."""
+    """What is wrong, in one line, and what to do instead."""
 
 
 def setup_parser() -> argparse.ArgumentParser:
@@ -63,6 +70,14 @@ def setup_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="the file (default %(default)s)",
     )
+    setup.add_argument(
+        "--try",
+        dest="on",
+        nargs=2,
+        type=Path,
+        metavar=("VMLINUX", "VMCORE"),
+        help="before anything is written, start crash on these with the lines and run leakscan",
+    )
     return parser
 
 
@@ -70,27 +85,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Console script `crashext`. Returns the exit status: 0 done, 2 bad input."""
     options = setup_parser().parse_args(arguments)
     try:
-        _setup(options.crashrc.expanduser(), options.pykdump, options.write, options.remove)
+        if options.remove:
+            _remove(options.crashrc.expanduser())
+        else:
+            _setup(options.crashrc.expanduser(), options.pykdump, options.write, options.on)
     except (SetupError, OSError) as error:
         print(f"crashext: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def _setup(crashrc: Path, pykdump: Path | None, write: bool, remove: bool) -> None:
-    before = crashrc.read_text(errors="surrogateescape") if crashrc.exists() else ""
+def _remove(crashrc: Path) -> None:
+    before = _content(crashrc)
     kept = _BLOCK.sub("", before)
-    if remove:
-        if kept == before:
-            print(f"{crashrc} has no lines of crashext")
-        else:
-            _replace(crashrc, kept)
-            print(f"crashext's lines are out of {crashrc}")
-        return
+    if kept == before:
+        print(f"{crashrc} has no lines of crashext")
+    else:
+        _replace(crashrc, kept)
+        print(f"crashext's lines are out of {crashrc}")
+
+
+def _setup(crashrc: Path, pykdump: Path | None, write: bool, on: list[Path] | None) -> None:
+    before = _content(crashrc)
+    kept = _BLOCK.sub("", before)
     found = find_pykdump(pykdump)
     lines = block(found, Path(sys.executable), loads_it=not _LOADS_PYKDUMP.search(kept))
-    if shutil.which("crash") is None:
-        print("crashext: crash itself is not on PATH", file=sys.stderr)
+    _try(found, lines, on)
     if not write:
         print(f"Add these lines to {crashrc}, or let 'crashext setup --write' do it:\n")
         print(lines, end="")
@@ -101,6 +121,28 @@ def _setup(crashrc: Path, pykdump: Path | None, write: bool, remove: bool) -> No
         return
     _replace(crashrc, after)
     print(f"{crashrc} now loads {found} and adds leakscan and objsim to crash")
+
+
+def _content(crashrc: Path) -> str:
+    return crashrc.read_text(errors="surrogateescape") if crashrc.exists() else ""
+
+
+def _try(pykdump: Path, lines: str, on: list[Path] | None) -> None:
+    """Raise `SetupError` where the crash on PATH cannot do what the lines say."""
+    crash = shutil.which("crash")
+    if crash is None:
+        print("crashext: crash itself is not on PATH, so nothing was tried", file=sys.stderr)
+        return
+    why = linkers_complaint(Path(crash), pykdump)
+    if why is not None:
+        raise SetupError(f"{crash} cannot load {pykdump}: {why}\n{_WITHOUT_PYKDUMP}")
+    if on is None:
+        return
+    loads = "" if f"extend {_quoted(pykdump)}" in lines else f"extend {_quoted(pykdump)}\n"
+    why = trial(Path(crash), loads + lines, *on)
+    if why is not None:
+        raise SetupError(f"tried in {crash}, leakscan does not run: {why}\n{_WITHOUT_PYKDUMP}")
+    print(f"tried in {crash}: leakscan runs")
 
 
 def find_pykdump(given: Path | None) -> Path:

@@ -11,11 +11,13 @@ import re
 import socket
 import struct
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from crashext.hosts.base import (
     Addresses,
@@ -28,10 +30,14 @@ from crashext.hosts.base import (
     Module,
     ReadFault,
     Symbol,
+    Types,
     coalesce,
 )
+from crashext.hosts.crash_sys import dump_file, sys_fields
+from crashext.hosts.crash_tables import untranslatable
 from crashext.hosts.directmap import direct_map
 from crashext.hosts.dumpfile import DumpFile, examine
+from crashext.hosts.keeping import Kept
 from crashext.hosts.percpu import PERCPU_END, percpu_table, symbol_in
 from crashext.incrash import crashext_wire as wire
 
@@ -42,34 +48,44 @@ _PAGE = 4096
 _RUN = 1 << 20
 _BULK = 1 << 18  # bytes from which a read goes to the dump file
 _MAX_VMCOREINFO = 1 << 16
-_LIVE = ("/proc/kcore", "/dev/mem", "/dev/crash")
+_LOCK_KEY = re.compile(r"__key(\.\d+)?$")  # struct lock_class_key, empty without lockdep
 
 
 class CrashHost:
     """`Host` over the bridge. Raises `HostError` when crash is gone."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
+    def __init__(
+        self, sock: socket.socket, kept: Kept, whole: AbstractContextManager[None] | None = None
+    ) -> None:
+        """`whole` lets nothing interrupt a question: the next one would get its answer."""
+        self.kept = kept
+        self._sock, self._whole = sock, whole or nullcontext()
         self._starts = self._ends = np.zeros(0, np.uint64)
         self._direct = range(0)
+        self._lost = np.zeros((0, 2), np.uint64)
         self._memory: PhysicalMemory | None = None
-        version = self._ask(wire.HELLO, struct.pack("<I", wire.VERSION))
-        if version != struct.pack("<I", wire.VERSION):
-            raise HostError("crash's side of crashext is of another version: restart crash")
-        self._sys = _sys_fields(self.crash_command("sys"))
-        dump = self._sys.get("DUMPFILE", "").split("  ")[0].strip()
+        self._types: Types | None = None
+        self._sys = sys_fields(self.crash_command("sys"))
+        dump = dump_file(self._sys)
         self._dump = Path(dump)
-        self._live = not dump or dump.startswith(_LIVE)
-        self._file = DumpFile("live", None) if self._live else _file(Path(dump))
+        self._file = _file(self._dump) if dump else DumpFile("live", None)
         self._info = Info(
             release=self._sys.get("RELEASE", ""),
             arch=self._sys.get("MACHINE", "").split(" ")[0],
             page_size=_PAGE,
-            live=self._live,
-            source=Path(dump).name if dump and not self._live else dump or "/proc/kcore",
+            live=not dump,
+            source=self._dump.name if dump else "/proc/kcore",
             vmcoreinfo=self._vmcoreinfo(),
         )
         self._watch_direct_map()
+
+    def prefer(self, types: Types) -> None:
+        """Ask `types` before gdb, where a question costs up to 30 ms; before the first question."""
+        self._types = types
+
+    def moved_on(self) -> bool:
+        """Whether crash knows other modules, or other symbols of them, than it did."""
+        return self._ask_modules() != self._modules_text
 
     def debug_files(self) -> list[Path]:
         """The debug files that crash itself opened, as `sys` names them."""
@@ -78,12 +94,16 @@ class CrashHost:
         return [path for path in paths if path.is_file()]
 
     def _ask(self, code: int, payload: bytes) -> bytes:
-        """One question; raises `_Refused` when crash answers with an error."""
+        """One question; raises `_Refused` when crash answers with an error, and as a write to the
+        output would, `BrokenPipeError`, where that has no reader any more."""
         try:
-            wire.send(self._sock, code, payload)
-            status, answer = wire.receive(self._sock)
+            with self._whole:
+                wire.send(self._sock, code, payload)
+                status, answer = wire.receive(self._sock)
         except (wire.Closed, wire.Garbage) as error:
             raise HostError(f"the crash session is gone ({error})") from error
+        if status == wire.UNREAD:
+            raise BrokenPipeError
         if status != wire.OK:
             raise _Refused(answer.decode("utf-8", "backslashreplace").strip())
         return answer
@@ -108,6 +128,32 @@ class CrashHost:
         self._direct = direct_map(self._variable)
         ranges = np.array(self._file.present, np.uint64).reshape(-1, 2)
         self._starts, self._ends = ranges[:, 0], ranges[:, 1]
+        self._watch_page_tables()
+
+    def _watch_page_tables(self) -> None:
+        """From now on, know where crash would miss a page table, and jump to its prompt."""
+        names = ("init_top_pgt", "init_level4_pgt", "swapper_pg_dir")
+        top = next((a for a in map(self.address_of, names) if a is not None), None)
+        if top is None or self._info.arch != "x86_64":
+            return
+        try:
+            first = np.frombuffer(self.read(top, _PAGE), np.uint64).reshape(1, -1)
+        except ReadFault:
+            return
+
+        def read(tables: Addresses) -> NDArray[np.uint64]:
+            rows, ok = self.read_many(tables + np.uint64(self._direct.start), _PAGE)
+            rows[~ok] = 0
+            return rows.view(np.uint64)
+
+        missing = untranslatable(
+            first,
+            read,
+            lambda physical: self._held(physical + np.uint64(self._direct.start), _PAGE),
+            self._info.vmcoreinfo.get("NUMBER(pgtable_l5_enabled)") == "1",
+            (self._direct.start, self._direct.stop),
+        )
+        self._lost = np.array(missing, np.uint64).reshape(-1, 2)
 
     def _variable(self, name: str) -> int | None:
         symbol = self.address_of(name)
@@ -117,10 +163,13 @@ class CrashHost:
             return None
 
     def _held(self, addresses: Addresses, size: int) -> Mask:
-        """False where a direct-map read would run into a page that is not in the dump."""
+        """False where a read would run into a page of the direct map, or a page table, that is not
+        in the dump."""
         held = np.ones(len(addresses), np.bool_)
         if not self._direct or not len(self._starts):
             return held
+        for start, end in self._lost:
+            held &= (addresses + np.uint64(size) <= start) | (addresses >= end)
         physical = addresses - np.uint64(self._direct.start)
         inside = physical < np.uint64(len(self._direct))
         at = np.searchsorted(self._starts, physical[inside], side="right").astype(np.int64) - 1
@@ -207,7 +256,7 @@ class CrashHost:
     def _percpu_symbols(self) -> list[Symbol]:
         # 31c40 (d) runqueues
         line = re.compile(r"^([0-9a-f]{1,6}) \(.\) (\S+)$", re.MULTILINE)
-        found = [(int(a, 16), name) for a, name in line.findall(self.crash_command("sym -l"))]
+        found = [(int(a, 16), name) for a, name in line.findall(self._symbol_list)]
         return percpu_table(found, self.address_of("__per_cpu_end") or 0)
 
     @lru_cache(maxsize=4096)  # noqa: B019  (one host a process)
@@ -218,10 +267,21 @@ class CrashHost:
         name, _, offset = line.rpartition(" ")
         if not name or name.startswith(".L"):  # a label that the compiler made up names nothing
             return None
+        if _LOCK_KEY.match(name):
+            name = self._beside(address - int(offset)) or name
         module = next(
             (m.name for m in self.modules() if any(a <= address < b for a, b in m.ranges)), ""
         )
         return Symbol(name, address - int(offset), 0, module)
+
+    @cached_property
+    def _symbol_list(self) -> str:
+        return self.crash_command("sym -l")
+
+    def _beside(self, start: int) -> str | None:
+        """Another symbol at the same address: a lock's class key takes no room there."""
+        names = re.findall(rf"^{start:x} \(.\) (\S+)", self._symbol_list, re.MULTILINE)
+        return min((name for name in names if not _LOCK_KEY.match(name)), default=None)
 
     @lru_cache(maxsize=4096)  # noqa: B019
     def address_of(self, name: str) -> int | None:
@@ -231,18 +291,34 @@ class CrashHost:
     @lru_cache(maxsize=1)  # noqa: B019
     def modules(self) -> Sequence[Module]:
         # ffffffffc050f0c0  leaklab  ffffffffc050a000  36864  (not loaded)  [CONFIG_KALLSYMS]
-        try:
-            text = self.crash_command("mod")
-        except _Refused:
-            return ()  # "mod: no modules loaded" is an error to crash
         line = re.compile(r"^[0-9a-f]{8,16}\s+(\S+)\s+([0-9a-f]{8,16})\s+(\d+)\s", re.MULTILINE)
         return tuple(
             Module(name, ((int(base, 16), int(base, 16) + int(size)),))
-            for name, base, size in line.findall(text)
+            for name, base, size in line.findall(self._modules_text)
         )
+
+    @cached_property
+    def _modules_text(self) -> str:
+        return self._ask_modules()
+
+    def _ask_modules(self) -> str:
+        try:
+            return self.crash_command("mod")
+        except _Refused:
+            return ""  # "mod: no modules loaded" is an error to crash
+
+    @cached_property
+    def _gdb_knows_more(self) -> bool:
+        """Whether `mod -s` brought types that the kernel's own memory need not have."""
+        rows = self._modules_text.splitlines()[1:]
+        return any("(not loaded)" not in row for row in rows)
 
     @cache  # noqa: B019
     def layout(self, type_name: str) -> Layout | None:
+        if self._types is not None and self._types.known:
+            found = self._types.layout(type_name)
+            if found is not None or not self._gdb_knows_more:
+                return found
         lines = self._ask(wire.LAYOUT, type_name.encode()).decode("ascii", "replace").splitlines()
         if not lines:
             return None
@@ -254,6 +330,8 @@ class CrashHost:
 
     @cache  # noqa: B019
     def enumerator(self, name: str) -> int | None:
+        if self._types is not None and self._types.known:
+            return self._types.enumerator(name)
         answer = self._ask(wire.ENUMERATOR, name.encode())
         return int(answer) if answer else None
 
@@ -285,21 +363,8 @@ _SOURCE = re.compile(r"\s(\S+\.\w+): (\d{1,7})\s*$")
 _EXPRESSION = re.compile(r"^[\w\s.>()&*+\-\[\]]{1,200}$")
 
 
-def connect(descriptor: int) -> CrashHost:
-    """The host over an inherited socket. Raises `HostError` when crash does not answer to it."""
-    try:
-        return CrashHost(socket.socket(fileno=descriptor))
-    except OSError as error:
-        raise HostError(f"no crash session behind descriptor {descriptor}") from error
-
-
 class _Refused(HostError):
     """crash answered a question with an error."""
-
-
-def _sys_fields(text: str) -> dict[str, str]:
-    pairs = (line.partition(": ") for line in text.splitlines())
-    return {key.strip(): value.strip() for key, colon, value in pairs if colon}
 
 
 def _file(dump: Path) -> DumpFile:

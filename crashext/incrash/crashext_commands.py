@@ -1,7 +1,6 @@
 """Teaches crash the commands `leakscan` and `objsim`, and `extend` to take Python files."""
 
 import os
-import sys
 from typing import List
 
 import crash
@@ -97,9 +96,7 @@ def _alias_extend(meaning: str) -> bool:
 
 def _builtin(wanted: str) -> int:
     """Address of the entry (name, func, help, flags) of a builtin in linux_command_table."""
-    at = crashext_poke.address_of("/proc/self/exe", "linux_command_table")
-    if not at:
-        at = crashext_poke.address_of(os.path.realpath("/proc/self/exe"), "linux_command_table")
+    at = address_in_crash("linux_command_table")
     for _ in range(256) if at else ():
         name = crashext_poke.read_pointer(at)
         if not name:
@@ -108,6 +105,13 @@ def _builtin(wanted: str) -> int:
             return int(at)
         at += 32
     return 0
+
+
+def address_in_crash(variable: str) -> int:
+    """Where crash has one of its global variables; 0 if that is not known."""
+    path = "/proc/self/exe"
+    found = crashext_poke.address_of(path, variable)
+    return int(found or crashext_poke.address_of(os.path.realpath(path), variable))
 
 
 def _reachable() -> bool:
@@ -126,9 +130,3 @@ def _reachable() -> bool:
     except OSError:
         return False
     return True
-
-
-def tell(line: str) -> None:
-    """Print one line now: what a script does not flush is lost on a pipe."""
-    print(line)
-    sys.stdout.flush()

@@ -1,17 +1,17 @@
 """What `epython leakscan.py` does: runs the command, or adds it to crash where it is unknown."""
 
-import sys
 from typing import List
 
 import crash
 
 import crashext_bridge
 import crashext_commands
+import crashext_output
 
 
 def start(program: str, arguments: List[str]) -> None:
     """Run `program`; without arguments, and while crash does not know it, add it instead."""
-    prepare_output()
+    crashext_output.prepare()
     if not arguments and program not in crash.get_epython_cmds():
         add(program)
     else:
@@ -21,19 +21,11 @@ def start(program: str, arguments: List[str]) -> None:
 def add(program: str) -> None:
     """Add both commands and say so."""
     if crashext_commands.register():
-        crashext_commands.tell(
+        crashext_output.tell(
             f"leakscan and objsim are commands now: try '{program} -h' or 'help {program}'"
         )
     else:
         path = f"{crashext_commands.HERE}/{program}.py"
-        crashext_commands.tell(
+        crashext_output.tell(
             f"{program} cannot become a command here: type 'epython {path} ARGUMENTS' instead"
         )
-
-
-def prepare_output() -> None:
-    """Text from a kernel must not fail on PyKdump's ASCII streams, nor wait in a buffer."""
-    # PyKdump's sys.stdout is always a TextIOWrapper.
-    sys.stdout.reconfigure(  # type: ignore[union-attr]
-        encoding="utf-8", errors="backslashreplace", line_buffering=True
-    )

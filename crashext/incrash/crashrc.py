@@ -4,19 +4,21 @@ import os
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(sys.argv[0])))
-import crashext_bridge
 import crashext_commands
-import crashext_start
+import crashext_engine
+import crashext_output
+import crashext_scroll
 
-crashext_start.prepare_output()
+crashext_output.prepare()
+crashext_scroll.restore()
 if len(sys.argv) > 1:
-    crashext_bridge.ENGINE[0] = sys.argv[1]
+    crashext_engine.REMEMBERED[0] = sys.argv[1]
 if not crashext_commands.register():
-    crashext_commands.tell(
+    crashext_output.tell(
         "crashext: cannot add leakscan and objsim; before starting crash, set "
         f"PYKDUMPPATH={crashext_commands.HERE}"
     )
 elif not crashext_commands.take_over_extend():
-    crashext_commands.tell(
+    crashext_output.tell(
         "crashext: 'extend FILE.py' will not work in this crash: type 'epython FILE.py'"
     )

@@ -8,17 +8,20 @@ sys.path.insert(0, os.path.dirname(os.path.realpath(sys.argv[0])))
 import crash
 
 import crashext_commands
+import crashext_engine
+import crashext_output
 import crashext_start
 
 
 def main(arguments: List[str]) -> None:
     """`extend ARGUMENTS`."""
-    crashext_start.prepare_output()
+    crashext_output.prepare()
     if arguments and arguments[0].endswith(".py"):
         python_file(arguments[0], arguments[1:])
     elif unloads_pykdump(arguments):
+        crashext_engine.forget()
         crashext_commands.give_back_extend()
-        crashext_commands.tell(
+        crashext_output.tell(
             "extend: PyKdump cannot unload itself from within: type the same line again"
         )
     else:
@@ -51,8 +54,7 @@ def builtin(arguments: List[str]) -> None:
         text = crash.exec_crash_command(line, 1)
     except crash.error as error:
         text = str(error)
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    crashext_output.write(text)
 
 
 main(sys.argv[1:])

@@ -1,52 +1,64 @@
-"""Latency inside crash: our commands beside crash's own, in one session, in turns.
+"""What commands cost inside crash: CPU seconds of crash and of its engine, in one session.
 
-`CRASHEXT_PYKDUMP=…/mpykdump64.so python -m tests.benchmarks.in_crash`: one cache on the default
-dump, then the verdict over a healthy guest of 4 GiB beside what an engineer would type.
+`CRASHEXT_PYKDUMP=…/mpykdump64.so python -m tests.benchmarks.in_crash [SCENARIO]`: first and second
+time of each line, in fresh sessions; then, on the default dump, what follows a verdict.
 """
 
 from __future__ import annotations
 
 import os
-import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
 
+from tests.conftest import lab_dump
 from tests.in_crash.test_crash import Crash
+from tests.lab import read_addresses
 
-CACHE = "kmalloc-32"
-ROUNDS = 5
-SESSIONS = (
-    ("default", (f"kmem -s {CACHE}", f"leakscan --no-refs {CACHE}", f"leakscan {CACHE}")),
-    ("healthy4g", ("kmem -i", "kmem -s", "kmem -v", "leakscan")),
-)
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def cpu(process: int) -> float:
+    """CPU seconds of a process and of its children that have ended."""
+    fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
+    return sum(map(int, fields[11:15])) / _TICKS
+
+
+def spent(crash: Crash) -> tuple[float, float]:
+    """CPU seconds so far of crash, and of its engine."""
+    return cpu(crash.terminal.pid), sum(cpu(engine) for engine in crash.engines())
 
 
 def measure(scenario: str, lines: tuple[str, ...]) -> None:
-    """Print a row a line."""
-    taken: dict[str, list[float]] = {}
+    """Print a row a line: what it cost in a session where those before it were typed."""
     with tempfile.TemporaryDirectory() as home:
         build = os.environ["CRASHEXT_PYKDUMP"].split(":")[0]
         crash = Crash(Path(home), build, "vmcore", scenario)
         for line in lines:
-            crash.ask(line)  # gdb reads the types the first time
-        for _ in range(ROUNDS):
-            for line in lines:
-                begun = time.perf_counter()
-                crash.ask(line)
-                taken.setdefault(line, []).append(time.perf_counter() - begun)
+            before, begun = spent(crash), time.perf_counter()
+            crash.ask(line)
+            took, after = time.perf_counter() - begun, spent(crash)
+            ours, engines = after[0] - before[0], after[1] - before[1]
+            print(f"| `{line}` | {ours + engines:.2f} | {ours:.2f} | {engines:.2f} | {took:.2f} |")
         crash.quit()
-    for line, seconds in taken.items():
-        figures = (statistics.median(seconds), min(seconds), max(seconds))
-        print(f"| {scenario} | `{line}` |", " | ".join(f"{s:.2f} s" for s in figures), "|")
 
 
 def main() -> None:
     """Print the table for README.md of this folder."""
-    print("| dump | what | median | fastest | slowest |")
+    scenario = sys.argv[1] if len(sys.argv) > 1 else "default"
+    print("| typed, in this order | CPU seconds | in crash | in the engine | elapsed |")
     print("|---|---|---|---|---|")
-    for scenario, lines in SESSIONS:
-        measure(scenario, lines)
+    verdict = ("kmem -s", "leakscan", "leakscan")
+    if scenario != "default":
+        measure(scenario, verdict)
+        return
+    node = read_addresses(lab_dump("default").addresses("nodes"))[7]
+    some = f"objsim {node:x}"
+    measure("default", ("leakscan -h", "leakscan -h"))
+    measure("default", ("leakscan --nonsense", "leakscan kmaloc-32", "leakscan kmaloc-32"))
+    measure("default", ("kmem -s kmalloc-32", *["leakscan kmalloc-32"] * 2, some, some))
+    measure("default", (*verdict, some, "leakscan kmalloc-32", "leakscan dentry", "leakscan -h"))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """A stand-in for crash with PyKdump: the same bridge, over a lab dump opened with drgn.
 
 `python stand_in.py CORE VMLINUX` reads command lines on stdin and runs each as crash would, in
-this process: `leakscan kmalloc-32`, or `.fds`, which prints open descriptors and children. It
-implements what the bridge uses of PyKdump's C module, with PyKdump's own errors.
+this process: `leakscan kmalloc-32`, or `.fds`, which prints open descriptors, children, failed
+reads and reads. It implements what the bridge uses of PyKdump's C module, with PyKdump's errors.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ from typing import Any
 import drgn
 from drgn.helpers.linux.kallsyms import load_module_kallsyms
 
-import crashext
-
 _PRIMITIVES = {drgn.TypeKind.STRUCT, drgn.TypeKind.UNION}
 
 
@@ -30,7 +28,7 @@ class StandIn:
     """The functions of PyKdump's module `crash`, over a drgn program."""
 
     def __init__(self, core: str, vmlinux: str) -> None:
-        self.failed_reads = 0
+        self.reads = self.failed_reads = 0
         self.program = drgn.Program()
         self.program.set_core_dump(core)
         self.program.load_debug_info([vmlinux], main=True)
@@ -39,6 +37,7 @@ class StandIn:
         self.core, self.vmlinux = core, vmlinux
 
     def readmem(self, address: int, size: int) -> bytes:
+        self.reads += 1
         if not address:
             raise IndexError("NULL pointer")
         direct = address - int(self.program["page_offset_base"].value_())
@@ -66,17 +65,16 @@ class StandIn:
     def symbol_exists(self, name: str) -> int:
         return int(self.sym2addr(name) != 0)
 
-    def enumerator_value(self, name: str) -> int | None:
-        try:
-            return int(self.program.constant(name).value_())
-        except LookupError:
-            return None
-
     def gdb_typeinfo(self, name: str) -> dict[str, Any]:
+        """Of a type, or of an expression: an enumerator has its enum's type."""
         try:
             found = self.program.type(name)
-        except LookupError as error:
-            raise CrashError("PyKdump/GDB error") from error
+        except (LookupError, SyntaxError):
+            try:
+                found = self.program.constant(name).type_
+            except LookupError as error:
+                raise CrashError("PyKdump/GDB error") from error
+            return {"typelength": 4, "edef": [[e.name, e.value] for e in found.enumerators or ()]}
         return {"typelength": found.size, "body": _body(found)}
 
     def exec_crash_command(self, line: str, quiet: int = 0) -> str:
@@ -139,13 +137,14 @@ def main() -> None:
         if not name.startswith("_"):
             setattr(module, name, getattr(stand_in, name))
     sys.modules["crash"] = module
-    sys.path.insert(0, str(Path(crashext.__file__).parent / "incrash"))
+    sys.path.insert(0, os.environ["CRASHEXT_INCRASH"])
     import crashext_start
 
     for line in iter(sys.stdin.readline, ""):
         program, *arguments = shlex.split(line)
         if program == ".fds":
-            print(len(os.listdir("/proc/self/fd")), _children(), stand_in.failed_reads)
+            counts = stand_in.failed_reads, stand_in.reads
+            print(len(os.listdir("/proc/self/fd")), _children(), *counts)
         else:
             crashext_start.start(program, arguments)
         print("crash>", flush=True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,16 +17,19 @@ import pytest
 
 from crashext.incrash import crashext_wire as wire
 from tests.conftest import ask, lab_dump, on, run
+from tests.in_crash.processes import engines_of, gone
 from tests.lab import read_addresses
 
 PROMPT = "crash>\n"
+_MARK = "CRASHEXT_TEST_SESSION"
 
 
 class Session:
     """A stand-in crash session that takes command lines."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: subprocess.Popen[str], mark: str) -> None:
         self._process = process
+        self._mark = f"{_MARK}={mark}"
         self.pid = process.pid
 
     def send(self, line: str) -> None:
@@ -46,28 +51,46 @@ class Session:
         self.send(line)
         return self.answer()
 
+    def engines(self) -> list[int]:
+        """Process numbers of this session's engines, which are no children of crash's."""
+        return engines_of(self._mark)
+
     def counts(self) -> tuple[int, int, int]:
         """(open descriptors, children, failed reads)"""
-        descriptors, children, failed = map(int, self.ask(".fds").split())
+        descriptors, children, failed, _ = map(int, self.ask(".fds").split())
         return descriptors, children, failed
+
+    def reads(self) -> int:
+        """Reads of memory that crash was asked for so far."""
+        return int(self.ask(".fds").split()[3])
 
 
 @contextmanager
 def session(
-    name: str, engine: Path | str = sys.executable, form: str = "vmcore"
+    name: str,
+    engine: Path | str = sys.executable,
+    form: str = "vmcore",
+    incrash: Path = Path(wire.__file__).parent,
 ) -> Iterator[Session]:
     dump = lab_dump(name)
     script = Path(__file__).with_name("stand_in.py")
+    mark = uuid.uuid4().hex
     process = subprocess.Popen(
         [sys.executable, str(script), str(dump.folder / form), str(dump.vmlinux)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "CRASHEXT_PYTHON": str(engine), "PYTHONPATH": str(script.parents[2])},
+        env={
+            **os.environ,
+            "CRASHEXT_PYTHON": str(engine),
+            "CRASHEXT_INCRASH": str(incrash),
+            "PYTHONPATH": str(incrash.parents[1]),
+            _MARK: mark,
+        },
     )
     try:
-        yield Session(process)
+        yield Session(process, mark)
     finally:
         assert process.stdin is not None
         process.stdin.close()
@@ -122,7 +145,7 @@ def test_an_engine_without_crashext(tmp_path: Path) -> None:
 
 
 def test_an_engine_that_writes_garbage(tmp_path: Path) -> None:
-    send = "import os, sys; os.write(int(sys.argv[4]), {}); import time; time.sleep(60)"
+    send = "import os, sys; os.write(int(sys.argv[-1]), {}); import time; time.sleep(60)"
     for garbage in (b"hello, who is there?" * 9, b"\xff" * 64, wire._HEADER.pack(3, 99) + b"abc"):
         engine = script(tmp_path / "python3", send.format(garbage))
         with session("default", engine) as crash:
@@ -137,7 +160,7 @@ def test_an_engine_of_another_version(tmp_path: Path) -> None:
         "import socket, sys\n"
         f"sys.path.insert(0, {str(Path(wire.__file__).parent)!r})\n"
         "import crashext_wire as wire\n"
-        "sock = socket.socket(fileno=int(sys.argv[4]))\n"
+        "sock = socket.socket(fileno=int(sys.argv[-1]))\n"
         "wire.send(sock, wire.HELLO, b'\\x63\\0\\0\\0')\n"
         "sys.exit(2 if wire.receive(sock)[0] == wire.FAILED else 0)\n"
     )
@@ -169,23 +192,82 @@ def test_interruption_returns_to_the_prompt() -> None:
         assert crash.ask("leakscan kmalloc-32").startswith("kmalloc-32: 200,000")
 
 
-def test_200_commands_leave_nothing_behind(tmp_path: Path) -> None:
-    text = (
-        "import socket, struct, sys\n"
-        f"sys.path.insert(0, {str(Path(wire.__file__).parent)!r})\n"
-        "import crashext_wire as wire\n"
-        "sock = socket.socket(fileno=int(sys.argv[4]))\n"
-        "wire.send(sock, wire.HELLO, struct.pack('<I', wire.VERSION)); wire.receive(sock)\n"
-        "wire.send(sock, wire.ADDRESSES, b'linux_banner')\n"
-        "address, = struct.unpack('<Q', wire.receive(sock)[1])\n"
-        "wire.send(sock, wire.READ, struct.pack('<QI', address, 13))\n"
-        "print(wire.receive(sock)[1][1:].decode())\n"
-    )
-    with session("healthy", script(tmp_path / "python3", text)) as crash:
-        before = crash.counts()
+def test_200_commands_leave_nothing_behind() -> None:
+    with session("healthy") as crash:
+        crash.ask("objsim linux_banner")
+        before, engines = crash.counts(), crash.engines()
         for _ in range(200):
-            assert crash.ask("leakscan x") == "Linux version\n"
+            assert "linux_banner" in crash.ask("objsim linux_banner")
         assert crash.counts() == before
+        assert crash.engines() == engines
+        assert len(engines) == 1
+
+
+def test_what_was_learnt_of_a_dump_is_not_read_again() -> None:
+    with session("default") as crash:
+        first = crash.ask("leakscan kmalloc-32")
+        before = crash.reads()
+        assert crash.ask("leakscan kmalloc-32") == first
+        assert crash.ask("leakscan --json kmalloc-32").startswith("{")
+        assert crash.reads() == before
+
+
+def test_an_interrupted_answer_is_not_kept() -> None:
+    """What Ctrl-C cut off is told once, and worked out when it is asked again."""
+    whole = run("leakscan", *on("default"), "--json", "kmalloc-32", "dentry", "filp").out
+    with session("default") as crash:
+        crash.ask("leakscan -h")
+        for delay in (0.4, 0.8, 1.2, 1.6):
+            crash.send("leakscan kmalloc-32 dentry filp")
+            time.sleep(delay)
+            os.kill(crash.pid, signal.SIGINT)
+            crash.answer()
+        assert crash.ask("leakscan --json kmalloc-32 dentry filp") == whole
+
+
+def test_the_engine_ends_with_crash() -> None:
+    """However crash ends: its end of the socket is what the engine lives by."""
+    with session("healthy") as crash:
+        crash.ask("objsim linux_banner")
+        (engine,) = crash.engines()
+        os.kill(crash.pid, signal.SIGKILL)
+        assert gone(engine)
+
+
+def test_the_engine_ends_with_crash_in_the_midst_of_work() -> None:
+    with session("default") as crash:
+        crash.ask("leakscan -h")
+        crash.send("leakscan --orphans")
+        time.sleep(1.5)
+        (engine,) = crash.engines()
+        os.kill(crash.pid, signal.SIGKILL)
+        assert gone(engine)
+
+
+def test_a_killed_engine_is_started_anew_and_that_is_said() -> None:
+    with session("healthy") as crash:
+        crash.ask("objsim linux_banner")
+        (engine,) = crash.engines()
+        os.kill(engine, signal.SIGKILL)
+        assert gone(engine)
+        said = crash.ask("objsim linux_banner")
+        assert said.startswith("objsim: the engine was gone and is started anew\n")
+        assert "linux_banner" in said.split("\n", 1)[1]
+        assert len(crash.engines()) == 1
+
+
+def test_a_new_crashext_gets_a_new_engine(tmp_path: Path) -> None:
+    """An upgrade under a running crash: the old engine must not go on."""
+    package = tmp_path / "site" / "crashext"
+    shutil.copytree(Path(wire.__file__).parents[1], package)
+    with session("healthy", incrash=package / "incrash") as crash:
+        crash.ask("objsim linux_banner")
+        (engine,) = crash.engines()
+        (package / "__init__.py").write_text('__version__ = "99"\n')
+        said = crash.ask("objsim --version")
+        assert "crashext is another now" in said
+        assert "99" in said
+        assert gone(engine)
 
 
 def test_questions_that_crash_cannot_answer_are_refused() -> None:

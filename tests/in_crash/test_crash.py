@@ -20,6 +20,7 @@ import pytest
 
 from crashext.commands import setup
 from tests.conftest import ask, lab_dump, on, only_if
+from tests.in_crash.processes import engines_of
 from tests.lab import read_addresses
 
 BUILDS = [p for p in os.environ.get("CRASHEXT_PYKDUMP", "").split(":") if p]
@@ -35,7 +36,14 @@ pytestmark = only_if(
 class Crash:
     """A crash session on a terminal, its ~/.crashrc written by `crashext setup`."""
 
-    def __init__(self, home: Path, pykdump: str, form: str, scenario: str = "default") -> None:
+    def __init__(
+        self,
+        home: Path,
+        pykdump: str,
+        form: str,
+        scenario: str = "default",
+        scroll: str | None = "off",
+    ) -> None:
         setup.main(["setup", "--write", "--crashrc", str(home / ".crashrc"), pykdump])
         dump = lab_dump(scenario)
         self.home = home
@@ -50,10 +58,12 @@ class Crash:
             dimensions=(50, 160),
         )
         # crash shows each line of the file as if it were typed, and then its first prompt.
-        typed = [x for x in (home / ".crashrc").read_text().splitlines() if x[:1] != "#"]
+        lines = (home / ".crashrc").read_text().splitlines()
+        typed = [line for line in lines if line and line[0] != "#"]
         for _ in range(len(typed) + 1):
             self.terminal.expect(PROMPT)
-        self.ask("set scroll off")
+        if scroll is not None:
+            self.ask(f"set scroll {scroll}")
 
     def ask(self, line: str) -> str:
         """What a typed line prints, up to the next prompt."""
@@ -75,12 +85,18 @@ class Crash:
         return int(found[1])
 
     def quit(self) -> None:
+        if not self.terminal.isalive():
+            return
         self.terminal.sendline("quit")
         self.terminal.expect(pexpect.EOF)
         self.terminal.close(force=True)
 
     def descriptors(self) -> int:
         return len(os.listdir(f"/proc/{self.terminal.pid}/fd"))
+
+    def engines(self) -> list[int]:
+        """Process numbers of this session's engines, which are no children of crash's."""
+        return engines_of(f"HOME={self.home}")
 
     def children(self) -> list[str]:
         return (
@@ -152,6 +168,23 @@ def test_the_pager_returns(crash: Crash) -> None:
     crash.terminal.expect(PROMPT)
     crash.ask("set scroll off")
     assert "kmalloc-32: 200,000" in crash.ask("leakscan kmalloc-32")
+
+
+@pytest.mark.parametrize(("line", "said"), [("", "scroll: on"), ("set scroll off", "scroll: off")])
+def test_scrolling_is_as_the_user_had_it(build: str, tmp_path: Path, line: str, said: str) -> None:
+    """PyKdump switches it off when it is loaded, and then the first line of a report is gone."""
+    (tmp_path / ".crashrc").write_text(line + "\n")
+    session = Crash(tmp_path, build, "vmcore", scroll=None)
+    assert said in session.ask("set scroll")
+    session.quit()
+
+
+def test_the_pagers_width_is_the_terminals(crash: Crash) -> None:
+    crash.terminal.setwinsize(50, 84)
+    crash.ask("leakscan -v --no-refs kmalloc-32")  # again, without a progress bar:
+    lines = crash.ask("leakscan -v --no-refs kmalloc-32 | cat").splitlines()
+    crash.terminal.setwinsize(50, 160)
+    assert 60 < max(map(len, lines)) <= 84
 
 
 def test_help(crash: Crash) -> None:

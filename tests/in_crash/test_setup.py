@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import shutil
 import stat
 import sys
 from pathlib import Path
@@ -9,13 +11,19 @@ from pathlib import Path
 import pytest
 
 from crashext.commands import setup
+from tests.conftest import lab_dump, only_if
 
 
 @pytest.fixture
 def pykdump(tmp_path: Path) -> Path:
-    path = tmp_path / "mpykdump64.so"
-    path.write_bytes(b"\x7fELF and so on")
-    return path
+    """A shared object that any program can load, in PyKdump's stead."""
+    return Path(shutil.copy(_loaded("libm."), tmp_path / "mpykdump64.so"))
+
+
+def _loaded(name: str) -> str:
+    """Path of a library of this process."""
+    maps = Path("/proc/self/maps").read_text()
+    return next(line.split()[-1] for line in maps.splitlines() if f"/{name}" in line)
 
 
 def run_setup(*arguments: object) -> int:
@@ -85,3 +93,41 @@ def test_a_wrong_pykdump_gets_one_line(
     (tmp_path / "text").write_text("hello")
     assert run_setup("--crashrc", tmp_path / "rc", tmp_path / what) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+needs_crash = only_if(shutil.which("crash"), "install crash: what it can load is asked of it")
+
+
+@needs_crash
+def test_what_crash_cannot_load_is_not_written_down(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A module of Python's own needs symbols that crash has not: as an alien PyKdump would."""
+    rc = tmp_path / "crashrc"
+    assert run_setup("--crashrc", rc, "--write", math.__file__) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert "cannot load" in said[0]
+    assert "undefined symbol Py" in said[0]
+    assert "  !leakscan -c DUMPFILE -s KERNEL" in said
+    assert not rc.exists()
+
+
+@needs_crash
+def test_a_damaged_pykdump_is_told(
+    tmp_path: Path, pykdump: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pykdump.write_bytes(pykdump.read_bytes()[:20])
+    assert run_setup("--crashrc", tmp_path / "rc", "--write", pykdump) == 2
+    assert "file too short" in capsys.readouterr().err
+
+
+@needs_crash
+def test_lines_that_bring_no_command_are_told(
+    tmp_path: Path, pykdump: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Loadable, but no PyKdump: only crash itself can tell."""
+    dump = lab_dump("default")
+    rc = tmp_path / "crashrc"
+    assert run_setup("--crashrc", rc, "--write", pykdump, "--try", dump.vmlinux, dump.vmcore) == 2
+    assert "leakscan does not run" in capsys.readouterr().err.splitlines()[0]
+    assert not rc.exists()

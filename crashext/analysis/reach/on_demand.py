@@ -5,20 +5,21 @@ The pass over memory is made for the first group that asks. A session keeps its 
 
 from __future__ import annotations
 
-from functools import cached_property, partial
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from crashext.analysis.likeness.groups import Population
-from crashext.analysis.likeness.survey import generator
 from crashext.analysis.reach.group_reach import of_group, reachability_of
 from crashext.analysis.reach.holders import Holders
-from crashext.analysis.reach.reachability import Reach, reach
+from crashext.analysis.reach.marked import marked
+from crashext.analysis.reach.reachability import Reach
 from crashext.analysis.reach.totals import cache_reach, unreachable_of
 from crashext.analysis.reach.weak import weakly_held
 from crashext.analysis.results.evidence import CacheReach, Held, Reachability
 from crashext.analysis.settings import Settings
+from crashext.hosts.derived import DerivingHost
 from crashext.hosts.plain import answered, no_answer
 from crashext.kernel.access import Words
 from crashext.kernel.slab.caches import SlabCache
@@ -48,10 +49,10 @@ class ReachOnDemand:
 
     @cached_property
     def _marked(self) -> Reach:
-        rng = partial(generator, self._settings)
         # A view of its own: a session must not miss what was read, unrecorded, for this.
-        view = KernelView(self._view.host)
-        return reach(view, self._progress, rng, self._memory)
+        recorded = isinstance(self._view.host, DerivingHost)
+        view = KernelView(self._view.host) if recorded else self._view
+        return marked(view, self._settings, self._progress, self._memory)
 
     @cached_property
     def _holders(self) -> Holders:

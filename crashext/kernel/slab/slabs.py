@@ -123,8 +123,8 @@ def find_slabs(
     fields = slab_fields(host)
     total = len(memory.block_pfns)
     order = np.arange(total)
-    per_block = int(memory.block_pages.max(initial=1)) * memory.page_size
-    if total * per_block > budget:
+    per_block = _block_bytes(memory)
+    if not fits(memory, budget):
         order = np.random.default_rng(seed).permutation(total)
     found: list[tuple[Words, ...]] = []
     have = dict.fromkeys(wanted, 0)
@@ -165,6 +165,15 @@ def find_slabs(
         unknown=unknown,
         impossible=impossible,
     )
+
+
+def fits(memory: MemoryMap, budget: int) -> bool:
+    """Whether the pass reads the whole map, so that neither the seed nor what is wanted matters."""
+    return len(memory.block_pfns) * _block_bytes(memory) <= budget
+
+
+def _block_bytes(memory: MemoryMap) -> int:
+    return int(memory.block_pages.max(initial=1)) * memory.page_size
 
 
 def _decode(

@@ -20,7 +20,7 @@ from crashext.kernel.slab.caches import Caches, SlabCache, read_caches
 from crashext.kernel.slab.freelist import Encoding, Proof
 from crashext.kernel.slab.objects import SlabReader, State
 from crashext.kernel.slab.pointers import SlabPointers
-from crashext.kernel.slab.slabs import MAP_BUDGET, SlabIndex, find_slabs
+from crashext.kernel.slab.slabs import MAP_BUDGET, SlabIndex, find_slabs, fits
 from crashext.progress import Progress, silent
 
 
@@ -47,6 +47,7 @@ class KernelView:
         self.memory: MemoryMap = memory_map(host, self.space)
         self._readers: dict[int, SlabReader] = {}
         self._index: SlabIndex | None = None
+        self._whole = False
         self._pointers: SlabPointers | None = None
 
     def scan(
@@ -59,12 +60,15 @@ class KernelView:
         """The pass over the memory map that finds the slabs; see `slabs.find_slabs`.
 
         Raises `UnknownLayout` where there is none: no kernel runs without, so this one is misread.
+        A map that was read whole is not read again: `keep` may have kept this view.
         """
-        index = find_slabs(self.host, self.memory, self.caches, wanted, seed, progress, budget)
-        if not len(index.address):
-            raise UnknownLayout(_no_slab(index, len(self.caches.all)))
-        self._index = index
-        self._pointers = None
+        whole = fits(self.memory, budget)
+        if self._index is None or not (whole and self._whole) or self.host.info().live:
+            index = find_slabs(self.host, self.memory, self.caches, wanted, seed, progress, budget)
+            if not len(index.address):
+                raise UnknownLayout(_no_slab(index, len(self.caches.all)))
+            self._index, self._pointers = index, None
+            self._whole = whole
         return self._index
 
     @property

@@ -1,0 +1,84 @@
+"""Whether a crash can load a PyKdump: asked of the dynamic linker, and of crash itself with a dump.
+
+It writes nothing outside a temporary folder, and runs nothing of PyKdump's but inside crash.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+
+from crashext import __version__
+
+_STARTS_IN = 600  # seconds; crash reads a kernel's debug info, of a large dump for a minute
+_UNDEFINED = re.compile(r"undefined symbol: (\S+)\s+\((\S+)\)")
+_MISSING = re.compile(r"^\s*(\S+) => not found", re.MULTILINE)
+_REFUSED = re.compile(r"ERROR: ld\.so: object '.*' from LD_PRELOAD cannot be preloaded \((.*)\)")
+
+
+def linkers_complaint(crash: Path, pykdump: Path) -> str | None:
+    """Why `crash` cannot load `pykdump`; None where it can, or where the linker cannot tell.
+
+    The linker binds every symbol, as crash's `extend` would, and runs nothing (see ldd -r).
+    """
+    with crash.open("rb") as file:
+        if file.read(4) != b"\x7fELF":
+            return None  # a script around crash
+    bound = subprocess.run(
+        [crash],
+        env={
+            **os.environ,
+            "LD_TRACE_LOADED_OBJECTS": "1",
+            "LD_WARN": "yes",
+            "LD_BIND_NOW": "yes",
+            "LD_PRELOAD": str(pykdump),
+        },
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        check=False,
+    ).stdout
+    if (refused := _REFUSED.search(bound)) is not None:
+        return refused[1]
+    if (missing := _MISSING.search(bound)) is not None:
+        return f"{missing[1]} is not there"
+    symbols = [name for name, where in _UNDEFINED.findall(bound) if Path(where) == pykdump]
+    if not symbols:
+        return None
+    more = f" and {len(symbols) - 1:,} more" if len(symbols) > 1 else ""
+    return f"undefined symbol {symbols[0]}{more}: it was built for another crash"
+
+
+def trial(crash: Path, lines: str, vmlinux: Path, vmcore: Path) -> str | None:
+    """Why `lines`, in ~/.crashrc, do not give crash our commands; None where they do."""
+    with tempfile.TemporaryDirectory(prefix="crashext-setup-") as folder:
+        home = Path(folder)
+        (home / ".crashrc").write_text(lines, errors="surrogateescape")
+        (home / "typed").write_text("leakscan --version\nquit\n")
+        try:
+            ran = subprocess.run(
+                [crash, "-s", "-i", home / "typed", vmlinux.absolute(), vmcore.absolute()],
+                cwd=home,
+                env={**os.environ, "HOME": str(home)},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                timeout=_STARTS_IN,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return f"it was still starting after {_STARTS_IN} s"
+    if f"crashext {__version__}" in ran.stdout:
+        return None
+    said = [line.strip() for line in ran.stdout.splitlines() if line.strip()]
+    telling = [line for line in said if line.startswith(("extend:", "crash:", "crashext:"))]
+    if telling or said:
+        return (telling or said[-1:])[0]
+    return f"it ended with status {ran.returncode} and said nothing"

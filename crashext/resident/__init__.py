@@ -1,0 +1,1 @@
+"""The engine that a crash session keeps: commands come over a socket, what it learnt stays."""

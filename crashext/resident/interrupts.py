@@ -1,0 +1,100 @@
+"""Ctrl-C and closed pipes in a process that lives on: never in the middle of what must be whole.
+
+An interrupted import leaves a half module behind, an interrupted question an answer that the next
+question would get, an interrupted lock a thread that waits for ever. So the exception waits.
+Between commands nothing is raised. One process has one of these: signals are the process's.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from types import FrameType, TracebackType
+
+_RETRY = 0.02  # seconds until an interrupt that came at a bad moment is tried again
+_WHOLE = ("/threading.py", "/rich/live.py", "/rich/progress.py")
+_IMPORTING = "<frozen importlib"
+
+
+class Unread(BaseException):
+    """Nobody reads the output any more; whoever catches KeyboardInterrupt has nothing to tell."""
+
+
+class Interrupts:
+    """SIGINT (Ctrl-C) and SIGPIPE (the bridge saw the output's reader go), as exceptions.
+
+    ``with interrupts:`` makes them wait for its end.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        """Of interrupts so far: what was being worked out when it changed may be partial."""
+        self._busy = False
+        self._held = 0
+        self._pending: BaseException | None = None
+
+    def install(self) -> None:
+        """From now on; to be called in the main thread."""
+        for number in (signal.SIGINT, signal.SIGPIPE, signal.SIGALRM):
+            signal.signal(number, self._arrived)
+        # A background process that writes to a terminal set to `tostop` would be stopped.
+        signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+        sys.unraisablehook = self._lost
+
+    def begin(self) -> None:
+        """A command begins: what came before did not mean it."""
+        self._pending, self._busy = None, True
+
+    def end(self) -> None:
+        """The command is over: nothing is raised any more."""
+        self._busy = False
+
+    def _arrived(self, number: int, frame: FrameType | None) -> None:
+        if not self._busy:
+            return
+        if number != signal.SIGALRM:
+            self.count += 1
+            self._pending = KeyboardInterrupt() if number == signal.SIGINT else Unread()
+        if self._held:
+            return
+        if _fragile(frame):
+            signal.setitimer(signal.ITIMER_REAL, _RETRY)
+        else:
+            self._raise()
+
+    def _lost(self, unraisable: sys.UnraisableHookArgs) -> None:
+        """Where Python drops exceptions, such as destructors, ours is tried again."""
+        if isinstance(unraisable.exc_value, KeyboardInterrupt | Unread):
+            self._pending = unraisable.exc_value.with_traceback(None)
+            signal.setitimer(signal.ITIMER_REAL, _RETRY)
+        else:
+            sys.__unraisablehook__(unraisable)
+
+    def _raise(self) -> None:
+        pending, self._pending = self._pending, None
+        if pending is not None and self._busy:
+            raise pending
+
+    def __enter__(self) -> None:
+        self._held += 1
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._held -= 1
+        if not self._held:
+            self._raise()
+
+
+def _fragile(frame: FrameType | None) -> bool:
+    """Within an import, or where a lock may be taken and its `with` not yet begun: the thread that
+    draws the progress bar would wait for that lock for ever, and we for the thread."""
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if name.startswith(_IMPORTING) or name.endswith(_WHOLE):
+            return True
+        frame = frame.f_back
+    return False

@@ -1,0 +1,80 @@
+"""What one engine knows of its crash session, kept from command to command.
+
+A dump does not change, so all that was learnt of it stays true; what crash knows of it may change
+(`mod -s` loads symbols), and then everything is learnt anew. Of a live kernel nothing that moves is
+kept.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from crashext.commands import entry
+from crashext.commands.place import Place
+from crashext.hosts.crash_sys import dump_file, sys_fields
+from crashext.incrash import crashext_wire as wire
+from crashext.resident.interrupts import Interrupts
+
+if TYPE_CHECKING:
+    from crashext.hosts.base import Host
+    from crashext.hosts.crash import CrashHost
+
+_ROOM = 600 << 20  # resident bytes after a command; a dump's warm state takes 100 to 300 MiB
+
+
+class Session:
+    """One crash session."""
+
+    def __init__(self, sock: socket.socket, interrupts: Interrupts) -> None:
+        self._sock, self._interrupts = sock, interrupts
+        self._host: CrashHost | None = None
+
+    def command(self, program: str, arguments: list[str]) -> int:
+        """Run one command; returns its exit status."""
+        command = entry.leakscan if program == "leakscan" else entry.objsim
+        return command(arguments, Place("crash", self.host, runs=self.live))
+
+    def host(self) -> Host:
+        """The host of this command: the one before it, unless what that knows has changed."""
+        from crashext.hosts.crash import CrashHost
+        from crashext.hosts.keeping import Kept
+        from crashext.kernel.btf_layouts import CarriedTypes
+
+        host = self._host
+        if host is None or host.info().live or host.moved_on():
+            kept = Kept(lambda: self._interrupts.count)
+            self._host = host = CrashHost(self._sock, kept, self._interrupts)
+            host.prefer(CarriedTypes(host))
+        return host
+
+    def live(self) -> bool:
+        """Whether crash looks at a running kernel."""
+        with self._interrupts:
+            wire.send(self._sock, wire.COMMAND, b"sys")
+            status, text = wire.receive(self._sock)
+        return status == wire.OK and not dump_file(sys_fields(text.decode("utf-8", "replace")))
+
+    def tidy(self) -> bool:
+        """After a command: give memory back. Returns whether this engine had better leave."""
+        if self._host is None:
+            return False
+        if _resident() > _ROOM:
+            self._host.kept.shrink()
+        _trim()
+        return _resident() > _ROOM
+
+
+def _resident() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _trim() -> None:
+    """What Python freed, libc keeps."""
+    with suppress(OSError, AttributeError):  # another libc
+        ctypes.CDLL(None).malloc_trim(0)

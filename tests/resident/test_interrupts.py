@@ -1,0 +1,98 @@
+"""An interrupt is raised once, where it does no harm: never inside a question or an import."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from crashext.resident.interrupts import Interrupts, Unread
+
+_NUMBERS = (signal.SIGINT, signal.SIGPIPE, signal.SIGALRM, signal.SIGTTOU)
+
+
+@pytest.fixture
+def interrupts() -> Iterator[Interrupts]:
+    before = [signal.getsignal(number) for number in _NUMBERS]
+    hook = sys.unraisablehook
+    installed = Interrupts()
+    installed.install()
+    yield installed
+    installed.end()
+    for number, handler in zip(_NUMBERS, before, strict=True):
+        signal.signal(number, handler)
+    sys.unraisablehook = hook
+
+
+def send(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+def work() -> None:
+    """Longer than an interrupt may take to come."""
+    end = time.monotonic() + 5
+    while time.monotonic() < end:
+        time.sleep(0.001)
+
+
+def test_between_commands_nothing_is_raised(interrupts: Interrupts) -> None:
+    send(signal.SIGINT)
+    interrupts.begin()
+    interrupts.end()
+    send(signal.SIGPIPE)
+    assert interrupts.count == 0
+
+
+def test_what_they_become(interrupts: Interrupts) -> None:
+    interrupts.begin()
+    with pytest.raises(KeyboardInterrupt):
+        send(signal.SIGINT)
+    with pytest.raises(Unread):
+        send(signal.SIGPIPE)
+    assert interrupts.count == 2
+
+
+def test_a_question_is_not_cut_in_two(interrupts: Interrupts) -> None:
+    done = []
+    interrupts.begin()
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012  (where it is raised is the point)
+        with interrupts:
+            send(signal.SIGINT)
+            done.append("answer")
+        done.append("after")
+    assert done == ["answer"]
+
+
+def test_an_import_is_not_cut_in_two(
+    interrupts: Interrupts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "slow_to_import.py").write_text(
+        "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nwhole = True\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    interrupts.begin()
+    with pytest.raises(KeyboardInterrupt):
+        import_and_work()
+    assert sys.modules["slow_to_import"].whole
+
+
+def import_and_work() -> None:
+    __import__("slow_to_import")
+    work()
+
+
+def test_one_that_a_destructor_swallowed_comes_again(interrupts: Interrupts) -> None:
+    class Swallows:
+        def __del__(self) -> None:
+            send(signal.SIGINT)
+
+    interrupts.begin()
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+        swallowing = Swallows()
+        del swallowing
+        work()
