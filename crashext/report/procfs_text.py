@@ -37,7 +37,7 @@ def print_proc_report(
     rows = _MANY if verbose else _FEW
     snapshot = report.snapshot
     print_verdicts(verdicts, console, asking)
-    line(console, _headline(report), _HEAD)
+    line(console, proc_answer(report), _HEAD)
     if report.split is not None:
         _split(console, report.split)
     if report.growth is not None:
@@ -64,7 +64,8 @@ def print_proc_report(
     _footer(console, snapshot)
 
 
-def _headline(report: ProcReport) -> str:
+def proc_answer(report: ProcReport) -> str:
+    """How memory is split, in one line."""
     split = report.split
     if split is None:
         return "how memory is split is not known: no usable meminfo"

@@ -134,6 +134,13 @@ class Growth:
         """A difference as a rate; None where the time is not known."""
         return difference * 3600 / self.seconds if self.seconds else None
 
+    def lasts(self, difference: int, free: int) -> float | None:
+        """Seconds until `free` bytes are used up, if what grew by `difference` goes on so; None
+        where it did not grow, or the time is not known."""
+        if not self.seconds or difference <= 0:
+            return None
+        return max(0, free) * self.seconds / difference
+
 
 def growth(snapshots: Sequence[Compared]) -> Growth:
     """Compare at least two moments in time order. What only one of them has is not compared."""
