@@ -95,6 +95,8 @@ class Saved:
         if kind in self._found:
             for section in self._found[kind]:
                 yield from section.lines
+                if kind.startswith("page_owner"):
+                    yield ""
         elif self._folder is not None:
             yield from self._folder.lines(kind, progress)
 
@@ -108,7 +110,7 @@ class Saved:
         if self._folder is not None:
             yield from self._folder.alloc_traces()
         for section in self._found.get("alloc_traces", []):
-            yield section.date or "a cache that is not named", iter(section.lines)
+            yield section.cache or "a cache that is not named", iter(section.lines)
 
     def reclaim_account(self) -> dict[str, bool]:
         return {} if self._folder is None else self._folder.reclaim_account()
@@ -120,7 +122,7 @@ class Saved:
 
     def moment(self) -> Moment:
         own = Moment(None, None, None) if self._folder is None else self._folder.moment()
-        every = [s for some in self._found.values() for s in some if s.kind != "alloc_traces"]
+        every = [s for some in self._found.values() for s in some]
         dates = [d for s in every if s.date and (d := parse_date(s.date)) is not None]
         dates += [
             d
@@ -198,7 +200,14 @@ def _complaints(
         shown = ", ".join(unread[:5]) + (", ..." if len(unread) > 5 else "")
         say("files", len(unread), f"not recognised: {shown}")
     for double in doubles[:8]:
-        say(double, 1, "not used: another file has the same kind, without a date to order them")
+        why = "not used: another text of the same kind is, and nothing puts them in order"
+        if "OOM" in double:
+            why = (
+                "not used: the counters beside it are newer; give the log alone to see what it says"
+            )
+        say(double, 1, why)
+    if len(doubles) > 8:
+        say("texts", len(doubles) - 8, "not used: others of the same kind are")
     if unknown:
         shown = "; ".join(samples[:2])
         say("lines", unknown, f"of no kind that is known, such as: {shown}")
@@ -246,7 +255,7 @@ def _cut(piece: Piece) -> tuple[_Cut, int, list[str]]:
     seen: set[str] = set()
     for part in parts.found:
         if hint == "alloc_traces" and part.kind == "alloc_traces":
-            part.date = Path(piece.name).parent.name
+            part.cache = Path(piece.name).parent.name
         again = part.kind in _SNAPSHOTS and part.kind in seen
         if again or not cut.moments:
             cut.moments.append({})

@@ -9,6 +9,7 @@ from crashext.analysis.memory.memsplit import MemorySplit
 from crashext.analysis.proc import ProcReport, Snapshot
 from crashext.analysis.verdict.verdict import Verdict
 from crashext.kernel.slab.families import Family
+from crashext.procfs.kinds import LABELS
 from crashext.procfs.kmemleak import KmemleakReport
 from crashext.procfs.pageowner import PageOwner
 from crashext.procfs.processes import Process
@@ -229,12 +230,12 @@ def _footer(console: Console, snapshot: Snapshot) -> None:
     state = "running machine" if snapshot.live else "saved files"
     guess = "" if snapshot.page_size_known else " (a guess)"
     page = f"pages of {snapshot.page_size:,} bytes{guess}"
-    found = ", ".join(snapshot.files)
+    found = ", ".join(LABELS.get(kind, kind) for kind in snapshot.files)
     line(console, f"{state} {safe(snapshot.path)}; {page}; read: {found}", _DIM)
     if snapshot.recognised:
         texts: dict[str, list[str]] = {}
         for one in snapshot.recognised:
-            texts.setdefault(one.name, []).append(one.kind)
+            texts.setdefault(one.name, []).append(LABELS.get(one.kind, one.kind))
         shown = [f"{name} ({', '.join(dict.fromkeys(kinds))})" for name, kinds in texts.items()]
         line(console, safe(f"recognised by content: {some_of(shown, _MANY)}"), _DIM)
 
