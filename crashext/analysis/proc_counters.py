@@ -24,6 +24,7 @@ from crashext.procfs.crashlists import (
     parse_kmem_i,
     parse_kmem_s,
     parse_kmem_v,
+    parse_sys,
     with_counters,
 )
 from crashext.procfs.holders import free_output
@@ -67,6 +68,7 @@ def counted(parsed: Parsed) -> Counted:
         ("kmem_i", _of_crash(split, parsed("kmem_v", parse_kmem_v))),
         ("oom", oom.meminfo if oom is not None else None),
         ("free", parsed("free", free_output)),
+        ("crash_sys", parsed("crash_sys", parse_sys)),
     ]
     told_by, meminfo = next(((n, m) for n, m in sources if m is not None), ("", None))
     slabs = parsed("slabinfo", parse_slabinfo)

@@ -30,6 +30,7 @@ _LINES = {
     "TOTAL SWAP": "SwapTotal",
     "COMMITTED": "Committed_AS",
 }
+_MEMORY = re.compile(r"\s*MEMORY: (\d{1,9}(?:\.\d{1,2})?) ([KMGT]B)\s*", re.ASCII)
 _COUNTER = re.compile(r"\s*(NR_[A-Z_0-9]{1,60}): (\d{1,18})\s*", re.ASCII)
 _COUNTERS = {
     "NR_FREE_PAGES": "MemFree",
@@ -92,6 +93,14 @@ def parse_kmem_i(lines: Iterable[str]) -> CrashSplit:
     page = min(votes, key=lambda p: (-votes[p], p), default=None)
     sizes = {name: number * (page or 4096) for name, number in pages.items()}
     return CrashSplit(MemInfo(sizes, {}), page)
+
+
+def parse_sys(lines: Iterable[str]) -> MemInfo:
+    """What crash shows when it starts: ``MEMORY: 62.6 GB``, a little more than MemTotal."""
+    for line in lines:
+        if match := _MEMORY.fullmatch(line):
+            return MemInfo({"MemTotal": round(float(match[1]) * _UNITS[match[2]])}, {})
+    return MemInfo({}, {})
 
 
 def parse_kmem_v(lines: Iterable[str]) -> Counters:

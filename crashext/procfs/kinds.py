@@ -19,9 +19,10 @@ OPENS: tuple[tuple[str, str], ...] = (
     ("lsmod", r"\s*Module\s+Size\s+Used by"),
     ("ps", r"\s*(?:\S+\s+){0,12}PID\s.*\bRSS\b"),
     ("top", r"\s*(?:\S+\s+){0,3}PID\s.*\bRES\s+SHR\b"),
-    ("free", r"\s*total\s+used\s+free\s+shared"),
+    ("free", r"\s*total:?\s+used:?\s+free:?\s+shared"),
     ("dma_buf", r"\s*Dma-buf Objects:"),
-    ("arcstats", r"\s*name\s+type\s+data\s*$"),
+    ("arcstats", r"\s*(?:name\s+type\s+data|\d+ \d+ 0x\d+ \d+ \d+ \d+ \d+)\s*$"),
+    ("crash_sys", r"\s*KERNEL: \S"),
     ("vmstat", r"nr_free_pages[:\s]\s*\d+\s*$"),
     ("memory_stat", r"(?:anon|cache) \d+\s*$"),
     ("vmmemctl", r"\s*(?:(?:target|current):\s+\d+ pages\s*$|balloon capabilities:)"),
@@ -82,6 +83,7 @@ LABELS = {
     "kmem_i": "kmem -i",
     "kmem_s": "kmem -s",
     "kmem_v": "kmem -V",
+    "crash_sys": "sys",
     "cmdstat": "vmware-toolbox-cmd",
     "toolbox": "vmware-toolbox-cmd",
     "memory_stat": "memory.stat",
@@ -94,7 +96,16 @@ MEMBERS: dict[str, re.Pattern[str]] = {
     kind: re.compile(shape, re.ASCII)
     for kind, shape in (
         ("meminfo", r"\s*[A-Za-z][\w() -]{0,62}?:\s*\d{1,20}(?:\s+kB)?\s*$"),
-        ("slabinfo", r"\s*(?:\S+\s.*:\s?tunables|\d[\d\s]*(?::.*)?$|:|tunables\b|slabdata|<|# )"),
+        (
+            "crash_sys",
+            r"\s*(?:DEBUGINFO|DUMPFILE|CPUS|DATE|UPTIME|LOAD AVERAGE|TASKS|NODENAME|RELEASE|VERSION"
+            r"|MACHINE|MEMORY|PANIC|PID|COMMAND|TASK|CPU|STATE|SYSTEM MAP|LIVE DUMP): ",
+        ),
+        (
+            "slabinfo",
+            r"\s*(?:\S+\s.*:\s?tunables|\S+(?:\s+\d+){6}(?:\s|$)|\d[\d\s]*(?::.*)?$"
+            r"|:|tunables\b|slabdata|<|# )",
+        ),
         ("slabtop", r"\s*(?:Active / Total |Minimum / Average)"),
         ("zoneinfo", r"\s+(?:\S+\s+\d+|pages free|protection:|pagesets|cpu:|\S+:|per-node stats)"),
         ("vmallocinfo", r"\s+(?:\S+\+0x|pages=|vmalloc|N\d+=)"),
@@ -110,6 +121,7 @@ MEMBERS: dict[str, re.Pattern[str]] = {
             r"\s*(?:\w+(?:\(\w+\))?:\s?\d+|Node \d|lowmem_reserve|\d+ (?:total )?pages?"
             r"|Unreclaimable slab|Name\s+Used|\S+\s+\d+KB\s+\d+KB|\[\s*\d+\]|\[\s*pid\s*\]"
             r"|Free swap|Total swap|Tasks state|Out of memory|CPU|Hardware|Call [Tt]race|Swap cache"
+            r"|cpu \d+ (?:hot|cold)|Free pages:|\S+ cpuset=|Pid: |Modules linked"
             r"|(?:DMA|Normal|HighMem)|Active:\d|free:|Killed|\[<|Mem-[Ii]nfo)|" + _FRAME,
         ),
         (

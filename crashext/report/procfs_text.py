@@ -102,7 +102,7 @@ def _families(console: Console, report: ProcReport, rows: int) -> None:
         table.add_row(
             safe(family.name),
             size_text(family.pages * page),
-            f"{family.active_objs:,}",
+            f"{family.active_objs:,}" if slabs is None or slabs.counts_objects else "",
             percent_of(family.active_objs, family.num_objs) if family.num_objs else "",
             Text(safe(_members(family, page)), style=_DIM),
         )
