@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from crashext.hosts.base import HostError
-from crashext.procfs.cleaning import without_numbers
-from crashext.procfs.folder import Moment, Problem, ProcFolder, parse_date
+from crashext.procfs.cleaning import decoded, without_numbers
+from crashext.procfs.dates import parse_date
+from crashext.procfs.folder import Moment, Problem, ProcFolder
 from crashext.procfs.pieces import STDIN, Piece, Pieces
 from crashext.procfs.sections import Section, sections
 
@@ -24,6 +25,15 @@ _SNAPSHOTS = frozenset(("meminfo", "slabinfo", "slabtop", "oom", "kmem_i", "kmem
 _STREAMED = frozenset(("page_owner", "page_owner_stacks"))
 _STREAMED_FROM = 32 << 20
 _MOST_MOMENTS = 64
+_LIVE = (
+    "/proc/spl/kstat/zfs/arcstats",
+    "/proc/modules",
+    "/proc/cgroups",
+    "/sys/fs/cgroup/cgroup.stat",
+    "/sys/kernel/debug/vmmemctl",
+    "/sys/kernel/debug/hv-balloon",
+)
+_LIVE_LIMIT = 1 << 20
 _LABEL = re.compile(r"(?<!\d)(?:\d{4}-?\d\d-?\d\d(?:[T_.-]?\d\d[:.-]?\d\d(?:[:.-]?\d\d)?)?)(?!\d)")
 _ORDER = re.compile(r"(?<=[._-])(\d{1,6})(?=$|\.(?:txt|log|out)$)", re.ASCII)
 _HINTS = (
@@ -39,6 +49,7 @@ _HINTS = (
         (r"(?:^|/)kmemleak$", "kmemleak"),
         (r"(?:^|/)page_owner(?:_full\.txt)?$", "page_owner"),
         (r"(?:^|/)(?:page_owner_stacks|show_stacks)$", "page_owner_stacks"),
+        (r"(?:^|/)proc/modules$", "lsmod"),
         (r"stat_balloon$", "toolbox"),
         (r"(?:^|/)mm_stat$", "zram"),
         (r"(?:^|/)alloc_(?:traces|calls)$", "alloc_traces"),
@@ -142,7 +153,7 @@ def saved(path: Path, progress: Progress | None = None) -> list[Saved]:
     """The moments at `path`, in time order. Raises `HostError` where nothing is recognised."""
     folder = _folder(path)
     if folder is not None and folder.live:
-        return [Saved(path, {}, None, folder)]
+        return [Saved(path, _of_running_machine(), None, folder)]
     streamed = frozenset(
         place
         for kind, place in (folder.places() if folder is not None else {}).items()
@@ -180,6 +191,23 @@ def saved(path: Path, progress: Progress | None = None) -> list[Saved]:
         for kind, some in moment.items()
     )
     _complaints(final, pieces, unread, doubles, unknown, samples)
+    return found
+
+
+def _of_running_machine() -> dict[str, list[Section]]:
+    """Who says of himself how much he has, where the running kernel shows it."""
+    found: dict[str, list[Section]] = {}
+    places = [Path(place) for place in _LIVE]
+    places += sorted(Path("/sys/block").glob("zram*/mm_stat"))[:64]
+    for place in places:
+        try:
+            with place.open("rb") as file:
+                text = decoded(file.read(_LIVE_LIMIT))
+        except OSError:
+            continue  # this machine has none, or shows it to root only
+        cut, _, _ = _cut(Piece(str(place), text, None))
+        for kind, some in (cut.moments[-1] if cut.moments else {}).items():
+            found.setdefault(kind, []).extend(some)
     return found
 
 
