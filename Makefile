@@ -1,6 +1,7 @@
 # make demo    the main job, on a recorded session
 # make check    style, types, layers, and the tests that need nothing but Python: a minute
 # make test    these and all other tests, on real kernels' memory: builds it, then 12 minutes
+# make reports    pages (--html) of the recorded sessions, to look at
 # make man papers    manual pages from the parsers, output blocks of README and crashext/docs
 # make test-live    leakscan --live in a guest that carries Python; some minutes more
 # make test-kernels    the tests on kernels of Debian's other suites; fetches 4 GB once
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 APT := DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get
 
-.PHONY: demo check style test test-busy test-live test-kernels test-kmemleak lab-packages samples papers \
+.PHONY: demo check reports style test test-busy test-live test-kernels test-kmemleak lab-packages samples papers \
     gallery man clean
 
 demo: $(VENV)/installed
@@ -65,6 +66,10 @@ papers: $(VENV)/installed-dev
 # The gallery in crashext/docs/tests.md, from the lab's dumps.
 gallery: $(VENV)/installed-dev lab-packages
 	$(BIN)/python -m tests.record_gallery
+
+# The reports of sample_sessions/ as pages, in reports/.
+reports: $(VENV)/installed-dev
+	$(BIN)/python -m tests.record_reports
 
 # The manual pages say what the parsers say; a test holds them to it.
 man: $(VENV)/installed-dev

@@ -23,6 +23,7 @@ _HELPER = re.compile(
     # pages
     | alloc_(?:frozen_)?pages?(?!_buffers)\w* | folio_alloc\w* | get_free_pages?\w*
     | get_zeroed_page\w* | get_page_from_freelist | prep_new_page | post_alloc_hook
+    | (?:dma_)?generic_alloc\w* | dma_(?:direct_)?alloc\w*
     | page_frag_alloc\w* | v(?:[mz]|re)alloc\w* | vmap\w*
     # memory of an skb, a socket option, a struct file: for any protocol, any file
     | alloc_skb\w* | (?:netdev|napi)_alloc_(?:skb|frag)\w* | (?:slab_)?build_skb\w*

@@ -29,12 +29,12 @@ def _run(program: Program, name: str, arguments: Sequence[str]) -> None:
 
 
 def _host(program: Program) -> Host:
+    from crashext.commands.opening import open_program
     from crashext.hosts.base import HostError
-    from crashext.hosts.drgn import DrgnHost
 
     source = program.core_dump_path
     try:
-        return DrgnHost(program, Path(str(source)).name if source else "/proc/kcore")
+        return open_program(program, Path(str(source or "/proc/kcore")))
     except LookupError as error:
         raise HostError(str(error)) from error
 

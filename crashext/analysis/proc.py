@@ -12,7 +12,7 @@ from itertools import islice
 from typing import TypeVar
 
 from crashext.analysis.memory.growth import Caller, Compared, Growth, growth
-from crashext.analysis.memory.memsplit import MemorySplit, memory_split
+from crashext.analysis.memory.memsplit import MemorySplit, memory_split, with_holder
 from crashext.analysis.proc_counters import Counted, counted
 from crashext.analysis.proc_holders import known_holders, placed
 from crashext.analysis.verdict.facts import KnownHolder
@@ -204,6 +204,7 @@ def report(snapshots: Sequence[Snapshot], before: Compared | None = None) -> Pro
     last = snapshots[-1]
     split, known = memory_split(last.meminfo, last.vmalloc, last.page_size), last.known
     if split is not None:
+        split = _with_slabs(split, last)
         split, known = placed(split, known)
     moments = [*([before] if before is not None else []), *snapshots]
     return ProcReport(
@@ -217,6 +218,15 @@ def report(snapshots: Sequence[Snapshot], before: Compared | None = None) -> Pro
         limits=_limits(last),
         skipped=_skipped(snapshots),
     )
+
+
+def _with_slabs(split: MemorySplit, snapshot: Snapshot) -> MemorySplit:
+    """Counters of before 2.6, or of `free`, do not have slabs: their list does."""
+    meminfo, slabs = snapshot.meminfo, snapshot.slabs
+    if slabs is None or meminfo is None or {"Slab", "SUnreclaim"} & meminfo.sizes.keys():
+        return split
+    size = slabs.pages * snapshot.page_size
+    return with_holder(split, "slab", size, "the sum of all caches") if size else split
 
 
 def _skipped(snapshots: Sequence[Snapshot]) -> tuple[Skipped, ...]:

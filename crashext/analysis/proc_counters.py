@@ -18,7 +18,15 @@ from crashext.procfs.counters import (
     parse_meminfo,
     parse_vmstat,
 )
-from crashext.procfs.crashlists import CrashCaches, parse_kmem_i, parse_kmem_s
+from crashext.procfs.crashlists import (
+    CrashCaches,
+    CrashSplit,
+    parse_kmem_i,
+    parse_kmem_s,
+    parse_kmem_v,
+    parse_sys,
+    with_counters,
+)
 from crashext.procfs.holders import free_output
 from crashext.procfs.oomlog import OomReport, parse_oom
 from crashext.procfs.slabinfo import SlabInfo, parse_slabinfo
@@ -57,9 +65,10 @@ def counted(parsed: Parsed) -> Counted:
     split = parsed("kmem_i", parse_kmem_i)
     sources: list[tuple[str, MemInfo | None]] = [
         ("meminfo", parsed("meminfo", parse_meminfo)),
-        ("kmem_i", split.sizes if split is not None else None),
+        ("kmem_i", _of_crash(split, parsed("kmem_v", parse_kmem_v))),
         ("oom", oom.meminfo if oom is not None else None),
         ("free", parsed("free", free_output)),
+        ("crash_sys", parsed("crash_sys", parse_sys)),
     ]
     told_by, meminfo = next(((n, m) for n, m in sources if m is not None), ("", None))
     slabs = parsed("slabinfo", parse_slabinfo)
@@ -87,6 +96,12 @@ def counted(parsed: Parsed) -> Counted:
         oom,
         listed.uncounted if listed is not None and slabs_from == "kmem_s" else (),
     )
+
+
+def _of_crash(split: CrashSplit | None, more: Counters | None) -> MemInfo | None:
+    if split is None or more is None:
+        return split.sizes if split is not None else None
+    return with_counters(split.sizes, more, split.page_size or _USUAL_PAGE)
 
 
 def _crash(lines: Iterator[str], page: int) -> Any:

@@ -18,6 +18,7 @@ from crashext.procfs.holders import (
     balloon_bytes,
     balloon_pages,
     dma_buf_bytes,
+    hyper_v_bytes,
     zram_bytes,
 )
 from crashext.procfs.saved import Saved
@@ -78,6 +79,18 @@ def _balloons(
             "vmware-toolbox-cmd stat balloon # ask the host: is its memory overcommitted, or the "
             "guest's limit below its size?",
             "vmw_balloon",
+        )
+        return
+    hyper_v = hyper_v_bytes(saved.lines("hv_balloon")) if "hv_balloon" in saved.kinds else None
+    if hyper_v is not None:
+        yield KnownHolder(
+            "Hyper-V balloon",
+            hyper_v,
+            "hv-balloon: pages_ballooned",
+            "the host has taken this memory from the guest (dynamic memory): no leak",
+            "pages",
+            "cat /sys/kernel/debug/hv-balloon # then ask the host why it takes memory",
+            "hv_balloon",
         )
         return
     if vmstat is None or (meminfo is not None and meminfo.get("Balloon") is not None):

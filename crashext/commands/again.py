@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
+from crashext.analysis.settings import Settings
 from crashext.commands.options import Source
 from crashext.commands.place import Place
 from crashext.commands.questions import Question, held_by
 from crashext.hosts.base import Host
 from crashext.hosts.recorded import RecordedHost
 from crashext.report.asking import Asking
+from crashext.report.html.made import Made
 
 
 def asking(place: Place, source: Source, host: Host, seed: int, whole: bool = False) -> Asking:
@@ -46,6 +49,17 @@ def asking_of_files(place: Place, live: bool) -> Asking:
     return Asking(
         "shell", place.start, live=live, answers=lambda words: False, elsewhere="in a dump"
     )
+
+
+def made(again: Asking, question: Question, settings: Settings) -> Made:
+    """How a report with memory came about."""
+    rows = tuple((name, str(getattr(settings, name))) for name in ("seed", "threshold", "metric"))
+    return Made(again.typed(question.short), again, rows)
+
+
+def made_of_files(place: Place, again: Asking, words: Sequence[str]) -> Made:
+    """Of one without."""
+    return Made(shlex.join([*place.start("leakscan"), *words]), again)
 
 
 def _question(words: Sequence[str]) -> Question:

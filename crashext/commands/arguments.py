@@ -127,6 +127,9 @@ def leakscan_parser(place: Place) -> Parser:
     )
     _references(parser)
     _comparison(parser)
+    parser.add_argument(
+        "--html", metavar="FILE", type=Path, help="also write the report as one HTML file"
+    )
     return parser
 
 

@@ -8,7 +8,7 @@ from crashext.analysis.caches import scan_caches
 from crashext.analysis.kmem_walker import KmemHost, scan_caches_kmem
 from crashext.analysis.origin.outstanding import kept
 from crashext.analysis.results.reports import LeakReport
-from crashext.commands.again import asking
+from crashext.commands.again import asking, made
 from crashext.commands.opening import open_host, open_view
 from crashext.commands.options import CacheOptions
 from crashext.commands.output import Output
@@ -19,6 +19,7 @@ from crashext.hosts.keeping import keep
 from crashext.progress import Progress
 from crashext.report.asking import Asking
 from crashext.report.documents import document
+from crashext.report.html.caches import leak_page
 from crashext.report.text import print_leak_report
 from crashext.skipped import Skipped
 
@@ -27,10 +28,9 @@ def answer(options: CacheOptions, place: Place, progress: Progress) -> Output:
     if options.kmem:
         return _printed(options, _by_kmem(options, place.host, progress), Asking(place.tool))
     look = options.look
-    question = Question("leakscan", options.caches, options=options_of(look.settings, look.refs))
     try:
         host = open_host(options.source, place)
-        with open_view(host, options.source.record, question) as opened:
+        with open_view(host, options.source.record, _question(options)) as opened:
             report = keep(
                 opened.view.host,
                 ("caches", options.caches, look),
@@ -60,7 +60,15 @@ def _printed(options: CacheOptions, report: LeakReport, again: Asking) -> Output
     return Output(
         text=lambda console: print_leak_report(report, console, options.printing.verbose, again),
         json=lambda: document(report),
+        page=lambda amounts: leak_page(
+            report, (), made(again, _question(options), options.look.settings), amounts
+        ),
     )
+
+
+def _question(options: CacheOptions) -> Question:
+    look = options.look
+    return Question("leakscan", options.caches, options=options_of(look.settings, look.refs))
 
 
 def _whole(report: LeakReport) -> bool:

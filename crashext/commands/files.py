@@ -27,8 +27,12 @@ def check_files(options: Options) -> None:
     inputs = _inputs(options)
     for path, what in inputs:
         _readable(path, what)
+    written: list[Path] = []
     for path, what in _outputs(options):
         _writable(path, what, [path for path, _ in inputs])
+        if path.resolve() in written:
+            raise Refusal(f"cannot {what} {path}: this run writes something else there")
+        written.append(path.resolve())
 
 
 def _inputs(options: Options) -> list[tuple[Path, str]]:
@@ -56,6 +60,7 @@ def _outputs(options: Options) -> list[tuple[Path, str]]:
         found.append((options.source.record, "write session"))
     if isinstance(options, OrphansOptions):
         found.append((options.list, "write"))
+    found.append((options.printing.html, "write report"))
     return [(path, what) for path, what in found if path is not None]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from crashext.commands import trace as traces
-from crashext.commands.again import asking
+from crashext.commands.again import asking, made_of_files
 from crashext.commands.opening import open_host, open_view
 from crashext.commands.options import LiveOptions
 from crashext.commands.output import Output
@@ -15,6 +15,7 @@ from crashext.hosts.base import HostError, UnknownLayout
 from crashext.kernel.slab.slabs import MAP_BUDGET
 from crashext.kernel.slab.view import KernelView
 from crashext.progress import Progress
+from crashext.report.asking import Asking
 from crashext.trace import TraceSummary
 from crashext.trace.live import Wanted, capture
 
@@ -23,13 +24,14 @@ def answer(options: LiveOptions, place: Place, progress: Progress) -> Output:
     if place.inside and not place.host.info().live:
         raise HostError("--live needs the running kernel: this is a dump")
     trace = capture(Wanted(options.seconds, options.caches, options.stacks), progress)
+    how = made_of_files(place, Asking(place.tool, live=True), ["--live", str(options.seconds)])
     record, printing = options.source.record, options.printing
     try:
         host = open_host(options.source, place)
     except HostError as why:
         if record is not None:
             raise
-        return traces.alone(_unmarked(trace, why), printing)
+        return traces.alone(_unmarked(trace, why), printing, how)
     again = asking(place, options.source, host, options.look.settings.seed)
     try:
         with open_view(host, record, Question("leakscan", options.caches)) as opened:
@@ -38,7 +40,7 @@ def answer(options: LiveOptions, place: Place, progress: Progress) -> Output:
     except UnknownLayout as why:
         if record is not None:
             raise
-        return traces.alone(_unmarked(trace, why), printing)
+        return traces.alone(_unmarked(trace, why), printing, how)
     return replace(output, lost=opened.lost)
 
 

@@ -22,6 +22,8 @@ from crashext.kernel.slab.view import KernelView
 from crashext.report.safe import safe
 
 if TYPE_CHECKING:
+    import drgn
+
     from crashext.hosts.drgn import NoDebugInfo
 
 NO_DEBUG_INFO = "no debug info: types from the dump's own BTF; file and line not known"
@@ -59,9 +61,7 @@ def open_host(source: Source, place: Place) -> Host:
     # drgn takes a third of a second to import, and a replay does without it.
     from crashext.hosts.drgn import open_live
 
-    host = open_live(list(source.symbols))
-    host.prefer(CarriedTypes(host))
-    return host
+    return open_live(list(source.symbols))
 
 
 def open_dump(core: Path, symbols: Sequence[Path]) -> Host:
@@ -77,6 +77,17 @@ def open_dump(core: Path, symbols: Sequence[Path]) -> Host:
         return _open_bare(core, missing)
     host.prefer(CarriedTypes(host))
     return host
+
+
+def open_program(program: drgn.Program, core: Path) -> Host:
+    """What somebody has open in drgn, with debug info or without."""
+    from crashext.hosts.drgn import DrgnHost, NoDebugInfo, require_debug_info
+
+    try:
+        require_debug_info(program)
+    except NoDebugInfo as missing:
+        return _open_bare(core, missing)
+    return DrgnHost(program, core.name if program.core_dump_path else str(core))
 
 
 def _open_bare(core: Path, missing: NoDebugInfo) -> Host:

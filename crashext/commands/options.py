@@ -52,6 +52,8 @@ class Look:
 class Printing:
     json: bool
     verbose: bool
+    html: Path | None = None
+    """Where the report is also written as a page."""
 
 
 @dataclass(frozen=True)
@@ -333,4 +335,4 @@ def _settings(given: argparse.Namespace) -> Settings:
 
 
 def _printing(given: argparse.Namespace) -> Printing:
-    return Printing(given.json, given.verbose)
+    return Printing(given.json, given.verbose, getattr(given, "html", None))  # objsim has none

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from crashext.analysis.orphans import scan_orphans
+from crashext.commands.again import asking, made
 from crashext.commands.opening import open_host, open_view
 from crashext.commands.options import OrphansOptions
 from crashext.commands.output import Output
@@ -10,13 +11,16 @@ from crashext.commands.place import Place
 from crashext.commands.questions import Question, options_of
 from crashext.progress import Progress
 from crashext.report.documents import document
+from crashext.report.html.orphans import orphans_page
 from crashext.report.orphans_text import print_orphan_report, write_list
 
 
 def answer(options: OrphansOptions, place: Place, progress: Progress) -> Output:
     look = options.look
     question = Question("leakscan", orphans=True, options=options_of(look.settings, look.refs))
-    with open_view(open_host(options.source, place), options.source.record, question) as opened:
+    host = open_host(options.source, place)
+    with open_view(host, options.source.record, question) as opened:
+        again = asking(place, options.source, host, look.settings.seed)
         found = scan_orphans(opened.view, look.settings, progress, look.memory)
     if options.list is not None:
         write_list(found.addresses, found.caches, options.list)
@@ -24,5 +28,8 @@ def answer(options: OrphansOptions, place: Place, progress: Progress) -> Output:
     return Output(
         text=lambda console: print_orphan_report(found.report, console, verbose),
         json=lambda: document(found.report),
+        page=lambda amounts: orphans_page(
+            found.report, made(again, question, look.settings), amounts
+        ),
         lost=opened.lost,
     )

@@ -8,7 +8,7 @@ from crashext.analysis.memory.growth import Compared, growth
 from crashext.analysis.moments import of_overview
 from crashext.analysis.overview import look_over
 from crashext.analysis.verdict.rules import judge
-from crashext.commands.again import asking
+from crashext.commands.again import asking, made
 from crashext.commands.before import earlier
 from crashext.commands.opening import open_host, open_view
 from crashext.commands.options import OverviewOptions
@@ -20,6 +20,7 @@ from crashext.hosts.crash import CrashHost
 from crashext.hosts.keeping import keep
 from crashext.progress import Progress
 from crashext.report.documents import document
+from crashext.report.html.overview import overview_page
 from crashext.report.verdict_text import print_overview
 
 
@@ -46,6 +47,9 @@ def answer(options: OverviewOptions, place: Place, progress: Progress) -> Output
     return Output(
         text=lambda console: print_overview(overview, facts, verdicts, console, verbose, again),
         json=lambda: document(replace(overview, facts=facts), verdicts),
+        page=lambda amounts: overview_page(
+            overview, facts, verdicts, made(again, question, look.settings), amounts
+        ),
         lost=opened.lost,
     )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from crashext.analysis.proc import read_snapshot, report
 from crashext.analysis.proc_facts import proc_facts
 from crashext.analysis.verdict.rules import judge
-from crashext.commands.again import asking_of_files
+from crashext.commands.again import asking_of_files, made_of_files
 from crashext.commands.before import earlier
 from crashext.commands.options import ProcfsOptions
 from crashext.commands.output import Output
@@ -15,6 +15,7 @@ from crashext.commands.place import Place
 from crashext.procfs.saved import saved
 from crashext.progress import Progress
 from crashext.report.documents import ProcFiles, document
+from crashext.report.html.procfs import proc_page
 from crashext.report.procfs_text import print_proc_report
 
 
@@ -29,8 +30,10 @@ def answer(options: ProcfsOptions, place: Place, progress: Progress) -> Output:
     facts = proc_facts(found)
     verdicts = judge(facts)
     again = asking_of_files(place, live=options.paths[-1] == Path("/proc"))
+    how = made_of_files(place, again, [str(path) for path in options.paths])
     verbose = options.printing.verbose
     return Output(
         text=lambda console: print_proc_report(found, verdicts, console, verbose, again),
         json=lambda: document(ProcFiles.of(found, facts), verdicts),
+        page=lambda amounts: proc_page(found, verdicts, how, amounts),
     )

@@ -57,6 +57,7 @@ def run(program: str, options: Options, place: Place) -> int:
     try:
         with _progress() as progress:
             output = _MODES[type(options)](options, place, progress)
+        _write_page(options.printing, output)
         _print(options.printing, output)
     except (HostError, UnknownLayout, ReadFault) as error:
         print(f"{program}: {safe(str(error))}", file=sys.stderr)
@@ -77,6 +78,14 @@ def run(program: str, options: Options, place: Place) -> int:
         print(f"{program}: out of memory: is the dump or session damaged?", file=sys.stderr)
         return BAD_INPUT
     return BAD_INPUT if output.lost else 0
+
+
+def _write_page(printing: Printing, output: Output) -> None:
+    """Before anything is printed: whoever reads that may stop early."""
+    if printing.html is not None and output.page is not None:
+        from crashext.report.html.page import write_page  # few runs need templates
+
+        write_page(output.page, printing.html)
 
 
 def _print(printing: Printing, output: Output) -> None:

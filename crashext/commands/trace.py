@@ -14,7 +14,7 @@ from crashext.analysis.results.reports import LeakReport
 from crashext.analysis.verdict.commands import of_cache
 from crashext.analysis.verdict.rules import judge
 from crashext.analysis.verdict.verdict import Verdict
-from crashext.commands.again import asking
+from crashext.commands.again import asking, made, made_of_files
 from crashext.commands.opening import Opened, open_host, open_view
 from crashext.commands.options import Look, Printing, TraceOptions
 from crashext.commands.output import Output
@@ -23,16 +23,22 @@ from crashext.commands.questions import Question, options_of
 from crashext.progress import Progress
 from crashext.report.asking import Asking
 from crashext.report.documents import TraceTotals, document
+from crashext.report.html.caches import leak_page
+from crashext.report.html.made import Made
+from crashext.report.html.traces import trace_page
 from crashext.report.text import print_leak_report
 from crashext.report.trace_text import print_trace
 from crashext.report.verdict_text import print_verdicts
 from crashext.trace import TraceSummary, trace_table
 
+_NO_MEMORY = Asking("shell", answers=lambda words: False)
+
 
 def answer(options: TraceOptions, place: Place, progress: Progress) -> Output:
     trace = trace_table(options.trace)  # before any dump is opened: it may be no trace at all
     if not place.inside and not options.source.given:
-        return alone(trace, options.printing)
+        words = ["--trace", str(options.trace)]
+        return alone(trace, options.printing, made_of_files(place, _NO_MEMORY, words))
     host, record = open_host(options.source, place), options.source.record
     again = asking(place, options.source, host, options.look.settings.seed)
     with open_view(host, record, Question("leakscan", options.caches)) as opened:
@@ -42,11 +48,12 @@ def answer(options: TraceOptions, place: Place, progress: Progress) -> Output:
     return replace(output, lost=opened.lost)
 
 
-def alone(trace: TraceSummary, printing: Printing) -> Output:
+def alone(trace: TraceSummary, printing: Printing, how: Made) -> Output:
     """The trace without memory."""
     return Output(
         text=lambda console: print_trace(trace, console, printing.verbose),
         json=lambda: document(TraceTotals.of(trace)),
+        page=lambda amounts: trace_page(trace, how, amounts),
     )
 
 
@@ -90,7 +97,13 @@ def joined(
         print_verdicts(verdicts, console, again)
         print_leak_report(whole, console, printing.verbose, again)
 
-    return Output(text=text, json=lambda: document(whole, verdicts))
+    how = made(again, opened.question, look.settings)
+    how = replace(how, rows=(*how.rows, ("trace", trace.source)))
+    return Output(
+        text=text,
+        json=lambda: document(whole, verdicts),
+        page=lambda amounts: leak_page(whole, verdicts, how, amounts),
+    )
 
 
 def _unrepeated(verdict: Verdict, report: LeakReport) -> Verdict:

@@ -31,7 +31,7 @@ class BareHost(DrgnHost):
         text = program["VMCOREINFO"].string_().decode("ascii", "replace")
         vmcoreinfo = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
         symbols = kernel_symbols(program, vmcoreinfo)
-        program.register_symbol_finder("crashext", drgn.SymbolIndex(symbols), enable_index=0)
+        _register(program, "crashext_kernel", symbols, 0)
         self._addresses: dict[str, int] = {}
         for symbol in symbols:
             # Of several static symbols of one name the first in memory, as good as any.
@@ -43,13 +43,15 @@ class BareHost(DrgnHost):
     def _require_matching_debug_info(self) -> None:
         """The release string must be where the dump's own symbols say."""
         where = self.address_of("init_uts_ns")
-        offset = int(self._info.vmcoreinfo.get("OFFSET(uts_namespace.name)", "0"))
-        try:
-            data = b"" if where is None else self._program.read(where + offset + _RELEASE, 65)
-        except drgn.FaultError:
-            data = b""
-        if data.split(b"\0")[0].decode("ascii", "replace") != self._info.release:
-            raise HostError("the kernel's own symbols (kallsyms) are damaged: init_uts_ns is none")
+        told = self._info.vmcoreinfo.get("OFFSET(uts_namespace.name)")  # 5.9 (ca4a9241cc5e)
+        for offset in (0, 4) if told is None else (int(told),):  # a kref before it until 5.10
+            try:
+                data = self._program.read((where or 0) + offset + _RELEASE, 65)
+            except drgn.FaultError:
+                continue
+            if data.split(b"\0")[0].decode("ascii", "replace") == self._info.release:
+                return
+        raise HostError("the kernel's own symbols (kallsyms) are damaged: init_uts_ns is none")
 
     def require(self, functions: set[str]) -> None:
         """All `functions` but a stray few must be among the symbols; raises `HostError`.
@@ -83,13 +85,19 @@ class BareHost(DrgnHost):
         found = [
             _drgn_symbol(s) for at, m in self._module_list for s in module_symbols(self, at, m)
         ]
-        self._program.register_symbol_finder("modules", drgn.SymbolIndex(found), enable_index=-1)
+        _register(self._program, "crashext_modules", found, -1)
 
     def debug_layout(self, type_name: str) -> Layout | None:
         return None
 
     def debug_enumerator(self, name: str) -> int | None:
         return None
+
+
+def _register(program: drgn.Program, name: str, symbols: list[drgn.Symbol], index: int) -> None:
+    """Let drgn look symbols up; a program that stays open between commands has them already."""
+    if name not in program.registered_symbol_finders():
+        program.register_symbol_finder(name, drgn.SymbolIndex(symbols), enable_index=index)
 
 
 def _drgn_symbol(found: ModuleSymbol) -> drgn.Symbol:

@@ -362,6 +362,17 @@ def _load_debug_info(program: drgn.Program, debug: Sequence[Path]) -> None:
         raise HostError(f"cannot load debug info: {_one_line(error)}") from error
 
 
+def require_debug_info(program: drgn.Program) -> None:
+    """Raises `NoDebugInfo` where a dump was opened without any; lets the running kernel be."""
+    try:
+        program["init_uts_ns"]
+    except LookupError as error:
+        if not program.flags & drgn.ProgramFlags.IS_LIVE:
+            release = program["UTS_RELEASE"].string_().decode("ascii", "replace")
+            line = missing_debug_info(release, _vmcoreinfo_build_id(program))
+            raise NoDebugInfo(line, program) from error
+
+
 def _vmcoreinfo_build_id(program: drgn.Program) -> str | None:
     for line in program["VMCOREINFO"].string_().decode("ascii", "replace").splitlines():
         if line.startswith("BUILD-ID="):

@@ -12,10 +12,13 @@ from itertools import pairwise
 
 import drgn
 import numpy as np
+from _drgn import _linux_helper_load_builtin_kallsyms
 from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
 
 from crashext.hosts.base import HostError
+from crashext.hosts.kallsyms_search import find_tables
 
+_PAGE = 4096
 _MAX_SYMBOLS = 1 << 22
 _ENOUGH = 2  # symbols that must be where VMCOREINFO says
 _GLOBAL = drgn.SymbolBinding.GLOBAL
@@ -38,7 +41,9 @@ def kernel_symbols(program: drgn.Program, vmcoreinfo: Mapping[str, str]) -> list
     without naming a cure, where they are not found or cannot be right.
     """
     try:
-        found = load_vmlinux_kallsyms(program)
+        found = _index(program, vmcoreinfo)
+    except HostError:
+        raise
     except Exception as error:  # drgn raises bare Exception for damaged tables
         raise HostError("the kernel's own symbols (kallsyms) cannot be read") from error
     symbols = found(program, None, None, False)  # all: any name, any address
@@ -46,6 +51,38 @@ def kernel_symbols(program: drgn.Program, vmcoreinfo: Mapping[str, str]) -> list
         raise HostError("the kernel's own symbols (kallsyms) are damaged")
     _require_agreement({s.name: s.address for s in symbols}, vmcoreinfo)
     return list(_sized(symbols))
+
+
+def _index(program: drgn.Program, vmcoreinfo: Mapping[str, str]) -> drgn.SymbolIndex:
+    if "SYMBOL(kallsyms_names)" in vmcoreinfo:  # 6.0 (f09bddbd8661)
+        return load_vmlinux_kallsyms(program)
+    stext = int(vmcoreinfo.get("SYMBOL(_stext)", "0"), 16)
+    tables = find_tables(lambda address, size: _read(program, address, size), stext)
+    if tables is None:
+        raise HostError("the kernel's own symbols (kallsyms) are not found")
+    # drgn's reader of these tables has no public name that takes addresses.
+    return _linux_helper_load_builtin_kallsyms(
+        program,
+        tables.names,
+        tables.token_table,
+        tables.token_index,
+        tables.num_syms,
+        tables.offsets,
+        tables.relative_base,
+        0,
+        stext,
+    )
+
+
+def _read(program: drgn.Program, address: int, size: int) -> bytes:
+    """Memory, with zeros for what the dump lacks."""
+    try:
+        return bytes(program.read(address, size))
+    except drgn.FaultError:
+        if size <= _PAGE:
+            return bytes(size)
+    half = size // 2
+    return _read(program, address, half) + _read(program, address + half, size - half)
 
 
 def _require_agreement(addresses: Mapping[str, int], vmcoreinfo: Mapping[str, str]) -> None:

@@ -13,6 +13,8 @@ from itertools import pairwise
 
 MAX_LINE = 1 << 14
 _COLOUR = re.compile(r"\x1b\[[0-9;?]{0,16}[A-Za-z]")
+_LONG = 512
+_GAP = re.compile(r"\s{65,}")
 _QUOTE = re.compile(r"(?:\s{0,2}[>|]\s?(?=[\s>|]|[^\s>|]))+")
 _ODD = re.compile("[&\x1b\u00a0\r\u200b\ufeff]|\\\\xc2\\\\xa0")
 _MONTH = r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)"
@@ -47,6 +49,8 @@ def decoded(data: bytes) -> str:
 
 def clean(line: str) -> str:
     """The line as the machine printed it."""
+    if len(line) > _LONG:
+        line = _GAP.sub(" " * 64, line)  # no column is so wide, and expressions try each blank
     if _ODD.search(line):
         line = _COLOUR.sub("", line.replace("\\xc2\\xa0", " ").replace("\u00a0", " "))
         line = html.unescape(line) if "&" in line else line

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from crashext.procfs.counters import MemInfo
+from crashext.procfs.counters import Counters, MemInfo
 from crashext.procfs.slabinfo import SlabInfo, SlabLine
 
 _MAX_CACHES = 1 << 16
@@ -29,6 +29,22 @@ _LINES = {
     "TOTAL HUGE": "Hugetlb",
     "TOTAL SWAP": "SwapTotal",
     "COMMITTED": "Committed_AS",
+}
+_MEMORY = re.compile(r"\s*MEMORY: (\d{1,9}(?:\.\d{1,2})?) ([KMGT]B)\s*", re.ASCII)
+_COUNTER = re.compile(r"\s*(NR_[A-Z_0-9]{1,60}): (\d{1,18})\s*", re.ASCII)
+_COUNTERS = {
+    "NR_FREE_PAGES": "MemFree",
+    "NR_ANON_MAPPED": "AnonPages",
+    "NR_ANON_PAGES": "AnonPages",
+    "NR_SHMEM": "Shmem",
+    "NR_SLAB_RECLAIMABLE": "SReclaimable",
+    "NR_SLAB_RECLAIMABLE_B": "SReclaimable",
+    "NR_SLAB_UNRECLAIMABLE": "SUnreclaim",
+    "NR_SLAB_UNRECLAIMABLE_B": "SUnreclaim",
+    "NR_PAGETABLE": "PageTables",
+    "NR_FILE_PAGES": "Cached",
+    "NR_BOUNCE": "Bounce",
+    "NR_WRITEBACK_TEMP": "WritebackTmp",
 }
 # Before 7.2 the name came second: CACHE NAME OBJSIZE ALLOCATED TOTAL SLABS SSIZE.
 _NEW = re.compile(
@@ -77,6 +93,33 @@ def parse_kmem_i(lines: Iterable[str]) -> CrashSplit:
     page = min(votes, key=lambda p: (-votes[p], p), default=None)
     sizes = {name: number * (page or 4096) for name, number in pages.items()}
     return CrashSplit(MemInfo(sizes, {}), page)
+
+
+def parse_sys(lines: Iterable[str]) -> MemInfo:
+    """What crash shows when it starts: ``MEMORY: 62.6 GB``, a little more than MemTotal."""
+    for line in lines:
+        if match := _MEMORY.fullmatch(line):
+            return MemInfo({"MemTotal": round(float(match[1]) * _UNITS[match[2]])}, {})
+    return MemInfo({}, {})
+
+
+def parse_kmem_v(lines: Iterable[str]) -> Counters:
+    """kmem -V: the kernel's counters in pages, by the names of meminfo; stacks in kB."""
+    found: dict[str, int] = {}
+    for line in lines:
+        match = _COUNTER.fullmatch(line)
+        name = _COUNTERS.get(match[1], match[1]) if match else ""
+        if match and len(found) < _MAX_CACHES:
+            found.setdefault(name, int(match[2]))
+    return Counters(found)
+
+
+def with_counters(split: MemInfo, counters: Counters, page_size: int) -> MemInfo:
+    """kmem -i with what kmem -V tells besides."""
+    told = {n: v * page_size for n, v in counters.values.items() if not n.startswith("NR_")}
+    if "NR_KERNEL_STACK_KB" in counters.values:
+        told["KernelStack"] = counters.values["NR_KERNEL_STACK_KB"] * 1024
+    return MemInfo({**told, **split.sizes}, split.counts, split.damaged)
 
 
 def parse_kmem_s(lines: Iterable[str], page_size: int) -> CrashCaches:

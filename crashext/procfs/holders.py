@@ -13,7 +13,8 @@ from crashext.procfs.counters import MemInfo
 
 _MAX = 1 << 14
 _KIB, _MIB = 1 << 10, 1 << 20
-_VMMEMCTL = re.compile(r"\s*(current|balloon size):?\s+(\d{1,15})(?: pages.*|\s*)", re.ASCII)
+_VMMEMCTL = re.compile(r"\s*current:\s+(\d{1,15})(?: pages.*|\s*)", re.ASCII)
+_HYPER_V = re.compile(r"\s*(pages_ballooned|page_size)\s*: (\d{1,15})\s*", re.ASCII)
 _TOOLBOX = re.compile(r"\s*(\d{1,9}) MB\s*", re.ASCII)
 _STAT = re.compile(r"\s*guest\.mem\.ballooned = (\d{1,15})\s*", re.ASCII)
 _ARC = re.compile(r"\s*(\w{1,64})\s+\d\s+(-?\d{1,20})\s*", re.ASCII)
@@ -41,8 +42,15 @@ def balloon_pages(lines: Iterable[str]) -> int | None:
     """Pages of 4 KiB that vmmemctl (debugfs) says the balloon has now."""
     for line in lines:
         if match := _VMMEMCTL.fullmatch(line):
-            return int(match[2])
+            return int(match[1])
     return None
+
+
+def hyper_v_bytes(lines: Iterable[str]) -> int | None:
+    """What /sys/kernel/debug/hv-balloon says (6.1+)."""
+    found = {m[1]: int(m[2]) for line in lines if (m := _HYPER_V.fullmatch(line))}
+    pages = found.get("pages_ballooned")
+    return None if pages is None else pages * found.get("page_size", 4096)
 
 
 def balloon_bytes(lines: Iterable[str]) -> int | None:

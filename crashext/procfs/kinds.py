@@ -19,12 +19,14 @@ OPENS: tuple[tuple[str, str], ...] = (
     ("lsmod", r"\s*Module\s+Size\s+Used by"),
     ("ps", r"\s*(?:\S+\s+){0,12}PID\s.*\bRSS\b"),
     ("top", r"\s*(?:\S+\s+){0,3}PID\s.*\bRES\s+SHR\b"),
-    ("free", r"\s*total\s+used\s+free\s+shared"),
+    ("free", r"\s*total:?\s+used:?\s+free:?\s+shared"),
     ("dma_buf", r"\s*Dma-buf Objects:"),
-    ("arcstats", r"\s*name\s+type\s+data\s*$"),
+    ("arcstats", r"\s*(?:name\s+type\s+data|\d+ \d+ 0x\d+ \d+ \d+ \d+ \d+)\s*$"),
+    ("crash_sys", r"\s*KERNEL: \S"),
     ("vmstat", r"nr_free_pages[:\s]\s*\d+\s*$"),
     ("memory_stat", r"(?:anon|cache) \d+\s*$"),
-    ("vmmemctl", r"\s*(?:target|current):\s+\d+ pages\s*$"),
+    ("vmmemctl", r"\s*(?:(?:target|current):\s+\d+ pages\s*$|balloon capabilities:)"),
+    ("hv_balloon", r"\s*host_version\s*: \d+\.\d+\s*$"),
     ("cmdstat", r"\s*guest\.mem\.\w+ = \d+"),
     ("sockstat", r"\s*sockets: used \d+"),
     ("cgroup_stat", r"nr_(?:dying_)?descendants \d+\s*$"),
@@ -38,7 +40,9 @@ SHAPES: tuple[tuple[str, str], ...] = (
     ("zoneinfo", r"\s*Node\s+\d+, zone\s+\w+\s*$"),
     ("vmallocinfo", r"\s*(?:0x)?(?:[0-9a-f]{8,16}|\(_*ptrval_*\))-(?:0x)?\S{8,18}\s+\d+(?:\s|$)"),
     ("kmemleak", r"\s*(?:kmemleak: )?unreferenced (?:percpu )?object "),
-    ("page_owner", r"\s*Page allocated via order |\d+ times, \d+ pages:"),
+    ("page_owner", r"\s*Page allocated via order |\d+ times(?:, \d+ pages)?(?:, .{0,200})?:\s*$"),
+    ("page_owner_stacks", r"\s*(?:nr_base_pages|stack_count): \d+\s*$"),
+    ("kmem_v", r"\s*NR_[A-Z_0-9]+: \d+\s*$"),
     ("alloc_traces", r"\s*\d+ (?:<not-available>|\S+\+0x\S+(?: \[[\w-]+\])?) (?:waste=\S+ )?age="),
     (
         "allocinfo_line",
@@ -74,12 +78,34 @@ JOINED = {
     "oom_pages": "oom",
 }
 
+LABELS = {
+    "oom": "OOM report",
+    "kmem_i": "kmem -i",
+    "kmem_s": "kmem -s",
+    "kmem_v": "kmem -V",
+    "crash_sys": "sys",
+    "cmdstat": "vmware-toolbox-cmd",
+    "toolbox": "vmware-toolbox-cmd",
+    "memory_stat": "memory.stat",
+    "cgroup_stat": "cgroup.stat",
+}
+"""What a kind is called where its own name is not what people say."""
+
 _FRAME = r"\s*(?:\[<[0-9a-fx_().ptrval]+>\]\s*)?[.\w$]+\+0x[0-9a-f]+/0x[0-9a-f]+"
 MEMBERS: dict[str, re.Pattern[str]] = {
     kind: re.compile(shape, re.ASCII)
     for kind, shape in (
         ("meminfo", r"\s*[A-Za-z][\w() -]{0,62}?:\s*\d{1,20}(?:\s+kB)?\s*$"),
-        ("slabinfo", r"\s*(?:\S+\s.*:\s?tunables|\d[\d\s]*(?::.*)?$|:|tunables\b|slabdata|<|# )"),
+        (
+            "crash_sys",
+            r"\s*(?:DEBUGINFO|DUMPFILE|CPUS|DATE|UPTIME|LOAD AVERAGE|TASKS|NODENAME|RELEASE|VERSION"
+            r"|MACHINE|MEMORY|PANIC|PID|COMMAND|TASK|CPU|STATE|SYSTEM MAP|LIVE DUMP): ",
+        ),
+        (
+            "slabinfo",
+            r"\s*(?:\S+\s.*:\s?tunables|\S+(?:\s+\d+){6}(?:\s|$)|\d[\d\s]*(?::.*)?$"
+            r"|:|tunables\b|slabdata|<|# )",
+        ),
         ("slabtop", r"\s*(?:Active / Total |Minimum / Average)"),
         ("zoneinfo", r"\s+(?:\S+\s+\d+|pages free|protection:|pagesets|cpu:|\S+:|per-node stats)"),
         ("vmallocinfo", r"\s+(?:\S+\+0x|pages=|vmalloc|N\d+=)"),
@@ -95,6 +121,7 @@ MEMBERS: dict[str, re.Pattern[str]] = {
             r"\s*(?:\w+(?:\(\w+\))?:\s?\d+|Node \d|lowmem_reserve|\d+ (?:total )?pages?"
             r"|Unreclaimable slab|Name\s+Used|\S+\s+\d+KB\s+\d+KB|\[\s*\d+\]|\[\s*pid\s*\]"
             r"|Free swap|Total swap|Tasks state|Out of memory|CPU|Hardware|Call [Tt]race|Swap cache"
+            r"|cpu \d+ (?:hot|cold)|Free pages:|\S+ cpuset=|Pid: |Modules linked"
             r"|(?:DMA|Normal|HighMem)|Active:\d|free:|Killed|\[<|Mem-[Ii]nfo)|" + _FRAME,
         ),
         (
@@ -108,7 +135,10 @@ MEMBERS: dict[str, re.Pattern[str]] = {
         ("free", r"\s*(?:Mem|Swap|Low|High|Total|-/\+ buffers/cache):\s+\d"),
         ("dma_buf", r"\s*(?:\d{8}\s|size\s|Attached|Total \d|\S+$|Exp)"),
         ("arcstats", r"\s*\w+\s+\d+\s+-?\d+\s*$"),
-        ("vmmemctl", r"\s*\w+:\s+\d+(?:\s|$)"),
+        ("vmmemctl", r"\s*[\w ]{1,30}:\s+(?:0x)?[0-9a-f]+(?:\s|$)"),
+        ("hv_balloon", r"\s*\w+\s*: .*"),
+        ("page_owner_stacks", rf"\s*0x[0-9a-f]+\s*$|{_FRAME}"),
+        ("kmem_v", r"\s*(?:NR_|NUMA_|[A-Z]{4})[A-Z_0-9]*: \d+"),
         ("cmdstat", r"\s*[\w.]+ = \d+"),
         ("sockstat", r"\s*[A-Z0-9]+: inuse \d+"),
         ("cgroups", r"\s*[a-z_]+\s+\d+\s+\d+\s+[01]\s*$"),

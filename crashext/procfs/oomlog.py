@@ -21,7 +21,7 @@ _KIB = 1024
 _USUAL_PAGE = 4096
 _PAGE_SIZES = tuple(1 << n for n in range(12, 17))
 _MAX_TASKS = 1 << 16
-_VALUE = re.compile(r"([A-Za-z_]\w{0,40}(?:\(\w{1,8}\))?):\s?(\d{1,15})(kB)?(?![\w.])", re.ASCII)
+_VALUE = re.compile(r"([A-Za-z_][\w-]{0,40}(?:\(\w{1,8}\))?):\s?(\d{1,15})(kB)?(?![\w.])", re.ASCII)
 _NODE = re.compile(r"\s*(?:Node (\d{1,5})|(?:DMA32|DMA|Normal|HighMem|Movable) free:)", re.ASCII)
 _ZONE = re.compile(r"\s*(?:Node \d{1,5} )?(?:DMA32|DMA|Normal|HighMem|Movable|Device)\b", re.ASCII)
 _SAID = re.compile(
@@ -60,8 +60,8 @@ class OomReport:
 def parse_oom(lines: Iterable[str]) -> OomReport:
     """Take what is known; a log has other lines in between."""
     kept = list(lines)
-    pages, kib, zones = _values(kept)
-    size = _page_size(pages, kib)
+    pages, nodes, zones = _values(kept)
+    size = _page_size(pages, Counter({**zones, **nodes}))  # before 4.8 zones alone tell kB
     page = size or _USUAL_PAGE
     slabs = parse_unreclaimable(kept, page)
     tags = parse_allocinfo(line for line in kept if "func:" in line)
@@ -161,7 +161,8 @@ def _meminfo(
     }
     # A report of 2.6.9 to 2.6.24 has Active and Inactive lists only.
     if sizes["Cached"] is None and "active" in pages:
-        sizes["Cached"] = (pages["active"] + pages.get("inactive", 0)) * page
+        listed = (pages["active"] + pages.get("inactive", 0)) * page
+        sizes["Cached"] = max(0, listed - (anonymous or 0))
     return MemInfo({name: size for name, size in sizes.items() if size is not None}, {})
 
 

@@ -40,16 +40,21 @@ _INTERESTING = re.compile(
 )
 _NOT = re.compile(
     r"(?:^|/)(?:etc|usr|lib|lib64|opt|home|root|sos_reports|sos_logs|sos_strings)/"
-    r"|(?:^|/)sys/(?!kernel/(?:debug|mm)/|block/zram)|(?:^|/)proc/(?:\d+|sys|irq|net|fs|scsi)/"
+    r"|(?:^|/)sys/(?!kernel/(?:debug|mm)/|block/zram|fs/cgroup/(?:memory/)?\w+\.stat$)"
+    r"|(?:^|/)proc/(?:\d+|sys|irq|fs|scsi)/|(?:^|/)proc/net/(?!sockstat)"
     r"|(?:^|/)boot/|\.(?:rpm|deb|ko|so|png|html?|py|pyc|sh|conf|repo|pem)$",
     re.ASCII,
 )
+_BY_PLACE = re.compile(r"(?:^|/)(?:proc/)?\d+/status$|(?:^|/)sys/kernel/(?:debug/)?slab/", re.ASCII)
+"""Files of which there are thousands, which are found by their places (folder.py)."""
 _CONTROLS = bytes(n for n in range(32) if n not in b"\t\n\v\f\r\x1b")
 _DUMPS = (
     (b"CRASHEXT-SESSION", "it is a recorded session: give it with -r"),
     (b"\x7fELF", "it is a dump or a program: give a dump with -c, its vmlinux with -s"),
     (b"KDUMP", "it is a dump: give it with -c"),
 )
+_LOG = re.compile(r"(?:^|/)(?:messages|syslog|kern\.log|journal|dmesg)", re.ASCII)
+_LOG_MARKS = (b"em-info:", b"em-Info:", b"oom-killer", b"unreferenced object")
 _MARKS = (
     b"em-info:",
     b"em-Info:",
@@ -112,7 +117,9 @@ class Pieces:
             name = str(path.relative_to(root))
             if path in self._without:
                 continue
-            if not (few or interesting(name)) or _NOT.search(name):
+            if _BY_PLACE.search(name):
+                continue
+            if not few and (not interesting(name) or _NOT.search(name)):
                 self.passed += 1
                 continue
             if read >= _MOST_READ or total >= _ALL_LIMIT:
@@ -198,7 +205,8 @@ class Pieces:
                 yield piece
 
     def _piece(self, name: str, data: bytes, modified: float | None) -> Piece | None:
-        if len(data) > _LARGE and not any(mark in data for mark in _MARKS):
+        marks = _LOG_MARKS if _LOG.search(name) else _MARKS
+        if len(data) > _LARGE and not any(mark in data for mark in marks):
             self.passed += 1
             return None
         return Piece(name, self._text(data, name), modified)

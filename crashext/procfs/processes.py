@@ -95,7 +95,7 @@ def parse_ps(lines: Iterable[str]) -> Processes:
         if len(words) < len(columns) or not _number(pid) or not _number(rss):
             damaged += 1
         elif len(found) < _MAX_PROCESSES:
-            comm = row.get("COMMAND", row.get("CMD", "")).strip()[:256]
+            comm = row.get("COMMAND", row.get("CMD", row.get("COMM", ""))).strip()[:256]
             found.setdefault(int(pid), Process(int(pid), comm, int(rss) * 1024))
     return Processes(tuple(found.values()), damaged)
 

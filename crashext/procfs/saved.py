@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from crashext.hosts.base import HostError
-from crashext.procfs.cleaning import without_numbers
-from crashext.procfs.folder import Moment, Problem, ProcFolder, parse_date
+from crashext.procfs.cleaning import decoded, without_numbers
+from crashext.procfs.dates import parse_date
+from crashext.procfs.folder import Moment, Problem, ProcFolder
 from crashext.procfs.pieces import STDIN, Piece, Pieces
 from crashext.procfs.sections import Section, sections
 
@@ -24,6 +25,15 @@ _SNAPSHOTS = frozenset(("meminfo", "slabinfo", "slabtop", "oom", "kmem_i", "kmem
 _STREAMED = frozenset(("page_owner", "page_owner_stacks"))
 _STREAMED_FROM = 32 << 20
 _MOST_MOMENTS = 64
+_LIVE = (
+    "/proc/spl/kstat/zfs/arcstats",
+    "/proc/modules",
+    "/proc/cgroups",
+    "/sys/fs/cgroup/cgroup.stat",
+    "/sys/kernel/debug/vmmemctl",
+    "/sys/kernel/debug/hv-balloon",
+)
+_LIVE_LIMIT = 1 << 20
 _LABEL = re.compile(r"(?<!\d)(?:\d{4}-?\d\d-?\d\d(?:[T_.-]?\d\d[:.-]?\d\d(?:[:.-]?\d\d)?)?)(?!\d)")
 _ORDER = re.compile(r"(?<=[._-])(\d{1,6})(?=$|\.(?:txt|log|out)$)", re.ASCII)
 _HINTS = (
@@ -39,6 +49,7 @@ _HINTS = (
         (r"(?:^|/)kmemleak$", "kmemleak"),
         (r"(?:^|/)page_owner(?:_full\.txt)?$", "page_owner"),
         (r"(?:^|/)(?:page_owner_stacks|show_stacks)$", "page_owner_stacks"),
+        (r"(?:^|/)proc/modules$", "lsmod"),
         (r"stat_balloon$", "toolbox"),
         (r"(?:^|/)mm_stat$", "zram"),
         (r"(?:^|/)alloc_(?:traces|calls)$", "alloc_traces"),
@@ -95,6 +106,8 @@ class Saved:
         if kind in self._found:
             for section in self._found[kind]:
                 yield from section.lines
+                if kind.startswith("page_owner"):
+                    yield ""
         elif self._folder is not None:
             yield from self._folder.lines(kind, progress)
 
@@ -108,7 +121,7 @@ class Saved:
         if self._folder is not None:
             yield from self._folder.alloc_traces()
         for section in self._found.get("alloc_traces", []):
-            yield section.date or "a cache that is not named", iter(section.lines)
+            yield section.cache or "a cache that is not named", iter(section.lines)
 
     def reclaim_account(self) -> dict[str, bool]:
         return {} if self._folder is None else self._folder.reclaim_account()
@@ -120,7 +133,7 @@ class Saved:
 
     def moment(self) -> Moment:
         own = Moment(None, None, None) if self._folder is None else self._folder.moment()
-        every = [s for some in self._found.values() for s in some if s.kind != "alloc_traces"]
+        every = [s for some in self._found.values() for s in some]
         dates = [d for s in every if s.date and (d := parse_date(s.date)) is not None]
         dates += [
             d
@@ -140,7 +153,7 @@ def saved(path: Path, progress: Progress | None = None) -> list[Saved]:
     """The moments at `path`, in time order. Raises `HostError` where nothing is recognised."""
     folder = _folder(path)
     if folder is not None and folder.live:
-        return [Saved(path, {}, None, folder)]
+        return [Saved(path, _of_running_machine(), None, folder)]
     streamed = frozenset(
         place
         for kind, place in (folder.places() if folder is not None else {}).items()
@@ -181,6 +194,23 @@ def saved(path: Path, progress: Progress | None = None) -> list[Saved]:
     return found
 
 
+def _of_running_machine() -> dict[str, list[Section]]:
+    """Who says of himself how much he has, where the running kernel shows it."""
+    found: dict[str, list[Section]] = {}
+    places = [Path(place) for place in _LIVE]
+    places += sorted(Path("/sys/block").glob("zram*/mm_stat"))[:64]
+    for place in places:
+        try:
+            with place.open("rb") as file:
+                text = decoded(file.read(_LIVE_LIMIT))
+        except OSError:
+            continue  # this machine has none, or shows it to root only
+        cut, _, _ = _cut(Piece(str(place), text, None))
+        for kind, some in (cut.moments[-1] if cut.moments else {}).items():
+            found.setdefault(kind, []).extend(some)
+    return found
+
+
 def _complaints(
     final: Saved,
     pieces: Pieces,
@@ -198,7 +228,14 @@ def _complaints(
         shown = ", ".join(unread[:5]) + (", ..." if len(unread) > 5 else "")
         say("files", len(unread), f"not recognised: {shown}")
     for double in doubles[:8]:
-        say(double, 1, "not used: another file has the same kind, without a date to order them")
+        why = "not used: another text of the same kind is, and nothing puts them in order"
+        if "OOM" in double:
+            why = (
+                "not used: the counters beside it are newer; give the log alone to see what it says"
+            )
+        say(double, 1, why)
+    if len(doubles) > 8:
+        say("texts", len(doubles) - 8, "not used: others of the same kind are")
     if unknown:
         shown = "; ".join(samples[:2])
         say("lines", unknown, f"of no kind that is known, such as: {shown}")
@@ -246,7 +283,7 @@ def _cut(piece: Piece) -> tuple[_Cut, int, list[str]]:
     seen: set[str] = set()
     for part in parts.found:
         if hint == "alloc_traces" and part.kind == "alloc_traces":
-            part.date = Path(piece.name).parent.name
+            part.cache = Path(piece.name).parent.name
         again = part.kind in _SNAPSHOTS and part.kind in seen
         if again or not cut.moments:
             cut.moments.append({})

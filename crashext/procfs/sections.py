@@ -19,6 +19,8 @@ _MAX_SAMPLES = 5
 _SAMPLE = 80
 _OPEN = re.compile("|".join(f"(?P<{kind}>{shape})" for kind, shape in OPENS), re.ASCII)
 _LOOKS = re.compile("|".join(f"(?P<{kind}>{shape})" for kind, shape in SHAPES), re.ASCII)
+_PAIR = re.compile(r"[A-Za-z][\w()]{1,40}:\s{0,32}\d{1,20} kB", re.ASCII)
+_SLAB_FOLDER = re.compile(r"/slab/([\w:.-]{1,64})/alloc_(?:traces|calls)")
 _DATE = re.compile(
     r"(?:\w{3},? )?\s*(?:\w{3}\s+\d{1,2}|\d{1,2}\s+\w{3})\s.{0,8}\d\d:\d\d:\d\d.{0,16}"
     r"|\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d\S{0,20}",
@@ -36,6 +38,8 @@ class Section:
     """Seconds since boot, where a kernel log says it."""
     date: str = ""
     """The last line before it that looks like a date."""
+    cache: str = ""
+    """Whose alloc_traces they are, by the command that printed them."""
 
 
 @dataclass
@@ -65,6 +69,7 @@ class _Reader:
         self._unknown = 0
         self._samples: list[str] = []
         self._date = ""
+        self._cache = ""
 
     def line(self, raw: str) -> None:
         if len(raw) > MAX_LINE:
@@ -76,6 +81,10 @@ class _Reader:
             if current is not None and current.kind.startswith("page_owner"):
                 current.lines.append("")
             return
+        if text.count(" kB") > 1 and len(pairs := _PAIR.findall(text)) > 1:
+            for pair in pairs:  # lines that a form or a mail client put into one
+                self._of_kind("meminfo_line", pair.startswith("MemTotal:"), raw, pair)
+            return
         kind, opens = _kind(text)
         if kind:
             self._of_kind(kind, opens, raw, text)
@@ -86,6 +95,8 @@ class _Reader:
             self._date = text.strip()
         elif not is_prompt(text):
             self._pending.append(text)
+        elif folder := _SLAB_FOLDER.search(text):
+            self._cache = folder[1]
 
     def _of_kind(self, kind: str, opens: bool, raw: str, text: str) -> None:
         current = self._found[-1] if self._found else None
@@ -97,9 +108,10 @@ class _Reader:
                 self._pending.append(text)
                 return
             else:
-                self._drop(self._pending)
-                self._pending = []
-                current = Section(kind, uptime=stamp(raw), date=self._date)
+                if kind != "page_owner_stacks":  # its frames come before what says so
+                    self._drop(self._pending)
+                    self._pending = []
+                current = Section(kind, uptime=stamp(raw), date=self._date, cache=self._cache)
                 self._found.append(current)
         assert current is not None
         self._flush(current)
@@ -160,11 +172,13 @@ def _same(current: Section, kind: str, opens: bool, text: str) -> bool:
         return not any(_OOM_PARTS[part] in x for part in _parts(text) for x in current.lines)
     if kind == "slabtop":
         return not any(x.split()[:2] == text.split()[:2] for x in current.lines)
+    if kind == "meminfo" and current.kind == "meminfo":
+        return not any("MemTotal:" in x for x in current.lines)
     if kind in ("kmem_s", "lsmod", "ps"):
         return not any(text.split() == x.split() for x in current.lines[:1])
     if kind == "vmmemctl":
         return not any(x.split()[:1] == text.split()[:1] for x in current.lines[:3])
-    return kind not in ("meminfo", "kmem_i", "vmstat", "free")
+    return kind not in ("kmem_i", "vmstat", "free")
 
 
 _OOM_PARTS = ("invoked oom-killer", "em-Info:", "em-info:", "active_anon:")

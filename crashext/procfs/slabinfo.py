@@ -54,8 +54,14 @@ class SlabInfo:
 
     caches: tuple[SlabLine, ...]
     version: str = ""
-    """``2.1``; "" where the first line is missing."""
+    """``2.1``; "" where the first line is missing. Of other sources: ``slabtop``, ``oom``,
+    ``crash``."""
     damaged: int = 0
+
+    @property
+    def counts_objects(self) -> bool:
+        """An OOM report has bytes alone: its objects are of one byte."""
+        return self.version != "oom"
 
     @property
     def pages(self) -> int:

@@ -12,7 +12,7 @@ from crashext.report.text import line
 from crashext.wording import called, difference_text, duration, percent, size_text
 
 _FEW, _MANY = 8, 40
-_NO_MEMORY = ("DirectMap", "Commit", "MemFree", "MemAvailable", "VmallocTotal", "VmallocChunk")
+NO_MEMORY = ("DirectMap", "Commit", "MemFree", "MemAvailable", "VmallocTotal", "VmallocChunk")
 """Lines of meminfo whose growth is nobody's memory."""
 _DIM, _HEAD, _WARN = "dim", "bold cyan", "yellow"
 
@@ -53,7 +53,7 @@ def print_growth(growth: Growth, console: Console, verbose: bool) -> None:
             [
                 (safe(m.name), m.bytes)
                 for m in growth.meminfo
-                if m.bytes > 0 and not m.name.startswith(_NO_MEMORY)
+                if m.bytes > 0 and not m.name.startswith(NO_MEMORY)
             ],
         ),
         (

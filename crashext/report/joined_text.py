@@ -28,37 +28,36 @@ def print_joined(trace: JoinedTrace, console: Console, verbose: bool) -> None:
         _line(console, safe(note), _WARN)
     for remark in trace.remarks:
         _line(console, safe(remark), _DIM)
-    _line(console, _rest(trace), _DIM)
+    _line(console, joined_rest(trace), _DIM)
+
+
+def joined_answer(cache: MarkedCache) -> str:
+    """What the trace says of a cache, in one line."""
+    if not cache.outstanding:
+        return f"{safe(cache.cache)}: no outstanding object of the trace is in it"
+    first = cache.sites[0]
+    if _certain(cache):
+        return (
+            f"leaking function: {_place(first)}: {first.marked:,} of its "
+            f"{first.outstanding:,} outstanding {safe(cache.cache)} objects are like {_why(cache)}"
+        )
+    if first.marked:
+        alike = ", ".join(f"{_place(s)} ({s.marked:,})" for s in cache.sites[:3] if s.marked)
+        return (
+            f"{safe(cache.cache)}: likeness alone does not tell unreachable from held objects: "
+            f"{alike} have most of what is alike to a large part of the cache"
+        )
+    return (
+        f"{safe(cache.cache)}: none of {plural(cache.outstanding, 'outstanding object')} is "
+        f"like {_why(cache)}"
+    )
 
 
 def _cache(console: Console, cache: MarkedCache, verbose: bool) -> None:
+    _line(console, joined_answer(cache), _BOLD)
     if not cache.outstanding:
-        _line(console, f"{safe(cache.cache)}: no outstanding object of the trace is in it", _BOLD)
         return
-    first = cache.sites[0]
-    named = _certain(cache)
-    if first.marked and not named:
-        alike = ", ".join(f"{_place(s)} ({s.marked:,})" for s in cache.sites[:3] if s.marked)
-        _line(
-            console,
-            f"{safe(cache.cache)}: likeness alone does not tell unreachable from held objects: "
-            f"{alike} have most of what is alike to a large part of the cache",
-            _BOLD,
-        )
-    elif named:
-        _line(
-            console,
-            f"leaking function: {_place(first)}: {first.marked:,} of its "
-            f"{first.outstanding:,} outstanding {safe(cache.cache)} objects are like {_why(cache)}",
-            _BOLD,
-        )
-    else:
-        _line(
-            console,
-            f"{safe(cache.cache)}: none of {plural(cache.outstanding, 'outstanding object')} is "
-            f"like {_why(cache)}",
-            _BOLD,
-        )
+    first, named = cache.sites[0], _certain(cache)
     _sites(console, cache, _MANY_SITES if verbose else _FEW_SITES)
     leaked = _guilty(cache)
     if named and leaked is not None:
@@ -148,7 +147,8 @@ def _outcomes(cache: MarkedCache) -> list[str]:
     return lines
 
 
-def _rest(trace: JoinedTrace) -> str:
+def joined_rest(trace: JoinedTrace) -> str:
+    """What became of the trace's other objects."""
     parts = [f"{trace.outstanding:,} outstanding in {trace.seconds:,.3f} s"]
     if trace.elsewhere:
         parts.append(f"{trace.elsewhere:,} of them in other caches")

@@ -26,8 +26,8 @@ _FEW_BELOW = 5
 _CHUNK = 1 << 16
 
 
-def print_orphan_report(report: OrphanReport, console: Console, verbose: bool) -> None:
-    """The first line is the answer."""
+def orphan_answer(report: OrphanReport) -> str:
+    """The answer in one line."""
     totals = report.totals
     judged = plural(totals.judged, "object")
     answer = f"all {judged} can be reached"
@@ -49,7 +49,13 @@ def print_orphan_report(report: OrphanReport, console: Console, verbose: bool) -
             answer += f" unreachable, {size}"
     if report.reachability.misgivings:
         answer = "not understood in this dump, so not to be believed: " + answer
-    line(console, safe(answer), "bold")
+    return answer
+
+
+def print_orphan_report(report: OrphanReport, console: Console, verbose: bool) -> None:
+    """The first line is the answer."""
+    totals = report.totals
+    line(console, safe(orphan_answer(report)), "bold")
     leaks = [g for g in report.orphans if not g.explanation]
     shown = leaks if verbose else leaks[:_FEW_GROUPS]
     for group in shown:

@@ -9,6 +9,7 @@ from crashext.analysis.memory.memsplit import MemorySplit
 from crashext.analysis.proc import ProcReport, Snapshot
 from crashext.analysis.verdict.verdict import Verdict
 from crashext.kernel.slab.families import Family
+from crashext.procfs.kinds import LABELS
 from crashext.procfs.kmemleak import KmemleakReport
 from crashext.procfs.pageowner import PageOwner
 from crashext.procfs.processes import Process
@@ -37,7 +38,7 @@ def print_proc_report(
     rows = _MANY if verbose else _FEW
     snapshot = report.snapshot
     print_verdicts(verdicts, console, asking)
-    line(console, _headline(report), _HEAD)
+    line(console, proc_answer(report), _HEAD)
     if report.split is not None:
         _split(console, report.split)
     if report.growth is not None:
@@ -64,7 +65,8 @@ def print_proc_report(
     _footer(console, snapshot)
 
 
-def _headline(report: ProcReport) -> str:
+def proc_answer(report: ProcReport) -> str:
+    """How memory is split, in one line."""
     split = report.split
     if split is None:
         return "how memory is split is not known: no usable meminfo"
@@ -100,7 +102,7 @@ def _families(console: Console, report: ProcReport, rows: int) -> None:
         table.add_row(
             safe(family.name),
             size_text(family.pages * page),
-            f"{family.active_objs:,}",
+            f"{family.active_objs:,}" if slabs is None or slabs.counts_objects else "",
             percent_of(family.active_objs, family.num_objs) if family.num_objs else "",
             Text(safe(_members(family, page)), style=_DIM),
         )
@@ -228,12 +230,12 @@ def _footer(console: Console, snapshot: Snapshot) -> None:
     state = "running machine" if snapshot.live else "saved files"
     guess = "" if snapshot.page_size_known else " (a guess)"
     page = f"pages of {snapshot.page_size:,} bytes{guess}"
-    found = ", ".join(snapshot.files)
+    found = ", ".join(LABELS.get(kind, kind) for kind in snapshot.files)
     line(console, f"{state} {safe(snapshot.path)}; {page}; read: {found}", _DIM)
     if snapshot.recognised:
         texts: dict[str, list[str]] = {}
         for one in snapshot.recognised:
-            texts.setdefault(one.name, []).append(one.kind)
+            texts.setdefault(one.name, []).append(LABELS.get(one.kind, one.kind))
         shown = [f"{name} ({', '.join(dict.fromkeys(kinds))})" for name, kinds in texts.items()]
         line(console, safe(f"recognised by content: {some_of(shown, _MANY)}"), _DIM)
 

@@ -11,6 +11,12 @@ _STEPS = " -> "
 _FEW = 3
 _UNTOLD = 0.001
 _MOSTLY, _NEARLY = 0.5, 0.9
+_NAMELESS = ("per-CPU memory", "boot memory", "page frame")
+
+
+def nameless(root: str) -> bool:
+    """Whether a holder's name says nothing of who it is."""
+    return root.startswith(_NAMELESS)
 
 
 def headline(group: Group) -> str:

@@ -8,6 +8,8 @@ def safe(text: str) -> str:
 
     Names and texts in a kernel are ASCII; a byte beyond it in a dump is damage or an attack.
     """
+    if text.isascii() and text.isprintable():
+        return text
     return "".join(
         c if " " <= c <= "~" else c.encode("unicode_escape").decode("ascii") for c in text
     )

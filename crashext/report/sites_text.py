@@ -10,8 +10,8 @@ from crashext.report.text import footer, line
 from crashext.wording import plural, size_text
 
 
-def print_sites_report(report: SitesReport, console: Console, verbose: bool) -> None:
-    """The first line is the answer."""
+def sites_answer(report: SitesReport) -> str:
+    """The answer in one line."""
     cache = safe(report.cache)
     one = len(report.sites) == 1
     answer = (
@@ -19,7 +19,12 @@ def print_sites_report(report: SitesReport, console: Console, verbose: bool) -> 
     )
     if report.varying:
         answer += f"; {len(report.varying):,} more may: {_varying(report)} is not constant there"
-    line(console, answer, "bold")
+    return answer
+
+
+def print_sites_report(report: SitesReport, console: Console, verbose: bool) -> None:
+    """The first line is the answer."""
+    line(console, sites_answer(report), "bold")
     _table(console, report.sites)
     if report.varying:
         modules = tuple(s for s in report.varying if s.module)

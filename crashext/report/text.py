@@ -53,7 +53,7 @@ def print_leak_report(report: LeakReport, console: Console, verbose: bool, askin
     if report.trace is not None:
         print_joined(report.trace, console, verbose)
     for cache in report.caches:
-        _headline(console, cache)
+        line(console, cache_answer(cache), _BOLD)
         _cache(console, cache, verbose, asking)
     for text in reachability_lines(report.reachability):
         line(console, safe(text), _DIM)
@@ -87,12 +87,12 @@ def write_addresses(addresses: NDArray[np.uint64], stream: TextIO) -> None:
         stream.write("\n".join(f"{a:x}" for a in some) + "\n")
 
 
-def _headline(console: Console, cache: CacheReport) -> None:
+def cache_answer(cache: CacheReport) -> str:
+    """The first line of what is said of a cache."""
     asked = f" (asked for as {safe(cache.asked)})" if cache.asked != cache.name else ""
     unreachable = unreachable_note(cache)
     if not cache.groups:
-        line(console, f"{safe(cache.name)}{asked}: {_no_groups(cache)}{unreachable}", _BOLD)
-        return
+        return f"{safe(cache.name)}{asked}: {_no_groups(cache)}{unreachable}"
     first = cache.groups[0]
     size = first.objects.estimate * cache.slot_size
     told = "; ".join(t for t in (headline(first), *first.notes[:1]) if t)
@@ -106,7 +106,7 @@ def _headline(console: Console, cache: CacheReport) -> None:
             f"{count_text(first.objects)} of the {cache.sampled:,} objects seen "
             f"({share_text(first.share)}) are alike; {count_text(cache.allocated)} are allocated"
         )
-    line(console, f"{safe(cache.name)}{asked}: {likeness}{safe(note)}{unreachable}", _BOLD)
+    return f"{safe(cache.name)}{asked}: {likeness}{safe(note)}{unreachable}"
 
 
 def _no_groups(cache: CacheReport) -> str:

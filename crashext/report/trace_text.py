@@ -23,7 +23,7 @@ _DIM, _BOLD, _HEAD, _WARN, _MARK = "dim", "bold", "bold cyan", "yellow", "bold r
 
 def print_trace(trace: TraceSummary, console: Console, verbose: bool) -> None:
     """The answer to `leakscan --trace FILE`."""
-    _line(console, _headline(trace), _BOLD)
+    _line(console, trace_answer(trace), _BOLD)
     if trace.hashed:
         _line(
             console,
@@ -51,7 +51,8 @@ def print_trace(trace: TraceSummary, console: Console, verbose: bool) -> None:
     _line(console, f"trace {safe(trace.source)}{_modules(trace)}", _DIM)
 
 
-def _headline(trace: TraceSummary) -> str:
+def trace_answer(trace: TraceSummary) -> str:
+    """The answer in one line."""
     held = len(trace.outstanding)
     said = (
         f"{plural(trace.allocs, 'allocation')} and {plural(trace.frees, 'free')} in "

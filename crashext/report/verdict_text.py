@@ -14,7 +14,7 @@ from crashext.kernel.slab.families import bucket_owners, family
 from crashext.report.asking import Asking, print_step
 from crashext.report.growth_text import print_growth
 from crashext.report.memory_text import memory_lines
-from crashext.report.reach_text import reachability_lines
+from crashext.report.reach_text import nameless, reachability_lines
 from crashext.report.safe import safe
 from crashext.report.text import footer, line
 from crashext.wording import called, percent, plural, size_text
@@ -22,7 +22,6 @@ from crashext.wording import called, percent, plural, size_text
 _FEW_CACHES, _MANY_CACHES = 5, 20
 _FEW_MEMBERS = 3
 _NAME = 24
-_NAMELESS = ("per-CPU memory", "boot memory", "page frame")
 
 
 def print_overview(
@@ -126,6 +125,6 @@ def _cache(facts: Facts, cache: CacheFact) -> str:
     if cache.unreachable is not None and cache.unreachable.estimate:
         parts.append(f"{count_text(cache.unreachable)} unreachable")
     holder = next((h for h in facts.holders if h.cache == cache.name and h.share >= 0.5), None)
-    if holder is not None and not holder.root.startswith(_NAMELESS):
+    if holder is not None and not nameless(holder.root):
         parts.append(f"{percent(holder.share)} held by {safe(holder.root)}")
     return "; ".join(parts)

@@ -11,12 +11,14 @@ import pytest
 from tests.conftest import ask, lab_dump, on
 
 
-def typed(line: str) -> subprocess.CompletedProcess[str]:
+def typed(*lines: str, debug_info: bool = True) -> subprocess.CompletedProcess[str]:
     dump = lab_dump("default")
     drgn = Path(sys.executable).with_name("drgn")
-    script = f"from drgn.commands import run_command; run_command(prog, {line!r})"
+    typing = "".join(f"; run_command(prog, {line!r})" for line in lines)
+    script = f"from drgn.commands import run_command{typing}"
+    symbols = ["-s", dump.vmlinux] if debug_info else ["--no-default-symbols"]
     return subprocess.run(
-        [drgn, "-q", "-c", dump.vmcore, "-s", dump.vmlinux, "-e", script],
+        [drgn, "-q", "-c", dump.vmcore, *symbols, "-e", script],
         capture_output=True,
         text=True,
         check=False,
@@ -26,6 +28,12 @@ def typed(line: str) -> subprocess.CompletedProcess[str]:
 def test_the_answer_is_the_shells() -> None:
     ours = ask("leakscan", *on("default"), "--json", "kmalloc-32")
     assert typed("leakscan --json kmalloc-32").stdout == ours.out
+
+
+def test_without_debug_info_it_is_the_same_twice() -> None:
+    ours = ask("leakscan", *on("default"), "--json", "kmalloc-32")
+    line = "leakscan --json kmalloc-32"
+    assert typed(line, line, debug_info=False).stdout == 2 * ours.out
 
 
 def test_pipes_work() -> None:

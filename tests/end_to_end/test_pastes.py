@@ -37,7 +37,7 @@ def first(out: str) -> str:
         (
             "oom-log",
             ("3.0 GiB of slab memory (47.4 % of memory)", "kmemleak_object has 2.3 GiB"),
-            ("kmemleak's own notes", "read: oom"),
+            ("kmemleak's own notes", "read: OOM report"),
         ),
         ("slabtop", ("ebitmap_node has 43.8 GiB",), ("734,506,368 objects",)),
         ("percpu", ("per-CPU memory has 17.1 GiB (54.6 % of memory)",), ("cgroup.stat",)),

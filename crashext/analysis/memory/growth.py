@@ -11,11 +11,14 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Protocol
 
+from crashext.analysis.memory.memsplit import memory_split
 from crashext.kernel.slab.families import Family, by_name
 from crashext.procfs.counters import MemInfo
 from crashext.procfs.folder import Moment
 from crashext.procfs.slabinfo import SlabInfo
 
+IN_NO_COUNTER = "in no counter"
+"""What is missing from the counters of meminfo, as a line of its own."""
 _FALLEN = 0.05
 """A cache's use must have fallen by this share of its objects to be called fragmented."""
 
@@ -58,7 +61,7 @@ class CacheGrowth:
     num_objs: int
     slabs: int
     bytes: int
-    """Differences: last less first."""
+    """Differences: last less first. Objects are 0 where one of the two counts bytes only."""
     use: tuple[float, float]
     """Active share of the objects, first and last."""
     steps: tuple[int, ...]
@@ -134,6 +137,13 @@ class Growth:
         """A difference as a rate; None where the time is not known."""
         return difference * 3600 / self.seconds if self.seconds else None
 
+    def lasts(self, difference: int, free: int) -> float | None:
+        """Seconds until `free` bytes are used up, if what grew by `difference` goes on so; None
+        where it did not grow, or the time is not known."""
+        if not self.seconds or difference <= 0:
+            return None
+        return max(0, free) * self.seconds / difference
+
 
 def growth(snapshots: Sequence[Compared]) -> Growth:
     """Compare at least two moments in time order. What only one of them has is not compared."""
@@ -185,6 +195,7 @@ def _caches(snapshots: Sequence[Compared], seconds: float | None) -> tuple[Cache
         return ()
     alike = counted[0].exact == counted[-1].exact
     (first, _), (last, _) = kept[0], kept[-1]
+    objects = all(s.slabs is not None and s.slabs.counts_objects for s in counted)
     empty = Family("", (), ())
     found = []
     for name in first.keys() | last.keys():
@@ -192,8 +203,8 @@ def _caches(snapshots: Sequence[Compared], seconds: float | None) -> tuple[Cache
         steps = tuple(_pages(names, name) * size for names, size in kept)
         change = CacheGrowth(
             name,
-            b.active_objs - a.active_objs,
-            b.num_objs - a.num_objs,
+            (b.active_objs - a.active_objs) * objects,
+            (b.num_objs - a.num_objs) * objects,
             b.num_slabs - a.num_slabs,
             steps[-1] - steps[0],
             (a.use, b.use),
@@ -211,11 +222,24 @@ def _pages(families: Mapping[str, Family], name: str) -> int:
 
 
 def _meminfo(snapshots: Sequence[Compared]) -> tuple[LineGrowth, ...]:
-    kept = [s.meminfo.sizes for s in snapshots if s.meminfo is not None]
+    told = [s for s in snapshots if s.meminfo is not None]
+    kept = [s.meminfo.sizes for s in told if s.meminfo is not None]
     if len(kept) < 2:
         return ()
     lines = [LineGrowth(n, kept[0][n], kept[-1][n]) for n in kept[0] if n in kept[-1]]
+    first, last = (_in_no_counter(s) for s in (told[0], told[-1]))
+    if first is not None and last is not None:
+        lines.append(LineGrowth(IN_NO_COUNTER, first, last))
     return tuple(sorted((n for n in lines if n.bytes), key=lambda n: (-n.bytes, n.name)))
+
+
+def _in_no_counter(snapshot: Compared) -> int | None:
+    """Bytes that no counter has, where processes' memory is counted and nobody else's is not."""
+    meminfo = snapshot.meminfo
+    if meminfo is None or meminfo.get("AnonPages") is None or snapshot.exact:
+        return None
+    split = memory_split(meminfo, None, snapshot.page_size)
+    return None if split is None else split.unaccounted
 
 
 def _vmalloc(snapshots: Sequence[Compared]) -> tuple[CallerGrowth, ...]:

@@ -50,6 +50,10 @@ def of_pages(facts: Facts) -> str:
             return "sort -rn /proc/allocinfo | head # which line of source grows"
         if facts.growth is None:
             return "leakscan /proc # again in an hour, with --before this: does it grow?"
+        return (
+            "perf record -ag -e kmem:mm_page_alloc sleep 30 # who takes pages now, without a "
+            "reboot: perf report"
+        )
     return (
         'grep PAGE_OWNER= "/boot/config-$(uname -r)" '
         "# with y, boot with page_owner=on: it names who allocates pages"

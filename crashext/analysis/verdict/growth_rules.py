@@ -11,12 +11,12 @@ from dataclasses import replace
 
 from msgspec import structs
 
-from crashext.analysis.memory.growth import CacheGrowth, CallerGrowth, Growth
+from crashext.analysis.memory.growth import IN_NO_COUNTER, CacheGrowth, CallerGrowth, Growth
 from crashext.analysis.verdict.commands import of_areas, of_cache
 from crashext.analysis.verdict.facts import AreaFact, CacheFact, Facts
-from crashext.analysis.verdict.verdict import Culprit, Verdict
+from crashext.analysis.verdict.verdict import Culprit, Verdict, Where
 from crashext.kernel.slab.families import bucket_owners, family
-from crashext.wording import bracketed, called, percent, percent_of, size_text
+from crashext.wording import bracketed, called, duration, percent, percent_of, size_text
 
 GROWN_LEAST = 1 << 20
 GROWN_SHARE = 0.005
@@ -24,6 +24,7 @@ GROWN_SHARE = 0.005
 MOST_OF_CACHE = 0.5
 """Least share of a cache's objects that a site must have allocated to be named."""
 _EXPLAINED = ("leak", "held-growth", "deferred-free", "fragmentation", "reclaimable")
+_YEAR = 365 * 24
 _VMCORE = {
     "slab": "what the objects are, and whether anything still points at them",
     "vmalloc": "whether anything still points into these areas",
@@ -64,6 +65,44 @@ def grown(facts: Facts, found: Sequence[Verdict]) -> Iterator[Verdict]:
             yield _held_areas(facts, caller)
 
 
+_COUNTERS: dict[str, tuple[Where, str, str]] = {
+    "SUnreclaim": ("slab", "slab memory that cannot be reclaimed", "cat /proc/slabinfo"),
+    "Percpu": ("pages", "per-CPU memory", "cat /sys/fs/cgroup/cgroup.stat"),
+    "KernelStack": ("pages", "memory of kernel stacks", "ps -eLf"),
+    "PageTables": ("pages", "memory of page tables", "grep VmPTE /proc/[0-9]*/status"),
+    "VmallocUsed": ("vmalloc", "vmalloc memory", "cat /proc/vmallocinfo"),
+    "GPUActive": ("pages", "memory of graphics drivers", "cat /sys/kernel/debug/dri/0/gem_names"),
+    IN_NO_COUNTER: ("pages", "memory in no counter", "sort -rn /proc/allocinfo"),
+}
+"""Lines of meminfo that grow where something leaks: where it is, its name, who tells more."""
+
+
+def grown_counters(facts: Facts, found: Sequence[Verdict]) -> Iterator[Verdict]:
+    """A counter that grows, where no list says whose it is."""
+    if facts.growth is None or facts.source != "procfs":
+        return
+    least = max(GROWN_LEAST, GROWN_SHARE * facts.total)
+    listed = {v.where for v in found if v.kind in _JUDGED and v.bytes >= least}
+    for line in facts.growth.meminfo:
+        if line.name not in _COUNTERS or line.bytes < least:
+            continue
+        where, what, step = _COUNTERS[line.name]
+        covered = where in listed and not (where == "pages" and line.name != IN_NO_COUNTER)
+        if covered and any(v.kind == "held-growth" for v in found if v.where == where):
+            continue
+        yield Verdict(
+            "held-growth",
+            where,
+            Culprit(),
+            line.bytes,
+            "low",
+            f"{what} grows: {_amount(facts, facts.growth, line.bytes)}",
+            (f"{line.name}: {size_text(line.first)}, then {size_text(line.last)}",),
+            ("growth alone is no leak: does it go on under the same load?",),
+            f"{step} # whose it is; two of them show who grows",
+        )
+
+
 def _held(facts: Facts, cache: CacheGrowth, largest: CacheFact) -> Verdict:
     looked = facts.reachability is not None
     return Verdict(
@@ -72,7 +111,9 @@ def _held(facts: Facts, cache: CacheGrowth, largest: CacheFact) -> Verdict:
         Culprit(cache=largest.name),
         cache.bytes,
         "medium" if looked else "low",
-        f"{cache.name} grows: {cache.active_objs:+,} objects, {size_text(cache.bytes)}"
+        f"{cache.name} grows: "
+        + (f"{cache.active_objs:+,} objects, " if cache.active_objs else "")
+        + size_text(cache.bytes)
         + ("; somebody still holds them" if looked else ""),
         (),  # `completed` says how much it grew
         ("everything is reachable: its owner may still drain it",)
@@ -189,4 +230,15 @@ def _amount(facts: Facts, growth: Growth, size: int) -> str:
     rate = growth.per_hour(size)
     hourly = f", {size_text(round(rate))} per hour" if rate is not None else ""
     of_all = f" ({percent_of(size, facts.total)} of memory)" if facts.total else ""
-    return f"{size_text(size)}{of_all}{hourly}"
+    return f"{size_text(size)}{of_all}{hourly}{_until_exhausted(facts, rate)}"
+
+
+def _until_exhausted(facts: Facts, rate: float | None) -> str:
+    """How long what is free, or can be had back, lasts at this rate; "" beyond a year."""
+    if facts.source != "procfs" or not rate or not facts.total:
+        return ""
+    free = sum(facts.split.get(n) for n in ("free", "file cache", "buffers", "slab, reclaimable"))
+    hours = free / rate
+    if hours > _YEAR:
+        return ""
+    return f": at this rate memory lasts {duration(hours * 3600)}"

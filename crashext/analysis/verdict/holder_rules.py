@@ -191,6 +191,8 @@ def counters(facts: Facts) -> Iterator[Verdict]:
     for counter in _COUNTERS:
         size = facts.split.get(counter.part)
         much = size >= counter.share * facts.total or excessive(size, facts.total)
+        if any(h.name == counter.part for h in facts.known):
+            continue
         if not much or (counter.part == "page tables" and owned):
             continue
         yield Verdict(

@@ -205,8 +205,12 @@ def _unjudged_pages(facts: Facts, pages: PagesFact) -> Verdict:
             f"; one line of source, {tag.place} ({called(tag.function, tag.module)}), holds "
             f"{size_text(tag.bytes)} of pages, as allocinfo says"
         )
-    suspects = [name for name in _TAKERS if name in facts.modules]
     known = {h.module for h in facts.known}
+    suspects = [n for n in _TAKERS if n in facts.modules and n not in known]
+    step = of_pages(facts)
+    if suspects:
+        step = f"{_TAKERS[suspects[0]][1]} # how much {suspects[0]} has"
+        says = says or f"; {suspects[0]} is loaded, and {_TAKERS[suspects[0]][0]}"
     return Verdict(
         "cannot-tell",
         "pages",
@@ -219,30 +223,36 @@ def _unjudged_pages(facts: Facts, pages: PagesFact) -> Verdict:
             f"{percent_of(pages.bytes, facts.total)} of memory is in no counter",
             *(f"{percent(part)} of these pages: {what}" for what, _, part in _most(pages)),
             *(() if tag is None else _tagged(tag, pages.bytes)),
-            *(f"{n} is loaded: {_TAKERS[n]}" for n in suspects if n not in known),
+            *(f"{n} is loaded: {_TAKERS[n][0]}" for n in suspects),
         ),
         _not_looked(facts),
-        of_pages(facts),
+        step,
     )
 
 
+_BALLOON = "vmware-toolbox-cmd stat balloon"
 _TAKERS = {
-    "vmw_balloon": "vmware-toolbox-cmd stat balloon says how much the host has taken",
-    "vmware_balloon": "vmware-toolbox-cmd stat balloon says how much the host has taken",
-    "hv_balloon": "/sys/kernel/debug/hv-balloon says how much the host has taken",
-    "virtio_balloon": "the host may have taken memory (virsh dommemstat)",
-    "zfs": "its cache is in no counter: the size line of /proc/spl/kstat/zfs/arcstats",
-    "nvidia": "it takes pages without a counter",
-    "zram": "its pages are in no counter: zramctl",
+    "vmw_balloon": ("the host may have taken memory", _BALLOON),
+    "vmware_balloon": ("the host may have taken memory", _BALLOON),
+    "hv_balloon": ("the host may have taken memory", "cat /sys/kernel/debug/hv-balloon"),
+    "virtio_balloon": ("the host may have taken memory", "grep balloon /proc/vmstat"),
+    "zfs": ("its cache is in no counter", "grep -w size /proc/spl/kstat/zfs/arcstats"),
+    "nvidia": ("it takes pages without a counter", "nvidia-smi"),
+    "zram": ("its pages are in no counter", "zramctl"),
 }
 """Modules that are known to take pages that no counter has, and who says how many."""
+_NOT_MORE = 1.25
 
 
 def unaccounted_tag(facts: Facts) -> TagFact | None:
-    """The line of source that holds most of the pages that no counter has."""
-    least = _SAYS * (facts.pages.bytes if facts.pages is not None else 0)
+    """The line of source that holds most of the pages that no counter has.
+
+    What holds more than is missing holds slab objects of the size of a page.
+    """
+    size = facts.pages.bytes if facts.pages is not None else 0
     for tag in facts.tags:
-        if tag.pages and tag.bytes - (tag.counted or 0) >= max(least, 1):
+        rest = tag.bytes - (tag.counted or 0)
+        if tag.pages and max(_SAYS * size, 1) <= rest <= _NOT_MORE * size:
             return tag
     return None
 

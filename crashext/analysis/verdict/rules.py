@@ -12,7 +12,7 @@ from typing import get_args
 
 from crashext.analysis.verdict.commands import of_cache, of_largest_cache
 from crashext.analysis.verdict.facts import Facts
-from crashext.analysis.verdict.growth_rules import completed, grown
+from crashext.analysis.verdict.growth_rules import completed, grown, grown_counters
 from crashext.analysis.verdict.holder_rules import (
     counters,
     known_holders,
@@ -26,7 +26,7 @@ from crashext.analysis.verdict.page_rules import (
     unreachable_areas,
     unreachable_pages,
 )
-from crashext.analysis.verdict.shares import explained, with_others
+from crashext.analysis.verdict.shares import explained, known_first, with_others
 from crashext.analysis.verdict.slab_rules import (
     backlog,
     few_unreachable,
@@ -35,7 +35,7 @@ from crashext.analysis.verdict.slab_rules import (
     reclaimable,
     unreachable_objects,
 )
-from crashext.analysis.verdict.unjudged import unjudged_slab
+from crashext.analysis.verdict.unjudged import unexplained, unjudged_slab
 from crashext.analysis.verdict.user_rules import user_space
 from crashext.analysis.verdict.verdict import Culprit, Outcome, Verdict, Where
 from crashext.analysis.verdict.wording import confidence, doubts, not_seen
@@ -74,8 +74,10 @@ def judge(facts: Facts) -> tuple[Verdict, ...]:
     found = [verdict for rule in rules for verdict in rule(facts)]
     if facts.total:
         found += grown(facts, found)
+        found += grown_counters(facts, found)
         if doubted is None:
             found += unjudged_slab(facts, found)
+        found = found or list(unexplained(facts))
     if doubted is not None:
         found.append(doubted)
     if not found:
@@ -84,6 +86,8 @@ def judge(facts: Facts) -> tuple[Verdict, ...]:
         ]
     found = [explained(facts, completed(facts, verdict)) for verdict in found]
     found.sort(key=lambda v: (_SEVERITY.index(v.kind), -v.bytes))
+    if facts.source == "procfs":
+        found = known_first(facts, found)
     return with_others(facts, found)
 
 

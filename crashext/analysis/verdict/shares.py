@@ -39,6 +39,14 @@ def explained(facts: Facts, verdict: Verdict) -> Verdict:
     return structs.replace(verdict, evidence=(*verdict.evidence, said))
 
 
+def known_first(facts: Facts, found: list[Verdict]) -> list[Verdict]:
+    """A small riddle comes after what is known and more than twice as large."""
+    known = max((v.bytes for v in found if v.kind in ("known-holder", "user-space")), default=0)
+    least = min(_AS_MUCH * known, _SHARE * facts.total)
+    small = [v for v in found if v.kind == "cannot-tell" and v.bytes < least]
+    return [v for v in found if v not in small] + small
+
+
 def with_others(facts: Facts, found: Sequence[Verdict]) -> tuple[Verdict, ...]:
     """The first line names what is about as large as what it is about."""
     first, rest = found[0], found[1:]

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from crashext.analysis.verdict.facts import CacheFact, Facts
+from crashext.analysis.verdict.facts import CacheFact, Facts, TagFact
+from crashext.analysis.verdict.page_rules import unaccounted_tag
+from crashext.analysis.verdict.shares import gone
 from crashext.analysis.verdict.thresholds import RECLAIMABLE_SHARE, excessive
 from crashext.analysis.verdict.verdict import Culprit, Verdict
 from crashext.analysis.verdict.wording import not_seen
-from crashext.wording import percent_of, size_text
+from crashext.wording import called, percent_of, size_text
 
 _COMPARABLE = 0.5
 _MOST_NAMED = 3
+_NOT_MORE = 1.1
+_TELLS = 0.25
+_MOST = 0.5
 _PURPOSES = (
     (("kmemleak_object",), "kmemleak's own notes, one for each object that it follows"),
     (("debug_objects_cache",), "notes of debugobjects, one for each object that it follows"),
@@ -40,7 +45,7 @@ def unjudged_slab(facts: Facts, found: Sequence[Verdict]) -> Iterator[Verdict]:
     named = _largest(facts)
     largest = named[0] if named else None
     share = percent_of(stuck, facts.total)
-    evidence = [f"{share} of memory is slab memory that cannot be reclaimed"]
+    evidence = [f"{share} of memory is slab memory that {_fate(facts)}"]
     evidence += [f"{c.name} has {size_text(c.bytes)}{_objects(c)}" for c in named]
     evidence += [f"{c.name}: {p}" for c in named if (p := purpose(c.name))]
     if facts.unreachable is not None:
@@ -54,18 +59,68 @@ def unjudged_slab(facts: Facts, found: Sequence[Verdict]) -> Iterator[Verdict]:
         names = ", ".join(facts.uncounted[:_MOST_NAMED])
         whose = f"{size_text(uncounted)} is in no cache that could be counted; {names} could not"
         evidence.append(f"crash could not count {names}: what is missing may be there")
+    tag = _tag(facts, stuck)
+    if tag is not None:
+        who = f"{tag.place} ({called(tag.function, tag.module)})"
+        whose += f"; allocated at {who}, which holds {size_text(tag.bytes)}, as allocinfo says"
+        evidence.append(f"allocinfo: {tag.calls:,} calls at {tag.place}")
     yield Verdict(
         "cannot-tell",
         "slab",
-        Culprit(cache=cache),
+        Culprit(cache, tag.function if tag else "", tag.module if tag else ""),
         stuck,
         "low",
-        f"cannot tell: {size_text(stuck)} of slab memory ({share} of memory) cannot be reclaimed"
+        f"cannot tell: {size_text(stuck)} of slab memory ({share} of memory) {_fate(facts)}"
         + (f": {whose}" if whose else "")
         + "; this source does not say whether anything still points at it",
         tuple(evidence),
         not_seen(facts),
         _next(facts, cache),
+    )
+
+
+def _fate(facts: Facts) -> str:
+    """Counters before 2.6.19, and crash's, do not tell slabs apart."""
+    split = facts.split.get("slab, unreclaimable") or facts.split.get("slab, reclaimable")
+    if facts.split.get("slab") and not split:
+        return "is not told apart into what can be reclaimed and what cannot"
+    return "cannot be reclaimed"
+
+
+def _tag(facts: Facts, stuck: int) -> TagFact | None:
+    """The line of source that holds most of these objects."""
+    of_pages = unaccounted_tag(facts)
+    for tag in facts.tags:
+        if tag.counted is None and tag is not of_pages and tag.bytes <= _NOT_MORE * stuck:
+            return tag if tag.bytes >= _TELLS * stuck else None
+    return None
+
+
+def unexplained(facts: Facts) -> Iterator[Verdict]:
+    """Most of what is in use is in no counter that the source has: nobody may call it healthy."""
+    if facts.source != "procfs" or facts.pages is not None:
+        return
+    rest = facts.split.unaccounted
+    listed = sum(p.rss for p in facts.processes)
+    if rest < _MOST * gone(facts) or rest < RECLAIMABLE_SHARE * facts.total:
+        return
+    who = (
+        f"; the processes that are listed ({len(facts.processes):,}) have "
+        f"{size_text(listed)}, what they share counted for each"
+        if listed
+        else ""
+    )
+    yield Verdict(
+        "cannot-tell",
+        "none",
+        Culprit(),
+        rest,
+        "low",
+        f"cannot tell: {size_text(rest)} ({percent_of(rest, facts.total)} of memory) is in use, "
+        f"and nothing here says by whom, processes or the kernel{who}",
+        (f"{percent_of(facts.split.get('free'), facts.total)} of memory is free",),
+        not_seen(facts),
+        "cat /proc/meminfo # it tells processes, slabs and the rest apart",
     )
 
 

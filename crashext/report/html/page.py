@@ -1,0 +1,85 @@
+"""A page as one HTML file that needs nothing else: no script, no network, no other file.
+
+Every string of a dump is hostile. Nothing is escaped by hand: what a template prints goes through
+report/safe.py (anything but printable ASCII becomes visible as an escape, so that no mark turns
+text around), is cut to a length, and is then escaped by Jinja2, always. Should a hole be left, the
+content security policy in the file allows one style sheet, by its hash, and nothing else.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from crashext import __version__
+from crashext.hosts.base import HostError
+from crashext.report.html.blocks import AMPLE, SCANT, Amounts, Page
+from crashext.report.safe import safe
+
+MOST_BYTES = 2 << 20
+"""Of a file: what any mail takes."""
+
+
+def write_page(page: Callable[[Amounts], Page], path: Path) -> None:
+    """Write the report; raises `HostError` where the file cannot be written."""
+    text = render(page)
+    try:
+        path.write_text(text, encoding="ascii", newline="\n")
+    except OSError as error:
+        raise HostError(f"cannot write {path}: {error.strerror}") from error
+
+
+def render(page: Callable[[Amounts], Page]) -> str:
+    """The report as HTML, under 2 MiB: with fewer rows where it would be more."""
+    text = _rendered(page(AMPLE), AMPLE)
+    return text if len(text) < MOST_BYTES else _rendered(page(SCANT), SCANT)
+
+
+def _rendered(page: Page, amounts: Amounts) -> str:
+    style = _style()
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    return (
+        _environment(amounts.text)
+        .get_template("page.html")
+        .render(
+            page=page,
+            style=Markup(style),
+            policy=f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; "
+            "form-action 'none'",
+            version=__version__,
+        )
+    )
+
+
+@lru_cache
+def _environment(most: int) -> Environment:
+    def printed(value: Any) -> Any:
+        """What stands for `value` in a template: markup is that of our own macros."""
+        if not isinstance(value, str) or isinstance(value, Markup):
+            return value
+        text = safe(value[: most + 1])
+        if len(text) <= most:
+            return text
+        return f"{text[:most]}... (cut, of {len(value):,} characters)"
+
+    return Environment(
+        loader=PackageLoader("crashext.report.html"),
+        autoescape=True,
+        finalize=printed,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+@lru_cache
+def _style() -> str:
+    return (files("crashext.report.html") / "templates" / "style.css").read_text()

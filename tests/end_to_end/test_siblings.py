@@ -1,0 +1,151 @@
+"""Texts of other ages and machines than those that reporters sent: each says who has the memory.
+
+They are made after what the tools and kernels print: mm/page_alloc.c and mm/show_mem.c (2.6.18,
+2.6.32, 6.12), fs/proc/meminfo.c (2.4, 6.19), procps, crash 4 to 8, OpenZFS 2, supportutils.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+from crashext.procfs.memorytext import parse
+from crashext.procfs.sections import sections
+from tests.conftest import run
+from tests.end_to_end.test_pastes import CASES, first
+
+SIBLINGS = CASES.parent / "siblings"
+TEXTS = sorted(p for p in (*SIBLINGS.rglob("*"), *CASES.rglob("*")) if p.is_file())
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "also"),
+    [
+        (
+            "oom-2.6.18",
+            ("7.1 GiB of slab memory (90.1 % of memory)", "not told apart"),
+            ("user: anonymous 398.0 MiB",),
+        ),
+        (
+            "oom-2.6.32",
+            ("user-space", "httpd (pid 2021) has 5.7 GiB"),
+            ("anonymous 6.9 GiB", "pages of 4,096 bytes;"),
+        ),
+        (
+            "oom-6.x",
+            ("kmalloc-rnd-05-4k has 12.4 GiB", "drivers/foo/bar.c:123 (foo_rx_refill [foo])"),
+            ("MemTotal 15.6 GiB",),
+        ),
+        ("meminfo-2.4", ("size-4096 has 781.3 MiB", "77.9 % of memory"), ("200,000 objects",)),
+        (
+            "zfs",
+            ("known-holder", "the ZFS ARC holds 94.0 GiB (74.7 % of memory)", "no leak"),
+            ("it may grow to 94.1 GiB",),
+        ),
+        ("virtio", ("known-holder", "the balloon holds 5.3 GiB", "no leak"), ("balloon_inflate",)),
+        ("hv", ("5.4 GiB of pages are unaccounted for", "hv_balloon is loaded"), ("hv-balloon",)),
+        ("supportconfig-memory", ("kmalloc-1024 has 11.8 GiB", "79.4 % of memory"), ()),
+        ("crash-old", ("size-4096 has 13.4 GiB", "89.1 % of memory"), ("read: sys, kmem -i",)),
+        ("slab-64k", ("kmalloc-512 has 3.1 GiB",), ("pages of 65,536 bytes;",)),
+        ("free", ("15.1 GiB (97.1 % of memory) is in use", "nothing here says by whom"), ()),
+        ("threads", ("kernel stacks have 3.4 GiB (45.0 % of memory)",), ("225,000 threads",)),
+        ("gpu", ("graphics drivers have 5.1 GiB (67.5 % of memory)",), ("a driver leaks them",)),
+        ("healthy", ("reclaimable", "the page cache has 2.5 GiB"), ()),
+    ],
+)
+def test_siblings_of_what_reporters_pasted(
+    name: str, said: tuple[str, ...], also: tuple[str, ...]
+) -> None:
+    ran = run("leakscan", SIBLINGS / f"{name}.txt")
+    assert (ran.status, ran.err) == (0, "")
+    for words in said:
+        assert words in first(ran.out)
+    for words in also:
+        assert words in " ".join(ran.out.split())
+    assert not ran.out.startswith(("healthy", "leak"))
+
+
+def snapshot(hour: int, stuck: int) -> str:
+    text = (SIBLINGS / "healthy.txt").read_text()
+    text = text.replace("SUnreclaim:       100000", f"SUnreclaim:       {100_000 + stuck}")
+    text = text.replace("Slab:             400000", f"Slab:             {400_000 + stuck}")
+    text = text.replace("MemFree:         3500000", f"MemFree:         {3_500_000 - stuck}")
+    return f"Fri Nov 22 {hour:02}:13:19 UTC 2019\n{text}"
+
+
+def test_growth_inside_one_log_has_a_rate_and_an_end(tmp_path: Path) -> None:
+    log = tmp_path / "watch.log"
+    log.write_text("".join(snapshot(h, 256 * 1024 * h) for h in range(5)))
+    ran = run("leakscan", log)
+    assert "slab memory that cannot be reclaimed grows: 1.0 GiB" in first(ran.out)
+    assert "256.0 MiB per hour: at this rate memory lasts 20.4 hours" in first(ran.out)
+
+
+def test_growth_between_files_with_dates_in_their_names(tmp_path: Path) -> None:
+    for day in range(3):
+        name = tmp_path / f"meminfo-2019-11-2{day}.txt"
+        name.write_text(snapshot(day, 256 * 1024 * day).split("\n", 1)[1])
+    out = run("leakscan", tmp_path).out
+    assert "slab memory that cannot be reclaimed grows: 512.0 MiB" in first(out)
+
+
+def test_a_second_meminfo_without_a_date_is_said(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(snapshot(1, 0))
+    (tmp_path / "b.txt").write_text(snapshot(2, 1024))
+    out = " ".join(run("leakscan", tmp_path).out.split())
+    assert "meminfo in b.txt; not used" in out
+
+
+def damaged(text: str, seed: int) -> bytes:
+    """Lines cut, shuffled, doubled; bytes flipped; the end missing."""
+    dice = random.Random(seed)
+    lines = text.splitlines(keepends=True)
+    for _ in range(1 + len(lines) // 4):
+        i = dice.randrange(len(lines))
+        cut = dice.randrange(len(lines[i]) + 1)
+        lines[i] = dice.choice(
+            [lines[i][:cut], lines[i][cut:], lines[i] * 2, dice.choice(lines), "9" * 300 + lines[i]]
+        )
+    if seed % 2:
+        dice.shuffle(lines)
+    data = bytearray("".join(lines).encode())
+    for _ in range(len(data) // 50):
+        data[dice.randrange(len(data))] = dice.randrange(256)
+    return bytes(data[: dice.randrange(len(data)) + 1])
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda p: str(p.relative_to(CASES.parent)))
+def test_damaged_texts_get_an_answer_or_one_line(path: Path, tmp_path: Path) -> None:
+    for seed in range(4):
+        file = tmp_path / "text"
+        file.write_bytes(damaged(path.read_text(), seed))
+        for command, *words in (("leakscan", file), ("objsim", "--text", file, "--size", 32)):
+            ran = run(str(command), *words)
+            assert ran.status in (0, 2)
+            if ran.status:
+                assert len(ran.err.splitlines()) == 1
+            assert all(c == "\n" or " " <= c <= "~" for c in ran.out + ran.err)
+
+
+LONG = 1 << 14
+NOISE = [
+    *(unit * (LONG // len(unit)) for unit in (" ", "a", "a ", "a_", "1 ", "> ", "| ", "[", "&")),
+    *(unit * (LONG // len(unit)) for unit in ("<6>", "&amp;", "\x1b[", "PID ", "a@b ", "x: ")),
+    *(unit * (LONG // len(unit)) for unit in ("00 ", "ffff:", "[a:", "a+1 ", "0x1 <a> ", "- ")),
+    *(unit * (LONG // len(unit)) for unit in ("active_anon:1 ", "MemTotal: 1 kB ", "1 2 3% 4K ")),
+    "a" + " " * (LONG - 2) + "b",
+    "0x" + "f" * (LONG - 2),
+    "Node 0, zone " + " 1" * (LONG // 3) + "x",
+    "Nov 22 07:13:19 " * (LONG // 16),
+]
+
+
+@pytest.mark.parametrize("line", NOISE, ids=lambda line: repr(line[:12]))
+def test_no_line_takes_long(line: str) -> None:
+    begun = time.process_time()
+    sections([line] * 8)
+    parse("\n".join([line] * 8))
+    assert time.process_time() - begun < 1.0  # 128 KiB, twice; milliseconds where all is well

@@ -1,0 +1,199 @@
+"""Pages of real sessions: one file that needs nothing else, says what the document says, and is
+built so that anybody can read it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import SESSIONS, run
+from tests.report.pages import Parsed
+
+ASKED: dict[str, tuple[str, ...]] = {
+    "many-leaks": (),
+    "orphans": ("--orphans",),
+    "two-leaks": ("kmalloc-64",),
+    "healthy": ("dentry", "filp"),
+}
+ALLOC = (
+    "          insmod-812     [001] .....   100.{:06}: kmalloc: call_site=leaklab_take+0x21/0x40 "
+    "ptr=0x{:016x} bytes_req=24 bytes_alloc=32 gfp_flags=GFP_KERNEL node=-1 accounted=false\n"
+)
+MEMINFO = "MemTotal: 4030636 kB\nMemFree: 3502020 kB\nSlab: {} kB\nSUnreclaim: {} kB\n"
+SLABINFO = (
+    "slabinfo - version: 2.1\n# name\n"
+    "kmalloc-64 {0} {0} 64 64 1 : tunables 0 0 0 : slabdata {1} {1} 0\n"
+)
+KINDS = (*ASKED, "trace", "procfs")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trace, and three moments of a machine whose kmalloc-64 grows."""
+    here = tmp_path_factory.mktemp("html")
+    (here / "trace").write_text(
+        "".join(ALLOC.format(i, 0xFFFF888000100000 + 32 * i) for i in range(40))
+    )
+    for hour, slabs in enumerate((1000, 20_000, 39_000)):
+        proc = here / f"proc{hour}"
+        proc.mkdir()
+        (proc / "meminfo").write_text(MEMINFO.format(slabs * 4, slabs * 4))
+        (proc / "slabinfo").write_text(SLABINFO.format(slabs * 64, slabs))
+        (proc / "date").write_text(f"Thu Nov 26 1{hour}:00:00 UTC 2026\n")
+    return here
+
+
+def arguments(kind: str, folder: Path) -> tuple[object, ...]:
+    if kind == "trace":
+        return ("--trace", folder / "trace")
+    if kind == "procfs":
+        return tuple(folder / f"proc{hour}" for hour in range(3))
+    return ("-r", SESSIONS / f"{kind}.session", *ASKED[kind])
+
+
+@cache
+def page(kind: str, folder: Path) -> Parsed:
+    file = folder / f"{kind}.html"
+    ran = run("leakscan", *arguments(kind, folder), "--html", file)
+    assert (ran.status, ran.err) == (0, "")
+    return Parsed(file.read_text("ascii"))
+
+
+@pytest.fixture(params=KINDS)
+def parsed(request: pytest.FixtureRequest, folder: Path) -> Parsed:
+    return page(request.param, folder)
+
+
+def document(kind: str, folder: Path) -> dict[str, Any]:
+    return run("leakscan", *arguments(kind, folder), "--json").document
+
+
+def test_it_is_one_small_file_that_loads_and_runs_nothing(parsed: Parsed) -> None:
+    assert len(parsed.page) < 2 << 20
+    assert not parsed.all("script", "link", "img", "iframe", "object", "base", "form", "use")
+    for element in parsed.elements:
+        assert not [name for name in element.attributes if name.startswith("on")]
+        assert not {"src", "style", "xlink:href", "srcset", "action"} & set(element.attributes)
+        assert element.attributes.get("href", "#").startswith("#")
+    assert not re.search(r"https?:|//|url\(|@import|data:", parsed.one("style").text)
+
+
+def test_its_policy_allows_its_own_style_and_nothing_else(parsed: Parsed) -> None:
+    (policy,) = [
+        e.attributes["content"]
+        for e in parsed.all("meta")
+        if e.attributes.get("http-equiv") == "Content-Security-Policy"
+    ]
+    style = parsed.one("style").text
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert policy == (
+        f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    )
+
+
+def test_who_does_not_see_it_can_read_it(parsed: Parsed) -> None:
+    assert parsed.one("html").attributes["lang"] == "en"
+    assert parsed.one("h1").text
+    assert parsed.one("main")
+    levels = [int(e.tag[1]) for e in parsed.all("h1", "h2", "h3", "h4", "h5")]
+    assert all(b <= a + 1 for a, b in pairwise(levels))
+    for table in parsed.all("table"):
+        held = [e for e in parsed.elements if e.parent is table]
+        assert held[0].tag == "caption"
+        assert held[0].text
+    for head in parsed.all("th"):
+        assert head.attributes["scope"] in ("col", "row")
+    for figure in parsed.all("figure"):
+        assert any(e.parent is figure and e.text for e in parsed.all("figcaption"))
+    for drawing in parsed.all("svg"):
+        hidden = "true" in (drawing.attributes.get("aria-hidden"), _parents(drawing))
+        assert hidden or drawing.attributes["aria-label"]
+    for box in parsed.all("div"):
+        if box.attributes.get("class") in ("scroll", "draw"):
+            assert box.attributes["tabindex"] == "0"
+            assert box.attributes["aria-label"]
+
+
+def _parents(element: Any) -> str:
+    while element.parent is not None:
+        element = element.parent
+        if element.attributes.get("aria-hidden") == "true":
+            return "true"
+    return ""
+
+
+def test_its_links_lead_somewhere(parsed: Parsed) -> None:
+    ids = [e.attributes["id"] for e in parsed.elements if "id" in e.attributes]
+    assert len(ids) == len(set(ids))
+    targets = [e.attributes["href"][1:] for e in parsed.all("a")]
+    assert targets
+    assert set(targets) <= set(ids)
+
+
+def test_the_text_is_printed_as_without_it(folder: Path) -> None:
+    asked = arguments("many-leaks", folder)
+    with_page = run("leakscan", *asked, "--html", folder / "again.html")
+    assert with_page.out == run("leakscan", *asked).out
+    assert (folder / "again.html").read_text() == page("many-leaks", folder).page
+
+
+def test_a_verdict_is_what_the_document_says(folder: Path) -> None:
+    found, said = page("many-leaks", folder), document("many-leaks", folder)
+    verdict, facts = said["verdict"], said["facts"]
+    assert found.one("h1").text == verdict["says"]
+    assert f"{verdict['confidence']} confidence" in found.one("header").text
+    items = {e.text for e in found.all("li")}
+    for one in said["verdicts"]:
+        assert {*one["for"], *one["against"]} <= items
+    parts = [p["bytes"] for p in facts["split"]["parts"]]
+    assert {facts["split"]["total"], facts["split"]["unaccounted"], *parts} <= found.values
+    for lost in facts["unreachable"]:
+        assert {lost["objects"]["estimate"], lost["bytes"]} <= found.values
+    for held in facts["pages"]["held"]:
+        assert held["bytes"] in found.values
+
+
+def test_a_cache_is_what_the_document_says(folder: Path) -> None:
+    found, said = page("two-leaks", folder), document("two-leaks", folder)
+    text = found.one("main").text
+    for group in said["caches"][0]["groups"]:
+        assert group["objects"]["estimate"] in found.values
+        assert f"{int(group['exemplar'], 16):x}" in text
+        for word in group["words"]:
+            assert f"{int(word['value'], 16):0{2 * word['size']}x}" in text
+    assert "Nothing points here" in text
+    assert said["kernel"]["release"] in text
+
+
+def test_orphans_are_what_the_document_says(folder: Path) -> None:
+    found, said = page("orphans", folder), document("orphans", folder)
+    for lost in said["caches"]:
+        assert {lost["objects"]["estimate"], lost["bytes"]} <= found.values
+    for memory in said["memory"]:
+        assert {memory["count"], memory["bytes"]} <= found.values
+
+
+def test_growth_is_drawn_with_its_rate(folder: Path) -> None:
+    found, said = page("procfs", folder), document("procfs", folder)
+    (grown,) = said["facts"]["growth"]["caches"]
+    assert grown["bytes"] in found.values
+    (curve,) = found.all("polyline")
+    heights = [float(point.split(",")[1]) for point in curve.attributes["points"].split()]
+    assert heights == sorted(heights, reverse=True)
+    assert len(heights) == len(grown["steps"]) == 3
+    assert "+74.2 MiB" in found.one("main").text  # an hour: 38,000 slabs of a page in two
+    assert "46.1 hours" in found.one("main").text  # 3,502,020 kB at 76,000 kB an hour
+
+
+def test_a_trace_names_its_function(folder: Path) -> None:
+    found = page("trace", folder)
+    assert "leaklab_take+0x21" in found.one("main").text
+    assert 40 in found.values
+    assert "--trace" in found.all("code")[0].text
