@@ -67,15 +67,20 @@ def leak_page(
             *first_section(verdicts, made),
             *other_sections(verdicts, made),
             *(_trace(report.trace, amounts) if report.trace is not None else ()),
-            *(Section(c.name, tuple(_cache(c, made, amounts))) for c in report.caches),
+            *(
+                Section(c.name, tuple(_cache(c, cache_answer(c) != answer, made, amounts)))
+                for c in report.caches
+            ),
             limits_section((), report.skipped, report.interrupted, amounts, report.reachability),
             made_section(made, report.kernel, following),
         ),
     )
 
 
-def _cache(cache: CacheReport, made: Made, amounts: Amounts) -> Iterator[Block]:
-    yield Line(cache_answer(cache))
+def _cache(cache: CacheReport, said: bool, made: Made, amounts: Amounts) -> Iterator[Block]:
+    """`said`: begin with the answer, which does not stand above the page."""
+    if said:
+        yield Line(cache_answer(cache))
     rows = [
         ("allocated", f"{count_text(cache.allocated)} of {count_text(cache.objects_total)} slots"),
         ("object", f"{cache.object_size:,} bytes, {cache.slot_size:,} with metadata"),

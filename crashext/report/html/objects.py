@@ -56,6 +56,7 @@ _PER_ROW, _WORD = 8, 8
 _LEFT, _WIDE, _CELL, _HIGH = 74, 114, 110, 34
 _ALL = 0.995
 _FEW_CHAINS = 3
+_FEW_WORDS = 16
 _MOSTLY = 0.5
 """From this share on something is said of a group, as in the text."""
 
@@ -124,7 +125,11 @@ def group_figures(group: Group, amounts: Amounts) -> Iterator[Block]:
         "kinds; the bar below a word is the share of the group that has this very value.",
         object_map(group.words, amounts),
     )
-    yield Details(f"All {len(group.words):,} words with their meanings", word_table(group, amounts))
+    listed = word_table(group, amounts)
+    if len(group.words) > _FEW_WORDS:
+        yield Details(f"All {len(group.words):,} words with their meanings", listed)
+    else:
+        yield from listed
 
 
 def reach_blocks(held: Held | None, amounts: Amounts) -> Iterator[Block]:
