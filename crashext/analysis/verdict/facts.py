@@ -72,6 +72,8 @@ class UnreachableFact:
     """A trace saw them allocated: it is still going on, so that little is already too much."""
     contains_symbols: bool = False
     """The objects, or what they point at, contain symbols of `module`."""
+    likely: bool = False
+    """No record knows the caller: of all places in the code it is the likely one."""
 
 
 @dataclass(frozen=True, slots=True)
