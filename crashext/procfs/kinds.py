@@ -28,6 +28,7 @@ OPENS: tuple[tuple[str, str], ...] = (
     ("vmmemctl", r"\s*(?:(?:target|current):\s+\d+ pages\s*$|balloon capabilities:)"),
     ("hv_balloon", r"\s*host_version\s*: \d+\.\d+\s*$"),
     ("cmdstat", r"\s*guest\.mem\.\w+ = \d+"),
+    ("memleak", r"\s*\[\d\d:\d\d:\d\d\] Top \d+ stacks with outstanding"),
     ("sockstat", r"\s*sockets: used \d+"),
     ("cgroup_stat", r"nr_(?:dying_)?descendants \d+\s*$"),
     ("cgroups", r"\s*#subsys_name\s+hierarchy\s+num_cgroups"),
@@ -138,6 +139,12 @@ MEMBERS: dict[str, re.Pattern[str]] = {
         ("vmmemctl", r"\s*[\w ]{1,30}:\s+(?:0x)?[0-9a-f]+(?:\s|$)"),
         ("hv_balloon", r"\s*\w+\s*: .*"),
         ("page_owner_stacks", rf"\s*0x[0-9a-f]+\s*$|{_FRAME}"),
+        (
+            "memleak",
+            r"\s*(?:\d+ bytes in \d+ allocations from"
+            r"|.{0,40}[\w.]+(?:\+0x[0-9a-f]+)?>?\s+[\[(]\w+[\])]$"
+            r"|\s*(?:#\d+\s+)?[\w.]+\+0x[0-9a-f]+)",
+        ),
         ("kmem_v", r"\s*(?:NR_|NUMA_|[A-Z]{4})[A-Z_0-9]*: \d+"),
         ("cmdstat", r"\s*[\w.]+ = \d+"),
         ("sockstat", r"\s*[A-Z0-9]+: inuse \d+"),

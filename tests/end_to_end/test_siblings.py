@@ -149,3 +149,47 @@ def test_no_line_takes_long(line: str) -> None:
     sections([line] * 8)
     parse("\n".join([line] * 8))
     assert time.process_time() - begun < 1.0  # 128 KiB, twice; milliseconds where all is well
+
+
+MEMLEAK = """\
+Attaching to kernel allocators, Ctrl+C to quit.
+[11:46:12] Top 2 stacks with outstanding allocations:
+\t999424 bytes in 244 allocations from stack
+\t\t__kmalloc_node+0x1a5 [kernel]
+\t\tkvmalloc_node+0x2b [kernel]
+\t\told_table+0x11 [other]
+[11:46:17] Top 2 stacks with outstanding allocations:
+\t65536 bytes in 1024 allocations from stack
+\t\tkmem_cache_alloc_trace+0x1a5 [kernel]
+\t\tvfs_statx+0x11 [kernel]
+\t1048576 bytes in 2048 allocations from stack
+\t\t__kmalloc+0x1a5 [kernel]
+\t\tmy_ring_alloc+0x31 [my_driver]
+\t\tmy_open+0x10 [my_driver]
+"""
+
+
+def test_the_last_table_of_bcc_s_memleak_names_who_does_not_free(tmp_path: Path) -> None:
+    (tmp_path / "out.txt").write_text(MEMLEAK)
+    ran = run("leakscan", tmp_path / "out.txt")
+    assert "my_ring_alloc [my_driver] has 1.0 MiB in 2,048 allocations" in first(ran.out)
+    assert "call stack: my_ring_alloc [my_driver] <- my_open [my_driver]" in ran.out
+    assert "94.1 %" in ran.out
+
+
+def test_what_sits_in_sockets_explains_slab_memory(tmp_path: Path) -> None:
+    stuck = 2 << 20
+    text = snapshot(1, stuck) + "sockets: used 290\nTCP: inuse 5 orphan 0 tw 0 alloc 9 mem 500000\n"
+    (tmp_path / "out.txt").write_text(text)
+    ran = run("leakscan", tmp_path / "out.txt")
+    assert "the sum of socket buffers holds 1.9 GiB" in first(ran.out)
+    assert "cannot tell" not in ran.out
+
+
+def test_an_oom_report_beside_newer_counters_is_said_and_not_used(tmp_path: Path) -> None:
+    (tmp_path / "meminfo").write_text(snapshot(1, 0).split("\n", 1)[1])
+    for name in ("dmesg", "journal.log"):
+        (tmp_path / name).write_text((CASES / "oom-log/dmesg").read_text())
+    out = " ".join(run("leakscan", tmp_path).out.split())
+    assert "kmemleak_object" not in out
+    assert "OOM reports in a log: 1; not used: the counters beside it are newer" in out

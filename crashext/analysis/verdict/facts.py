@@ -182,6 +182,17 @@ class TagFact:
 
 
 @dataclass(frozen=True, slots=True)
+class OutstandingFact:
+    """Allocations of one stack that a tool saw, and that were not freed while it watched."""
+
+    function: str
+    module: str
+    bytes: int
+    calls: int
+    stack: str
+
+
+@dataclass(frozen=True, slots=True)
 class KnownHolder:
     """Somebody who says himself how much memory he has: a balloon, a cache, a device."""
 
@@ -243,6 +254,8 @@ class Facts:
     """Memory cgroups that the kernel keeps, and how many of them are dying."""
     uncounted: tuple[str, ...] = ()
     """Caches that the source could not count."""
+    outstanding: tuple[OutstandingFact, ...] = ()
+    """Largest first."""
 
     @property
     def total(self) -> int:
