@@ -79,6 +79,7 @@ def proc_facts(report: ProcReport) -> Facts:
         modules=snapshot.modules,
         cgroups=snapshot.cgroups,
         uncounted=snapshot.uncounted,
+        has_dump=snapshot.cache_list == "kmem_s" or snapshot.counters in ("kmem_i", "crash_sys"),
         outstanding=tuple(_outstanding(snapshot)),
     )
 

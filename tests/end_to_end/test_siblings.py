@@ -193,3 +193,26 @@ def test_an_oom_report_beside_newer_counters_is_said_and_not_used(tmp_path: Path
     out = " ".join(run("leakscan", tmp_path).out.split())
     assert "kmemleak_object" not in out
     assert "OOM reports in a log: 1; not used: the counters beside it are newer" in out
+
+
+def test_top_alone_names_the_process(tmp_path: Path) -> None:
+    (tmp_path / "top.txt").write_text(
+        "top - 10:11:12 up 100 days,  3:04,  1 user,  load average: 0.00, 0.01, 0.05\n"
+        "MiB Mem :  64000.0 total,    500.0 free,  60000.0 used,   3500.0 buff/cache\n"
+        "    PID USER      PR  NI    VIRT    RES    SHR S  %CPU  %MEM     TIME+ COMMAND\n"
+        "   1234 mysql     20   0   60.2g  52.1g  12000 S   1.0  83.1   1000:00 mysqld\n"
+    )
+    assert "mysqld (pid 1234) has 52.1 GiB" in first(run("leakscan", tmp_path / "top.txt").out)
+
+
+def test_a_page_of_a_bug_tracker(tmp_path: Path) -> None:
+    text = (CASES / "percpu/meminfo").read_text().replace(" ", "&nbsp;").replace("\n", "<br/>\n")
+    (tmp_path / "bug.html").write_text(f'<div class="c"><pre>{text}</pre></div>')
+    out = run("leakscan", tmp_path / "bug.html").out
+    assert "per-CPU memory has 17.1 GiB (54.6 % of memory)" in first(out)
+    assert "skipped" not in out
+
+
+def test_a_crash_session_is_sent_back_to_its_dump() -> None:
+    out = run("leakscan", SIBLINGS / "crash-old.txt").out
+    assert "next:    in a dump: leakscan size-4096" in out

@@ -254,6 +254,8 @@ class Facts:
     """Memory cgroups that the kernel keeps, and how many of them are dying."""
     uncounted: tuple[str, ...] = ()
     """Caches that the source could not count."""
+    has_dump: bool = False
+    """The text is of a crash session: somebody has the dump."""
     outstanding: tuple[OutstandingFact, ...] = ()
     """Largest first."""
 
