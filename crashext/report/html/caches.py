@@ -66,7 +66,7 @@ def leak_page(
         sections=(
             *first_section(verdicts, made),
             *other_sections(verdicts, made),
-            *(_trace(report.trace, amounts) if report.trace is not None else ()),
+            *(_trace(report.trace, answer, amounts) if report.trace is not None else ()),
             *(
                 Section(c.name, tuple(_cache(c, cache_answer(c) != answer, made, amounts)))
                 for c in report.caches
@@ -177,10 +177,11 @@ def _owners(group: Group, amounts: Amounts) -> Iterator[Block]:
         yield Details("Records of allocations that this dump does not have", (absent,))
 
 
-def _trace(trace: JoinedTrace, amounts: Amounts) -> Iterator[Section]:
+def _trace(trace: JoinedTrace, answer: str, amounts: Amounts) -> Iterator[Section]:
     blocks: list[Block] = [Line(note, "warn") for note in trace.notes]
     for cache in trace.caches:
-        blocks.append(Line(joined_answer(cache)))
+        if joined_answer(cache) != answer:
+            blocks.append(Line(joined_answer(cache)))
         blocks += _sites(cache, amounts)
     blocks += [Line(text, "quiet") for text in (*trace.remarks, joined_rest(trace))]
     yield Section("Who allocated it, by the trace", tuple(blocks))
