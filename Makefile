@@ -3,6 +3,7 @@
 # make test    these and all other tests, on real kernels' memory: builds it, then 12 minutes
 # make reports    pages (--html) of the recorded sessions, to look at
 # make man papers    manual pages from the parsers, output blocks of README and crashext/docs
+# make test-browser AXE=axe.min.js    pages in Chromium, judged by axe-core's file; half a minute
 # make test-live    leakscan --live in a guest that carries Python; some minutes more
 # make test-kernels    the tests on kernels of Debian's other suites; fetches 4 GB once
 # make test-busy    the tests on a distribution under load; builds it once, 15 minutes
@@ -13,8 +14,8 @@ BIN := $(VENV)/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 APT := DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get
 
-.PHONY: demo check reports style test test-busy test-live test-kernels test-kmemleak lab-packages samples papers \
-    gallery man clean
+.PHONY: demo check reports pictures browser style test test-busy test-live test-browser test-kernels \
+    test-kmemleak lab-packages samples papers gallery man clean
 
 demo: $(VENV)/installed
 	$(BIN)/leakscan -r sample_sessions/many-leaks.session
@@ -38,6 +39,13 @@ test-kernels: $(VENV)/installed-dev lab-packages
 test-busy: LAB_SCENARIO := busy
 test-busy: $(VENV)/installed-dev lab-packages
 	CRASHEXT_BUSY=1 $(BIN)/pytest tests/end_to_end/test_busy_guest.py
+
+test-browser: $(VENV)/installed-dev browser
+	CRASHEXT_AXE=$(AXE) $(BIN)/pytest tests/end_to_end/test_html_browser.py
+
+browser:
+	@dpkg -s chromium-headless-shell >/dev/null 2>&1 || \
+	    { $(APT) update && $(APT) install -y chromium-headless-shell fonts-dejavu-core; }
 
 test-kmemleak: LAB_SCENARIO := kmemleak
 test-kmemleak: $(VENV)/installed-dev lab-packages
@@ -70,6 +78,10 @@ gallery: $(VENV)/installed-dev lab-packages
 # The reports of sample_sessions/ as pages, in reports/.
 reports: $(VENV)/installed-dev
 	$(BIN)/python -m tests.record_reports
+
+# Two pictures of them for README, from Chromium.
+pictures: $(VENV)/installed-dev browser
+	$(BIN)/python -m tests.record_pictures
 
 # The manual pages say what the parsers say; a test holds them to it.
 man: $(VENV)/installed-dev

@@ -7,10 +7,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from crashext.analysis.likeness.decode import Decoder
 from crashext.analysis.likeness.groups import describe
 from crashext.analysis.likeness.similarity import Cluster
 from crashext.analysis.likeness.words import Classifier, WordMap
+from crashext.analysis.origin.callers import as_allocator, rank_callers
+from crashext.analysis.origin.content import RUNG as CONTENT
 from crashext.analysis.origin.ladder import Ladder
 from crashext.analysis.results.estimate import Estimate, Share
 from crashext.analysis.results.reports import Group
@@ -33,6 +38,7 @@ class Described:
         addresses: Words,
         settings: Settings,
     ) -> None:
+        self._view = view
         self._cache, self._words, self._addresses = cache, words, addresses
         self._settings = settings
         self._decoder = Decoder(view.host, view, classifier)
@@ -73,4 +79,25 @@ class Described:
         if typed:
             types = self._types.candidates(self._cache, self._words, members, found.exemplar)
             found = replace(found, types=types)
-        return found
+        # No record names the code: then it is asked itself.
+        return self._by_code(found, members) if found.unattributed else found
+
+    def _by_code(self, group: Group, members: NDArray[np.intp]) -> Group:
+        """With whom the code itself names, where no record does: below memcg, above content."""
+        callers = rank_callers(
+            self._view,
+            self._cache,
+            self._addresses[members],
+            self._words.rows(members),
+            group.allocators,
+            group.types,
+        )
+        named = as_allocator(callers, len(members))
+        weaker = tuple(a for a in group.allocators if a.rung == CONTENT)
+        stronger = tuple(a for a in group.allocators if a.rung != CONTENT)
+        return replace(
+            group,
+            allocators=(*stronger, *named, *weaker),
+            unattributed="" if named else group.unattributed,
+            callers=callers,
+        )

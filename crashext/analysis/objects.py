@@ -19,6 +19,8 @@ from crashext.analysis.likeness.survey import (
     survey,
 )
 from crashext.analysis.likeness.words import Classifier, Kind, WordMap
+from crashext.analysis.origin.callers import rank_callers
+from crashext.analysis.origin.content import content_owners
 from crashext.analysis.results.reports import Kin, Pair, SimilarityReport, Subject
 from crashext.analysis.settings import Settings
 from crashext.analysis.types.members import Structure, find_structure, members
@@ -202,6 +204,9 @@ def _kin(
                     "objects like this one in them are not listed",
                 )
             )
+    members = sampled.rows(hits)
+    addresses = seen.sample.address[hits]
+    owners = content_owners(view, classifier, members)
     kin = Kin(
         like=U64(slot.address),
         cache=cache.name,
@@ -211,6 +216,7 @@ def _kin(
         similarity=float(near[hits].mean()) if len(hits) else 0.0,
         residue=residue(words, seen.free, 0, cache.freelist_offset, settings),
         listed=listed,
+        callers=rank_callers(view, cache, addresses, members, owners),
     )
     return kin, gaps, unread > 0
 

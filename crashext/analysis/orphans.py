@@ -10,6 +10,7 @@ from crashext.analysis.described import Described
 from crashext.analysis.likeness.similarity import Cluster, group
 from crashext.analysis.likeness.survey import generator, kernel_of, make_classifier, map_gaps
 from crashext.analysis.likeness.words import Kind
+from crashext.analysis.origin.page_callers import with_callers
 from crashext.analysis.page_reach import unreachable_memory
 from crashext.analysis.reach.group_reach import reachability_of
 from crashext.analysis.reach.holes import orphans_by_holes
@@ -108,7 +109,10 @@ def orphan_report(
         more=max(0, len(groups) - _MOST_GROUPS),
         skipped=tuple(map_gaps(view.index, view.caches)),
         caches=by_heads(marked, found, explained),
-        memory=unreachable_memory(marked, [module.name for module in view.host.modules()]),
+        memory=tuple(
+            with_callers(view, memory)
+            for memory in unreachable_memory(marked, [m.name for m in view.host.modules()])
+        ),
     )
 
 
@@ -241,6 +245,7 @@ def _orphan_group(
         explanation=explanation(sorted(symbols)),
         allocators=described.allocators,
         types=described.types,
+        callers=described.callers,
     )
 
 

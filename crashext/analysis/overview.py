@@ -14,6 +14,8 @@ from crashext.analysis.cache_holders import holder_facts
 from crashext.analysis.likeness.survey import kernel_of, map_gaps
 from crashext.analysis.memory.accounting import Accounting, account, unaccounted_frames
 from crashext.analysis.memory.pagegroups import PageGroup
+from crashext.analysis.origin.callers import RUNG as CODE
+from crashext.analysis.origin.callers import in_words
 from crashext.analysis.origin.content import RUNG
 from crashext.analysis.orphans import orphan_report
 from crashext.analysis.page_reach import module_in, page_holders
@@ -252,11 +254,14 @@ def _unreachable(found: UnreachableCache, groups: tuple[OrphanGroup, ...]) -> Un
     some = [g for g in groups if g.cache == found.cache and not g.explanation][:_TELLING]
     allocators = [a for g in some for a in g.allocators]
     known = next((a for a in allocators if a.rung in _STRONG), None)
+    likely = None if known else next((a for a in allocators if a.rung == CODE), None)
+    who = known or likely
     types = [best for g in some if (best := settled(g.types)) is not None]
-    modules = [known.module if known else "", *(a.module for a in allocators)]
+    modules = [who.module if who else "", *(a.module for a in allocators)]
     modules += [t.module for t in types]
     module = next((m for m in modules if m), "")
     evidence = [f"allocated by {known.site} ({known.rung})"] if known else []
+    evidence += [] if known else [line for g in some for line in in_words(g.callers)]
     evidence += [f"they may be {bracketed(t.name, t.module)}" for t in types]
     evidence += [note for g in some for note in g.notes[:2]]
     if found.below:
@@ -269,11 +274,12 @@ def _unreachable(found: UnreachableCache, groups: tuple[OrphanGroup, ...]) -> Un
         found.objects,
         found.bytes,
         module,
-        known.site if known else "",
+        who.site if who else "",
         tuple(dict.fromkeys(evidence)),
         some[0].examples if some else (),
         found.others,
         contains_symbols=any(a.rung == RUNG and a.module == module for a in allocators),
+        likely=likely is not None,
     )
 
 

@@ -36,6 +36,7 @@ from crashext.procfs.counters import (
 from crashext.procfs.folder import Moment, ProcFolder
 from crashext.procfs.holders import counts, memory_cgroups, modules
 from crashext.procfs.kmemleak import KmemleakReport, parse_kmemleak
+from crashext.procfs.memleak import MemleakTable, parse_memleak
 from crashext.procfs.pageowner import PageOwner, parse_page_owner
 from crashext.procfs.processes import Process, parse_ps, parse_status, parse_top
 from crashext.procfs.saved import Recognised, Saved
@@ -81,6 +82,8 @@ class Snapshot:
     """Where `meminfo` is from: ``meminfo``, ``oom`` (a report in a log), ``kmem_i``, ``free``."""
     cache_list: str = ""
     """Where `slabs` is from: ``slabinfo``, ``slabtop``, ``oom``, ``kmem_s``."""
+    memleak: MemleakTable | None = None
+    """What bcc's memleak saw allocated and not freed."""
     uncounted: tuple[str, ...] = ()
     """Caches that crash could not count."""
     known: tuple[KnownHolder, ...] = ()
@@ -171,6 +174,7 @@ def read_snapshot(source: ProcFolder | Saved, progress: Progress | None = None) 
         processes=_processes(folder, told, damage),
         counters=told.meminfo_from,
         cache_list=told.slabs_from,
+        memleak=parsed("memleak", parse_memleak),
         uncounted=told.uncounted,
         known=known_holders(folder, told.meminfo, told.vmstat, told.page_size),
         modules=modules(folder.lines("lsmod")),
@@ -187,6 +191,7 @@ def read_snapshot(source: ProcFolder | Saved, progress: Progress | None = None) 
         snapshot.zones,
         snapshot.buddy,
         snapshot.vmstat,
+        snapshot.memleak,
     )
     problems = tuple(Skipped(p.what, p.count, p.effect) for p in folder.problems)
     some = snapshot.traces or snapshot.processes or snapshot.known

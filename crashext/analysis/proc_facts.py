@@ -16,6 +16,7 @@ from crashext.analysis.verdict.facts import (
     AreaFact,
     CacheFact,
     Facts,
+    OutstandingFact,
     PagesFact,
     SiteFact,
     UnreachableFact,
@@ -64,9 +65,7 @@ def proc_facts(report: ProcReport) -> Facts:
         explained=0,
         holders=(),
         areas=_areas(report, [g for g in kmemleak if _is_area(g)]),
-        pages=None
-        if report.split is None or not (snapshot.meminfo and tells_processes(snapshot.meminfo))
-        else _pages(report.split, snapshot.page_owner, snapshot.page_size),
+        pages=_pages_fact(report),
         backlog=None,
         processes=report.processes,
         mounts=(),
@@ -80,6 +79,8 @@ def proc_facts(report: ProcReport) -> Facts:
         modules=snapshot.modules,
         cgroups=snapshot.cgroups,
         uncounted=snapshot.uncounted,
+        has_dump=snapshot.cache_list == "kmem_s" or snapshot.counters in ("kmem_i", "crash_sys"),
+        outstanding=tuple(_outstanding(snapshot)),
     )
 
 
@@ -229,6 +230,19 @@ def _areas(report: ProcReport, found: Sequence[KmemleakGroup]) -> tuple[AreaFact
     return tuple(sorted(facts, key=lambda a: (-a.bytes, a.caller)))
 
 
+def _pages_fact(report: ProcReport) -> PagesFact | None:
+    """What is in no counter; without counters, what page_owner has besides slabs and the like."""
+    snapshot, owners = report.snapshot, report.snapshot.page_owner
+    if report.split is None:
+        if owners is None:
+            return None
+        size = sum(g.pages for g in owners.groups if g.kind == "kernel") * snapshot.page_size
+        return _pages(MemorySplit(size, (), size), owners, snapshot.page_size)
+    if snapshot.meminfo is None or not tells_processes(snapshot.meminfo):
+        return None
+    return _pages(report.split, owners, snapshot.page_size)
+
+
 def _pages(split: MemorySplit, owners: PageOwner | None, page: int) -> PagesFact:
     """What is in no counter; page_owner's kernel pages name it, page tables among them."""
     size = max(0, split.unaccounted)
@@ -246,6 +260,15 @@ def _pages(split: MemorySplit, owners: PageOwner | None, page: int) -> PagesFact
         ),
         next((g.origin.symbol for g in mine if g.origin), ""),
     )
+
+
+def _outstanding(snapshot: Snapshot) -> Iterator[OutstandingFact]:
+    for stack in snapshot.memleak.stacks[:_GROUPS] if snapshot.memleak else ():
+        function, module = stack.origin
+        names = [f"{name}{f' [{of}]' if of else ''}" for name, of in stack.frames]
+        start = next((i for i, (name, _) in enumerate(stack.frames) if name == function), 0)
+        shown = " <- ".join(names[start : start + _FRAMES])
+        yield OutstandingFact(function, module, stack.bytes, stack.calls, shown)
 
 
 def _sites(snapshot: Snapshot) -> Iterator[SiteFact]:

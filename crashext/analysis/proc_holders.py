@@ -19,6 +19,7 @@ from crashext.procfs.holders import (
     balloon_pages,
     dma_buf_bytes,
     hyper_v_bytes,
+    socket_pages,
     zram_bytes,
 )
 from crashext.procfs.saved import Saved
@@ -38,6 +39,7 @@ def known_holders(
         *_arc(saved),
         *_compressed(saved, meminfo, vmstat, page),
         *_dma_buf(saved),
+        *_sockets(saved, page),
     ]
     return tuple(sorted((h for h in found if h.bytes >= _LEAST), key=lambda h: -h.bytes))
 
@@ -48,7 +50,9 @@ def placed(
     """The split with those holders that no counter has, and where each of them is counted."""
     told = []
     for holder in holders:
-        if holder.bytes <= split.unaccounted + _SLACK * split.total:
+        if holder.where == "slab":
+            told.append(holder)
+        elif holder.bytes <= split.unaccounted + _SLACK * split.total:
             split = with_holder(split, holder.name, holder.bytes, holder.by)
             told.append(holder)
         elif holder.name == "ZFS ARC":
@@ -164,6 +168,20 @@ def _compressed(
             "pages",
             "zramctl # which devices, and how well they compress",
             "zsmalloc",
+        )
+
+
+def _sockets(saved: Saved, page: int) -> Iterator[KnownHolder]:
+    """Buffers of sockets are slab objects and fragments of pages: no part of their own."""
+    size = socket_pages(saved.lines("sockstat")) * page if "sockstat" in saved.kinds else 0
+    if size:
+        yield KnownHolder(
+            "sum of socket buffers",
+            size,
+            "sockstat: mem",
+            "data that sits in sockets: does a process not read them, or is a peer slow?",
+            "slab",
+            "ss -tump | sort -k2 -rn | head # which sockets",
         )
 
 

@@ -35,5 +35,5 @@ def answer(options: ProcfsOptions, place: Place, progress: Progress) -> Output:
     return Output(
         text=lambda console: print_proc_report(found, verdicts, console, verbose, again),
         json=lambda: document(ProcFiles.of(found, facts), verdicts),
-        page=lambda amounts: proc_page(found, verdicts, how, amounts),
+        page=lambda amounts: proc_page(found, facts, verdicts, how, amounts),
     )

@@ -23,6 +23,7 @@ _HELP = {
     --sites CACHE  which code allocates from a cache
     --no-refs      do not look for who points at objects
     --json         print one JSON document
+    --html FILE    also write the report as one HTML file
     --record FILE  record what was looked at, to replay elsewhere
     -v             all groups, all words
 

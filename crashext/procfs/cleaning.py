@@ -13,6 +13,10 @@ from itertools import pairwise
 
 MAX_LINE = 1 << 14
 _COLOUR = re.compile(r"\x1b\[[0-9;?]{0,16}[A-Za-z]")
+_TAG = re.compile(
+    r"</?(?:pre|br|p|div|span|code|tt|li|td|tr|table|blockquote|body|html)(?:\s[^<>]{0,200})?/?>",
+    re.IGNORECASE,
+)
 _LONG = 512
 _GAP = re.compile(r"\s{65,}")
 _QUOTE = re.compile(r"(?:\s{0,2}[>|]\s?(?=[\s>|]|[^\s>|]))+")
@@ -52,9 +56,11 @@ def clean(line: str) -> str:
     if len(line) > _LONG:
         line = _GAP.sub(" " * 64, line)  # no column is so wide, and expressions try each blank
     if _ODD.search(line):
-        line = _COLOUR.sub("", line.replace("\\xc2\\xa0", " ").replace("\u00a0", " "))
-        line = html.unescape(line) if "&" in line else line
+        line = _COLOUR.sub("", html.unescape(line) if "&" in line else line)
+        line = line.replace("\\xc2\\xa0", " ").replace("\u00a0", " ")
         line = line.replace("\u200b", "").replace("\ufeff", "").rstrip("\r")
+    if "<" in line:
+        line = _TAG.sub("", line)
     if line[:4].lstrip()[:1] in (">", "|") and (quote := _QUOTE.match(line)):
         line = line[quote.end() :]
     if _STARTS_LOG.match(line) and (prefix := _PREFIX.match(line)):

@@ -147,7 +147,7 @@ class ProcFolder:
         gone = denied = 0
         for path in self._status_files():
             try:
-                yield iter(list(_lines(path, 1 << 16, None, lambda what, effect: None)))
+                yield iter(list(file_lines(path, 1 << 16, None, lambda what, effect: None)))
             except OSError as error:
                 gone += error.errno in (errno.ENOENT, errno.ESRCH)
                 denied += error.errno not in (errno.ENOENT, errno.ESRCH)
@@ -168,7 +168,7 @@ class ProcFolder:
                 left_out += 1
                 continue
             try:
-                found = list(_lines(path, 8 * _MIB, None, lambda what, effect: None))
+                found = list(file_lines(path, 8 * _MIB, None, lambda what, effect: None))
             except OSError as error:
                 if error.errno not in (errno.ENOSYS, errno.ENODEV, errno.ENOMEM, errno.ENOENT):
                     refused[_why(error)] = refused.get(_why(error), 0) + 1
@@ -194,7 +194,8 @@ class ProcFolder:
                     continue
                 try:
                     text = next(
-                        _lines(target / "reclaim_account", 16, None, lambda what, effect: None), ""
+                        file_lines(target / "reclaim_account", 16, None, lambda what, effect: None),
+                        "",
                     )
                 except OSError:
                     continue
@@ -309,7 +310,7 @@ class ProcFolder:
                 progress(f"reading {kind}", done, total)
 
         try:
-            yield from _lines(path, limit, advance, complain)
+            yield from file_lines(path, limit, advance, complain)
         except OSError as error:
             self._problem(kind, f"not read: {_why(error)}")
 
@@ -319,7 +320,7 @@ class ProcFolder:
             self.problems.append(problem)
 
 
-def _lines(
+def file_lines(
     path: Path,
     limit: int,
     advance: Callable[[int, int], None] | None,

@@ -21,6 +21,8 @@ _ARC = re.compile(r"\s*(\w{1,64})\s+\d\s+(-?\d{1,20})\s*", re.ASCII)
 _NUMBERS = re.compile(r"\s*\d{1,20}(?:\s+\d{1,20}){6,9}\s*", re.ASCII)
 _MODULE = re.compile(r"\s*([\w-]{1,64})\s+(\d{1,12})\s+(-?\d{1,9})(?:\s+(\S.{0,1024}))?", re.ASCII)
 _FREE = re.compile(r"\s*(Mem|Swap):((?:\s+\d{1,15}(?:[.,]\d+)?[KMGT]?i?B?){2,7})\s*", re.ASCII)
+_TOP = re.compile(r"\s*(?:([KMG])iB )?Mem ?:\s*[\d.]{1,18}k?\+? ?total", re.ASCII)
+_TOP_VALUE = re.compile(r"(\d{1,15}(?:\.\d)?)k?\+?\s{0,3}(total|free|buff/cache|buffers)", re.ASCII)
 _UNIT = re.compile(r"(\d+(?:[.,]\d+)?)([KMGT]?)i?B?", re.ASCII)
 _DMA_BUF = re.compile(r"\s*Total (\d{1,9}) objects, (\d{1,18}) bytes\s*", re.ASCII)
 _COUNT = re.compile(r"\s*([a-z_]\w{0,63})\s+(\d{1,20})\s*", re.ASCII)
@@ -97,6 +99,9 @@ def free_output(lines: Iterable[str]) -> MemInfo:
         if words[:3] == ["total", "used", "free"]:
             columns = words
             continue
+        if top := _TOP.match(line):
+            sizes |= _of_top(line, top[1] or "")
+            continue
         match = _FREE.fullmatch(line)
         if match is None:
             continue
@@ -110,6 +115,17 @@ def free_output(lines: Iterable[str]) -> MemInfo:
         elif len(values) >= 3:
             sizes["SwapTotal"], sizes["SwapFree"] = values[0] * scale, values[2] * scale
     return MemInfo(sizes, {})
+
+
+def _of_top(line: str, unit: str) -> dict[str, int]:
+    """``MiB Mem :  64000.0 total, ...``, or ``Mem:  16000k total, ...`` of procps before 3.3."""
+    scale = {"": 1024, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}[unit]
+    names = {"total": "MemTotal", "free": "MemFree", "buff/cache": "Cached", "buffers": "Buffers"}
+    return {
+        names[name]: round(float(number) * scale)
+        for number, name in _TOP_VALUE.findall(line)
+        if name in names
+    }
 
 
 _FREE_COLUMNS = (

@@ -28,6 +28,7 @@ OPENS: tuple[tuple[str, str], ...] = (
     ("vmmemctl", r"\s*(?:(?:target|current):\s+\d+ pages\s*$|balloon capabilities:)"),
     ("hv_balloon", r"\s*host_version\s*: \d+\.\d+\s*$"),
     ("cmdstat", r"\s*guest\.mem\.\w+ = \d+"),
+    ("memleak", r"\s*\[\d\d:\d\d:\d\d\] Top \d+ stacks with outstanding"),
     ("sockstat", r"\s*sockets: used \d+"),
     ("cgroup_stat", r"nr_(?:dying_)?descendants \d+\s*$"),
     ("cgroups", r"\s*#subsys_name\s+hierarchy\s+num_cgroups"),
@@ -54,7 +55,7 @@ SHAPES: tuple[tuple[str, str], ...] = (
         r"\s*(?:TOTAL MEM|USED|SLAB|FREE|CACHED|BUFFERS|SHARED)\s+\d+\s+[\d.]+ [KMGT]?B",
     ),
     ("kmem_s_line", r"\s*[0-9a-f]{8,16}\s+\d+\s+(?:\d+|\?)\s+(?:\d+|\?)\s+(?:\d+|\?)\s+\d+k\s+\S"),
-    ("free_line", r"\s*Mem:\s+\d\S*\s+\d\S*\s+\d"),
+    ("free_line", r"\s*(?:Mem:\s+\d\S*\s+\d\S*\s+\d|(?:[KMG]iB )?Mem ?:\s*[\d.]+k?\+? ?total)"),
     ("oom_pages", r"\s*\d+ (?:pages of RAM|pages RAM|pages reserved|reserved pages)\s*$"),
     (
         "meminfo_line",
@@ -108,7 +109,7 @@ MEMBERS: dict[str, re.Pattern[str]] = {
         ),
         ("slabtop", r"\s*(?:Active / Total |Minimum / Average)"),
         ("zoneinfo", r"\s+(?:\S+\s+\d+|pages free|protection:|pagesets|cpu:|\S+:|per-node stats)"),
-        ("vmallocinfo", r"\s+(?:\S+\+0x|pages=|vmalloc|N\d+=)"),
+        ("vmallocinfo", r"\s*(?:\S+\+0x|pages=|vmalloc|vpages|N\d+=)"),
         (
             "kmemleak",
             r'\s*(?:comm "|hex dump|backtrace|(?:[0-9a-f]{2} ){4}|0x[0-9a-f]+\s*$|\.\.\.)|'
@@ -131,13 +132,19 @@ MEMBERS: dict[str, re.Pattern[str]] = {
         ("kmem_s", r"\s*(?:[0-9a-f]{8,16}\s|kmem:)"),
         ("lsmod", r"\s*[\w-]{1,64}\s+\d+\s+-?\d+(?:\s|$)"),
         ("ps", r"\s*\S+\s+\d+\s.*\S"),
-        ("top", r"\s*\d+\s+\S+\s+\S+\s.*\S"),
+        ("top", r"\s*(?:Tasks|%?Cpu\(s\)|(?:[KMG]iB )?Swap ?):|\s*\d+\s+\S+\s+\S+\s.*\S"),
         ("free", r"\s*(?:Mem|Swap|Low|High|Total|-/\+ buffers/cache):\s+\d"),
         ("dma_buf", r"\s*(?:\d{8}\s|size\s|Attached|Total \d|\S+$|Exp)"),
         ("arcstats", r"\s*\w+\s+\d+\s+-?\d+\s*$"),
         ("vmmemctl", r"\s*[\w ]{1,30}:\s+(?:0x)?[0-9a-f]+(?:\s|$)"),
         ("hv_balloon", r"\s*\w+\s*: .*"),
         ("page_owner_stacks", rf"\s*0x[0-9a-f]+\s*$|{_FRAME}"),
+        (
+            "memleak",
+            r"\s*(?:\d+ bytes in \d+ allocations from"
+            r"|.{0,40}[\w.]+(?:\+0x[0-9a-f]+)?>?\s+[\[(]\w+[\])]$"
+            r"|\s*(?:#\d+\s+)?[\w.]+\+0x[0-9a-f]+)",
+        ),
         ("kmem_v", r"\s*(?:NR_|NUMA_|[A-Z]{4})[A-Z_0-9]*: \d+"),
         ("cmdstat", r"\s*[\w.]+ = \d+"),
         ("sockstat", r"\s*[A-Z0-9]+: inuse \d+"),

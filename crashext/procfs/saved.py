@@ -6,15 +6,15 @@ reports, files with dates in their names), each is a moment of its own, in time 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from crashext.hosts.base import HostError
-from crashext.procfs.cleaning import decoded, without_numbers
+from crashext.procfs.cleaning import clean, decoded, without_numbers
 from crashext.procfs.dates import parse_date
-from crashext.procfs.folder import Moment, Problem, ProcFolder
+from crashext.procfs.folder import Moment, Problem, ProcFolder, file_lines
+from crashext.procfs.names import label, promised
 from crashext.procfs.pieces import STDIN, Piece, Pieces
 from crashext.procfs.sections import Section, sections
 
@@ -22,9 +22,13 @@ Progress = Callable[[str, int, int], None]
 
 _SNAPSHOTS = frozenset(("meminfo", "slabinfo", "slabtop", "oom", "kmem_i", "kmem_s", "free"))
 """Kinds of which a second one in a text is a second moment."""
-_STREAMED = frozenset(("page_owner", "page_owner_stacks"))
 _STREAMED_FROM = 32 << 20
+"""Bytes of a file at a known place, or of one that is named, from where on it is read as a stream
+of one kind, not searched for several."""
+_HEAD = 1 << 16
+_LARGEST = 1 << 40
 _MOST_MOMENTS = 64
+_OOM = "OOM reports"
 _LIVE = (
     "/proc/spl/kstat/zfs/arcstats",
     "/proc/modules",
@@ -34,30 +38,6 @@ _LIVE = (
     "/sys/kernel/debug/hv-balloon",
 )
 _LIVE_LIMIT = 1 << 20
-_LABEL = re.compile(r"(?<!\d)(?:\d{4}-?\d\d-?\d\d(?:[T_.-]?\d\d[:.-]?\d\d(?:[:.-]?\d\d)?)?)(?!\d)")
-_ORDER = re.compile(r"(?<=[._-])(\d{1,6})(?=$|\.(?:txt|log|out)$)", re.ASCII)
-_HINTS = (
-    (re.compile(pattern, re.ASCII), kind)
-    for pattern, kind in (
-        (r"(?:^|/)meminfo$", "meminfo"),
-        (r"(?:^|/)slabinfo$", "slabinfo"),
-        (r"(?:^|/)vmallocinfo$", "vmallocinfo"),
-        (r"(?:^|/)zoneinfo$", "zoneinfo"),
-        (r"(?:^|/)vmstat$", "vmstat"),
-        (r"(?:^|/)buddyinfo$", "buddyinfo"),
-        (r"(?:^|/)allocinfo$", "allocinfo"),
-        (r"(?:^|/)kmemleak$", "kmemleak"),
-        (r"(?:^|/)page_owner(?:_full\.txt)?$", "page_owner"),
-        (r"(?:^|/)(?:page_owner_stacks|show_stacks)$", "page_owner_stacks"),
-        (r"(?:^|/)proc/modules$", "lsmod"),
-        (r"stat_balloon$", "toolbox"),
-        (r"(?:^|/)mm_stat$", "zram"),
-        (r"(?:^|/)alloc_(?:traces|calls)$", "alloc_traces"),
-        (r"(?:^|/)uptime$", "uptime"),
-        (r"(?:^|/)date$", "date"),
-    )
-)
-_BY_NAME = tuple(_HINTS)
 
 
 @dataclass(frozen=True)
@@ -154,10 +134,13 @@ def saved(path: Path, progress: Progress | None = None) -> list[Saved]:
     folder = _folder(path)
     if folder is not None and folder.live:
         return [Saved(path, _of_running_machine(), None, folder)]
+    large = _large(path)
+    if large is not None:
+        return [large]
     streamed = frozenset(
         place
-        for kind, place in (folder.places() if folder is not None else {}).items()
-        if kind in _STREAMED and place.stat().st_size > _STREAMED_FROM
+        for place in (folder.places() if folder is not None else {}).values()
+        if place.stat().st_size > _STREAMED_FROM
     )
     pieces = Pieces(path if folder is None else folder.path, streamed)
     unknown, samples = 0, []
@@ -192,6 +175,43 @@ def saved(path: Path, progress: Progress | None = None) -> list[Saved]:
     )
     _complaints(final, pieces, unread, doubles, unknown, samples)
     return found
+
+
+class _Large(Saved):
+    """One file of one kind that is too large to keep."""
+
+    def __init__(self, path: Path, kind: str) -> None:
+        super().__init__(path, {}, path.stat().st_mtime, None)
+        self.kinds = (kind,)
+        self.recognised = (Recognised(kind, path.name, 0),)
+
+    def lines(self, kind: str, progress: Progress | None = None) -> Iterator[str]:
+        if kind not in self.kinds:
+            return
+
+        def say(what: str, effect: str) -> None:
+            self.problems.append(Problem(what.format(kind), 1, effect))
+
+        def advance(done: int, total: int) -> None:
+            if progress is not None:
+                progress(f"reading {kind}", done, total)
+
+        for line in file_lines(self.path, _LARGEST, advance, say):
+            yield clean(line)
+
+
+def _large(path: Path) -> _Large | None:
+    """A large file that begins as a text of one kind; a log is searched instead."""
+    try:
+        if path == STDIN or not path.is_file() or path.stat().st_size <= _STREAMED_FROM:
+            return None
+        with path.open("rb") as file:
+            head = decoded(file.read(_HEAD))
+    except OSError:
+        return None
+    found = {s.kind for s in sections(head.splitlines()[:-1]).found}
+    kind = next(iter(found), "") if len(found) == 1 else ""
+    return _Large(path, kind) if kind and kind != "oom" else None
 
 
 def _of_running_machine() -> dict[str, list[Section]]:
@@ -229,7 +249,7 @@ def _complaints(
         say("files", len(unread), f"not recognised: {shown}")
     for double in doubles[:8]:
         why = "not used: another text of the same kind is, and nothing puts them in order"
-        if "OOM" in double:
+        if double.startswith(_OOM):
             why = (
                 "not used: the counters beside it are newer; give the log alone to see what it says"
             )
@@ -277,8 +297,8 @@ def _folder(path: Path) -> ProcFolder | None:
 
 def _cut(piece: Piece) -> tuple[_Cut, int, list[str]]:
     lines = without_numbers(piece.text.splitlines() if "\v" not in piece.text else _lines(piece))
-    hint = next((kind for shape, kind in _BY_NAME if shape.search(piece.name)), "")
-    cut = _Cut(piece.name, _label(piece.name), piece.modified)
+    hint = promised(piece.name)
+    cut = _Cut(piece.name, label(piece.name), piece.modified)
     parts = sections(lines, hint)
     seen: set[str] = set()
     for part in parts.found:
@@ -297,14 +317,6 @@ def _lines(piece: Piece) -> list[str]:
     return piece.text.split("\n")
 
 
-def _label(name: str) -> str:
-    """What of a path puts files of one kind in order: a date, or a number at its end."""
-    if date := _LABEL.search(name):
-        return date[0]
-    number = _ORDER.search(name)
-    return number[1].zfill(6) if number else ""
-
-
 def _moments(
     cuts: list[_Cut],
 ) -> tuple[list[tuple[dict[str, list[Section]], float | None]], list[str]]:
@@ -312,9 +324,10 @@ def _moments(
     if not any(k in m for c in cuts for m in c.moments for k in _SNAPSHOTS - {"oom", "free"}):
         return _sequence(cuts)
     doubles: list[str] = []
-    logs = sum("oom" in m for c in cuts for m in c.moments)
+    reports = [m["oom"] for c in cuts for m in c.moments if "oom" in m]
+    logs = len({"\n".join(line for s in some for line in s.lines) for some in reports})
     if logs:
-        doubles.append(f"{logs} OOM report{'s' if logs > 1 else ''} in a log")
+        doubles.append(f"{_OOM} in a log: {logs:,}")
         for cut in cuts:
             cut.moments = [{k: v for k, v in m.items() if k != "oom"} for m in cut.moments]
             cut.moments = [m for m in cut.moments if m]

@@ -12,7 +12,7 @@ _GOES_ON = re.compile(
 _STATISTICS = re.compile(r"[\d\s]*:?\s*(?:(?:globalstat|cpustat)[\d\s:a-z]*)?")
 _AREA = re.compile(r"\s*(?:0x)?[0-9a-fA-F(_p]")
 _REST = re.compile(
-    r"\s*(?:\S+\+0x\S+(?:\s|$)|(?:\[\w+\]\s*)?(?:pages=|phys=|vmalloc|ioremap|vmap|user|N\d+=\d))"
+    r"\s*(?:\S+\+0x\S+(?:\s|$)|(?:\[\w+\]\s*)?(?:pages=|phys=|vmalloc|ioremap|vmap|vpages|user|N\d+=\d))"
 )
 _MAX_JOINED = 4096
 

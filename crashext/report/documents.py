@@ -14,8 +14,12 @@ from typing import Any
 
 from crashext.analysis.overview import Overview
 from crashext.analysis.proc import ProcReport
-from crashext.analysis.results.callsites import SitesReport
-from crashext.analysis.results.reports import LeakReport, OrphanReport, SimilarityReport
+from crashext.analysis.results.reports import (
+    LeakReport,
+    OrphanReport,
+    SimilarityReport,
+    SitesReport,
+)
 from crashext.analysis.verdict.facts import Facts
 from crashext.analysis.verdict.verdict import Verdict
 from crashext.hosts.plain import plain

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from crashext.analysis.origin.callers import RUNG as CODE
+from crashext.analysis.origin.callers import in_words, reasons_for
+from crashext.analysis.results.callsites import Callers, Candidate
 from crashext.analysis.results.evidence import Allocator
 from crashext.analysis.results.reports import Group
 from crashext.report.safe import safe
-from crashext.wording import part_of, plural
+from crashext.wording import part_of, percent, plural, some_of
 
 _FEW_FRAMES = 5
 _FEW_SITES = 3
+_FEW_FREES = 6
+_FEW_REASONS = 4
+_WORTH = 0.02
+"""Probability from which a place that does not stand out is worth a line."""
 _VERBS = {
+    "code": "likely allocated by",
     "memcg": "charged to",
     "content": "contain symbol",
     "page-owner": "in pages allocated by",
@@ -24,10 +32,14 @@ def allocator_lines(group: Group, verbose: bool) -> list[str]:
         lines.append(allocator_headline(allocator))
         if i == 0 or verbose:
             lines += _stack(allocator, verbose)
+        if allocator.rung == CODE and group.callers is not None:
+            lines += caller_lines(group.callers, verbose)
     hidden = group.allocators[len(shown) :]
     if hidden:
         objects = sum(a.objects for a in hidden)
         lines.append(f"{plural(len(hidden), 'more site')} (-v shows), {plural(objects, 'object')}")
+    if group.callers is not None and not group.callers.clear:
+        lines += caller_lines(group.callers, verbose)
     if group.unattributed:
         lines.append(safe(group.unattributed))
     if verbose:
@@ -40,6 +52,8 @@ def allocator_headline(allocator: Allocator) -> str:
     verb = _VERBS.get(allocator.rung, "allocated by")
     module = f" [{safe(allocator.module)}]" if allocator.module else ""
     note = f", {safe(allocator.note)}" if allocator.note else ""
+    if allocator.rung == CODE:
+        return f"{verb} {safe(allocator.site)}{module} (by the code{note})"
     return (
         f"{verb} {safe(allocator.site)}{module} ({safe(allocator.rung)}, "
         f"{part_of(allocator.objects, allocator.of)} looked at){note}"
@@ -53,3 +67,45 @@ def _stack(allocator: Allocator, verbose: bool) -> list[str]:
     if more:
         lines.append(f"    ... {plural(more, 'more frame')} (-v shows)")
     return lines
+
+
+def callers_told(callers: Callers | None) -> list[str]:
+    """The same in few lines, where nothing else is said of allocators."""
+    if callers is None:
+        return []
+    return list(map(safe, in_words(callers))) or caller_lines(callers, verbose=False)
+
+
+def caller_lines(callers: Callers, verbose: bool) -> list[str]:
+    """Why the code's place was chosen, or between how many it cannot be."""
+    first = callers.sites[0]
+    if not callers.clear:
+        of = plural(callers.places + callers.others, "place")
+        equals = f"{callers.equals:,} are equally likely" if callers.equals > 1 else "no clear one"
+        lines = [f"by the code: cannot tell, of {of} {equals}; a trace would:"]
+        lines.append(f"    {safe(callers.step)}")
+        few = verbose or callers.equals <= _FEW_SITES
+        shown = callers.sites[: None if verbose else callers.equals] if few else ()
+        return lines + [_candidate(c) for c in shown]
+    reasons = first.reasons if verbose else reasons_for(first)[:_FEW_REASONS]
+    lines = [f"    {safe(reason)}" for reason in reasons]
+    if callers.remark:
+        lines.append(f"    {safe(callers.remark)}")
+    if callers.freed:
+        functions = dict.fromkeys(safe(s.function) for s in callers.freed)
+        lines.append(f"    freed in: {some_of(list(functions), _FEW_FREES)}")
+    elif first.site.module:
+        lines.append(f"    nothing in the code of {safe(first.site.module)} frees such objects")
+    likely = [c for c in callers.sites[1:] if verbose or c.probability >= _WORTH]
+    return lines + [_candidate(c) for c in likely]
+
+
+def _candidate(candidate: Candidate) -> str:
+    site = candidate.site
+    module = f" [{safe(site.module)}]" if site.module else ""
+    source = f" ({safe(site.source)})" if site.source else ""
+    reasons = "".join(f"; {safe(reason)}" for reason in candidate.reasons[:2])
+    return (
+        f"    {percent(candidate.probability)}: {safe(site.function)}+{site.offset:#x}"
+        f"{module}{source}{reasons}"
+    )

@@ -9,12 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from crashext.analysis.origin.callers import RUNG as CODE
+from crashext.analysis.origin.callers import in_words
 from crashext.analysis.results.estimate import Estimate, count_text
 from crashext.analysis.results.evidence import HIDDEN, OrphanGroup, UnreachableMemory
 from crashext.analysis.results.reports import OrphanReport
 from crashext.analysis.types.candidates import settled
 from crashext.hosts.base import HostError
-from crashext.report.evidence_text import allocator_headline
+from crashext.report.evidence_text import allocator_headline, caller_lines
 from crashext.report.reach_text import reachability_lines
 from crashext.report.safe import safe
 from crashext.report.text import footer, line
@@ -94,6 +96,12 @@ def _group(console: Console, group: OrphanGroup, verbose: bool) -> None:
         line(console, f"    below: {some_of(parts, _FEW_BELOW)}")
     for allocator in group.allocators[: _FEW_BELOW if verbose else 1]:
         line(console, f"    - {allocator_headline(allocator)}")
+        if allocator.rung == CODE and group.callers is not None:
+            for text in caller_lines(group.callers, verbose):
+                line(console, f"      {text}")
+    if group.callers is not None and not group.callers.clear and verbose:
+        for text in caller_lines(group.callers, verbose):
+            line(console, f"    - {text}")
     best = settled(group.types)
     if best is not None:
         line(console, f"    - may be {safe(bracketed(best.name, best.module))}")
@@ -122,6 +130,8 @@ def _memory(console: Console, memory: UnreachableMemory) -> None:
     if memory.kind == "pages":
         module = f"; symbols or text of {memory.module}" if memory.module else ""
         line(console, f"    - {safe(memory.what + module)}")
+    for text in in_words(memory.callers):
+        line(console, f"    - {safe(text)}")
     line(console, f"    examples: {', '.join(f'{a:x}' for a in memory.examples)}")
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from crashext.analysis.results.callsites import CallSite, SitesReport
+from crashext.analysis.results.callsites import CallSite
+from crashext.analysis.results.reports import SitesReport
 from crashext.report.safe import safe
 from crashext.report.text import footer, line
 from crashext.wording import plural, size_text

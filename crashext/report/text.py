@@ -25,7 +25,7 @@ from crashext.analysis.results.reports import (
     Word,
 )
 from crashext.report.asking import Asking, print_step
-from crashext.report.evidence_text import allocator_lines
+from crashext.report.evidence_text import allocator_lines, callers_told
 from crashext.report.joined_text import print_joined
 from crashext.report.reach_text import (
     cache_reach_lines,
@@ -264,6 +264,8 @@ def _kin(console: Console, kin: Kin, threshold: float) -> None:
     )
     if kin.residue:
         line(console, f"  so are {percent(kin.residue)} of the cache's free slots")
+    for text in callers_told(kin.callers):
+        line(console, f"  {text}")
     if kin.listed is not None:
         line(console, f"  {len(kin.listed):,} addresses are listed below")
 

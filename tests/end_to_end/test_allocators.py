@@ -135,21 +135,29 @@ def test_a_free_objects_track_says_who_freed_it() -> None:
     assert "rcu_core" in names
 
 
-def test_without_records_the_module_is_named_by_content_and_the_option_is_said() -> None:
+def test_without_records_the_code_and_the_content_name_who_it_was() -> None:
     first = groups("default", "kmalloc-32")[0]
-    (named,) = first["allocators"]
+    code, named = first["allocators"]
+    assert (code["rung"], code["module"]) == ("code", "leaklab")
+    assert code["site"].startswith("leaklab_leak_nodes+0x")
     assert (named["rung"], named["module"], named["site"]) == ("content", "leaklab", "leaklab_ops")
     assert named["objects"] == named["of"]
-    assert "cannot tell who allocated them" in first["unattributed"]
-    assert "slub_debug=U,kmalloc-32" in first["unattributed"]
-    # The kernel is built without it: advice must be of use.
-    assert "page_owner" not in first["unattributed"]
+    assert first["unattributed"] == ""
 
 
-def test_without_records_and_names_nobody_is_accused() -> None:
-    chain = group_of("default", "chain")
-    assert chain["allocators"] == []
-    assert "slub_debug=U,kmalloc-96" in chain["unattributed"]
+def test_without_records_and_names_nobody_is_accused_and_the_option_is_said() -> None:
+    for group in groups("default", "kmalloc-32")[1:]:
+        if group["callers"]["clear"]:
+            continue
+        assert group["callers"]["step"]
+        assert not any(a["rung"] == "code" for a in group["allocators"])
+        assert "cannot tell who allocated them" in group["unattributed"]
+        assert "slub_debug=U,kmalloc-32" in group["unattributed"]
+        # The kernel is built without it: advice must be of use.
+        assert "page_owner" not in group["unattributed"]
+        break
+    else:
+        pytest.fail("the code names an allocator for every group")
 
 
 def test_files_are_charged_to_the_memory_cgroup_that_made_them() -> None:

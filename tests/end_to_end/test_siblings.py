@@ -149,3 +149,70 @@ def test_no_line_takes_long(line: str) -> None:
     sections([line] * 8)
     parse("\n".join([line] * 8))
     assert time.process_time() - begun < 1.0  # 128 KiB, twice; milliseconds where all is well
+
+
+MEMLEAK = """\
+Attaching to kernel allocators, Ctrl+C to quit.
+[11:46:12] Top 2 stacks with outstanding allocations:
+\t999424 bytes in 244 allocations from stack
+\t\t__kmalloc_node+0x1a5 [kernel]
+\t\tkvmalloc_node+0x2b [kernel]
+\t\told_table+0x11 [other]
+[11:46:17] Top 2 stacks with outstanding allocations:
+\t65536 bytes in 1024 allocations from stack
+\t\tkmem_cache_alloc_trace+0x1a5 [kernel]
+\t\tvfs_statx+0x11 [kernel]
+\t1048576 bytes in 2048 allocations from stack
+\t\t__kmalloc+0x1a5 [kernel]
+\t\tmy_ring_alloc+0x31 [my_driver]
+\t\tmy_open+0x10 [my_driver]
+"""
+
+
+def test_the_last_table_of_bcc_s_memleak_names_who_does_not_free(tmp_path: Path) -> None:
+    (tmp_path / "out.txt").write_text(MEMLEAK)
+    ran = run("leakscan", tmp_path / "out.txt")
+    assert "my_ring_alloc [my_driver] has 1.0 MiB in 2,048 allocations" in first(ran.out)
+    assert "call stack: my_ring_alloc [my_driver] <- my_open [my_driver]" in ran.out
+    assert "94.1 %" in ran.out
+
+
+def test_what_sits_in_sockets_explains_slab_memory(tmp_path: Path) -> None:
+    stuck = 2 << 20
+    text = snapshot(1, stuck) + "sockets: used 290\nTCP: inuse 5 orphan 0 tw 0 alloc 9 mem 500000\n"
+    (tmp_path / "out.txt").write_text(text)
+    ran = run("leakscan", tmp_path / "out.txt")
+    assert "the sum of socket buffers holds 1.9 GiB" in first(ran.out)
+    assert "cannot tell" not in ran.out
+
+
+def test_an_oom_report_beside_newer_counters_is_said_and_not_used(tmp_path: Path) -> None:
+    (tmp_path / "meminfo").write_text(snapshot(1, 0).split("\n", 1)[1])
+    for name in ("dmesg", "journal.log"):
+        (tmp_path / name).write_text((CASES / "oom-log/dmesg").read_text())
+    out = " ".join(run("leakscan", tmp_path).out.split())
+    assert "kmemleak_object" not in out
+    assert "OOM reports in a log: 1; not used: the counters beside it are newer" in out
+
+
+def test_top_alone_names_the_process(tmp_path: Path) -> None:
+    (tmp_path / "top.txt").write_text(
+        "top - 10:11:12 up 100 days,  3:04,  1 user,  load average: 0.00, 0.01, 0.05\n"
+        "MiB Mem :  64000.0 total,    500.0 free,  60000.0 used,   3500.0 buff/cache\n"
+        "    PID USER      PR  NI    VIRT    RES    SHR S  %CPU  %MEM     TIME+ COMMAND\n"
+        "   1234 mysql     20   0   60.2g  52.1g  12000 S   1.0  83.1   1000:00 mysqld\n"
+    )
+    assert "mysqld (pid 1234) has 52.1 GiB" in first(run("leakscan", tmp_path / "top.txt").out)
+
+
+def test_a_page_of_a_bug_tracker(tmp_path: Path) -> None:
+    text = (CASES / "percpu/meminfo").read_text().replace(" ", "&nbsp;").replace("\n", "<br/>\n")
+    (tmp_path / "bug.html").write_text(f'<div class="c"><pre>{text}</pre></div>')
+    out = run("leakscan", tmp_path / "bug.html").out
+    assert "per-CPU memory has 17.1 GiB (54.6 % of memory)" in first(out)
+    assert "skipped" not in out
+
+
+def test_a_crash_session_is_sent_back_to_its_dump() -> None:
+    out = run("leakscan", SIBLINGS / "crash-old.txt").out
+    assert "next:    in a dump: leakscan size-4096" in out

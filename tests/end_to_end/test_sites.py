@@ -7,7 +7,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from tests.conftest import lab_dump, run
+from tests.conftest import ask, lab_dump, lab_host, run
 
 PARTS = [
     ("nodes", "nodes", 32),
@@ -69,3 +69,71 @@ def test_the_code_is_for_one_cache() -> None:
         ran = run("leakscan", "-k", *wrong)
         assert ran.status == 2
         assert "--sites" in ran.err
+
+
+LOST = [
+    ("nodes", "kmalloc-32", ("leaklab_leak_nodes",)),
+    ("private", "leaklab_obj", ("leaklab_leak_private",)),
+    ("chain", "kmalloc-96", ("leaklab_leak_chains",)),
+    ("twin", "kmalloc-64", ("leak_session", "leak_request")),
+]
+
+
+@pytest.mark.parametrize(("dump", "cache", "functions"), LOST)
+def test_of_what_is_lost_the_true_function_stands_out(
+    dump: str, cache: str, functions: tuple[str, ...]
+) -> None:
+    """Its place in the function is right where the instruction before it is that call."""
+    lab = lab_dump(dump)
+    report = ask("leakscan", "-c", lab.vmcore, "-s", lab.vmlinux, "--orphans", "--json").document
+    groups = [g for g in report["orphans"] if g["cache"] == cache and g["callers"]]
+    named = {}
+    for group in groups:
+        if group["objects"] < 1000:
+            continue
+        first = group["callers"]["sites"][0]
+        assert group["callers"]["clear"]
+        named[first["site"]["function"]] = first["site"]
+    assert set(named) == set(functions)
+    host = lab_host(dump)
+    for site in named.values():
+        code = host.read(int(site["address"], 16), 5)
+        target = int(site["address"], 16) + 5 + int.from_bytes(code[1:], "little", signed=True)
+        called = host.symbol_at(target)
+        assert called is not None
+        assert (code[0], called.name) == (0xE8, site["calls"])
+        symbol = host.symbol_at(int(site["address"], 16))
+        assert symbol is not None
+        assert symbol.address + site["offset"] == int(site["address"], 16) + 5
+
+
+@pytest.mark.parametrize(
+    ("dump", "kind", "function"),
+    [("vmalloc", "vmalloc", "leaklab_leak_vmallocs"), ("pages", "pages", "leaklab_leak_pages")],
+)
+def test_areas_and_pages_have_callers(dump: str, kind: str, function: str) -> None:
+    lab = lab_dump(dump)
+    report = ask("leakscan", "-c", lab.vmcore, "-s", lab.vmlinux, "--orphans", "--json").document
+    callers = next(m["callers"] for m in report["memory"] if m["kind"] == kind and m["module"])
+    assert callers["clear"]
+    assert callers["sites"][0]["site"]["function"] == function
+
+
+def test_who_allocates_tasks_is_rarely_who_lost_one() -> None:
+    lab = lab_dump("tasks")
+    report = ask("leakscan", "-c", lab.vmcore, "-s", lab.vmlinux, "--orphans", "--json").document
+    (callers,) = [g["callers"] for g in report["orphans"] if g["cache"] == "task_struct"]
+    # dup_task_struct() is compiled into copy_process().
+    assert callers["sites"][0]["site"]["function"] in ("copy_process", "dup_task_struct")
+    assert "look for who took it, not here" in callers["remark"]
+
+
+def test_messages_that_are_held_and_living_objects_are_named_too() -> None:
+    for dump, cache, function in (
+        ("messages", "kmalloc-512", "leaklab_queue_messages"),
+        ("innocent", "kmalloc-32", "leaklab_keep_living"),
+    ):
+        lab = lab_dump(dump)
+        ran = ask("leakscan", "-c", lab.vmcore, "-s", lab.vmlinux, "--no-refs", cache, "--json")
+        group = ran.document["caches"][0]["groups"][0]
+        assert group["callers"]["sites"][0]["site"]["function"] == function

@@ -8,8 +8,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from crashext.analysis.results.callsites import CallSite, SitesReport
-from crashext.analysis.results.reports import Kernel
+from crashext.analysis.results.callsites import CallSite
+from crashext.analysis.results.reports import Kernel, SitesReport
 from crashext.hosts.base import U64
 from crashext.hosts.plain import plain
 from crashext.hosts.session import load, write

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import SESSIONS, run
-from tests.report.pages import Parsed
+from tests.report.pages import Element, Parsed
 
 ASKED: dict[str, tuple[str, ...]] = {
     "many-leaks": (),
@@ -121,11 +121,15 @@ def test_who_does_not_see_it_can_read_it(parsed: Parsed) -> None:
             assert box.attributes["aria-label"]
 
 
-def _parents(element: Any) -> str:
-    while element.parent is not None:
-        element = element.parent
+def _is(element: Element, name: str) -> bool:
+    return element.attributes.get("class") == name
+
+
+def _parents(element: Element | None) -> str:
+    while element is not None:
         if element.attributes.get("aria-hidden") == "true":
             return "true"
+        element = element.parent
     return ""
 
 
@@ -169,6 +173,10 @@ def test_a_cache_is_what_the_document_says(folder: Path) -> None:
         for word in group["words"]:
             assert f"{int(word['value'], 16):0{2 * word['size']}x}" in text
     assert "Nothing points here" in text
+    first = said["caches"][0]["groups"][0]
+    shares = [float(e.attributes["width"]) for e in found.all("rect") if _is(e, "constant")]
+    words = [round(110 * word["constant"], 1) for word in first["words"]]
+    assert shares[: len(words)] == pytest.approx(words, abs=0.11)
     assert said["kernel"]["release"] in text
 
 
@@ -178,6 +186,9 @@ def test_orphans_are_what_the_document_says(folder: Path) -> None:
         assert {lost["objects"]["estimate"], lost["bytes"]} <= found.values
     for memory in said["memory"]:
         assert {memory["count"], memory["bytes"]} <= found.values
+    drawn = [e.text for e in found.all("text") if _is(e, "word")]
+    assert drawn[:4] == ["-> object", "LIST_POISON", "LIST_POISON", "number"]
+    assert said["orphans"][0]["shape"] == "slab-pointer list-poison*2 small-number"
 
 
 def test_growth_is_drawn_with_its_rate(folder: Path) -> None:

@@ -106,7 +106,8 @@ def proc(folder: Path) -> tuple[Any, ...]:
         (here / "meminfo").write_text(f"MemTotal: 4030636 kB\nMemFree: 99 kB\nSlab: {size} kB\n")
         moments.append(read_snapshot(saved(here)[0], silent))
     found = report(moments, None)
-    return found, judge(proc_facts(found))
+    facts = proc_facts(found)
+    return found, facts, judge(facts)
 
 
 def page(kind: str, folder: Path, poison: Poison) -> Callable[[Amounts], Page]:
@@ -123,8 +124,8 @@ def page(kind: str, folder: Path, poison: Poison) -> Callable[[Amounts], Page]:
     if kind == "trace":
         summary = poisoned(trace(folder), poison)
         return lambda amounts: trace_page(summary, made, amounts)
-    found, verdicts = (poisoned(v, poison) for v in proc(folder))
-    return lambda amounts: proc_page(found, verdicts, made, amounts)
+    found, facts, verdicts = (poisoned(v, poison) for v in proc(folder))
+    return lambda amounts: proc_page(found, facts, verdicts, made, amounts)
 
 
 KINDS = pytest.mark.parametrize("kind", ["verdict", "cache", "orphans", "trace", "procfs"])

@@ -9,16 +9,18 @@ from pathlib import PurePath
 
 from crashext.allocators import beyond_helpers
 from crashext.analysis.likeness.survey import kernel_of
-from crashext.analysis.results.callsites import CallSite, SitesReport
+from crashext.analysis.results.callsites import Allocating, CallSite, CodeOf
+from crashext.analysis.results.reports import SitesReport
 from crashext.hosts.base import U64, Host, HostError, SourceHost
 from crashext.hosts.plain import answered
 from crashext.kernel.origin.entrypoints import Kind
+from crashext.kernel.origin.modules import foreign_modules
 from crashext.kernel.origin.requests import Request, requests_of
 from crashext.kernel.slab.caches import SlabCache
 from crashext.kernel.slab.view import KernelView
 from crashext.skipped import Skipped
 
-_KERNEL_PATH = 6  # components of a path inside the kernel's tree, at most; others are a build's
+_MOST_PLACES = 2048  # that a ranking looks at
 
 
 def sites_report(view: KernelView, cache: SlabCache) -> SitesReport:
@@ -29,16 +31,45 @@ def sites_report(view: KernelView, cache: SlabCache) -> SitesReport:
     return found
 
 
+def code_of(view: KernelView, cache: SlabCache) -> CodeOf | None:
+    """What a ranking needs of the code for `cache`; None where a session does not know it."""
+    return answered(view.host, f"code {cache.name}", CodeOf, lambda: _code(view, cache))
+
+
+def _code(view: KernelView, cache: SlabCache) -> CodeOf:
+    host, known = view.host, requests_of(view.host, view.caches)
+    foreign = foreign_modules(host)
+    places = known.from_cache(cache)
+    chosen = [r for r in places if _certain(r) or r.function.module]
+    return CodeOf(
+        tuple(
+            Allocating(
+                call_site(host, r),
+                known.stores(r),
+                _certain(r),
+                foreign.get(r.function.module, ""),
+            )
+            for r in chosen[:_MOST_PLACES]
+        ),
+        len(places) - len(chosen),
+        _in_order(host, known.freeing(cache)),
+    )
+
+
+def _certain(request: Request) -> bool:
+    return bool(request.sizes or request.caches)
+
+
 def _find(view: KernelView, cache: SlabCache) -> SitesReport:
     known = requests_of(view.host, view.caches)
     places = known.from_cache(cache)
-    certain = [r for r in places if r.sizes or r.caches]
+    certain = [r for r in places if _certain(r)]
     freed = [r for r in known.of((Kind.FREE,)) if cache.address in r.caches]
     return SitesReport(
         kernel=kernel_of(view.host),
         cache=cache.name,
         sites=_in_order(view.host, certain),
-        varying=_in_order(view.host, [r for r in places if not (r.sizes or r.caches)]),
+        varying=_in_order(view.host, [r for r in places if not _certain(r)]),
         freed=_in_order(view.host, freed),
         text=known.text,
         skipped=_missing(known.missing),

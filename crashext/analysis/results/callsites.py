@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from crashext.analysis.results.evidence import Text
-from crashext.analysis.results.reports import Kernel
+from msgspec import Meta
+
+from crashext.analysis.results.texts import MOST_LINES, Text
 from crashext.hosts.base import U64
-from crashext.skipped import Skipped
+from crashext.kernel.origin.stores import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,18 +35,55 @@ class CallSite:
 
 
 @dataclass(frozen=True, slots=True)
-class SitesReport:
-    """The answer to `leakscan --sites CACHE`."""
+class CodeOf:
+    """The code that allocates from a cache, as far as a ranking needs it; a session keeps it."""
 
-    kernel: Kernel
-    cache: str
-    sites: tuple[CallSite, ...]
-    """Places that allocate from the cache: it, or a size that only it fits, is in the code."""
-    varying: tuple[CallSite, ...]
-    """Places that may allocate from it, and from others: the size, or for a cache that is not
-    kmalloc's the cache, is not constant in the code."""
-    freed: tuple[CallSite, ...]
-    """Places that give objects back to this very cache; kfree() does not name one."""
-    text: int
-    """Bytes of kernel and module text that were looked through."""
-    skipped: tuple[Skipped, ...] = ()
+    places: tuple[Allocating, ...]
+    """Those that certainly do, and of the others those in modules."""
+    others: int
+    """Places of the kernel itself that may as well."""
+    freeing: tuple[CallSite, ...]
+    """Places in modules that may free such an object."""
+
+
+@dataclass(frozen=True, slots=True)
+class Allocating:
+    """A place that allocates, and what is done with the memory there."""
+
+    site: CallSite
+    stores: tuple[Store, ...]
+    certain: bool
+    """It is this cache, or a size that only it fits."""
+    foreign: Text
+    """Why its module is none of the kernel's own; "" where it is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A place in the code that may have allocated a group's objects."""
+
+    site: CallSite
+    probability: Annotated[float, Meta(ge=0, le=1)]
+    """Of all places that may, by what speaks for each."""
+    reasons: Annotated[tuple[Text, ...], Meta(max_length=MOST_LINES)]
+
+
+@dataclass(frozen=True, slots=True)
+class Callers:
+    """Who may have allocated a group's objects, by the code alone."""
+
+    sites: tuple[Candidate, ...]
+    """The most probable first."""
+    places: int
+    """Places that certainly allocate from the cache."""
+    others: int
+    """Places that may, whose size or cache is not constant."""
+    clear: bool
+    """The first one stands out."""
+    equals: int
+    """Places as probable as the first."""
+    remark: Text = ""
+    freed: tuple[CallSite, ...] = ()
+    """Places in the first one's module that free such objects."""
+    step: Text = ""
+    """A command that would tell; "" where one place stands out."""

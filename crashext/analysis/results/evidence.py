@@ -10,14 +10,13 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from crashext.analysis.results.callsites import Callers
 from crashext.analysis.results.estimate import Estimate, Share
+from crashext.analysis.results.texts import MOST_LINES, Text
 from crashext.hosts.base import U64
 
-MOST_LINES = 8
 HIDDEN = "what holds them may be in pages that this dump lacks"
 """Explanation of orphans that are no more than missing pages can account for."""
-Text = Annotated[str, Meta(max_length=4096)]
-"""A line of a report."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +149,8 @@ class OrphanGroup:
     speaks for them."""
     allocators: tuple[Allocator, ...] = ()
     types: tuple[TypeCandidate, ...] = ()
+    callers: Callers | None = None
+    """Who may have allocated them, by the code; None where a record knows it, or nobody looked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +173,8 @@ class UnreachableMemory:
     """Where some of them begin; pages by their direct-map address."""
     estimated: bool = False
     """The group was told from the others by a sample of the blocks."""
+    callers: Callers | None = None
+    """Who may have allocated them, by the code; None where no module is named."""
 
 
 @dataclass(frozen=True, slots=True)

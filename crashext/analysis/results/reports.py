@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from crashext.analysis.results.callsites import Callers, CallSite
 from crashext.analysis.results.estimate import Estimate, Share
 from crashext.analysis.results.evidence import (
     Allocator,
@@ -94,6 +95,8 @@ class Group:
     """Records of allocations that this dump does not have, given with a cache's first group."""
     types: tuple[TypeCandidate, ...] = ()
     """What they may be, best first."""
+    callers: Callers | None = None
+    """Who may have allocated them, by the code; None where a record knows it, or nobody looked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +223,8 @@ class Kin:
     residue: float | None
     listed: NDArray[np.uint64] | None
     """Addresses, when a list was asked for (then every slab of the index was read)."""
+    callers: Callers | None = None
+    """Who may have allocated them, by the code; None where nobody knows it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,3 +243,21 @@ class SimilarityReport:
     interrupted: bool = False
     alone: int = 0
     """Objects of an excerpt that are in no group."""
+
+
+@dataclass(frozen=True, slots=True)
+class SitesReport:
+    """The answer to `leakscan --sites CACHE`."""
+
+    kernel: Kernel
+    cache: str
+    sites: tuple[CallSite, ...]
+    """Places that allocate from the cache: it, or a size that only it fits, is in the code."""
+    varying: tuple[CallSite, ...]
+    """Places that may allocate from it, and from others: the size, or for a cache that is not
+    kmalloc's the cache, is not constant in the code."""
+    freed: tuple[CallSite, ...]
+    """Places that give objects back to this very cache; kfree() does not name one."""
+    text: int
+    """Bytes of kernel and module text that were looked through."""
+    skipped: tuple[Skipped, ...] = ()

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crashext.analysis.likeness.words import Classifier, WordMap
-from crashext.analysis.results.evidence import MOST_LINES, TypeCandidate
+from crashext.analysis.results.evidence import TypeCandidate
+from crashext.analysis.results.texts import MOST_LINES
 from crashext.analysis.types.fit import Observed
 from crashext.analysis.types.lookups import Lookups, is_kmalloc
 from crashext.analysis.types.votes import TELLS, Note, Votes

@@ -72,6 +72,8 @@ class UnreachableFact:
     """A trace saw them allocated: it is still going on, so that little is already too much."""
     contains_symbols: bool = False
     """The objects, or what they point at, contain symbols of `module`."""
+    likely: bool = False
+    """No record knows the caller: of all places in the code it is the likely one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +182,17 @@ class TagFact:
 
 
 @dataclass(frozen=True, slots=True)
+class OutstandingFact:
+    """Allocations of one stack that a tool saw, and that were not freed while it watched."""
+
+    function: str
+    module: str
+    bytes: int
+    calls: int
+    stack: str
+
+
+@dataclass(frozen=True, slots=True)
 class KnownHolder:
     """Somebody who says himself how much memory he has: a balloon, a cache, a device."""
 
@@ -241,6 +254,10 @@ class Facts:
     """Memory cgroups that the kernel keeps, and how many of them are dying."""
     uncounted: tuple[str, ...] = ()
     """Caches that the source could not count."""
+    has_dump: bool = False
+    """The text is of a crash session: somebody has the dump."""
+    outstanding: tuple[OutstandingFact, ...] = ()
+    """Largest first."""
 
     @property
     def total(self) -> int:

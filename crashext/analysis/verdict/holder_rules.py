@@ -18,7 +18,7 @@ from crashext.analysis.verdict.thresholds import (
     excessive,
 )
 from crashext.analysis.verdict.verdict import Confidence, Culprit, Outcome, Verdict, Where
-from crashext.wording import percent_of, size_text
+from crashext.wording import called, percent_of, size_text
 
 _STACK = 16 << 10
 _DUMP = "dump"
@@ -291,3 +291,26 @@ def uncounted_vmalloc(facts: Facts) -> Iterator[Verdict]:
         (),
         "cat /proc/vmallocinfo # as root: every area, and who asked for it",
     )
+
+
+def outstanding(facts: Facts) -> Iterator[Verdict]:
+    """What bcc's memleak saw allocated and not freed: the first stack, if it stands out."""
+    everything = sum(o.bytes for o in facts.outstanding)
+    for one in facts.outstanding[:1]:
+        if not one.function or 4 * one.bytes < everything:
+            return
+        yield Verdict(
+            "held-growth",
+            "slab",
+            Culprit(caller=one.function, module=one.module),
+            one.bytes,
+            "low",
+            f"{called(one.function, one.module)} has {size_text(one.bytes)} in {one.calls:,} "
+            "allocations that were not freed while memleak watched",
+            (
+                f"{percent_of(one.bytes, everything)} of what its largest stacks have",
+                f"call stack: {one.stack}",
+            ),
+            ("what was allocated late may still be freed: does it go on?",),
+            "leakscan --live 60 # as root: the same, with caches and what the objects are",
+        )

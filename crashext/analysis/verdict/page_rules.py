@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from crashext.analysis.origin.callers import in_words
+from crashext.analysis.results.evidence import UnreachableMemory
 from crashext.analysis.verdict.commands import of_areas, of_pages
 from crashext.analysis.verdict.facts import Facts, PagesFact, TagFact
 from crashext.analysis.verdict.thresholds import (
@@ -101,7 +103,7 @@ def unreachable_pages(facts: Facts) -> Iterator[Verdict]:
     yield Verdict(
         "leak",
         "pages",
-        Culprit(module=module, caller=pages.owner),
+        Culprit(module=module, caller=pages.owner or _by_code(most, module)),
         size,
         confidence(facts) if told else "medium",
         f"{size_text(size)} of pages are leaked: nothing leads to {plural(blocks, 'block')} of them"
@@ -116,6 +118,14 @@ def unreachable_pages(facts: Facts) -> Iterator[Verdict]:
     )
 
 
+def _by_code(memory: UnreachableMemory, module: str) -> str:
+    """The place in the module's code that stands out; "" where none does."""
+    if memory.callers is None or not memory.callers.clear or memory.module != module:
+        return ""
+    site = memory.callers.sites[0].site
+    return f"{site.function}+{site.offset:#x}"
+
+
 def _content(pages: PagesFact) -> Iterator[str]:
     """What the largest groups are, a line each."""
     size = pages.unreachable or 0
@@ -123,6 +133,7 @@ def _content(pages: PagesFact) -> Iterator[str]:
         if group.bytes >= _SAYS * size:
             orders = ", ".join(f"{n:,} of order {order}" for order, n in group.orders)
             yield f"{percent_of(group.bytes, size)} of them: {group.what} ({orders})"
+            yield from in_words(group.callers)
 
 
 def _misunderstood_pages(facts: Facts, pages: PagesFact) -> Verdict:

@@ -16,6 +16,7 @@ from crashext.analysis.verdict.growth_rules import completed, grown, grown_count
 from crashext.analysis.verdict.holder_rules import (
     counters,
     known_holders,
+    outstanding,
     uncounted_vmalloc,
     unnamed_user_memory,
 )
@@ -55,6 +56,7 @@ RULES: tuple[Rule, ...] = (
     backlog,
     held_growth,
     fragmentation,
+    outstanding,
     known_holders,
     counters,
     uncounted_vmalloc,
@@ -70,7 +72,7 @@ def judge(facts: Facts) -> tuple[Verdict, ...]:
     if doubted is not None:
         facts = _unjudged(facts)
     # Without MemTotal nothing is much or little.
-    rules = RULES if facts.total else (unreachable_objects,)
+    rules = RULES if facts.total else (unreachable_objects, outstanding)
     found = [verdict for rule in rules for verdict in rule(facts)]
     if facts.total:
         found += grown(facts, found)
@@ -138,6 +140,17 @@ def _no_total(facts: Facts) -> Verdict:
     if cache is not None:
         where, culprit, size = "slab", Culprit(cache=cache.name), cache.bytes
         evidence.append(f"{cache.name} has most slab memory, {size_text(size)}")
+    if facts.tags:
+        tag = facts.tags[0]
+        evidence.append(
+            f"{tag.place} ({called(tag.function, tag.module)}) holds most by allocinfo, "
+            f"{size_text(tag.bytes)}"
+        )
+    if facts.pages is not None and facts.pages.groups:
+        evidence.append(facts.pages.groups[0][0])
+        if size == 0:
+            where, size = "pages", facts.pages.bytes
+            culprit = Culprit(caller=facts.pages.owner, module=facts.pages.groups[0][1])
     if area is not None:
         everything = sum(a.bytes for a in facts.areas)
         evidence.append(
@@ -154,7 +167,8 @@ def _no_total(facts: Facts) -> Verdict:
         culprit,
         size,
         "low",
-        "cannot tell: how much memory there is is not known",
+        "cannot tell: how much memory there is is not known"
+        + (f"; {evidence[0]}" if evidence and facts.source == "procfs" else ""),
         tuple(evidence),
         not_seen(facts),
         "cat /proc/meminfo # saved beside the other files, it says how much there is",

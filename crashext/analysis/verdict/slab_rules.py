@@ -67,7 +67,7 @@ def _leaked(
     slab = _slab(facts)
     size = sum(f.bytes for f in some)
     module = next((f.module for f in some if f.module), "")
-    caller = next((f.caller for f in some if f.caller), "")
+    caller, likely = next(((f.caller, f.likely) for f in some if f.caller), ("", False))
     contains = any(f.contains_symbols for f in some if f.module == module)
     evidence = dict.fromkeys(line for f in some[:2] for line in f.evidence)
     share = f"{percent_of(size, slab)} of slab memory is in them"
@@ -78,7 +78,7 @@ def _leaked(
         Culprit(cache=cache, module=module, caller=caller),
         size,
         confidence,
-        _says(some, size) + allocated_by(caller, module, contains),
+        _says(some, size) + allocated_by(caller, module, contains, likely),
         (*shares, *evidence),
         against,
         of_cache(cache),

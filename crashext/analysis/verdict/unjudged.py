@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from crashext.analysis.verdict.commands import of_cache
 from crashext.analysis.verdict.facts import CacheFact, Facts, TagFact
 from crashext.analysis.verdict.page_rules import unaccounted_tag
 from crashext.analysis.verdict.shares import gone
@@ -160,6 +161,8 @@ def purpose(cache: str) -> str:
 def _next(facts: Facts, cache: str) -> str:
     if facts.source != "procfs":
         return "leakscan --refs"
+    if facts.has_dump:
+        return f"{of_cache(cache)} # what its objects are, and who points at them"
     if not facts.caches:
         return "cat /proc/slabinfo # as root: which cache it is"
     if facts.growth is None:

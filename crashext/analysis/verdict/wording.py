@@ -31,11 +31,12 @@ def not_seen(facts: Facts) -> tuple[str, ...]:
     return tuple(f"not seen: {what}" for what in facts.limits)
 
 
-def allocated_by(caller: str, module: str, contains: bool = True) -> str:
+def allocated_by(caller: str, module: str, contains: bool = True, likely: bool = False) -> str:
     """The end of a sentence: who it was. `contains`: the module is known by symbols of it in the
-    memory itself, not by a stack or by what the objects are thought to be."""
+    memory itself, not by a stack or by what the objects are thought to be. `likely`: no record
+    says so, the code does."""
     if caller:
-        return f"; allocated by {caller}" + (f" [{module}]" if module else "")
+        return f"; {'likely ' * likely}allocated by {caller}" + (f" [{module}]" if module else "")
     if not module:
         return ""
     return f"; they contain symbols of {module}" if contains else f"; they may be {module}'s"

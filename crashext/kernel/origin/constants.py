@@ -20,7 +20,7 @@ _MOST_VALUES = 16
 _MOST_STEPS = 4000  # instructions that one question may look at
 _DEEPEST = 12
 _TERM = re.compile(r"([+-]?)\s*(?:([a-z0-9]+)\*(\d)|(0x[0-9a-f]+|\d+)|([a-z][a-z0-9]*))", re.ASCII)
-_MEMORY = re.compile(r"(?:(\w+) ptr )?\[(.*)\]", re.ASCII)
+MEMORY = re.compile(r"(?:(\w+) ptr )?\[(.*)\]", re.ASCII)
 _BITS = {"byte": 8, "word": 16, "dword": 32, "qword": 64}
 
 
@@ -59,6 +59,11 @@ class Constants:
         """What a 64-bit register may hold when control comes to the instruction at place `i`."""
         self._steps = _MOST_STEPS
         return self._values(register, i, 0)
+
+    def operand(self, i: int, operand: str) -> Values:
+        """What an operand of the instruction at place `i` may be."""
+        self._steps = _MOST_STEPS
+        return self._operand(self._code.all[i], operand, i, 0)
 
     def _values(self, name: str, i: int, depth: int) -> Values:
         if depth > _DEEPEST:
@@ -105,7 +110,7 @@ class Constants:
         operation = instruction.mnemonic
         if operation.startswith("set"):
             return frozenset((Value(What.CONSTANT, 0), Value(What.CONSTANT, 1)))
-        bits = _width(parts[0])
+        bits = width(parts[0])
         if bits < 32 or REGISTERS.get(parts[0], (name, 0))[0] != name:
             return _NOBODY_KNOWS
         if operation.startswith("cmov"):
@@ -120,7 +125,7 @@ class Constants:
     def _moved(self, instruction: Instruction, i: int, depth: int, bits: int) -> Values:
         source = instruction.parts[1]
         values = self._operand(instruction, source, i, depth)
-        narrow = _width(source)
+        narrow = width(source)
         if instruction.mnemonic in ("mov", "movabs"):
             return _cut(values, bits)
         if any(v.what is not What.CONSTANT for v in values):
@@ -156,15 +161,15 @@ class Constants:
             return _NOBODY_KNOWS if number is None else _constants({number}, 64)
         on_stack = slot(operand)
         if on_stack is not None:
-            return _cut(self._values(on_stack, i, depth), _width(operand))
+            return _cut(self._values(on_stack, i, depth), width(operand))
         places = self._address(instruction, operand, i, depth)
-        if _width(operand) != 64 or any(v.what is not What.CONSTANT for v in places):
+        if width(operand) != 64 or any(v.what is not What.CONSTANT for v in places):
             return _NOBODY_KNOWS
         return frozenset(Value(What.LOAD, v.number) for v in places)
 
     def _address(self, instruction: Instruction, operand: str, i: int, depth: int) -> Values:
         """What a memory operand's address may be."""
-        memory = _MEMORY.fullmatch(operand)
+        memory = MEMORY.fullmatch(operand)
         if memory is None:  # of a segment: per-CPU
             return _NOBODY_KNOWS
         total = frozenset((Value(What.CONSTANT, 0),))
@@ -241,7 +246,8 @@ def _cut(values: Values, bits: int) -> Values:
     )
 
 
-def _width(operand: str) -> int:
+def width(operand: str) -> int:
+    """Bits of a register or of a memory operand."""
     if operand in REGISTERS:
         return REGISTERS[operand][1]
     return _BITS.get(operand.partition(" ")[0], 64)

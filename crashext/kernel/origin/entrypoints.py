@@ -123,6 +123,9 @@ FREEING: tuple[EntryPoint, ...] = (
 CREATING = ("kmem_cache_create", "kmem_cache_create_usercopy", "__kmem_cache_create_args")
 """Functions that make a cache; its name is their first argument."""
 
+LATER = ("call_rcu",)
+"""Functions that have something freed later, by a function that they are given."""
+
 # With CONFIG_SLAB_BUCKETS (6.11) a set of buckets, or NULL, follows the size.
 _WITH_BUCKETS = ("__kmalloc_node", "__kmalloc_node_track_caller", "__kvmalloc_node")
 

@@ -25,13 +25,17 @@ from crashext.kernel.origin.entrypoints import (
     ALLOCATING,
     CREATING,
     FREEING,
+    LATER,
     EntryPoint,
     Kind,
     flags_argument,
 )
+from crashext.kernel.origin.stores import Store, stores_after
 from crashext.kernel.slab.caches import Caches, SlabCache
 from crashext.kernel.slab.families import family
 
+_DISASSEMBLED = "x86_64"
+"""The one architecture whose code is read; of others only the calls are known."""
 _MOST_FUNCTION_WITHOUT_SIZE = 1 << 14
 _DMA, _RECLAIMABLE, _ACCOUNT = 0x1, 0x10, 0x400000  # of the gfp flags
 _BY_FLAGS = ("", "dma", "rcl", "cg")
@@ -109,6 +113,26 @@ class Requests:
         fits = self._fitting(cache)
         return [r for r in self.of((Kind.SLAB, Kind.SIZED)) if fits(r) and not _passes_on(r)]
 
+    def freeing(self, cache: SlabCache) -> list[Request]:
+        """Places in modules that may free an object of `cache`."""
+        kmalloc = family(cache.name)[0].startswith("kmalloc-")
+        areas = [area for module in self._host.modules() for area in module.ranges]
+        return [
+            r
+            for r in self.of((Kind.FREE,), areas)
+            if cache.address in r.caches
+            or (not r.caches and (r.entry.cache < 0) == kmalloc)
+            or r.entry.name in LATER
+        ]
+
+    def stores(self, request: Request) -> tuple[Store, ...]:
+        """What the function writes into the memory that it gets there."""
+        known, code = self._opened(request.function, request.call)
+        at = None if code is None else code.at(request.call)
+        if known is None or code is None or at is None or request.jump:
+            return ()
+        return stores_after(code, known, at) if request.entry.returns else ()
+
     def _request(self, row: int) -> Request | None:
         entries, calls = self._entries
         address = int(calls.address[row])
@@ -158,6 +182,8 @@ class Requests:
         return self._function[1:]
 
     def _text(self, function: Symbol, call: int) -> bytes:
+        if self._host.info().arch != _DISASSEMBLED:
+            return b""
         # crash does not tell a function's size.
         size = function.size or min(call - function.address + 512, _MOST_FUNCTION_WITHOUT_SIZE)
         if not function.address or not call - function.address < size <= MOST_CODE:

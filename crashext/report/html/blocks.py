@@ -141,7 +141,7 @@ class Amounts:
     """Characters of one string."""
 
 
-AMPLE = Amounts(60, 512, 2000)
+AMPLE = Amounts(40, 512, 2000)
 SCANT = Amounts(12, 64, 200)
 """Where an ample page is too large to send."""
 

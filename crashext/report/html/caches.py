@@ -66,16 +66,21 @@ def leak_page(
         sections=(
             *first_section(verdicts, made),
             *other_sections(verdicts, made),
-            *(_trace(report.trace, amounts) if report.trace is not None else ()),
-            *(Section(c.name, tuple(_cache(c, made, amounts))) for c in report.caches),
+            *(_trace(report.trace, answer, amounts) if report.trace is not None else ()),
+            *(
+                Section(c.name, tuple(_cache(c, cache_answer(c) != answer, made, amounts)))
+                for c in report.caches
+            ),
             limits_section((), report.skipped, report.interrupted, amounts, report.reachability),
             made_section(made, report.kernel, following),
         ),
     )
 
 
-def _cache(cache: CacheReport, made: Made, amounts: Amounts) -> Iterator[Block]:
-    yield Line(cache_answer(cache))
+def _cache(cache: CacheReport, said: bool, made: Made, amounts: Amounts) -> Iterator[Block]:
+    """`said`: begin with the answer, which does not stand above the page."""
+    if said:
+        yield Line(cache_answer(cache))
     rows = [
         ("allocated", f"{count_text(cache.allocated)} of {count_text(cache.objects_total)} slots"),
         ("object", f"{cache.object_size:,} bytes, {cache.slot_size:,} with metadata"),
@@ -172,10 +177,11 @@ def _owners(group: Group, amounts: Amounts) -> Iterator[Block]:
         yield Details("Records of allocations that this dump does not have", (absent,))
 
 
-def _trace(trace: JoinedTrace, amounts: Amounts) -> Iterator[Section]:
+def _trace(trace: JoinedTrace, answer: str, amounts: Amounts) -> Iterator[Section]:
     blocks: list[Block] = [Line(note, "warn") for note in trace.notes]
     for cache in trace.caches:
-        blocks.append(Line(joined_answer(cache)))
+        if joined_answer(cache) != answer:
+            blocks.append(Line(joined_answer(cache)))
         blocks += _sites(cache, amounts)
     blocks += [Line(text, "quiet") for text in (*trace.remarks, joined_rest(trace))]
     yield Section("Who allocated it, by the trace", tuple(blocks))

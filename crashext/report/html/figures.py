@@ -65,9 +65,8 @@ class WordCell:
     kind: str
     short: str
     """What stands in the cell: no colour is needed to tell kinds apart."""
-    constant: float
-    """Height of the bar that says how many of the group have this very value."""
     bar: float
+    """Width of the bar that says how many of the group have this very value."""
     says: str
 
 

@@ -25,17 +25,11 @@ _REST = "unaccounted"
 
 
 def memory_section(facts: Facts, amounts: Amounts) -> Section:
+    return Section("Where memory is", tuple(memory_blocks(facts, amounts)))
+
+
+def memory_blocks(facts: Facts, amounts: Amounts) -> Iterator[Block]:
     """All of MemTotal, then the kernel's part of it, larger."""
-    return Section("Where memory is", tuple(_blocks(facts, amounts)))
-
-
-def split_blocks(split: MemorySplit, amounts: Amounts) -> Iterator[Block]:
-    """MemTotal by its parts alone."""
-    yield Figure("All memory (MemTotal), and what each part is made of.", _whole(split))
-    yield from _parts(split, amounts)
-
-
-def _blocks(facts: Facts, amounts: Amounts) -> Iterator[Block]:
     split = facts.split
     yield Figure("All memory (MemTotal), and what each part is made of.", _whole(split))
     kernel = [*_kernel(facts), *_uncounted(facts)]

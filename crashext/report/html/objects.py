@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from crashext.analysis.results.evidence import Chain, Held
 from crashext.analysis.results.reports import Group, Word
@@ -52,35 +52,53 @@ _LEGEND = (
     ("zero", "zero"),
     ("opaque", "not known"),
 )
-_PER_ROW, _WORD = 8, 8
+_PER_ROW = 8
+_MOST_SAID, _MOST_DRAWN = 400, 128
 _LEFT, _WIDE, _CELL, _HIGH = 74, 114, 110, 34
 _ALL = 0.995
 _FEW_CHAINS = 3
+_FEW_WORDS = 16
 _MOSTLY = 0.5
 """From this share on something is said of a group, as in the text."""
 
 
 def object_map(words: tuple[Word, ...], amounts: Amounts) -> ObjectMap:
     """The words of an exemplar, and how many of its group have the same there."""
-    shown = words[: amounts.words]
+    shown = words[: min(amounts.words, _MOST_DRAWN)]
+    cells = [(w.offset, w.kind, w.constant, _says(w)[:_MOST_SAID]) for w in shown]
+    return _drawn(cells, len(words), "the table below has the same words")
+
+
+def shape_map(shape: str, amounts: Amounts) -> ObjectMap:
+    """Kinds of words alone: of a shape's label, ``slab-pointer list-poison*2 number``."""
+    kinds: list[str] = []
+    for label in shape.split()[: amounts.words]:
+        kind, _, times = label.partition("*")
+        kinds += [kind] * (min(int(times), amounts.words) if times.isdecimal() else 1)
+    shown = kinds[: min(amounts.words, _MOST_DRAWN)]
+    cells = [(8 * i, kind, 0.0, f"+{8 * i:#x} {kind}") for i, kind in enumerate(shown)]
+    return _drawn(cells, len(kinds), f"by kind: {shape}")
+
+
+def _drawn(words: Sequence[tuple[int, str, float, str]], total: int, says: str) -> ObjectMap:
+    """Of (offset, kind, share with the same value, what it says) for each word."""
     cells, offsets = [], []
-    for i, word in enumerate(shown):
-        colour, short = _COLOURS.get(word.kind, _UNKNOWN)
+    for i, (offset, kind, constant, said) in enumerate(words):
+        colour, short = _COLOURS.get(kind, _UNKNOWN)
         row, column = divmod(i, _PER_ROW)
         if not column:
-            offsets.append((row * _HIGH + 20.0, f"+{word.offset:#x}"))
-        bar = round(_CELL * word.constant, 1)
+            offsets.append((row * _HIGH + 20.0, f"+{offset:#x}"))
         place = (_LEFT + column * _WIDE, row * _HIGH)
-        cells.append(WordCell(*place, colour, short, word.constant, bar, _says(word)[:400]))
+        cells.append(WordCell(*place, colour, short, round(_CELL * constant, 1), said))
     seen = {c.kind for c in cells}
-    rows = (len(shown) + _PER_ROW - 1) // _PER_ROW
+    first = f"the first {len(words):,} words of " if len(words) < total else ""
+    rows = (len(words) + _PER_ROW - 1) // _PER_ROW
     return ObjectMap(
         rows * _HIGH,
         tuple(cells),
         tuple(offsets),
         tuple(row for row in _LEGEND if row[0] in seen),
-        f"Picture of an object of {len(words):,} words, a row for each 64 bytes; the table below "
-        "has the same words",
+        f"Picture of {first}an object of {total:,} words, a row for each 64 bytes; {says}",
     )
 
 
@@ -119,12 +137,17 @@ def group_figures(group: Group, amounts: Amounts) -> Iterator[Block]:
     """The object's picture and its words."""
     if not group.words:
         return
+    first = f" (its first {_MOST_DRAWN} words)" if len(group.words) > _MOST_DRAWN else ""
     yield Figure(
-        f"The exemplar {group.exemplar:x}, a word a cell, 64 bytes a row. Colours and words are "
-        "kinds; the bar below a word is the share of the group that has this very value.",
+        f"The exemplar {group.exemplar:x}{first}, a word a cell, 64 bytes a row. Colours and words "
+        "are kinds; the bar below a word is the share of the group that has this very value.",
         object_map(group.words, amounts),
     )
-    yield Details(f"All {len(group.words):,} words with their meanings", word_table(group, amounts))
+    listed = word_table(group, amounts)
+    if len(group.words) > _FEW_WORDS:
+        yield Details(f"All {len(group.words):,} words with their meanings", listed)
+    else:
+        yield from listed
 
 
 def reach_blocks(held: Held | None, amounts: Amounts) -> Iterator[Block]:
@@ -134,8 +157,11 @@ def reach_blocks(held: Held | None, amounts: Amounts) -> Iterator[Block]:
         return
     if held.orphan.value >= _MOSTLY:
         yield Line(f"Nothing points here: {percent(held.orphan.value)} of them are orphans.", "bad")
+    elif held.structure.value >= _MOSTLY:
+        share = percent(held.structure.value)
+        yield Line(f"Only unreachable objects point here: at {share} of them.", "bad")
     shown: list[Block] = [
-        Figure(f"How {one.target:x} is reached: each points at the next.", chain_map(one))
+        Figure(f"How {one.target:x} is led to: each points at the next.", chain_map(one))
         for one in held.chains[:_FEW_CHAINS]
     ]
     rows = [(Cell(name), number(count)) for name, count in held.holders]
@@ -144,7 +170,7 @@ def reach_blocks(held: Held | None, amounts: Amounts) -> Iterator[Block]:
     if held.held.value >= _MOSTLY:
         yield from shown
     elif shown:
-        yield Details("The few that are held, and by whom", tuple(shown))
+        yield Details("What leads to some of them", tuple(shown))
 
 
 def chain_map(one: Chain) -> ChainMap:

@@ -26,6 +26,7 @@ from crashext.report.html.blocks import (
 )
 from crashext.report.html.figures import Node, boxes
 from crashext.report.html.made import Made, limits_section, made_section, of_kernel
+from crashext.report.html.objects import shape_map
 from crashext.report.orphans_text import orphan_answer
 from crashext.wording import bracketed, called, plural, size_text
 
@@ -41,7 +42,7 @@ def orphans_page(report: OrphanReport, made: Made, amounts: Amounts) -> Page:
     )
     sections = [Section("How much", tuple(_totals(report, amounts)))]
     if leaks:
-        sections.append(Section("Groups", tuple(_group(g) for g in leaks[: amounts.rows])))
+        sections.append(Section("Groups", tuple(_group(g, amounts) for g in leaks[: amounts.rows])))
     if explained:
         rows = [(Cell(g.cache), number(g.objects), Cell(g.explanation)) for g in explained]
         columns = "cache | objects# | why it is no leak"
@@ -99,15 +100,17 @@ def _totals(report: OrphanReport, amounts: Amounts) -> Iterator[Block]:
         )
 
 
-def _group(group: OrphanGroup) -> Card:
+def _group(group: OrphanGroup, amounts: Amounts) -> Card:
     about = "~" if group.estimated else ""
     said = [allocator_headline(a) for a in group.allocators]
     best = settled(group.types)
     if best is not None:
         said.append(f"may be {bracketed(best.name, best.module)}")
-    said += [*group.notes, f"shape: {group.shape}"]
+    said += group.notes
     below = [f"{about}{b.objects:,} {b.cache}, {size_text(b.bytes)}" for b in group.below]
-    blocks: list[Block] = [Points("", tuple(said))]
+    caption = f"What its objects are made of, by the exemplar {group.exemplar:x}: a word a cell."
+    blocks: list[Block] = [Points("", tuple(said))] if said else []
+    blocks.append(Figure(caption, shape_map(group.shape, amounts)))
     if below:
         blocks.append(Points("Below them hang:", tuple(below)))
     addresses = ", ".join(f"{a:x}" for a in group.examples[:_EXAMPLES])

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from crashext.analysis.proc import ProcReport, Snapshot
+from crashext.analysis.verdict.facts import Facts
 from crashext.analysis.verdict.verdict import Verdict
 from crashext.procfs.stacks import PrintedFrame
 from crashext.report.html.blocks import (
@@ -21,7 +22,7 @@ from crashext.report.html.blocks import (
 )
 from crashext.report.html.growth import growth_sections
 from crashext.report.html.made import Made, limits_section, made_section
-from crashext.report.html.memory import split_blocks
+from crashext.report.html.memory import memory_blocks
 from crashext.report.html.verdicts import answer_of, first_section, other_sections
 from crashext.report.procfs_text import proc_answer
 from crashext.wording import called, percent_of
@@ -30,13 +31,13 @@ _FRAMES = 8
 
 
 def proc_page(
-    report: ProcReport, verdicts: tuple[Verdict, ...], made: Made, amounts: Amounts
+    report: ProcReport, facts: Facts, verdicts: tuple[Verdict, ...], made: Made, amounts: Amounts
 ) -> Page:
     answer, tags = answer_of(verdicts)
     snapshot = report.snapshot
     memory: list[Block] = [Line(proc_answer(report))]
     if report.split is not None:
-        memory += split_blocks(report.split, amounts)
+        memory += memory_blocks(facts, amounts)
     guess = "" if snapshot.page_size_known else " (a guess)"
     return Page(
         title=f"leakscan {snapshot.path}",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from crashext.analysis.results.callsites import CallSite, SitesReport
+from crashext.analysis.results.callsites import CallSite
+from crashext.analysis.results.reports import SitesReport
 from crashext.report.html.blocks import Amounts, Cell, Line, Page, Section, Table, table
 from crashext.report.html.made import Made, limits_section, made_section, of_kernel
 from crashext.report.sites_text import site_name, sites_answer, size_of

@@ -55,7 +55,7 @@ def _sites(trace: TraceSummary, amounts: Amounts) -> Iterator[Block]:
         moments = ["begin", *[""] * (parts - 2), "end"]
         yield Figure(
             "When the outstanding objects were allocated, by tenths of the trace: a leak goes on "
-            "all the time, what is in use is young.",
+            "all the time, what is set up once does not.",
             counts_plot(drawn, moments, "Outstanding objects by the time of their allocation"),
         )
     yield from _table("Places that allocate slab objects", held, amounts)
@@ -71,7 +71,7 @@ def _table(caption: str, sites: Sequence[Site], amounts: Amounts) -> Iterator[Bl
     rows = [
         (
             Cell(f"{s.function} [{s.module}]" if s.module else s.function),
-            number(s.outstanding, "bad"),
+            number(s.outstanding),
             size(s.bytes),
             number(s.allocs),
             number(s.frees),

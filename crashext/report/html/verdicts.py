@@ -36,16 +36,16 @@ def answer_of(verdicts: tuple[Verdict, ...]) -> tuple[str, tuple[tuple[str, Tone
 
 def first_section(verdicts: tuple[Verdict, ...], made: Made) -> tuple[Section, ...]:
     """Why the worst verdict is given."""
-    return (Section("Why", (_card(verdicts[0], made),)),) if verdicts else ()
+    return (Section("Why", _blocks(verdicts[0], made)),) if verdicts else ()
 
 
 def other_sections(verdicts: tuple[Verdict, ...], made: Made) -> tuple[Section, ...]:
     """What else is to be said of the machine."""
-    cards = tuple(_card(verdict, made) for verdict in verdicts[1:])
+    cards = tuple(Card(v.says, _blocks(v, made), verdict_tags(v)) for v in verdicts[1:])
     return (Section("Also", cards),) if cards else ()
 
 
-def _card(verdict: Verdict, made: Made) -> Card:
+def _blocks(verdict: Verdict, made: Made) -> tuple[Block, ...]:
     blocks: list[Block] = []
     if verdict.evidence:
         blocks.append(Points("For it:", verdict.evidence, "good"))
@@ -69,4 +69,4 @@ def _card(verdict: Verdict, made: Made) -> Card:
     )
     blocks.append(Terms(tuple(row for row in rows if row[1])))
     blocks.append(Commands(steps(made, [verdict.next])))
-    return Card(verdict.says, tuple(blocks), verdict_tags(verdict))
+    return tuple(blocks)
