@@ -254,7 +254,9 @@ def _unreachable(found: UnreachableCache, groups: tuple[OrphanGroup, ...]) -> Un
     some = [g for g in groups if g.cache == found.cache and not g.explanation][:_TELLING]
     allocators = [a for g in some for a in g.allocators]
     known = next((a for a in allocators if a.rung in _STRONG), None)
-    likely = None if known else next((a for a in allocators if a.rung == CODE), None)
+    # Where the kernel itself allocates them for others, that is not who is to blame.
+    code = (a for a in allocators if a.rung == CODE and a.module)
+    likely = None if known else next(code, None)
     who = known or likely
     types = [best for g in some if (best := settled(g.types)) is not None]
     modules = [who.module if who else "", *(a.module for a in allocators)]

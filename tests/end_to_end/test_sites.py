@@ -64,6 +64,17 @@ def test_a_session_says_the_same(tmp_path: Path) -> None:
     assert first.out.startswith("kmalloc-32: ")
 
 
+def test_a_session_of_a_cache_keeps_who_allocated(tmp_path: Path) -> None:
+    lab, kept = lab_dump("private"), tmp_path / "cache.session"
+    asked = ("leakscan", "--no-refs", "leaklab_obj", "--json")
+    first = run(*asked, "-c", lab.vmcore, "-s", lab.vmlinux, "--record", kept)
+    again = run(*asked, "-r", kept)
+    assert (first.status, again.status, again.err) == (0, 0, "")
+    group = first.document["caches"][0]["groups"][0]
+    assert group["callers"]["sites"][0]["site"]["function"] == "leaklab_leak_private"
+    assert again.document == first.document
+
+
 def test_the_code_is_for_one_cache() -> None:
     for wrong in (["--sites"], ["--sites", "a", "b"], ["--sites", "a", "--orphans"]):
         ran = run("leakscan", "-k", *wrong)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from crashext.analysis.origin.callers import in_words
 from crashext.analysis.results.estimate import count_text, share_text
 from crashext.analysis.results.joined import JoinedTrace, MarkedCache
 from crashext.analysis.results.reports import CacheReport, Group, LeakReport
@@ -168,6 +169,7 @@ def _owners(group: Group, amounts: Amounts) -> Iterator[Block]:
         f"{allocator_headline(a)}{': ' if a.stack else ''}{' <- '.join(a.stack)}"
         for a in group.allocators[: amounts.rows]
     ]
+    said += in_words(group.callers)
     if group.unattributed:
         said.append(group.unattributed)
     if said:

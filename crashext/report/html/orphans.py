@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from crashext.analysis.origin.callers import in_words
 from crashext.analysis.results.estimate import count_text
 from crashext.analysis.results.evidence import OrphanGroup
 from crashext.analysis.results.reports import OrphanReport
@@ -102,7 +103,7 @@ def _totals(report: OrphanReport, amounts: Amounts) -> Iterator[Block]:
 
 def _group(group: OrphanGroup, amounts: Amounts) -> Card:
     about = "~" if group.estimated else ""
-    said = [allocator_headline(a) for a in group.allocators]
+    said = [*map(allocator_headline, group.allocators), *in_words(group.callers)]
     best = settled(group.types)
     if best is not None:
         said.append(f"may be {bracketed(best.name, best.module)}")
