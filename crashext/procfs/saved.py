@@ -259,6 +259,8 @@ def _complaints(
     if unknown:
         shown = "; ".join(samples[:2])
         say("lines", unknown, f"of no kind that is known, such as: {shown}")
+    if any(one.kind == "memory_stat" for one in final.recognised):
+        say("memory.stat", 1, "not used: it counts one cgroup, not the machine")
     if pieces.passed:
         say("files", pieces.passed, "not looked at: their names say nothing of memory")
 

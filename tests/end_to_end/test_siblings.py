@@ -216,3 +216,12 @@ def test_a_page_of_a_bug_tracker(tmp_path: Path) -> None:
 def test_a_crash_session_is_sent_back_to_its_dump() -> None:
     out = run("leakscan", SIBLINGS / "crash-old.txt").out
     assert "next:    in a dump: leakscan size-4096" in out
+
+
+def test_a_cgroup_s_counters_are_said_not_to_be_the_machine_s(tmp_path: Path) -> None:
+    (tmp_path / "out.txt").write_text(
+        snapshot(1, 0) + "$ cat memory.stat\nanon 4096\nfile 8192\nkernel_stack 0\n"
+    )
+    out = " ".join(run("leakscan", tmp_path / "out.txt").out.split())
+    assert "memory.stat; not used: it counts one cgroup, not the machine" in out
+    assert "of no kind" not in out
