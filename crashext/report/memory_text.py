@@ -12,6 +12,7 @@ from crashext.report.safe import safe
 from crashext.wording import called, part_of, percent, percent_of, plural, size_text
 
 _FEW = 5
+_BAR = 20
 _KINDS = {
     "zeros": "zeros",
     "one-value": "one value all over",
@@ -23,14 +24,14 @@ _KINDS = {
 }
 
 
-def memory_lines(accounting: Accounting, rows: int = _FEW) -> list[str]:
+def memory_lines(accounting: Accounting, rows: int = _FEW, bars: bool = False) -> list[str]:
     """The whole of memory, what both counts disagree on, and who has most of it.
 
-    At most `rows` lines of each list.
+    At most `rows` lines of each list; `bars` draws the parts of memory.
     """
     split = accounting.split
     lines = [_headline(split)]
-    lines += _split(split)
+    lines += _split(split, _BAR if bars else 0)
     lines += _aside(accounting)
     lines += _checks(accounting)
     if accounting.unaccounted is not None and accounting.unaccounted.pages:
@@ -48,19 +49,22 @@ def _headline(split: MemorySplit) -> str:
     )
 
 
-def _split(split: MemorySplit) -> Iterator[str]:
+def _split(split: MemorySplit, bar: int) -> Iterator[str]:
     for part in split.parts:
         name = part.name if part.group == "free" else f"{part.group}: {part.name}"
-        yield _row(name, part.bytes, split.total, part.note)
+        yield _row(name, part.bytes, split.total, part.note, bar)
     note = "the counters overlap" if split.unaccounted < 0 else ""
-    yield _row("unaccounted", split.unaccounted, split.total, note)
-    yield _row("MemTotal", split.total, split.total, "")
+    yield _row("unaccounted", split.unaccounted, split.total, note, bar)
+    yield _row("MemTotal", split.total, split.total, "", 0)
 
 
-def _row(name: str, size: int, total: int, note: str) -> str:
+def _row(name: str, size: int, total: int, note: str, bar: int) -> str:
     share = percent_of(size, total) if total else ""
     text = f"  {name:<34} {size_text(size):>12} {share:>7}"
-    return f"{text}  {safe(note)}" if note else text
+    if bar:
+        drawn = "#" * min(bar, round(bar * max(0, size) / total)) if total else ""
+        text = f"{text}  {drawn:{bar}}"
+    return (f"{text}  {safe(note)}" if note else text).rstrip()
 
 
 def _aside(accounting: Accounting) -> Iterator[str]:

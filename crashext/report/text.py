@@ -27,6 +27,7 @@ from crashext.analysis.results.reports import (
 from crashext.report.asking import Asking, print_step
 from crashext.report.evidence_text import allocator_lines, callers_told
 from crashext.report.joined_text import print_joined
+from crashext.report.kinds import COLOURS, UNKNOWN
 from crashext.report.reach_text import (
     cache_reach_lines,
     headline,
@@ -44,8 +45,16 @@ _FEW_WORDS = 32
 _CHUNK = 1 << 16
 _DIM, _BOLD, _HEAD, _WARN, _MARK = "dim", "bold", "bold cyan", "yellow", "bold red"
 
-_POINTING = ("slab-pointer", "text-symbol", "data-symbol", "module-symbol")
-_POISONS = ("list-poison", "poison")
+_STYLES = {
+    "pointer": "cyan",
+    "symbol": "green",
+    "poison": "red",
+    "text": "yellow",
+    "number": "magenta",
+    "zero": _DIM,
+    "opaque": "",
+}
+"""Of a kind's colour, in a terminal."""
 
 
 def print_leak_report(report: LeakReport, console: Console, verbose: bool, asking: Asking) -> None:
@@ -247,11 +256,7 @@ def _zero_runs(words: tuple[Word, ...]) -> Iterable[tuple[Word, int]]:
 
 
 def _style(word: Word) -> str:
-    if word.kind in _POISONS:
-        return "red"
-    if word.kind in _POINTING:
-        return "green"
-    return _DIM if word.kind == "zero" else ""
+    return _STYLES[COLOURS.get(word.kind, UNKNOWN)[0]]
 
 
 def _kin(console: Console, kin: Kin, threshold: float) -> None:

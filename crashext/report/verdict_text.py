@@ -41,7 +41,7 @@ def print_overview(
         print_growth(facts.growth, console, verbose)
     if overview.accounting is not None:
         line(console, "Where memory is", "bold cyan")
-        for text in memory_lines(overview.accounting):
+        for text in memory_lines(overview.accounting, bars=console.is_terminal):
             line(console, f"  {text}")
     print_page_holders(facts, console, verbose)
     print_caches(facts, console, verbose)

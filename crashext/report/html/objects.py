@@ -18,31 +18,9 @@ from crashext.report.html.blocks import (
     table,
 )
 from crashext.report.html.figures import ChainMap, ObjectMap, WordCell, chain
+from crashext.report.kinds import COLOURS, UNKNOWN
 from crashext.wording import percent
 
-_COLOURS = {
-    "zero": ("zero", "0"),
-    "self-pointer": ("pointer", "itself"),
-    "slab-pointer": ("pointer", "-> object"),
-    "page-pointer": ("pointer", "-> page"),
-    "vmalloc-pointer": ("pointer", "-> vmalloc"),
-    "struct-page-pointer": ("pointer", "-> struct page"),
-    "percpu-pointer": ("pointer", "-> per-CPU"),
-    "user-address": ("pointer", "-> user"),
-    "text-symbol": ("symbol", "function"),
-    "data-symbol": ("symbol", "variable"),
-    "module-symbol": ("symbol", "module"),
-    "list-poison": ("poison", "LIST_POISON"),
-    "poison": ("poison", "poison"),
-    "error-pointer": ("number", "error"),
-    "negative-number": ("number", "negative"),
-    "small-number": ("number", "number"),
-    "number": ("number", "number"),
-    "two-numbers": ("number", "2 numbers"),
-    "text": ("text", "text"),
-}
-"""Kind of word -> its colour and the word in its cell."""
-_UNKNOWN = ("opaque", "?")
 _LEGEND = (
     ("pointer", "pointer"),
     ("symbol", "symbol of the kernel or a module"),
@@ -84,7 +62,7 @@ def _drawn(words: Sequence[tuple[int, str, float, str]], total: int, says: str) 
     """Of (offset, kind, share with the same value, what it says) for each word."""
     cells, offsets = [], []
     for i, (offset, kind, constant, said) in enumerate(words):
-        colour, short = _COLOURS.get(kind, _UNKNOWN)
+        colour, short = COLOURS.get(kind, UNKNOWN)
         row, column = divmod(i, _PER_ROW)
         if not column:
             offsets.append((row * _HIGH + 20.0, f"+{offset:#x}"))
@@ -117,7 +95,7 @@ def _meaning(word: Word) -> str:
 def word_table(group: Group, amounts: Amounts) -> tuple[Table, ...]:
     rows = []
     for word in group.words:
-        colour, _ = _COLOURS.get(word.kind, _UNKNOWN)
+        colour, _ = COLOURS.get(word.kind, UNKNOWN)
         hops = "".join(f" -> {hop.address:x}, {hop.what}" for hop in word.hops)
         rows.append(
             (
