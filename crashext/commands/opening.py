@@ -97,7 +97,7 @@ def _open_bare(core: Path, missing: NoDebugInfo) -> Host:
         host = BareHost(missing.program, core.name)
         types = CarriedTypes(host)
         if not types.known:
-            raise HostError(f"the dump {types.problem}")
+            raise HostError(f"it {types.problem}")
         host.require(types.functions())
     except HostError as error:
         raise HostError(f"{missing}; {error}") from error

@@ -51,7 +51,7 @@ class BareHost(DrgnHost):
                 continue
             if data.split(b"\0")[0].decode("ascii", "replace") == self._info.release:
                 return
-        raise HostError("the kernel's own symbols (kallsyms) are damaged: init_uts_ns is none")
+        raise HostError("its own symbols (kallsyms) are damaged: init_uts_ns is none")
 
     def require(self, functions: set[str]) -> None:
         """All `functions` but a stray few must be among the symbols; raises `HostError`.
@@ -65,7 +65,7 @@ class BareHost(DrgnHost):
             missing -= {name.partition(".")[0] for name in self._addresses}
         if len(missing) * _STRAY > len(functions):
             raise HostError(
-                f"the kernel's own symbols (kallsyms) are damaged: {len(missing):,} of "
+                f"its own symbols (kallsyms) are damaged: {len(missing):,} of "
                 f"{len(functions):,} functions are not among them"
             )
 

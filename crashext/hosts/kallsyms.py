@@ -45,10 +45,10 @@ def kernel_symbols(program: drgn.Program, vmcoreinfo: Mapping[str, str]) -> list
     except HostError:
         raise
     except Exception as error:  # drgn raises bare Exception for damaged tables
-        raise HostError("the kernel's own symbols (kallsyms) cannot be read") from error
+        raise HostError("its own symbols (kallsyms) cannot be read") from error
     symbols = found(program, None, None, False)  # all: any name, any address
     if not 0 < len(symbols) <= _MAX_SYMBOLS:
-        raise HostError("the kernel's own symbols (kallsyms) are damaged")
+        raise HostError("its own symbols (kallsyms) are damaged")
     _require_agreement({s.name: s.address for s in symbols}, vmcoreinfo)
     return list(_sized(symbols))
 
@@ -59,7 +59,7 @@ def _index(program: drgn.Program, vmcoreinfo: Mapping[str, str]) -> drgn.SymbolI
     stext = int(vmcoreinfo.get("SYMBOL(_stext)", "0"), 16)
     tables = find_tables(lambda address, size: _read(program, address, size), stext)
     if tables is None:
-        raise HostError("the kernel's own symbols (kallsyms) are not found")
+        raise HostError("its own symbols (kallsyms) are not found")
     # drgn's reader of these tables has no public name that takes addresses.
     return _linux_helper_load_builtin_kallsyms(
         program,
@@ -87,6 +87,8 @@ def _read(program: drgn.Program, address: int, size: int) -> bytes:
 
 def _require_agreement(addresses: Mapping[str, int], vmcoreinfo: Mapping[str, str]) -> None:
     """What VMCOREINFO says of symbols must be true of these, and all must be names."""
+    if "init_uts_ns" not in addresses and "_stext" in addresses:
+        raise HostError("its own symbols are functions only (no CONFIG_KALLSYMS_ALL)")
     low, high = addresses.get("_stext", 0), addresses.get("_end", 0)
     agree = 0
     for key, text in vmcoreinfo.items():
@@ -97,14 +99,13 @@ def _require_agreement(addresses: Mapping[str, int], vmcoreinfo: Mapping[str, st
             continue
         if addresses.get(match[1], address) != address:
             raise HostError(
-                f"the kernel's own symbols (kallsyms) are damaged: {match[1]} is not where "
-                "VMCOREINFO says"
+                f"its own symbols (kallsyms) are damaged: {match[1]} is not where VMCOREINFO says"
             )
         agree += match[1] in addresses
     if agree < _ENOUGH or not low < high:
-        raise HostError("the kernel's own symbols (kallsyms) are damaged: VMCOREINFO knows others")
+        raise HostError("its own symbols (kallsyms) are damaged: VMCOREINFO knows others")
     if _NAMES.fullmatch("".join(f"{name}\n" for name in addresses)) is None:
-        raise HostError("the kernel's own symbols (kallsyms) are damaged: some are no names")
+        raise HostError("its own symbols (kallsyms) are damaged: some are no names")
 
 
 def _worth(symbol: drgn.Symbol) -> tuple[bool, bool, bool, str]:

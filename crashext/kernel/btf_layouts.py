@@ -112,7 +112,7 @@ class CarriedTypes:
 
     @property
     def problem(self) -> str:
-        """Why there are none, in words that follow "the dump"; empty where there are."""
+        """Why there are none, in words that follow "the dump" or "it"; empty where there are."""
         if self._kernel is not None:
             return ""
         return self._disagreement or "holds no BTF that can be read"
