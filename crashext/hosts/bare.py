@@ -5,17 +5,21 @@ Types are asked of what `prefer` was given; without that it knows none.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 
 import drgn
 
-from crashext.hosts.base import HostError, Layout, Module
+from crashext.hosts.base import HostError, Layout, Module, ReadFault, Symbol
 from crashext.hosts.drgn import DrgnHost
-from crashext.hosts.kallsyms import kernel_symbols
+from crashext.hosts.kallsyms import DAMAGED, read_kallsyms
 from crashext.hosts.modulelist import ModuleSymbol, module_list, module_symbols
+from crashext.hosts.percpu import percpu_table
+from crashext.hosts.symboltable import SymbolTable
 
 _RELEASE = 2 * 65  # offset of release in struct new_utsname, whose members are char[65]
 _STRAY = 5000  # one function in so many may be in BTF and not in kallsyms
+_MODULES = "crashext_modules"
 _GLOBAL = drgn.SymbolBinding.GLOBAL
 
 
@@ -30,47 +34,53 @@ class BareHost(DrgnHost):
     def __init__(self, program: drgn.Program, source: str) -> None:
         text = program["VMCOREINFO"].string_().decode("ascii", "replace")
         vmcoreinfo = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
-        symbols = kernel_symbols(program, vmcoreinfo)
-        _register(program, "crashext_kernel", symbols, 0)
-        self._addresses: dict[str, int] = {}
-        for symbol in symbols:
-            # Of several static symbols of one name the first in memory, as good as any.
-            if symbol.binding == _GLOBAL:
-                self._addresses[symbol.name] = symbol.address
-            self._addresses.setdefault(symbol.name, symbol.address)
+        self._kallsyms = read_kallsyms(_reader(program), vmcoreinfo)
         super().__init__(program, source)
 
     def _require_matching_debug_info(self) -> None:
         """The release string must be where the dump's own symbols say."""
         where = self.address_of("init_uts_ns")
         told = self._info.vmcoreinfo.get("OFFSET(uts_namespace.name)")  # 5.9 (ca4a9241cc5e)
+        read = _reader(self._program)
         for offset in (0, 4) if told is None else (int(told),):  # a kref before it until 5.10
             try:
-                data = self._program.read((where or 0) + offset + _RELEASE, 65)
-            except drgn.FaultError:
+                data = read((where or 0) + offset + _RELEASE, 65)
+            except ReadFault:
                 continue
             if data.split(b"\0")[0].decode("ascii", "replace") == self._info.release:
                 return
-        raise HostError("its own symbols (kallsyms) are damaged: init_uts_ns is none")
+        raise HostError(f"{DAMAGED}: init_uts_ns is none")
 
     def require(self, functions: set[str]) -> None:
         """All `functions` but a stray few must be among the symbols; raises `HostError`.
 
         Kallsyms packs names, so that damage to one byte of a table is in many of them.
         """
+        known = self._kallsyms.by_name
         # kfuncs with hidden arguments have a second name in BTF; compilers add suffixes.
-        missing = {name.removesuffix("_impl") for name in functions - self._addresses.keys()}
-        missing -= self._addresses.keys()
+        missing = {name.removesuffix("_impl") for name in functions if name not in known}
+        missing = {name for name in missing if name not in known}
         if missing:
-            missing -= {name.partition(".")[0] for name in self._addresses}
+            missing -= {name.partition(".")[0] for name in known}
         if len(missing) * _STRAY > len(functions):
             raise HostError(
-                f"its own symbols (kallsyms) are damaged: {len(missing):,} of "
-                f"{len(functions):,} functions are not among them"
+                f"{DAMAGED}: {len(missing):,} of {len(functions):,} functions are not among them"
             )
 
     def address_of(self, name: str) -> int | None:
-        return self._addresses.get(name)
+        return self._kallsyms.by_name.get(name)
+
+    def symbol_at(self, address: int) -> Symbol | None:
+        return self._kallsyms.at(address) or super().symbol_at(address)
+
+    @cached_property
+    def _kernel_symbols(self) -> SymbolTable:
+        return SymbolTable(())  # `symbol_at` has asked kallsyms
+
+    @cached_property
+    def _percpu_symbols(self) -> list[Symbol]:
+        end = self.address_of("__per_cpu_end") or 0
+        return percpu_table(self._kallsyms.below(end), end)
 
     @cached_property
     def _modules(self) -> tuple[Module, ...]:
@@ -85,7 +95,9 @@ class BareHost(DrgnHost):
         found = [
             _drgn_symbol(s) for at, m in self._module_list for s in module_symbols(self, at, m)
         ]
-        _register(self._program, "crashext_modules", found, -1)
+        if _MODULES not in self._program.registered_symbol_finders():
+            index = drgn.SymbolIndex(found)
+            self._program.register_symbol_finder(_MODULES, index, enable_index=-1)
 
     def debug_layout(self, type_name: str) -> Layout | None:
         return None
@@ -94,10 +106,14 @@ class BareHost(DrgnHost):
         return None
 
 
-def _register(program: drgn.Program, name: str, symbols: list[drgn.Symbol], index: int) -> None:
-    """Let drgn look symbols up; a program that stays open between commands has them already."""
-    if name not in program.registered_symbol_finders():
-        program.register_symbol_finder(name, drgn.SymbolIndex(symbols), enable_index=index)
+def _reader(program: drgn.Program) -> Callable[[int, int], bytes]:
+    def read(address: int, size: int) -> bytes:
+        try:
+            return bytes(program.read(address, size))
+        except (drgn.FaultError, ValueError, OverflowError) as error:
+            raise ReadFault(address) from error
+
+    return read
 
 
 def _drgn_symbol(found: ModuleSymbol) -> drgn.Symbol:

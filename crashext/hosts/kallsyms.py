@@ -1,27 +1,33 @@
 """The kernel's symbols out of the dump itself: its kallsyms, which need no debug info.
 
 They are names and addresses; what an ELF symbol table knows besides (sizes, which of several
-symbols at one address is the object) is made up for here. kernel/kallsyms.c writes them.
+symbols at one address is the object) is made up for here. kernel/kallsyms.c reads them,
+scripts/kallsyms.c writes them.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
-import drgn
 import numpy as np
-from _drgn import _linux_helper_load_builtin_kallsyms
-from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
+from numpy.typing import NDArray
 
-from crashext.hosts.base import HostError
-from crashext.hosts.kallsyms_search import find_tables
+from crashext.hosts.base import HostError, ReadFault, Symbol
+from crashext.hosts.kallsyms_search import Tables, find_tables
+from crashext.hosts.percpu import PERCPU_END
 
-_PAGE = 4096
+Read = Callable[[int, int], bytes]
+"""Memory at an address, of a size; raises `ReadFault`."""
+
+DAMAGED = "its own symbols (kallsyms) are damaged"
 _MAX_SYMBOLS = 1 << 22
+_MAX_TABLE = 1 << 26
+_TOKENS = 256
+_MAX_TOKEN = 512  # KSYM_NAME_LEN from 6.1
 _ENOUGH = 2  # symbols that must be where VMCOREINFO says
-_GLOBAL = drgn.SymbolBinding.GLOBAL
+_PAGE = 4096
 _SYMBOL = re.compile(r"SYMBOL\((\w+)\)")
 _NAMES = re.compile(r"(?:[A-Za-z_.$][\w.$]*+\n)++", re.ASCII)
 # struct lock_class_key is empty without lockdep: its symbol sits where the next variable begins.
@@ -31,106 +37,163 @@ _MARKER = re.compile(
     r"__\w*(start|stop|begin|end)(_|$)|__sched_class_(high|low)est$|__(init|per_cpu|ksymtab)_"
     r"|_?_?[se](text|data|inittext|rodata|bss)$|__(smp_locks|retpoline_sites)$|_end$|jiffies$"
 )
+_GAP = 1 << 16  # bytes to the next symbol: more than the object before it has, most often
 _KSYMTAB = 24  # bytes: the largest struct kernel_symbol; strings without a symbol follow the last
 
 
-def kernel_symbols(program: drgn.Program, vmcoreinfo: Mapping[str, str]) -> list[drgn.Symbol]:
-    """Every symbol of the kernel image, each as long as it can be: up to the next.
+@dataclass(frozen=True)
+class Kallsyms:
+    """Every symbol of the kernel image, sorted by address; of those at one the object is first."""
 
-    Of those at one address only one has a size, the one that is the object. Raises `HostError`,
-    without naming a cure, where they are not found or cannot be right.
+    names: Sequence[str]
+    addresses: NDArray[np.uint64]
+    by_name: Mapping[str, int]
+    """Address: of several symbols of a name the global one, else the first."""
+
+    def below(self, end: int) -> Iterator[tuple[int, str]]:
+        """(address, name) of each symbol below an address."""
+        count = int(np.searchsorted(self.addresses, np.uint64(end)))
+        return zip(self.addresses[:count].tolist(), self.names, strict=False)
+
+    def at(self, address: int) -> Symbol | None:
+        """The object that `address` is in: it reaches to the next symbol."""
+        after = int(np.searchsorted(self.addresses, np.uint64(address), side="right"))
+        if not 0 < after < len(self.names) or self.addresses[after - 1] < PERCPU_END:
+            return None
+        start = int(self.addresses[after - 1])
+        first = int(np.searchsorted(self.addresses, np.uint64(start)))
+        name, size = self.names[first], int(self.addresses[after]) - start
+        if name.startswith("__ksymtab_"):
+            size = min(size, _KSYMTAB)
+        if size >= _GAP or name.startswith(".L"):  # a label that the compiler made up
+            return None
+        return Symbol(name, start, size) if address < start + size else None
+
+
+def read_kallsyms(read: Read, vmcoreinfo: Mapping[str, str]) -> Kallsyms:
+    """The kernel's symbols. Raises `HostError`, without naming a cure, where they are not found or
+    cannot be right.
     """
-    try:
-        found = _index(program, vmcoreinfo)
-    except HostError:
-        raise
-    except Exception as error:  # drgn raises bare Exception for damaged tables
-        raise HostError("its own symbols (kallsyms) cannot be read") from error
-    symbols = found(program, None, None, False)  # all: any name, any address
-    if not 0 < len(symbols) <= _MAX_SYMBOLS:
-        raise HostError("its own symbols (kallsyms) are damaged")
-    _require_agreement({s.name: s.address for s in symbols}, vmcoreinfo)
-    return list(_sized(symbols))
-
-
-def _index(program: drgn.Program, vmcoreinfo: Mapping[str, str]) -> drgn.SymbolIndex:
-    if "SYMBOL(kallsyms_names)" in vmcoreinfo:  # 6.0 (f09bddbd8661)
-        return load_vmlinux_kallsyms(program)
-    stext = int(vmcoreinfo.get("SYMBOL(_stext)", "0"), 16)
-    tables = find_tables(lambda address, size: _read(program, address, size), stext)
+    known = {m[1]: _hex(v) for k, v in vmcoreinfo.items() if (m := _SYMBOL.fullmatch(k))}
+    tables = _tables(read, known)
     if tables is None:
         raise HostError("its own symbols (kallsyms) are not found")
-    # drgn's reader of these tables has no public name that takes addresses.
-    return _linux_helper_load_builtin_kallsyms(
-        program,
-        tables.names,
-        tables.token_table,
-        tables.token_index,
-        tables.num_syms,
-        tables.offsets,
-        tables.relative_base,
-        0,
-        stext,
+    try:
+        names = _names(read, tables)
+        stext = names.index("T_stext")
+        addresses = _addresses(read, tables, len(names), stext, known.get("_stext", 0))
+    except (ReadFault, ValueError, IndexError, OverflowError) as error:
+        raise HostError("its own symbols (kallsyms) cannot be read") from error
+    found = _sorted(names, addresses)
+    _require_agreement(found.by_name, known)
+    return found
+
+
+def _hex(text: str) -> int:
+    return int(text, 16) if re.fullmatch("[0-9a-f]{1,16}", text) else 0
+
+
+def _tables(read: Read, known: Mapping[str, int]) -> Tables | None:
+    found = Tables(*(known.get(f"kallsyms_{name}", 0) for name in Tables.__dataclass_fields__))
+    if found.names and found.offsets:  # 6.0 (f09bddbd8661)
+        return found
+    return find_tables(
+        lambda address, size: _with_holes(read, address, size), known.get("_stext", 0)
     )
 
 
-def _read(program: drgn.Program, address: int, size: int) -> bytes:
+def _with_holes(read: Read, address: int, size: int) -> bytes:
     """Memory, with zeros for what the dump lacks."""
     try:
-        return bytes(program.read(address, size))
-    except drgn.FaultError:
+        return read(address, size)
+    except ReadFault:
         if size <= _PAGE:
             return bytes(size)
     half = size // 2
-    return _read(program, address, half) + _read(program, address + half, size - half)
+    return _with_holes(read, address, half) + _with_holes(read, address + half, size - half)
 
 
-def _require_agreement(addresses: Mapping[str, int], vmcoreinfo: Mapping[str, str]) -> None:
-    """What VMCOREINFO says of symbols must be true of these, and all must be names."""
-    if "init_uts_ns" not in addresses and "_stext" in addresses:
-        raise HostError("its own symbols are functions only (no CONFIG_KALLSYMS_ALL)")
-    low, high = addresses.get("_stext", 0), addresses.get("_end", 0)
-    agree = 0
-    for key, text in vmcoreinfo.items():
-        match = _SYMBOL.fullmatch(key)
-        address = int(text, 16) if match and re.fullmatch("[0-9a-f]{1,16}", text) else 0
-        # Some are no symbol's address but a variable's value: mem_section, a pointer.
-        if match is None or not low <= address < high:
-            continue
-        if addresses.get(match[1], address) != address:
-            raise HostError(
-                f"its own symbols (kallsyms) are damaged: {match[1]} is not where VMCOREINFO says"
-            )
-        agree += match[1] in addresses
-    if agree < _ENOUGH or not low < high:
-        raise HostError("its own symbols (kallsyms) are damaged: VMCOREINFO knows others")
-    if _NAMES.fullmatch("".join(f"{name}\n" for name in addresses)) is None:
-        raise HostError("its own symbols (kallsyms) are damaged: some are no names")
+def _names(read: Read, tables: Tables) -> list[str]:
+    """Each symbol in the table's order: the letter that nm prints, and the name."""
+    count = int.from_bytes(read(tables.num_syms, 4), "little")
+    if not 0 < count <= _MAX_SYMBOLS or not 0 < tables.token_table - tables.names <= _MAX_TABLE:
+        raise ValueError(count)
+    index = np.frombuffer(read(tables.token_index, 2 * _TOKENS), "<u2").tolist()
+    text = read(tables.token_table, index[-1] + _MAX_TOKEN)
+    tokens = [text[at : text.index(b"\0", at)].decode("ascii") for at in index]
+    data = read(tables.names, tables.token_table - tables.names)  # markers are between
+    names, at = [], 0
+    for _ in range(count):
+        length = data[at]
+        at += 1
+        if length & 0x80:  # 6.1 (73bbb94466fd), where none was as long before
+            length = length & 0x7F | data[at] << 7
+            at += 1
+        names.append("".join([tokens[byte] for byte in data[at : at + length]]))
+        at += length
+    if at > len(data):
+        raise ValueError(at)
+    return names
 
 
-def _worth(symbol: drgn.Symbol) -> tuple[bool, bool, bool, str]:
+def _addresses(
+    read: Read, tables: Tables, count: int, stext: int, where: int
+) -> NDArray[np.uint64]:
+    """Addresses in the table's order, in which the row `stext` must be at `where`."""
+    offsets = np.frombuffer(read(tables.offsets, 4 * count), "<i4")
+    wide = offsets.astype(np.int64)
+    if not tables.relative_base:  # 7.x: each from where it is itself
+        places = np.uint64(tables.offsets) + 4 * np.arange(count, dtype=np.uint64)
+        forms = [places + wide.astype(np.uint64)]
+    else:
+        base = np.uint64(int.from_bytes(read(tables.relative_base, 8), "little"))
+        # KALLSYMS_ABSOLUTE_PERCPU, x86-64 until 6.14: what is not negative is an address itself.
+        below = base + (-1 - wide).astype(np.uint64)
+        forms = [np.where(wide >= 0, wide.astype(np.uint64), below), base + offsets.view("<u4")]
+    found = next((form for form in forms if int(form[stext]) == where), None)
+    if found is None:
+        raise HostError(f"{DAMAGED}: _stext is not where VMCOREINFO says")
+    return found
+
+
+def _sorted(kinds_and_names: Sequence[str], unsorted: NDArray[np.uint64]) -> Kallsyms:
+    order = np.argsort(unsorted, kind="stable")
+    addresses = unsorted[order]
+    both = [kinds_and_names[row] for row in order.tolist()]
+    edges = np.flatnonzero(addresses[1:] != addresses[:-1]) + 1
+    edges = np.concatenate(([0], edges, [len(addresses)]))
+    several = np.flatnonzero(np.diff(edges) > 1)
+    for begin, end in zip(edges[several].tolist(), edges[several + 1].tolist(), strict=True):
+        both[begin:end] = sorted(both[begin:end], key=_worth)
+    names = [symbol[1:] for symbol in both]
+    values = addresses.tolist()
+    by_name = dict(zip(reversed(names), reversed(values), strict=True))
+    by_name |= {s[1:]: a for s, a in zip(both, values, strict=True) if s[:1].isupper()}
+    return Kallsyms(names, addresses, by_name)
+
+
+def _worth(symbol: str) -> tuple[bool, bool, bool, str]:
     """Sorts the object itself before what shares its address."""
+    name = symbol[1:]
     return (
-        _LOCK_KEY.match(symbol.name) is not None,
-        _MARKER.match(symbol.name) is not None,
-        symbol.binding != _GLOBAL,
-        symbol.name,
+        _LOCK_KEY.match(name) is not None,
+        _MARKER.match(name) is not None,
+        symbol[:1].islower(),
+        name,
     )
 
 
-def _sized(symbols: Sequence[drgn.Symbol]) -> Iterator[drgn.Symbol]:
-    """The symbols, those at one address put right: drgn gives the room there to any of them."""
-    addresses = np.array([s.address for s in symbols], np.uint64)
-    order = np.argsort(addresses, kind="stable")
-    edges = [*np.flatnonzero(np.diff(addresses[order], prepend=np.uint64(0))).tolist(), len(order)]
-    rows = order.tolist()
-    for begin, end in pairwise([0, *edges] if edges[0] else edges):
-        here = [symbols[row] for row in rows[begin:end]]
-        size = max(symbol.size for symbol in here)
-        if end - begin == 1 and not here[0].name.startswith("__ksymtab_"):
-            yield here[0]
-            continue
-        for nth, symbol in enumerate(sorted(here, key=_worth)):
-            limit = _KSYMTAB if symbol.name.startswith("__ksymtab_") else size
-            room = 0 if nth else min(size, limit)
-            yield drgn.Symbol(symbol.name, symbol.address, room, symbol.binding, symbol.kind)
+def _require_agreement(addresses: Mapping[str, int], known: Mapping[str, int]) -> None:
+    """What VMCOREINFO says of symbols must be true of these, and all must be names."""
+    if "init_uts_ns" not in addresses:
+        raise HostError("its own symbols are functions only (no CONFIG_KALLSYMS_ALL)")
+    low, high = addresses["_stext"], addresses.get("_end", 0)
+    # Some are no symbol's address but a variable's value: mem_section, a pointer.
+    inside = {name: at for name, at in known.items() if low <= at < high and name in addresses}
+    for name, address in inside.items():
+        if addresses[name] != address:
+            raise HostError(f"{DAMAGED}: {name} is not where VMCOREINFO says")
+    if len(inside) < _ENOUGH:
+        raise HostError(f"{DAMAGED}: VMCOREINFO knows others")
+    if _NAMES.fullmatch("".join(f"{name}\n" for name in addresses)) is None:
+        raise HostError(f"{DAMAGED}: some are no names")
