@@ -56,9 +56,11 @@ def test_without_its_evidence_there_is_no_leak(
     assert whole["verdict"] == without(sessions[name], tmp_path / "same")["verdict"]
     left = without(sessions[name], tmp_path / "less", **removed)
     jsonschema.validate(left, schema)
-    assert all(v["where"] != where for v in left["verdicts"])
+    # That so much memory is there is still known by the counters; not that it is lost.
+    assert ("leak", where) not in {(v["class"], v["where"]) for v in left["verdicts"]}
+    said = [v for v in left["verdicts"] if v["where"] != where]
     # The rest of the evidence is still there, and speaks as before.
-    assert left["verdicts"] == [v for v in whole["verdicts"] if v["where"] != where] or (
+    assert said == [v for v in whole["verdicts"] if v["where"] != where] or (
         left["verdict"]["class"] == "healthy"
     )
 

@@ -104,8 +104,13 @@ def test_the_same_from_a_session(tmp_path: Path) -> None:
     session, told = recorded(tmp_path, "leakscan", "nodes")
     assert session.stat().st_size < 1 << 20
     replayed = run("leakscan", "-r", session)
-    assert replayed.out == told.out
+    assert _answer(replayed.out) == _answer(told.out)
     assert replayed.err == ""
+
+
+def _answer(text: str) -> list[str]:
+    """Without how to ask on, which is not the same from a session."""
+    return [line for line in text.splitlines() if not line.startswith("  next: ")]
 
 
 def test_nobody_looked_is_no_acquittal() -> None:
