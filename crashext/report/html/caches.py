@@ -31,6 +31,7 @@ from crashext.report.html.blocks import (
 from crashext.report.html.figures import Node, boxes
 from crashext.report.html.made import Made, limits_section, made_section, of_kernel, steps
 from crashext.report.html.objects import group_figures, reach_blocks
+from crashext.report.html.sites import caller_blocks
 from crashext.report.html.verdicts import answer_of, first_section, other_sections
 from crashext.report.joined_text import joined_answer, joined_rest
 from crashext.report.reach_text import cache_reach_lines, held_lines
@@ -135,6 +136,7 @@ def _group(i: int, group: Group, cache: CacheReport, amounts: Amounts) -> Card:
         blocks.append(Points("", said))
     blocks += group_figures(group, amounts)
     blocks += _owners(group, amounts)
+    blocks += caller_blocks(group.callers, amounts)
     types = tuple(line.strip().removeprefix("- ") for line in type_lines(group, False))
     if types:
         blocks.append(Points("What they may be:", types))

@@ -28,6 +28,7 @@ from crashext.report.html.blocks import (
 from crashext.report.html.figures import Node, boxes
 from crashext.report.html.made import Made, limits_section, made_section, of_kernel
 from crashext.report.html.objects import shape_map
+from crashext.report.html.sites import caller_blocks
 from crashext.report.orphans_text import orphan_answer
 from crashext.wording import bracketed, called, plural, size_text
 
@@ -111,6 +112,7 @@ def _group(group: OrphanGroup, amounts: Amounts) -> Card:
     below = [f"{about}{b.objects:,} {b.cache}, {size_text(b.bytes)}" for b in group.below]
     caption = f"What its objects are made of, by the exemplar {group.exemplar:x}: a word a cell."
     blocks: list[Block] = [Points("", tuple(said))] if said else []
+    blocks += caller_blocks(group.callers, amounts)
     blocks.append(Figure(caption, shape_map(group.shape, amounts)))
     if below:
         blocks.append(Points("Below them hang:", tuple(below)))

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from crashext.analysis.results.callsites import CallSite
+from collections.abc import Iterator
+
+from crashext.analysis.results.callsites import Callers, CallSite
 from crashext.analysis.results.reports import SitesReport
-from crashext.report.html.blocks import Amounts, Cell, Line, Page, Section, Table, table
+from crashext.report.evidence_text import caller_lines
+from crashext.report.html.blocks import (
+    Amounts,
+    Block,
+    Cell,
+    Details,
+    Line,
+    Page,
+    Points,
+    Section,
+    Table,
+    table,
+)
 from crashext.report.html.made import Made, limits_section, made_section, of_kernel
 from crashext.report.sites_text import site_name, sites_answer, size_of
-from crashext.wording import size_text
+from crashext.wording import percent, size_text
 
 
 def sites_page(report: SitesReport, made: Made, amounts: Amounts) -> Page:
@@ -31,6 +45,31 @@ def sites_page(report: SitesReport, made: Made, amounts: Amounts) -> Page:
             made_section(made, report.kernel),
         ),
     )
+
+
+def caller_blocks(callers: Callers | None, amounts: Amounts) -> Iterator[Block]:
+    """Who may have allocated a group's objects, by the code, and why."""
+    if callers is None:
+        return
+    said = tuple(line.strip() for line in caller_lines(callers, verbose=False))
+    yield Points("By the code:", said)
+    rows = [
+        (
+            Cell(site_name(c.site)),
+            Cell(percent(c.probability)),
+            Cell(c.site.source),
+            Cell("; ".join(c.reasons)),
+        )
+        for c in callers.sites
+    ]
+    found = table(
+        "Places that may have allocated them",
+        "function | probability# | source | why",
+        rows,
+        amounts.rows,
+    )
+    if found:
+        yield Details("All candidates of the code", found)
 
 
 def _table(caption: str, sites: tuple[CallSite, ...], amounts: Amounts) -> tuple[Table, ...]:
