@@ -32,6 +32,8 @@ def without_lines(document: Any) -> Any:
     """A document without file and line, which only debug files know."""
     if isinstance(document, dict):
         return {k: without_lines(v) for k, v in document.items() if k != "source"}
+    if isinstance(document, str):
+        return re.sub(r" \([\w./-]+\.[chS]:\d+\)|^[\w./-]+\.[chS]:\d+; ", "", document)
     return [without_lines(v) for v in document] if isinstance(document, list) else document
 
 
