@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from weakref import WeakKeyDictionary
@@ -17,7 +18,8 @@ import numpy as np
 
 from crashext.allocators import allocates_for_others
 from crashext.hosts.base import Host, ReadFault, Symbol
-from crashext.kernel.access import string, u64
+from crashext.kernel.access import UnknownLayout, string, u64
+from crashext.kernel.addresses import address_space
 from crashext.kernel.origin.callsites import CallSites, find_calls
 from crashext.kernel.origin.code import ARGUMENTS, MOST_CODE, Code
 from crashext.kernel.origin.constants import Constants, Values, What
@@ -195,11 +197,22 @@ class Requests:
 
     def _peek(self, address: int) -> int | None:
         if address not in self._peeked:
-            try:
-                self._peeked[address] = u64(self._host, address)
-            except ReadFault:
-                self._peeked[address] = None
+            self._peeked[address] = None
+            # In crash a read that fails costs memory: only what constants of code lead to is asked.
+            if any(a <= address < b for a, b in self._data):
+                with suppress(ReadFault):
+                    self._peeked[address] = u64(self._host, address)
         return self._peeked[address]
+
+    @cached_property
+    def _data(self) -> list[tuple[int, int]]:
+        """[start, end) of the kernel image, of the modules, and of the direct map."""
+        areas = [area for module in self._host.modules() for area in module.ranges]
+        try:
+            space = address_space(self._host)
+        except (UnknownLayout, ReadFault):
+            return areas
+        return [*areas, *((r.start, r.end) for r in (space.image, space.direct))]
 
     def _cache_values(self, values: Values, known: Constants, code: Code) -> set[int]:
         """Addresses that may be caches: given as such, from a variable, or just created."""

@@ -98,10 +98,13 @@ class KernelView:
     def reader(self, cache: SlabCache) -> SlabReader:
         """The reader of one cache's slabs; kept, because it holds the CPUs' freelists."""
         if cache.address not in self._readers:
-            self._readers[cache.address] = SlabReader(
-                self.host, self.memory, self.space, cache, lambda: self.encoding
-            )
+            self._readers[cache.address] = self._reader(cache)
         return self._readers[cache.address]
+
+    def _reader(self, cache: SlabCache) -> SlabReader:
+        """A new one. What is worked out for a session that keeps the answer alone keeps none of
+        them: what they have read would be missing there."""
+        return SlabReader(self.host, self.memory, self.space, cache, lambda: self.encoding)
 
     @cached_property
     def encoding(self) -> Encoding | None:
@@ -119,7 +122,7 @@ class KernelView:
         proof = Proof()
         for number in np.argsort(-np.bincount(self.index.cache, minlength=1)).tolist():
             rows = self.index.rows_of(number)
-            proof += self.reader(self.caches.all[number]).prove(self.index, rows)
+            proof += self._reader(self.caches.all[number]).prove(self.index, rows)
             if proof.decided:
                 break
         return proof.encoding
