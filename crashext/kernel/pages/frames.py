@@ -25,6 +25,7 @@ MAX_FRAMES = 1 << 28  # 1 TiB of memory; a byte each
 _MAX_ZONES = 5 * 1024
 _MAX_ORDER = 18
 _HUGETLB_DTOR = 2
+_LAST_FLAG = 63  # of page flags; a page type of the same name is more
 _COSTLY_ORDER = 3  # PAGE_ALLOC_COSTLY_ORDER
 _HUGE_ORDER = 9  # pageblock_order on x86-64: 2 MiB
 
@@ -87,7 +88,6 @@ class _Fields:
         self.mapping = self.page.first_of("mapping")
         self.private = self.page.first_of("private")
         self.tails = self.slab.tails
-        self.dtor = self.page.first_of("compound_dtor")  # in the second page; until 6.6
         self.bits = {
             name: host.enumerator(f"PG_{name}")
             for name in ("reserved", "lru", "swapbacked", "head", "hugetlb")
@@ -99,14 +99,26 @@ class _Fields:
             0xFFFFFF7F if buddy is None else buddy << 24,
         )
         self.offline = _type_value(notes.get("NUMBER(PAGE_OFFLINE_MAPCOUNT_VALUE)"), None)
-        # PGTY_ numbers, the top byte of page_type, came with 4ffca5a96678 (6.11). Before, types
-        # are bits that are cleared: PG_table is 0x200, and was 0x400 while there was PG_kmemcg
-        # (until 5.11).
-        table = host.enumerator("PGTY_table")
-        hugetlb = host.enumerator("PGTY_hugetlb")
+        # PGTY_ numbers, the top byte of page_type, came with 4ffca5a96678 (6.12). Before, types
+        # are bits that are cleared: PG_table is an enumerator since ff202303c398 (6.10), was 0x200
+        # before, and 0x400 while there was PG_kmemcg (until 5.11).
+        table, table_bit = host.enumerator("PGTY_table"), host.enumerator("PG_table")
         self.typed = table is not None
-        self.tables = {table << 24} if table is not None else {0xFFFFFDFF, 0xFFFFFBFF}
-        self.hugetlb_type = None if hugetlb is None else hugetlb << 24
+        self.tables = {0xFFFFFDFF, 0xFFFFFBFF}
+        if table is not None:
+            self.tables = {table << 24}
+        elif table_bit is not None:
+            self.tables = {~table_bit & 0xFFFFFFFF}
+        # Huge pages are a page type since d99e3140a4d3 (6.9, 6.8.9). From 9c5ccf2db04b (6.6) on a
+        # flag of the second page told, which is PG_active in all others; before, its destructor.
+        hugetlb = host.enumerator("PGTY_hugetlb")
+        self.hugetlb_type = _type_value(
+            notes.get("NUMBER(PAGE_HUGETLB_MAPCOUNT_VALUE)"),
+            None if hugetlb is None else hugetlb << 24,
+        )
+        self.dtor = self.page.first_of("compound_dtor")
+        if self.hugetlb_type is not None or (self.bits["hugetlb"] or 0) > _LAST_FLAG:
+            self.bits["hugetlb"] = None
         # "Frozen" pages count no references, and are in use all the same: large kmalloc()s since
         # 7.0; their page type came in 6.15.
         kinds = (table, host.enumerator("PGTY_large_kmalloc"))
@@ -117,6 +129,12 @@ class _Fields:
         if bit is None:
             return np.zeros(len(flags), np.bool_)
         return np.asarray(flags >> np.uint64(bit) & np.uint64(1) == 1, np.bool_)
+
+    def second_of_huge(self, rows: Bytes) -> Mask:
+        """Which of these second pages of compound pages say that those are huge pages."""
+        if self.dtor is not None:
+            return np.asarray(column(rows, self.dtor) == _HUGETLB_DTOR, np.bool_)
+        return self.flag(column(rows, self.page["flags"]), "hugetlb")
 
 
 def _type_value(text: str | None, otherwise: int | None) -> int | None:
@@ -183,28 +201,26 @@ def _classify(
             use[whole == value] = FrameUse.TABLE
         if fields.offline is not None:
             use[kind == fields.offline] = FrameUse.OFFLINE
-        if fields.hugetlb_type is not None:
-            use[whole == fields.hugetlb_type] = FrameUse.HUGETLB
     if fields.refcount is not None:
         free = column(rows, fields.refcount) == 0
         if fields.page_type is not None and len(fields.frozen):
             kind = column(rows, fields.page_type) & np.uint64(0xFF000000)
             free &= ~np.isin(kind, fields.frozen)
         use[free] = FrameUse.FREE
-    use[fields.flag(flags, "hugetlb")] = FrameUse.HUGETLB  # 9fd330582b2f (6.9) to 6.10
+    if fields.page_type is not None and fields.hugetlb_type is not None:
+        # After the free ones: a huge page that waits in its pool has no references.
+        use[whole == fields.hugetlb_type] = FrameUse.HUGETLB
     use[fields.flag(flags, "reserved")] = FrameUse.RESERVED
     use[fields.slab.heads(rows)] = FrameUse.SLAB
     tails = np.flatnonzero(fields.tails.among(rows) & block.ok)
     pfns = np.uint64(block.first_pfn) + tails.astype(np.uint64)
     heads, good = memory.pfns_of(fields.tails.heads(rows[tails], memory.maps_of(pfns)))
     good &= heads < pfns
-    if fields.dtor is not None:
-        second = good & (heads + np.uint64(1) == pfns)
-        dtor = column(rows[tails], fields.dtor)
-        huge = heads[second & (dtor == _HUGETLB_DTOR)].astype(np.int64) - block.first_pfn
-        huge = huge[huge >= 0]
-        is_head = fields.flag(flags[huge], "head")
-        use[huge[is_head & (use[huge] != FrameUse.SLAB)]] = FrameUse.HUGETLB
+    second = good & (heads + np.uint64(1) == pfns)
+    huge = heads[second & fields.second_of_huge(rows[tails])].astype(np.int64) - block.first_pfn
+    huge = huge[huge >= 0]
+    is_head = fields.flag(flags[huge], "head")
+    use[huge[is_head & (use[huge] != FrameUse.SLAB)]] = FrameUse.HUGETLB
     inside = heads >= np.uint64(block.first_pfn)
     within = good & inside
     use[tails[within]] = use[(heads[within] - np.uint64(block.first_pfn)).astype(np.int64)]

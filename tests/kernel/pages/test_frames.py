@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -19,7 +20,7 @@ from crashext.hosts.base import UnknownLayout
 from crashext.kernel.pages.frames import Frames, FrameUse, frames
 from crashext.progress import silent
 from tests.conftest import lab_dump, lab_view
-from tests.fake import layout
+from tests.fake import INFO, layout
 from tests.kernel.machine import PAGE, VMEMMAP, Machine
 from tests.kernel.oracle import drgn_program
 from tests.lab import read_addresses
@@ -234,3 +235,65 @@ def test_a_kernel_without_struct_page_is_refused() -> None:
     made.host.layouts["struct page"] = layout("struct page", 64, slab_cache=(24, 8))
     with pytest.raises(UnknownLayout):
         frames(made.host, memory, made.space, silent)
+
+
+HEAD, ACTIVE = 6, 8  # bits of page flags
+
+
+@pytest.mark.parametrize(
+    ("notes", "enumerators", "page_type", "second"),
+    [
+        ({}, {"PG_hugetlb": ACTIVE}, 0xFFFFFFFF, 1 << ACTIVE),
+        ({"NUMBER(PAGE_HUGETLB_MAPCOUNT_VALUE)": "-2049"}, {}, 0xFFFFF7FF, 0),
+        ({"NUMBER(PAGE_HUGETLB_MAPCOUNT_VALUE)": "-2049"}, {"PG_hugetlb": 0x800}, 0xFFFFF7FF, 0),
+        (
+            {"NUMBER(PAGE_HUGETLB_MAPCOUNT_VALUE)": str(~0x04000000)},
+            {"PG_hugetlb": 0x04000000},
+            0xFBFFFFFF,
+            0,
+        ),
+        ({}, {"PGTY_hugetlb": 0xF4, "PGTY_table": 0xF2, "PGTY_buddy": 0xF0}, 0xF4000000, 0),
+    ],
+    ids=["6.6", "6.9", "6.10", "6.11", "6.12"],
+)
+@pytest.mark.parametrize("references", [0, 1])
+def test_a_huge_page_is_one_in_use_or_waiting_in_its_pool(
+    notes: dict[str, str],
+    enumerators: dict[str, int],
+    page_type: int,
+    second: int,
+    references: int,
+) -> None:
+    """And a page of user space that was used lately, whose flag has the same bit, is none."""
+    made = Machine(64, page=FULL_PAGE, info=replace(INFO, vmcoreinfo=notes))
+    made.host.enumerators |= {"PG_head": HEAD, **enumerators}
+    for pfn in range(64):
+        made.put(pfn, 48, 0x1_FFFFFFFF)
+    made.put(16, 0, 1 << HEAD)
+    made.put(16, 48, references << 32 | page_type)
+    for pfn in range(17, 24):
+        made.put(pfn, 8, VMEMMAP + 64 * 16 | 1)
+    made.put(17, 0, second)
+    made.put(40, 0, 1 << ACTIVE)
+    made.put(48, 0, 1 << HEAD | 1 << ACTIVE)
+    made.put(49, 8, VMEMMAP + 64 * 48 | 1)
+    use = classified(made).use
+    assert np.flatnonzero(use == FrameUse.HUGETLB).tolist() == list(range(16, 24))
+
+
+@pytest.mark.parametrize(
+    ("enumerators", "page_type"),
+    [
+        ({}, 0xFFFFFDFF),
+        ({}, 0xFFFFFBFF),
+        ({"PG_table": 0x200}, 0xFFFFFDFF),
+        ({"PG_table": 0x10000000}, 0xEFFFFFFF),
+        ({"PGTY_table": 0xF2, "PGTY_buddy": 0xF0}, 0xF2000000),
+    ],
+    ids=["5.11", "5.10", "6.10", "6.11", "6.12"],
+)
+def test_a_page_table_by_its_type(enumerators: dict[str, int], page_type: int) -> None:
+    made = machine()
+    made.host.enumerators |= enumerators
+    made.put(16, 48, 1 << 32 | page_type)
+    assert np.flatnonzero(classified(made).use == FrameUse.TABLE).tolist() == [16]
