@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from functools import cached_property
 
 from crashext.hosts.base import Host, Layout, Member
-from crashext.kernel.btf import Btf, BtfKind, read_btf, read_kernel_btf
+from crashext.kernel.btf import Btf, BtfKind
+from crashext.kernel.btf_memory import read_btf, read_kernel_btf
 
 _MAX_NESTING = 32  # of anonymous structs and unions
 _FACT = re.compile(r"(SIZE|OFFSET)\((\w+)(?:\.(\w+))?\)")

@@ -10,8 +10,9 @@ import pytest
 from crashext.hosts.bare import BareHost
 from crashext.hosts.base import HostError
 from crashext.hosts.debugpackage import missing_debug_info
-from crashext.kernel.btf import BtfKind, read_kernel_btf
+from crashext.kernel.btf import BtfKind
 from crashext.kernel.btf_layouts import CarriedTypes
+from crashext.kernel.btf_memory import read_kernel_btf
 from tests.conftest import lab_dump, lab_host
 
 

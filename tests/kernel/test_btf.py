@@ -8,7 +8,8 @@ import struct
 import drgn
 import pytest
 
-from crashext.kernel.btf import Btf, BtfKind, read_btf
+from crashext.kernel.btf import Btf, BtfKind
+from crashext.kernel.btf_memory import read_btf
 from crashext.kernel.fields import Fields, Form, flat
 from tests.conftest import lab_host, lab_view
 from tests.fake import FakeHost

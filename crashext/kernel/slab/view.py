@@ -14,7 +14,8 @@ from crashext.hosts.base import Host, Symbol
 from crashext.hosts.derived import derived
 from crashext.kernel.access import UnknownLayout
 from crashext.kernel.addresses import AddressSpace, address_space
-from crashext.kernel.btf import Btf, read_btf
+from crashext.kernel.btf import Btf
+from crashext.kernel.btf_memory import read_btf
 from crashext.kernel.memmap import MemoryMap, memory_map
 from crashext.kernel.slab.caches import Caches, SlabCache, read_caches
 from crashext.kernel.slab.freelist import Encoding, Proof

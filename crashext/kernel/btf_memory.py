@@ -1,0 +1,76 @@
+"""Where a kernel keeps its BTF and that of its modules: in its own memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from crashext.hosts.base import Host, ReadFault
+from crashext.kernel.access import string, u32, u64
+from crashext.kernel.btf import Btf
+
+_MAX_KERNEL = 64 << 20  # a distribution's kernel has 4 to 6 MB
+_MAX_MODULES = 4096
+_MAX_MODULE = 16 << 20
+_MAX_TOTAL = 96 << 20
+
+
+def read_btf(host: Host) -> Btf | None:
+    """The BTF of the kernel (4.18, CONFIG_DEBUG_INFO_BTF) and of its loaded modules (5.11,
+    36e68442d1af); None where this kernel carries none, or it is not in the dump.
+    """
+    kernel = _kernel_btf(host)
+    try:
+        return None if kernel is None else Btf(kernel, tuple(_module_btf(host)))
+    except ValueError:
+        return None
+
+
+def read_kernel_btf(host: Host) -> Btf | None:
+    """As `read_btf`, without the modules: for that no layout must be known."""
+    kernel = _kernel_btf(host)
+    try:
+        return None if kernel is None else Btf(kernel)
+    except ValueError:
+        return None
+
+
+def _kernel_btf(host: Host) -> bytes | None:
+    start, stop = host.address_of("__start_BTF"), host.address_of("__stop_BTF")
+    if start is None or stop is None or not 0 < stop - start <= _MAX_KERNEL:
+        return None
+    try:
+        return host.read(start, stop - start)
+    except ReadFault:
+        return None
+
+
+def _module_btf(host: Host) -> Iterator[tuple[str, bytes]]:
+    """(module, BTF data) along the list `btf_modules` of kernel/bpf/btf.c."""
+    head = host.address_of("btf_modules")
+    link, btf = host.layout("struct btf_module"), host.layout("struct btf")
+    if head is None or link is None or btf is None:
+        return
+    if any(m not in link for m in ("list", "btf")) or any(
+        m not in btf for m in ("data", "data_size", "name")
+    ):
+        return
+    total = 0
+    try:
+        at = u64(host, head)
+        for _ in range(_MAX_MODULES):
+            if at == head:
+                return
+            entry = at - link["list"].offset
+            at = u64(host, at)
+            blob = u64(host, entry + link["btf"].offset)
+            size = u32(host, blob + btf["data_size"].offset)
+            total += size
+            if not 0 < size <= _MAX_MODULE or total > _MAX_TOTAL:
+                continue
+            name = string(host, blob + btf["name"].offset, btf["name"].size)
+            try:
+                yield name, host.read(u64(host, blob + btf["data"].offset), size)
+            except ReadFault:
+                continue  # this module's types are not in the dump
+    except ReadFault:
+        return  # the list is broken here: the modules before it count
