@@ -21,6 +21,7 @@ from crashext.analysis.likeness.survey import (
 from crashext.analysis.likeness.words import Classifier, Kind, WordMap
 from crashext.analysis.origin.callers import rank_callers
 from crashext.analysis.origin.content import content_owners
+from crashext.analysis.origin.places import code_of
 from crashext.analysis.results.reports import Kin, Pair, SimilarityReport, Subject
 from crashext.analysis.settings import Settings
 from crashext.analysis.types.members import Structure, find_structure, members
@@ -206,7 +207,10 @@ def _kin(
             )
     members = sampled.rows(hits)
     addresses = seen.sample.address[hits]
-    owners = content_owners(view, classifier, members)
+    callers = None
+    if code_of(view, cache) is not None:  # a session of another question does not know the code
+        owners = content_owners(view, classifier, members)
+        callers = rank_callers(view, cache, addresses, members, owners)
     kin = Kin(
         like=U64(slot.address),
         cache=cache.name,
@@ -216,7 +220,7 @@ def _kin(
         similarity=float(near[hits].mean()) if len(hits) else 0.0,
         residue=residue(words, seen.free, 0, cache.freelist_offset, settings),
         listed=listed,
-        callers=rank_callers(view, cache, addresses, members, owners),
+        callers=callers,
     )
     return kin, gaps, unread > 0
 
