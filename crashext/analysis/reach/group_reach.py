@@ -121,4 +121,5 @@ def reachability_of(marked: Reach) -> Reachability:
         sampled=bool(marked.giants),
         notes=tuple(notes),
         misgivings=doubts,
+        slab_pages_missing=coverage.missing_slab,
     )

@@ -212,3 +212,5 @@ class Reachability:
     notes: tuple[str, ...] = field(default=())
     misgivings: tuple[str, ...] = field(default=())
     """Why what it says is not to be believed: the pass did not understand this kernel."""
+    slab_pages_missing: int = 0
+    """Of the missing pages those of slabs: what their objects held is not known."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from msgspec.structs import replace
+
 from crashext.analysis.results.estimate import Estimate, count_text
 from crashext.analysis.verdict.commands import of_cache, of_page_cache, of_stuck_reader
 from crashext.analysis.verdict.facts import Facts, HolderFact, UnreachableFact
@@ -32,7 +34,28 @@ def unreachable_objects(facts: Facts) -> Iterator[Verdict]:
         size = sum(f.bytes for f in some)
         share = KMEMLEAK_SHARE if some[0].by == "kmemleak" else UNREACHABLE_SHARE
         if size >= max(UNREACHABLE_LEAST, share * slab) or any(f.traced for f in some):
-            yield _leaked(facts, some, confidence(facts), (*doubts(facts), *little(size, facts)))
+            found = _leaked(facts, some, confidence(facts), (*doubts(facts), *little(size, facts)))
+            yield _hidden(found) if _may_be_hidden(facts, some) else found
+
+
+def _may_be_hidden(facts: Facts, some: list[UnreachableFact]) -> bool:
+    """Slab pages are missing, and nothing but that nobody points at them accuses these objects.
+
+    One array in a missing page may hold as many: the reserve of a mempool, a table.
+    """
+    seen = facts.reachability
+    missing = seen is not None and seen.slab_pages_missing > 0
+    return missing and some[0].by == "reachability" and not any(f.module for f in some)
+
+
+def _hidden(found: Verdict) -> Verdict:
+    says = f"cannot tell: {found.says.split(':')[0].replace('are leaked', 'look unreachable')}"
+    return replace(
+        found,
+        kind="cannot-tell",
+        confidence="low",
+        says=f"{says}: what holds them may be in slab pages that this dump lacks",
+    )
 
 
 def few_unreachable(facts: Facts) -> Iterator[Verdict]:
