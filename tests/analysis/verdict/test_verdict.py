@@ -436,6 +436,19 @@ def test_what_limits_the_look_limits_the_confidence() -> None:
     assert only(replace(facts, reachability=replace(SEEN, pages_missing=10))).confidence == "high"
 
 
+def test_where_slab_pages_are_missing_only_content_accuses() -> None:
+    nameless = replace(unreachable(LEAST_LOST), module="")
+    holed = replace(SEEN, slab_pages_missing=1)
+    for seen, module, kind in (
+        (holed, "", "cannot-tell"),
+        (holed, "mod", "leak"),
+        (SEEN, "", "leak"),
+    ):
+        fact = replace(nameless, module=module)
+        found = only(replace(HEALTHY, unreachable=(fact,), reachability=seen))
+        assert (found.kind, found.where) == (kind, "slab")
+
+
 def test_a_leak_says_where_it_is_not_why_memory_is_short() -> None:
     least = int(rules.LITTLE * TOTAL) + 1
     for size, said in ((least - 2, True), (least, False)):
