@@ -33,6 +33,7 @@ style: $(VENV)/installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
+test-kernels: LAB_SCENARIO := default@arm64
 test-kernels: $(VENV)/installed-dev lab-packages
 	CRASHEXT_KERNELS=1 $(BIN)/pytest tests/end_to_end/test_other_kernels.py
 

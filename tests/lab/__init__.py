@@ -20,13 +20,14 @@ from .build import (
 from .distribution import DISTRIBUTION_PACKAGES
 from .errors import LabError, MissingToolsError
 from .own_kernel import own_kernel_packages
-from .packages import APT_PACKAGES
+from .packages import APT_PACKAGES, ARM64_PACKAGES
 from .scenarios import SCENARIOS, Scenario, scenario
 from .suites import SUITES
 from .truth import read_addresses
 
 __all__ = [
     "APT_PACKAGES",
+    "ARM64_PACKAGES",
     "DISTRIBUTION_PACKAGES",
     "SCENARIOS",
     "SUITES",

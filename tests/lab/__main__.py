@@ -9,6 +9,7 @@ from pathlib import Path
 
 from . import (
     APT_PACKAGES,
+    ARM64_PACKAGES,
     DISTRIBUTION_PACKAGES,
     SCENARIOS,
     LabError,
@@ -31,6 +32,9 @@ def main() -> int:
         packages = set(APT_PACKAGES.values())
         if any(scenario(name).kernel not in (DEBIAN, *SUITES) for name in options.scenarios):
             packages |= own_kernel_packages()
+        suites = [SUITES[k] for name in options.scenarios if (k := scenario(name).kernel) in SUITES]
+        if any(suite.arch == "arm64" for suite in suites):
+            packages |= set(ARM64_PACKAGES.values())
         if any(scenario(name).distribution for name in options.scenarios):
             packages |= set(DISTRIBUTION_PACKAGES.values())
         print(" ".join(sorted(packages)))

@@ -23,7 +23,7 @@ from .own_kernel import compile_kernel, own_kernel
 from .packages import Kernel, fetch, newest_kernel, require_tools
 from .program_build import SOURCE as PROGRAM
 from .program_build import build_program
-from .qemu import COMMAND_LINE, Guest, Machine
+from .qemu import EMULATORS, Guest, Machine
 from .run import run
 from .scenarios import DEBIAN, Scenario
 from .suites import SUITES, fetch_suite, suite_kernel
@@ -132,7 +132,7 @@ def build(
         formats[0] = dump.kdump
     if dump.folder.is_dir() and not force and all(path.is_file() for path in formats.values()):
         return dump
-    require_tools()
+    require_tools(kernel)
     with _step(tell, f"{scenario.name}: kernel"):
         _provide(kernel, cache, tell)
     with _lock(_bench(scenario, cache), tell), _step(tell, f"{scenario.name}: all"):
@@ -212,7 +212,7 @@ def _key(scenario: Scenario, kernel: Kernel) -> str:
     inputs = [
         sorted(scenario.parameters.items()),
         *(scenario.memory, scenario.append, kernel.version, source_hash(), INIT.read_text()),
-        *(COMMAND_LINE, guest_modules(scenario)),
+        *(EMULATORS[kernel.arch].command_line, guest_modules(scenario)),
         PROGRAM.read_text() if scenario.needs_program else "",
     ]
     if scenario.distribution:
@@ -287,6 +287,7 @@ def _boot_and_dump(
             append=scenario.append,
             disks=disks,
             console=building / "console.log",
+            arch=kernel.arch,
         )
         with Guest(machine) as guest:
             if scenario.parameters.get("nodes_later"):

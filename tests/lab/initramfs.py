@@ -43,13 +43,13 @@ def write_initramfs(
 
     `module` is the leak module and `program` is ``labuser``, where `scenario` uses them.
     """
-    busybox = shutil.which("busybox")
+    busybox = kernel.busybox
     if busybox is None:
         raise MissingToolsError("missing Debian packages: apt-get install busybox-static")
     archive = Archive()
     for folder in ("bin", "lab", "lab/modules"):
         archive.folder(folder)
-    archive.file("bin/busybox", Path(busybox).read_bytes(), executable=True)
+    archive.file("bin/busybox", busybox.read_bytes(), executable=True)
     archive.file("init", INIT.read_bytes(), executable=True)
     archive.file("lab/in-cgroup", IN_CGROUP.read_bytes(), executable=True)
     add_modules(archive, kernel, guest_modules(scenario))

@@ -44,11 +44,11 @@ _RUN = (
 
 def run_live(into: Path) -> Path:
     """Boot the guest and wait for it; returns the folder with what it wrote, in `into`."""
-    require_tools()
     if shutil.which("mke2fs") is None:
         raise MissingToolsError("missing Debian packages: apt-get install e2fsprogs")
     cache = cache_folder()
     kernel = newest_kernel(cache)
+    require_tools(kernel)
     fetch(kernel)
     module = build_module(cache, kernel)
     with TemporaryDirectory(prefix="live-", dir=cache) as folder:

@@ -9,10 +9,11 @@ from tempfile import TemporaryDirectory
 
 from .packages import Kernel
 from .run import run
-from .suites import in_root
+from .suites import SUITES, in_root
 
 SOURCE = Path(__file__).parent / "module"
 BUILD_TIMEOUT = 300.0
+CROSS = ("ARCH=arm64", "CROSS_COMPILE=aarch64-linux-gnu-")
 
 
 def source_hash() -> str:
@@ -37,9 +38,7 @@ def build_module(cache: Path, kernel: Kernel) -> Path:
         else:
             shutil.copytree(SOURCE, work)
             run(["make", "-C", kernel.headers, f"M={work}", "modules"], BUILD_TIMEOUT)
-            # kbuild does this only with the kernel's whole build tree at hand.
-            pahole = ("pahole", "-J", "--btf_base", kernel.vmlinux, work / "leaklab.ko")
-            run(pahole, BUILD_TIMEOUT)
+            _add_btf(kernel, work)
         (work / "leaklab.ko").rename(built)
     return built
 
@@ -54,6 +53,15 @@ def _build_in_suite(kernel: Kernel, work: Path) -> None:
         inside = f"/work/{Path(folder).name}"
         shutil.copytree(SOURCE, folder, dirs_exist_ok=True)
         headers = f"/usr/src/linux-headers-{kernel.release}"
-        in_root(kernel, ["make", "-C", headers, f"M={inside}", "modules"], BUILD_TIMEOUT)
+        cross = CROSS if kernel.arch == "arm64" else ()
+        make = ["make", "-C", headers, f"M={inside}", *cross, "modules"]
+        in_root(kernel, make, BUILD_TIMEOUT)
         work.mkdir()
         shutil.copyfile(Path(folder) / "leaklab.ko", work / "leaklab.ko")
+    if not SUITES[kernel.suite].pahole and SUITES[kernel.suite].debian == "bookworm":
+        _add_btf(kernel, work)
+
+
+def _add_btf(kernel: Kernel, work: Path) -> None:
+    """Kbuild does this only with the kernel's whole build tree at hand."""
+    run(("pahole", "-J", "--btf_base", kernel.vmlinux, work / "leaklab.ko"), BUILD_TIMEOUT)

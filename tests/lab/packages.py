@@ -55,6 +55,8 @@ class Kernel:
     """What it is compiled with here (own_kernel.py); None: Debian's own binary."""
     suite: str = ""
     """The other Debian suite it is from (suites.py), whose compiler lies in `root` as well."""
+    arch: str = "amd64"
+    """Debian's name of what it runs on."""
 
     @property
     def image(self) -> Path:
@@ -73,6 +75,14 @@ class Kernel:
         return root / "vmlinux"
 
     @property
+    def busybox(self) -> Path | None:
+        """The guest's programs; None where there are none."""
+        if self.arch != "amd64":
+            return self.root / "busybox"
+        found = shutil.which("busybox")
+        return None if found is None else Path(found)
+
+    @property
     def modules(self) -> Path:
         """The modules that come with the image."""
         return self.root / "lib" / "modules" / self.release
@@ -83,9 +93,14 @@ class Kernel:
         return self.root / "usr" / "src" / f"linux-headers-{self.release}"
 
 
-def require_tools() -> None:
-    """Raise `MissingToolsError` unless every program the lab runs is on PATH."""
-    missing = sorted({pkg for tool, pkg in APT_PACKAGES.items() if shutil.which(tool) is None})
+ARM64_PACKAGES = {"qemu-system-aarch64": "qemu-system-arm"}
+"""Of guests of arm64, beside the others."""
+
+
+def require_tools(kernel: Kernel) -> None:
+    """Raise `MissingToolsError` unless every program that a dump of `kernel` takes is on PATH."""
+    programs = {**APT_PACKAGES, **(ARM64_PACKAGES if kernel.arch == "arm64" else {})}
+    missing = sorted({pkg for tool, pkg in programs.items() if shutil.which(tool) is None})
     if missing:
         raise MissingToolsError("missing Debian packages: apt-get install " + " ".join(missing))
 

@@ -22,6 +22,23 @@ COMMAND_LINE = "console=ttyS0 panic=-1 loglevel=7"
 
 
 @dataclass(frozen=True)
+class Emulator:
+    """What boots a guest of one architecture."""
+
+    program: tuple[str, ...]
+    cpu: str
+    command_line: str = COMMAND_LINE
+
+
+EMULATORS = {
+    "amd64": Emulator(("qemu-system-x86_64",), "qemu64,+rdrand,+rdseed"),
+    "arm64": Emulator(
+        ("qemu-system-aarch64", "-M", "virt"), "cortex-a57", COMMAND_LINE.replace("S0", "AMA0")
+    ),
+}
+
+
+@dataclass(frozen=True)
 class Machine:
     """What to boot."""
 
@@ -33,11 +50,14 @@ class Machine:
     """Raw disk images; the guest sees /dev/vda, /dev/vdb and so on."""
     console: Path
     """Where all that the guest prints is written, after the command that started it."""
-    cpu: str = "qemu64,+rdrand,+rdseed"
+    cpu: str = ""
+    """QEMU's name of it; "" for the usual one of the architecture."""
+    arch: str = "amd64"
 
     @property
     def command(self) -> list[str]:
         """The QEMU command, less its monitor."""
+        emulator = EMULATORS[self.arch]
         drives = []
         for number, disk in enumerate(self.disks):
             drives += ["-drive", f"file={disk},if=none,format=raw,cache=unsafe,id=disk{number}"]
@@ -45,11 +65,11 @@ class Machine:
         return [
             # The guest does not outlive this process, not even when it is killed.
             *("setpriv", "--pdeathsig", "KILL"),
-            *("qemu-system-x86_64", "-accel", "tcg,thread=multi"),
-            *("-cpu", self.cpu, "-smp", "2", "-m", self.memory),
+            *(*emulator.program, "-accel", "tcg,thread=multi"),
+            *("-cpu", self.cpu or emulator.cpu, "-smp", "2", "-m", self.memory),
             *("-nodefaults", "-display", "none", "-no-reboot", "-device", "vmcoreinfo"),
             *("-kernel", str(self.image), "-initrd", str(self.initramfs)),
-            *("-append", f"{COMMAND_LINE} {self.append}".strip()),
+            *("-append", f"{emulator.command_line} {self.append}".strip()),
             *("-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"),
             *drives,
         ]

@@ -6,13 +6,18 @@ compiler and kbuild's tools of another suite need that suite's C library. apt ke
 the cache too, and believes that nothing is installed: the machine's own apt and packages stay
 as they are. The lists are fetched once, so that a suite's kernel stays the same until the
 suite's folder is removed.
+
+Kernels of arm64 are fetched beside tools of this machine's architecture: a cross compiler and
+kbuild's own programs, which the headers' package leaves to whoever compiles.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from .errors import LabError
 from .packages import (
@@ -29,13 +34,13 @@ from .run import run
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 UPDATE_TIMEOUT = 300.0
 
-META_PACKAGE = "linux-image-amd64"
-
 BUILD_PACKAGES = (
     *("make", "gcc", "dash", "bash", "mawk", "sed", "grep", "perl-base"),
     *("coreutils", "findutils", "diffutils"),
 )
 """What kbuild runs beside its own tools; the compiler's version is the headers' to name."""
+
+ARM64_COMPILER = "gcc-aarch64-linux-gnu"
 
 SHARED_FOLDERS = ("bin", "sbin", "lib", "lib64")
 """Links into /usr since Debian 10; in the packages themselves only from 13 on."""
@@ -53,6 +58,7 @@ Dir::Etc::preferencesparts "-";
 APT::Sandbox::User "root";
 APT::Install-Recommends "false";
 Acquire::Languages "none";
+APT::Architectures {{ {architectures}; }};
 #clear APT::Update::Post-Invoke;
 #clear APT::Update::Post-Invoke-Success;
 #clear DPkg::Post-Invoke;
@@ -66,6 +72,9 @@ class Suite:
     name: str
     pahole: str
     """The package with pahole, by which kbuild makes a module's BTF; empty where there is none."""
+    debian: str = ""
+    """The suite's name in Debian's archive, where it is another."""
+    arch: str = "amd64"
 
 
 SUITES = {
@@ -74,6 +83,8 @@ SUITES = {
         Suite("bullseye", pahole=""),  # Module BTF began in 5.11: 36e68442d1af.
         Suite("trixie", pahole="pahole"),
         Suite("sid", pahole="pahole"),
+        # Not pahole: the headers of 12 have no vmlinux, module_build.py calls the machine's own.
+        Suite("arm64", pahole="", debian="bookworm", arch="arm64"),
     )
 }
 
@@ -81,13 +92,17 @@ SUITES = {
 def suite_kernel(cache: Path, suite: Suite) -> Kernel:
     """Name the kernel of `suite`; its package lists are fetched where that was not done yet."""
     apt = _Apt(_folder(cache, suite) / "apt")
-    apt.prepare(suite.name)
-    depends = run(apt.command("apt-cache", "depends", META_PACKAGE))
-    image = first_dependency(depends, META_PACKAGE, f"{_IMAGE}[0-9]")
-    version = version_shown(run(apt.command("apt-cache", "show", image)), image)
+    apt.prepare(suite)
+    meta = f"linux-image-{suite.arch}"
+    named = f"{meta}:{suite.arch}"
+    image = first_dependency(
+        run(apt.command("apt-cache", "depends", named)), meta, f"{_IMAGE}[0-9]"
+    )
+    image = image.partition(":")[0]
+    version = version_shown(run(apt.command("apt-cache", "show", f"{image}:{suite.arch}")), image)
     release = image.removeprefix(_IMAGE)
     root = _folder(cache, suite) / f"{release}_{version}"
-    return Kernel(release, version, root, suite=suite.name)
+    return Kernel(release, version, root, suite=suite.name, arch=suite.arch)
 
 
 def fetch_suite(cache: Path, kernel: Kernel) -> None:
@@ -97,24 +112,46 @@ def fetch_suite(cache: Path, kernel: Kernel) -> None:
     suite = SUITES[kernel.suite]
     apt = _Apt(_folder(cache, suite) / "apt")
     image = f"{_IMAGE}{kernel.release}"
-    wanted = [image, f"linux-headers-{kernel.release}", *BUILD_PACKAGES]
-    if suite.pahole:
-        wanted.append(suite.pahole)
+    headers = f"linux-headers-{kernel.release}"
+    tools = [*BUILD_PACKAGES, *([suite.pahole] if suite.pahole else [])]
     with staged(kernel.root) as building:
         for folder in SHARED_FOLDERS:
             (building / "usr" / folder).mkdir(parents=True)
             (building / folder).symlink_to(f"usr/{folder}")
-        for deb in apt.download_with_dependencies(wanted):
+        if suite.arch == "amd64":
+            packages = apt.download_with_dependencies([image, headers, *tools])
+        else:
+            packages = _cross_packages(apt, suite, image, headers, tools, building)
+        for deb in packages:
             run(["dpkg-deb", "-x", deb, building], UNPACK_TIMEOUT)
             deb.unlink()
         for folder in ("tmp", "work", *HOST_FOLDERS):
             (building / folder).mkdir(exist_ok=True)
         _link_alternatives(building)
         # Not with the rest: it is 5 GB unpacked, of which one file is wanted.
-        run(apt.command("apt-get", "-q", "download", f"{image}-dbg"), DOWNLOAD_TIMEOUT, building)
-        (deb,) = building.glob(f"{image}-dbg_*.deb")
+        deb = apt.download(f"{image}-dbg:{suite.arch}", building)
         extract_vmlinux(deb, kernel.release, kernel.vmlinux_in(building))
         deb.unlink()
+
+
+def _cross_packages(
+    apt: _Apt, suite: Suite, image: str, headers: str, tools: Sequence[str], into: Path
+) -> Iterator[Path]:
+    """The kernel, its headers and the guest's busybox, and tools of this machine's architecture."""
+    depends = run(apt.command("apt-cache", "depends", f"{headers}:{suite.arch}"))
+    # "Depends: <linux-headers-6.1.0-50-common:arm64>", as there is no such package of arm64.
+    common = _first_match(depends, r"linux-headers-[\w.+-]+-common")
+    kbuild = _first_match(depends, r"linux-kbuild-[\w.+-]+")
+    foreign = [*(f"{name}:{suite.arch}" for name in (image, headers)), common]
+    for name in foreign:
+        yield apt.download(name, into)
+    busybox = apt.download(f"busybox-static:{suite.arch}", into)
+    with TemporaryDirectory(dir=into) as folder:
+        run(["dpkg-deb", "-x", busybox, folder], UNPACK_TIMEOUT)
+        program = next(path for path in Path(folder).rglob("bin/busybox") if path.is_file())
+        program.rename(into / "busybox")
+    busybox.unlink()
+    yield from apt.download_with_dependencies([*tools, ARM64_COMPILER, kbuild])
 
 
 def in_root(kernel: Kernel, command: Sequence[str], timeout: float) -> None:
@@ -127,6 +164,13 @@ def in_root(kernel: Kernel, command: Sequence[str], timeout: float) -> None:
     # New namespaces: needs no root, and the mount goes with the process.
     isolated = ("unshare", "--map-root-user", "--mount", "sh", "-c", script)
     run([*isolated, str(kernel.root), *command], timeout)
+
+
+def _first_match(text: str, pattern: str) -> str:
+    found = re.search(pattern, text)
+    if found is None:
+        raise LabError(f"apt names no {pattern} that the headers depend on")
+    return found[0]
 
 
 _IMAGE = "linux-image-"
@@ -154,7 +198,7 @@ class _Apt:
         """The command line that runs `program` of apt in this world."""
         return [program, "-c", str(self.folder / "apt.conf"), *arguments]
 
-    def prepare(self, suite: str) -> None:
+    def prepare(self, suite: Suite) -> None:
         """Fetch the lists of `suite`, unless that was done."""
         if self.folder.is_dir():
             return
@@ -163,17 +207,29 @@ class _Apt:
             for folder in ("state/lists/partial", "cache/archives/partial"):
                 (building / folder).mkdir(parents=True)
             (building / "status").touch()
-            source = f"deb [signed-by={KEYRING}] {_mirror()} {suite} main\n"
+            source = f"deb [signed-by={KEYRING}] {_mirror()} {suite.debian or suite.name} main\n"
             (building / "sources.list").write_text(source)
-            (building / "apt.conf").write_text(_CONFIGURATION.format(apt=building))
+            _configure(building, suite.arch, at=building)
             run(_Apt(building).command("apt-get", "-q", "update"), UPDATE_TIMEOUT)
-            (building / "apt.conf").write_text(_CONFIGURATION.format(apt=self.folder))
+            _configure(building, suite.arch, at=self.folder)
+
+    def download(self, package: str, into: Path) -> Path:
+        """Fetch one package into the folder `into`; returns the file."""
+        run(self.command("apt-get", "-q", "download", package), DOWNLOAD_TIMEOUT, into)
+        (deb,) = into.glob(f"{package.partition(':')[0]}_*.deb")
+        return deb
 
     def download_with_dependencies(self, packages: Iterable[str]) -> Iterator[Path]:
         """Fetch `packages` and all that they depend on; yields the files."""
         words = ("-q", "-y", "--download-only", "install")
         run(self.command("apt-get", *words, *packages), DOWNLOAD_TIMEOUT)
         yield from sorted((self.folder / "cache" / "archives").glob("*.deb"))
+
+
+def _configure(folder: Path, arch: str, at: Path) -> None:
+    """Write into `folder` the configuration of the apt that will be at `at`."""
+    architectures = "; ".join(f'"{name}"' for name in dict.fromkeys(("amd64", arch)))
+    (folder / "apt.conf").write_text(_CONFIGURATION.format(apt=at, architectures=architectures))
 
 
 def _mirror() -> str:

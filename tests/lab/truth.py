@@ -117,6 +117,7 @@ def _part(values: dict[str, str], folder: Path, slots: dict[str, int]) -> dict[s
     if len(addresses) != count or ends != [values["first"], values["last"]]:
         raise LabError(f"{file} does not agree with what the guest logged of {name}")
     caches = [] if values["cache"] == "-" else values["cache"].split(",")
+    caches = list(dict.fromkeys(_present(cache, slots) for cache in caches))
     cache = caches[0] if len(caches) == 1 else None
     return {
         "guilty": values["guilty"] == "1",
@@ -131,6 +132,15 @@ def _part(values: dict[str, str], folder: Path, slots: dict[str, int]) -> dict[s
         "addresses": f"addresses/{name}.bin",
         "function": FUNCTIONS.get(name),
     }
+
+
+def _present(cache: str, slots: dict[str, int]) -> str:
+    """The smallest kmalloc cache that is there and large enough: DMA may forbid small ones."""
+    if cache in slots or not cache.startswith("kmalloc-"):
+        return cache
+    size = int(cache.removeprefix("kmalloc-"))
+    larger = {int(m[1]): name for name in slots if (m := re.fullmatch(r"kmalloc-(\d+)", name))}
+    return larger[min(n for n in larger if n >= size)]
 
 
 def _check_counts(scenario: Scenario, parts: dict[str, dict[str, Any]]) -> None:
