@@ -42,12 +42,13 @@ from crashext.hosts.percpu import PERCPU_END, percpu_table, symbol_in
 from crashext.incrash import crashext_wire as wire
 
 if TYPE_CHECKING:
-    from crashext.hosts.drgn import PhysicalMemory
+    from crashext.hosts.drgn import DrgnHost, PhysicalMemory
 
 _PAGE = 4096
 _RUN = 1 << 20
 _BULK = 1 << 18  # bytes from which a read goes to the dump file
 _MAX_VMCOREINFO = 1 << 16
+_OBJECT_FILE = re.compile(r"^[0-9a-f]{8,16}\s.*\s(/\S+)\s*$", re.MULTILINE)  # after mod -s
 _LOCK_KEY = re.compile(r"__key(\.\d+)?$")  # struct lock_class_key, empty without lockdep
 
 
@@ -58,6 +59,12 @@ class CrashHost:
         self, sock: socket.socket, kept: Kept, whole: AbstractContextManager[None] | None = None
     ) -> None:
         """`whole` lets nothing interrupt a question: the next one would get its answer."""
+        # Those of the host before this one, which they keep alive.
+        CrashHost.symbol_at.cache_clear()
+        CrashHost.address_of.cache_clear()
+        CrashHost.modules.cache_clear()
+        CrashHost.layout.cache_clear()
+        CrashHost.enumerator.cache_clear()
         self.kept = kept
         self._sock, self._whole = sock, whole or nullcontext()
         self._starts = self._ends = np.zeros(0, np.uint64)
@@ -88,8 +95,9 @@ class CrashHost:
         return self._ask_modules() != self._modules_text
 
     def debug_files(self) -> list[Path]:
-        """The debug files that crash itself opened, as `sys` names them."""
-        names = (self._sys.get(key, "") for key in ("KERNEL", "DEBUG KERNEL", "DEBUGINFO"))
+        """The debug files that crash itself opened, as `sys` and `mod` name them."""
+        names = [self._sys.get(key, "") for key in ("KERNEL", "DEBUG KERNEL", "DEBUGINFO")]
+        names += _OBJECT_FILE.findall(self._modules_text)
         paths = (Path(name.split("  ")[0].strip()) for name in names if name)
         return [path for path in paths if path.is_file()]
 
@@ -253,6 +261,19 @@ class CrashHost:
         return self._file.registers
 
     @cached_property
+    def _shell(self) -> DrgnHost | None:
+        """The same dump as a shell opens it: it names places and their lines as reports there do,
+        and knows how long functions are, which crash does not. None where drgn cannot open it."""
+        if self._info.live:
+            return None
+        from crashext.hosts.drgn import open_core
+
+        try:
+            return open_core(self._dump, self.debug_files())
+        except HostError:
+            return None
+
+    @cached_property
     def _percpu_symbols(self) -> list[Symbol]:
         # 31c40 (d) runqueues
         line = re.compile(r"^([0-9a-f]{1,6}) \(.\) (\S+)$", re.MULTILINE)
@@ -261,6 +282,8 @@ class CrashHost:
 
     @lru_cache(maxsize=4096)  # noqa: B019  (one host a process)
     def symbol_at(self, address: int) -> Symbol | None:
+        if self._shell is not None:
+            return self._shell.symbol_at(address)
         if address < PERCPU_END:
             return symbol_in(self._percpu_symbols, address)
         line = self._ask(wire.SYMBOLS, struct.pack("<Q", address)).decode("ascii", "replace")
@@ -340,6 +363,8 @@ class CrashHost:
         return self._ask(wire.COMMAND, line.encode()).decode("utf-8", "replace")
 
     def source_of(self, address: int) -> list[tuple[str, str]]:
+        if self._shell is not None:
+            return self._shell.source_of(address)
         # ffffffff811c2f3e (T) alloc_pid+30 /build/linux/kernel/pid.c: 177
         try:
             found = _SOURCE.search(self.crash_command(f"sym {address:x}"))

@@ -186,7 +186,7 @@ class Requests:
     def _text(self, function: Symbol, call: int) -> bytes:
         if self._host.info().arch != _DISASSEMBLED:
             return b""
-        # crash does not tell a function's size.
+        # Where only crash names functions, nobody tells how long they are.
         size = function.size or min(call - function.address + 512, _MOST_FUNCTION_WITHOUT_SIZE)
         if not function.address or not call - function.address < size <= MOST_CODE:
             return b""
