@@ -149,6 +149,7 @@ def slab_cache(
         red_left_pad=red_left_pad,
         freelist_random=random,
         objects_per_slab=objects,
+        order=0,
         flags=frozenset(),
         has_constructor=False,
         refcount=1,

@@ -25,6 +25,9 @@ PAGE = layout(
     objects=(42, 4, 0, 15),
 )
 
+KMEM_CACHE = layout("struct kmem_cache", 64, offset=(16, 4))
+"""Enough of it to tell SLUB from SLAB."""
+
 
 def address_space(pages: int) -> AddressSpace:
     """The address space of a machine of that many page frames, without KASLR."""
@@ -43,7 +46,7 @@ class Machine:
     """`pages` page frames in one flat map; slabs are put where a test wants them."""
 
     def __init__(self, pages: int, *caches: SlabCache, page: Layout = PAGE, info: Info = INFO):
-        self.host = FakeHost(page, enumerators={"PG_slab": PG_SLAB}, info=info)
+        self.host = FakeHost(page, KMEM_CACHE, enumerators={"PG_slab": PG_SLAB}, info=info)
         self.caches = Caches(caches or [slab_cache()], None)
         self.space = address_space(pages)
         self.host.put(VMEMMAP, bytes(64 * pages))

@@ -272,6 +272,8 @@ def _subset(index: SlabIndex, rows: NDArray[np.int64]) -> SlabIndex:
     return replace(
         index,
         address=index.address[rows],
+        page=index.page[rows],
+        pages=index.pages[rows],
         cache=index.cache[rows],
         inuse=index.inuse[rows],
         objects=index.objects[rows],

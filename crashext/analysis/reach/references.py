@@ -234,11 +234,18 @@ class _Pointers:
         if linked.any():
             self._in_nodes(holder[linked], target[linked], True)
         idle = (holder >= 0) | (known & ~nodes.used[at] & (target >= nodes.first_area))
-        rest = ~linked & ~idle
+        # SLAB's struct pages know where their slab's first slot is (s_mem), whoever has that.
+        row = self._table.row_of_page[np.minimum(at, len(self._table.row_of_page) - 1)]
+        inside = known & (row >= 0) & (target < nodes.first_area)
+        inside[inside] = self._table.rows(target[inside].astype(np.int64)) == row[inside]
+        rest = ~linked & ~idle & ~inside
         if rest.any():
             self._outside(where[rest], target[rest], by_page)
 
     def _outside(self, where: Words, target: Nodes32, by_page: bool) -> None:
+        silent = self._silent.holds(where)
+        if silent.any():
+            where, target = where[~silent], target[~silent]
         dead = self._stacks.dead(where)
         if dead.any():
             self._dead.append((where[dead], target[dead]))

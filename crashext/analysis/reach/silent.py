@@ -1,4 +1,4 @@
-"""Words inside allocated objects that keep an address and hold nothing: ranges of them.
+"""Words that the kernel uses, that keep an address and hold nothing: ranges of them.
 
 Whoever marks asks here, so that every pass over memory leaves the same words out.
 """
@@ -11,8 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from crashext.hosts.base import Mask
-from crashext.kernel.access import Words
+from crashext.kernel.access import Words, column
+from crashext.kernel.addresses import PAGE_SIZE
 from crashext.kernel.pages.idleareas import idle_records
+from crashext.kernel.pages.pagetables import physical
+from crashext.kernel.slab.arraycaches import stale_entries
+from crashext.kernel.slab.descriptors import slab_fields
 from crashext.kernel.slab.sheaves import stale_from
 from crashext.kernel.slab.slots import SlotTable
 from crashext.kernel.slab.view import KernelView
@@ -39,7 +43,8 @@ def silent_words(view: KernelView, table: SlotTable) -> Silent:
     """All that this kernel has."""
     start = np.uint64(table.start)
     found = (_stale_entries(view, table), _former_structures(view))
-    return _apart((begin - start, end - start) for begin, end in found)
+    ranges = [(begin - start, end - start) for begin, end in found]
+    return _apart([*ranges, _stale_arrays(view), _starts_of_slabs(view)])
 
 
 def _former_structures(view: KernelView) -> tuple[Words, Words]:
@@ -59,6 +64,39 @@ def _stale_entries(view: KernelView, table: SlotTable) -> tuple[Words, Words]:
     known, begin, slot = known[slot >= 0], begin[slot >= 0], slot[slot >= 0]
     end = table.addresses(slot) + table.length[table.rows(slot)]
     return begin, end
+
+
+def _stale_arrays(view: KernelView) -> tuple[Words, Words]:
+    """The same of SLAB's array caches, many of which are per-CPU memory: direct-map offsets."""
+    arrays = np.concatenate([_NONE, *(view.reader(c).arrays for c in view.caches.all)])
+    return _offsets(view, *stale_entries(view.host, arrays))
+
+
+def _starts_of_slabs(view: KernelView) -> tuple[Words, Words]:
+    """s_mem of every struct slab outside its slab: it leads to the first slot, whoever has that."""
+    fields = slab_fields(view.host)
+    if fields.behind is None:
+        return _NONE, _NONE
+    rows, _, ok = fields.rows_of(view.memory, view.space, view.index.page)
+    at = column(rows, fields.behind)[ok] + np.uint64(fields.slab["s_mem"].offset)
+    return _offsets(view, at, at + np.uint64(8))
+
+
+def _offsets(view: KernelView, begin: Words, end: Words) -> tuple[Words, Words]:
+    """Direct-map offsets of virtual ranges, in pieces that each lie in one page."""
+    some = begin < end
+    pieces = [
+        (max(a, page), min(b, page + PAGE_SIZE))
+        for a, b in zip(begin[some].tolist(), end[some].tolist(), strict=True)
+        for page in range(a & -PAGE_SIZE, b, PAGE_SIZE)
+    ]
+    if not pieces:
+        return _NONE, _NONE
+    first, last = np.array(pieces, np.uint64).T
+    direct = view.space.direct.holds(first)
+    where, ok = first - np.uint64(view.space.direct.start), direct.copy()
+    where[~direct], ok[~direct] = physical(view.host, view.space, first[~direct])
+    return where[ok], (where + last - first)[ok]
 
 
 def _apart(ranges: Iterable[tuple[Words, Words]]) -> Silent:

@@ -15,6 +15,7 @@ import numpy as np
 from crashext.hosts.base import Addresses, Host, Layout, Mask
 from crashext.kernel.access import column, words_at
 from crashext.kernel.slab.caches import SlabCache
+from crashext.kernel.slab.descriptors import slab_fields
 from crashext.kernel.slab.view import KernelView
 
 _LEAST_FLAGS = 7  # low bits of the pointer that are flags; a vector is aligned to 8 anyway
@@ -46,7 +47,7 @@ def vector_member(host: Host) -> tuple[Layout, str] | None:
 
 
 def slab_bases(view: KernelView, objects: Addresses) -> tuple[Addresses, Mask]:
-    """First byte of the slab of each object, by the index: ``(uint64[n], ok[n])``."""
+    """First slot of the slab of each object, by the index: ``(uint64[n], ok[n])``."""
     rows = view.index.locate(objects, view.caches)
     if not len(view.index.address):
         return np.zeros(len(objects), np.uint64), np.zeros(len(objects), np.bool_)
@@ -64,8 +65,7 @@ def object_entries(
     layout, member = found
     bases, ok = slab_bases(view, objects)
     unique, inverse = np.unique(bases, return_inverse=True)
-    pfns = (unique - np.uint64(view.space.direct.start)) >> np.uint64(12)
-    rows, rows_ok = view.memory.rows(pfns)
+    rows, _, rows_ok = slab_fields(view.host).rows_of(view.memory, view.space, unique)
     flags = max(_LEAST_FLAGS, (view.host.enumerator("__NR_OBJEXTS_FLAGS") or 0) - 1)
     vector = (column(rows, layout[member]) & ~np.uint64(flags))[inverse]
     # Entries may be further apart than they are long: slab.stride, 7.0.

@@ -18,7 +18,7 @@ from crashext.hosts.base import Bytes, Host, Layout, Mask, ReadFault
 from crashext.kernel.access import Words, column, require, u64, variable, words_at
 from crashext.kernel.addresses import AddressSpace
 from crashext.kernel.memmap import Block, MemoryMap
-from crashext.kernel.slab.slabs import SlabFields, slab_fields
+from crashext.kernel.slab.descriptors import SlabFields, slab_fields
 from crashext.progress import Progress
 
 MAX_FRAMES = 1 << 28  # 1 TiB of memory; a byte each

@@ -1,4 +1,4 @@
-"""SLUB's caches: geometry, flags, counters, names and aliases. It reads no slab.
+"""Slab caches: the list of them, flags, names and aliases. It reads no slab.
 
 Sources: include/linux/slub_def.h and mm/slab.h (4.19, 6.1, 6.12), mm/slub.c; the members'
 history is beside each use.
@@ -7,18 +7,26 @@ history is beside each use.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from crashext.hosts.base import Host, Layout, ReadFault
 from crashext.kernel import rbtree
-from crashext.kernel.access import UnknownLayout, column, require, string, u64, variable, words_at
+from crashext.kernel.access import UnknownLayout, column, require, string, u64, words_at
+from crashext.kernel.slab.descriptors import Allocator, allocator
+from crashext.kernel.slab.geometry import (
+    NodeCounters,
+    Row,
+    geometry,
+    index_width,
+    node_counters,
+    node_pointers,
+    prefix,
+)
 
 MAX_CACHES = 65536  # one per memory cgroup and cache before 5.9
-MAX_NODES = 1024
 _MAX_RBTREE = 1 << 17
-_MAX_SLOT = 1 << 25
 _WORD = (1 << 64) - 1
 
 # Flag bits were plain constants until "mm, slab: use an enum to define SLAB_ cache creation
@@ -34,15 +42,6 @@ _LEGACY_FLAGS = {
 
 
 @dataclass(frozen=True)
-class NodeCounters:
-    """kmem_cache_node counters, summed over nodes. Exact where CONFIG_SLUB_DEBUG is built in."""
-
-    slabs: int
-    objects: int
-    """Slots, allocated and free."""
-
-
-@dataclass(frozen=True)
 class SlabCache:
     """One kmem_cache. Sizes in bytes."""
 
@@ -54,18 +53,23 @@ class SlabCache:
     slot_size: int
     """From one object to the next, metadata included (kmem_cache.size)."""
     freelist_offset: int
-    """Of a free slot's next pointer, from the object's start (kmem_cache.offset)."""
+    """Of a free slot's next pointer, from the object's start (kmem_cache.offset); past the object
+    where free slots hold none (SLAB)."""
     red_left_pad: int
-    """Bytes before each object that belong to its slot; 0 without red zones."""
+    """Bytes before each object that belong to its slot (SLAB's obj_offset); 0 without red zones."""
     freelist_random: int | None
     """kmem_cache.random; None where freelists are not hardened."""
     objects_per_slab: int
+    order: int
+    """Of its slabs, as a rule: pages are 1 << order."""
     flags: frozenset[str]
     has_constructor: bool
     refcount: int
     counters: NodeCounters | None
     nodes: tuple[int, ...]
     """Addresses of its kmem_cache_node structures."""
+    index_width: int = 1
+    """SLAB: bytes of each number in a slab's array of free slots."""
 
 
 class Caches:
@@ -114,40 +118,41 @@ def _other_spelling(name: str) -> str:
 
 
 def read_caches(host: Host) -> Caches:
-    """Walk `slab_caches`. Raises `UnknownLayout` where the allocator is not SLUB."""
-    if host.layout("struct kmem_cache") is None:
-        raise UnknownLayout("this kernel's debug info has no struct kmem_cache")
-    layout = require(host, "struct kmem_cache", "list", "name", "size", "flags")
-    if "offset" not in layout:
-        # SLAB was removed by 16a1d968358a (6.8), SLOB by 6630e950d532 (6.4).
-        raise UnknownLayout("this kernel's slab allocator is SLAB or SLOB; only SLUB is read")
-    head = host.address_of("slab_caches")
-    if head is None:
+    """Walk the list of caches. Raises `UnknownLayout` where the allocator is not understood."""
+    kind = allocator(host)
+    layout = require(host, "struct kmem_cache", "name", "flags")
+    # cache_chain, linked through `next`, in SLAB before 18004c5d4084 (3.6).
+    head = host.address_of("slab_caches") or host.address_of("cache_chain")
+    link = layout.first_of("list", "next")
+    if head is None or link is None:
         raise UnknownLayout("slab_caches is not in the symbols")
-    addresses, damage = _list_entries(host, head, layout["list"].offset)
-    rows, ok = host.read_many(np.array(addresses, np.uint64), _prefix(layout))
+    addresses, damage = _list_entries(host, head, link.offset)
+    data, ok = host.read_many(np.array(addresses, np.uint64), prefix(layout))
     if not ok.all():
         damage = f"{int((~ok).sum())} kmem_cache structures cannot be read"
     aliases = _aliases(host, layout)
     flag_bits = _flag_bits(host)
-    nodes = _node_pointers(host, layout, addresses)
+    nodes = node_pointers(host, layout, addresses)
+    rows = [Row(layout, bytes(d)) for d in data[ok]]
+    width = index_width(rows)
     caches = []
-    for address, row, good in zip(addresses, rows, ok, strict=True):
-        if good:
-            cache = _cache(host, layout, address, bytes(row), aliases, flag_bits, nodes[address])
-            if cache is not None:
-                caches.append(cache)
-            else:
-                damage = f"kmem_cache at {address:#x} holds impossible sizes"
+    for address, row in zip(np.array(addresses, np.uint64)[ok].tolist(), rows, strict=True):
+        cache = _cache(host, kind, address, row, flag_bits)
+        if cache is None:
+            damage = f"kmem_cache at {address:#x} holds impossible sizes"
+            continue
+        caches.append(
+            replace(
+                cache,
+                aliases=tuple(sorted(aliases.get(address, set()) - {cache.name})),
+                index_width=width,
+                counters=node_counters(host, nodes[address], cache.objects_per_slab),
+                nodes=nodes[address],
+            )
+        )
     if not caches:
         raise UnknownLayout("no cache could be read from slab_caches")
     return Caches(caches, damage)
-
-
-def _prefix(layout: Layout) -> int:
-    """Bytes of kmem_cache worth reading: the arrays of node pointers at its end are not."""
-    ends = [m.offset + m.size for n, m in layout.members.items() if n not in ("node", "per_node")]
-    return max(ends)
 
 
 def _list_entries(host: Host, head: int, link: int) -> tuple[list[int], str | None]:
@@ -179,82 +184,34 @@ def _flag_bits(host: Host) -> dict[str, int]:
 
 
 def _cache(
-    host: Host,
-    layout: Layout,
-    address: int,
-    row: bytes,
-    aliases: dict[int, set[str]],
-    flag_bits: dict[str, int],
-    nodes: tuple[int, ...],
+    host: Host, kind: Allocator, address: int, row: Row, flag_bits: dict[str, int]
 ) -> SlabCache | None:
-    def field(name: str) -> int:
-        member = layout[name]
-        return int.from_bytes(row[member.offset : member.offset + min(member.size, 8)], "little")
-
+    """What its own structure says of a cache; None where the sizes are impossible."""
+    layout = row.layout
     try:
-        name = string(host, field("name"))
+        name = string(host, row["name"])
     except ReadFault:
         name = f"<unreadable name at {address:#x}>"
-    size = field("size")
-    object_size = field("object_size") if "object_size" in layout else field("objsize")
-    # struct kmem_cache_order_objects: order << 16 | objects.
-    objects = field("oo") & 0xFFFF
-    offset = field("offset")
-    pad = field("red_left_pad") if "red_left_pad" in layout else 0
-    value = field("flags")
-    flags = frozenset(n for n, bit in flag_bits.items() if value & bit)
-    pad = pad if "RED_ZONE" in flags else 0
-    room = size - pad
-    if not (0 < object_size <= room <= _MAX_SLOT and offset + 8 <= room and objects):
+    flags = frozenset(n for n, bit in flag_bits.items() if row["flags"] & bit)
+    sizes = geometry(row, kind, "RED_ZONE" in flags)
+    if sizes is None:
         return None
     return SlabCache(
         address=address,
         name=name,
-        aliases=tuple(sorted(aliases.get(address, set()) - {name})),
-        object_size=object_size,
-        slot_size=size,
-        freelist_offset=offset,
-        red_left_pad=pad,
-        freelist_random=field("random") if "random" in layout else None,
-        objects_per_slab=objects,
+        aliases=(),
+        object_size=sizes.object_size,
+        slot_size=sizes.slot_size,
+        freelist_offset=sizes.freelist_offset,
+        red_left_pad=sizes.pad,
+        freelist_random=row["random"] if "random" in layout else None,
+        objects_per_slab=sizes.objects,
+        order=sizes.order,
         flags=flags,
-        has_constructor=field("ctor") != 0 if "ctor" in layout else False,
-        refcount=field("refcount") if "refcount" in layout else 1,
-        counters=_counters(host, nodes),
-        nodes=nodes,
-    )
-
-
-def _node_pointers(host: Host, layout: Layout, addresses: list[int]) -> dict[int, tuple[int, ...]]:
-    """kmem_cache_node addresses of each cache."""
-    count = min(variable(host, "nr_node_ids", 4) or 1, MAX_NODES)
-    # 5ba6bc27b1f9 (7.1) put the node pointers into per_node[] pairs.
-    if "per_node" in layout:
-        pair = require(host, "struct kmem_cache_per_node_ptrs", "node")
-        start, stride, inner = layout["per_node"].offset, pair.size, pair["node"].offset
-    elif "node" in layout:
-        start, stride, inner = layout["node"].offset, 8, 0
-    else:
-        return dict.fromkeys(addresses, ())
-    where = (
-        np.array(addresses, np.uint64)[:, None]
-        + (np.arange(count, dtype=np.uint64) * np.uint64(stride) + np.uint64(start + inner))[None]
-    )
-    values, ok = words_at(host, where.reshape(-1))
-    table = np.where(ok, values, 0).reshape(-1, count)
-    return {a: tuple(int(v) for v in row if v) for a, row in zip(addresses, table, strict=True)}
-
-
-def _counters(host: Host, nodes: tuple[int, ...]) -> NodeCounters | None:
-    layout = host.layout("struct kmem_cache_node")
-    if layout is None or "nr_slabs" not in layout or not nodes:
-        return None
-    rows, ok = host.read_many(np.array(nodes, np.uint64), layout.size)
-    if not ok.all():
-        return None
-    return NodeCounters(
-        slabs=int(column(rows, layout["nr_slabs"]).sum()),
-        objects=int(column(rows, layout["total_objects"]).sum()),
+        has_constructor=row.first_of("ctor") != 0,
+        refcount=row["refcount"] if "refcount" in layout else 1,
+        counters=None,
+        nodes=(),
     )
 
 

@@ -1,4 +1,5 @@
-"""Free objects that no slab's own freelist knows: on CPU freelists, in sheaves and in barns.
+"""Free objects that no slab's own list knows: on CPU freelists, in sheaves and barns, and in SLAB's
+array caches.
 
 Sources: struct kmem_cache_cpu, include/linux/slub_def.h (4.19 to 6.1), mm/slub.c (6.12).
 """
@@ -11,6 +12,7 @@ import numpy as np
 
 from crashext.hosts.base import Host, ReadFault
 from crashext.kernel.access import UnknownLayout, Words, column, u64
+from crashext.kernel.slab.arraycaches import array_caches, kept_back
 from crashext.kernel.slab.caches import SlabCache
 from crashext.kernel.slab.sheaves import read_sheaves, sheaf_objects
 
@@ -24,20 +26,35 @@ class CpuLists:
     heads: Words
     """First free object of each CPU's own freelist, 0 where it is empty."""
     sheaved: Words
-    """Addresses of free objects in sheaves and barns, sorted."""
+    """Addresses of free objects in sheaves and barns, or in array caches, sorted."""
     sheaves: Words
     """Addresses of all the cache's sheaves."""
+    arrays: Words
+    """Addresses of its array caches."""
     faults: int
     """Structures that could not be read: free objects in them look allocated."""
 
 
 def cpu_lists(host: Host, cache: SlabCache, cpus: tuple[int, ...]) -> CpuLists:
     """Read them for one cache; `cpus` are the per-CPU offsets of the possible CPUs."""
+    layout = host.layout("struct kmem_cache")
+    if layout is not None and ("cpu_cache" in layout or "array" in layout):
+        return _of_slab(host, cache, cpus)
     slabs, heads, faults = _cpu_slabs(host, cache, cpus)
     sheaves = read_sheaves(host, cache, _percpu(host, cache, "cpu_sheaves", cpus))
     objects, more = sheaf_objects(host, sheaves.free)
     every = np.concatenate([sheaves.free, sheaves.other])
-    return CpuLists(slabs, heads, np.unique(objects), every, faults + sheaves.faults + more)
+    faults += sheaves.faults + more
+    return CpuLists(slabs, heads, np.unique(objects), every, np.zeros(0, np.uint64), faults)
+
+
+def _of_slab(host: Host, cache: SlabCache, cpus: tuple[int, ...]) -> CpuLists:
+    arrays, faults = array_caches(host, cache.address, cache.nodes, cpus)
+    slots, more = kept_back(host, arrays)
+    none = np.zeros(0, np.uint64)
+    # Array caches hold slots; what is in front of the object there is a red zone.
+    objects = slots + np.uint64(cache.red_left_pad)
+    return CpuLists(none, none, objects, none, arrays, faults + more)
 
 
 def _percpu(host: Host, cache: SlabCache, member: str, cpus: tuple[int, ...]) -> Words:

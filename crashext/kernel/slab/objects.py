@@ -1,7 +1,7 @@
 """The objects of some slabs: their bytes, and whether each is allocated or free.
 
-It joins the slab's own freelist with those of the CPUs and the sheaves, and says of every slot
-which of the four things it is. Damage costs the slab it is in.
+It joins the slab's own list of free slots with those of the CPUs and the sheaves or array caches,
+and says of every slot which of the four things it is. Damage costs the slab it is in.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crashext.hosts.base import Bytes, Host, Mask
-from crashext.kernel.access import Words, column
-from crashext.kernel.addresses import PAGE_SHIFT, PAGE_SIZE, AddressSpace
+from crashext.kernel.access import Words
+from crashext.kernel.addresses import PAGE_SIZE, AddressSpace
 from crashext.kernel.memmap import MemoryMap
 from crashext.kernel.slab.caches import SlabCache
 from crashext.kernel.slab.cpulists import CpuLists, cpu_lists
-from crashext.kernel.slab.freelist import Encoding, Proof, prove_encoding, walk
-from crashext.kernel.slab.slabs import MAX_SLAB_BYTES, SlabFields, SlabIndex, page_span, slab_fields
+from crashext.kernel.slab.descriptors import Allocator, Described, SlabFields, slab_fields
+from crashext.kernel.slab.freelist import Encoding, Proof, Walk, prove_encoding, walk
+from crashext.kernel.slab.indexed import chained, numbered
+from crashext.kernel.slab.slabs import MAX_SLAB_BYTES, SlabIndex, page_spans
 
 _BATCH_BYTES = 16 << 20
 _PROOF_SLABS = 8  # of one cache
@@ -41,7 +43,7 @@ class SlabBatch:
     """Some slabs of one cache, all with the same number of objects."""
 
     base: Words
-    """uint64[n]: first byte of each slab."""
+    """uint64[n]: first slot of each slab."""
     address: Words
     """uint64[n, objects]: each object, red zone pad passed over."""
     content: Bytes
@@ -77,13 +79,18 @@ class SlabReader:
 
     @property
     def sheaved(self) -> Words:
-        """Addresses of free objects that sheaves and barns hold."""
+        """Addresses of free objects that sheaves and barns, or SLAB's array caches, hold."""
         return self._cpu.sheaved
 
     @property
     def sheaves(self) -> Words:
         """Addresses of the cache's sheaves, empty ones too."""
         return self._cpu.sheaves
+
+    @property
+    def arrays(self) -> Words:
+        """Addresses of the cache's array caches (SLAB), empty ones too."""
+        return self._cpu.arrays
 
     def read(self, index: SlabIndex, rows: NDArray[np.intp]) -> Iterator[SlabBatch]:
         """Read the slabs `rows` of `index`, in batches of bounded memory, in address order."""
@@ -95,15 +102,17 @@ class SlabReader:
                 yield self._batch(index.address[chosen[start : start + per_batch]], objects)
 
     def read_one(self, base: int) -> SlabBatch | None:
-        """The slab that begins at `base`, None where its struct page is not in the dump."""
+        """The slab whose slots begin at `base`, None where its struct page is not in the dump."""
         bases = np.array([base], np.uint64)
-        rows, ok = self._memory.rows(
-            (bases - np.uint64(self._space.direct.start)) >> np.uint64(PAGE_SHIFT)
-        )
-        objects = int(column(rows, self._fields.slab["objects"])[0])
+        rows, pfns, ok = self._rows_of(bases)
+        counts = self._fields.described(self._memory, rows, pfns).objects
+        objects = self.cache.objects_per_slab if counts is None else int(counts[0])
         if not ok[0] or not 0 < objects * self.cache.slot_size <= MAX_SLAB_BYTES:
             return None
         return self._batch(bases, objects)
+
+    def _rows_of(self, bases: Words) -> tuple[Bytes, Words, Mask]:
+        return self._fields.rows_of(self._memory, self._space, bases)
 
     def cpu_slab_rows(self, index: SlabIndex) -> NDArray[np.intp]:
         """Rows of the slabs that CPUs allocate from at the moment."""
@@ -121,27 +130,27 @@ class SlabReader:
     def _batch(self, bases: Words, objects: int) -> SlabBatch:
         cache, size = self.cache, self.cache.slot_size
         data, readable = self._slab_bytes(bases, objects)
-        rows, rows_ok = self._memory.rows(
-            (bases - np.uint64(self._space.direct.start)) >> np.uint64(PAGE_SHIFT)
-        )
-        heads = np.where(rows_ok, column(rows, self._fields.slab["freelist"]), np.uint64(0))
-        inuse = column(rows, self._fields.slab["inuse"])
-        cpu_heads, on_cpu = self._cpu_heads(bases)
-        encoding = self._encoding()
-        if encoding is None:
-            encoding = prove_encoding(cache, data, readable, bases, heads).encoding
-        own = walk(cache, encoding, data, readable, bases, heads)
-        local = walk(cache, encoding, data, readable, bases, cpu_heads)
+        rows, pfns, rows_ok = self._rows_of(bases)
+        told = self._fields.described(self._memory, rows, pfns)
+        on_cpu = np.zeros(len(bases), np.bool_)
+        if self._fields.allocator is Allocator.SLUB:
+            cpu_heads, on_cpu = self._cpu_heads(bases)
+            own, local = self._freelists(
+                data, readable, bases, np.where(rows_ok, told.free, np.uint64(0)), cpu_heads
+            )
+            free, broken = own.free | local.free, own.broken | local.broken
+        else:
+            own = self._slot_numbers(told, objects)
+            free, broken = own.free.copy(), own.broken | (told.first != bases) | ~told.ok
         address = (
             bases[:, None]
             + np.uint64(cache.red_left_pad)
             + np.arange(objects, dtype=np.uint64)[None] * np.uint64(size)
         )
-        sheaved = np.isin(address, self._cpu.sheaved)
-        free = own.free | local.free | sheaved
-        broken = own.broken | local.broken | ~rows_ok
+        free |= np.isin(address, self._cpu.sheaved)
+        broken |= ~rows_ok
         # A CPU's current slab counts every slot as in use; so do slots that went to sheaves.
-        expected = objects - inuse.astype(np.int64)
+        expected = objects - told.inuse.astype(np.int64)
         mismatched = ~broken & ~on_cpu & (own.free.sum(axis=1) != expected)
         state = np.full((len(bases), objects), State.ALLOCATED, np.uint8)
         state[broken] = State.UNKNOWN
@@ -154,6 +163,25 @@ class SlabReader:
         damaged = broken & readable.all(axis=1)
         return SlabBatch(bases, address, content, state, damaged, mismatched)
 
+    def _freelists(
+        self, data: Bytes, readable: Mask, bases: Words, heads: Words, cpu_heads: Words
+    ) -> tuple[Walk, Walk]:
+        """SLUB: the slabs' own freelists and those of the CPUs."""
+        encoding = self._encoding()
+        if encoding is None:
+            encoding = prove_encoding(self.cache, data, readable, bases, heads).encoding
+        own, local = (
+            walk(self.cache, encoding, data, readable, bases, h) for h in (heads, cpu_heads)
+        )
+        return own, local
+
+    def _slot_numbers(self, told: Described, objects: int) -> Walk:
+        """SLAB: by the numbers of the free slots."""
+        host, fields = self._host, self._fields
+        if fields.allocator is Allocator.CHAINED:
+            return chained(host, told.free, told.next, told.inuse, objects)
+        return numbered(host, told.free, told.inuse, objects, self.cache.index_width)
+
     def prove(self, index: SlabIndex, rows: NDArray[np.intp]) -> Proof:
         """What a few of the slabs `rows` say about the encoding: those with a freelist."""
         partial = rows[index.inuse[rows] != index.objects[rows]][:_PROOF_SLABS]
@@ -162,10 +190,9 @@ class SlabReader:
         for objects in np.unique(index.objects[rows]).tolist():
             bases = index.address[rows[index.objects[rows] == objects]]
             data, readable = self._slab_bytes(bases, objects)
-            known, ok = self._memory.rows(
-                (bases - np.uint64(self._space.direct.start)) >> np.uint64(PAGE_SHIFT)
-            )
-            own = np.where(ok, column(known, self._fields.slab["freelist"]), np.uint64(0))
+            known, pfns, ok = self._rows_of(bases)
+            told = self._fields.described(self._memory, known, pfns)
+            own = np.where(ok, told.free, np.uint64(0))
             for heads in (own, self._cpu_heads(bases)[0]):
                 proof += prove_encoding(self.cache, data, readable, bases, heads)
         return proof
@@ -179,17 +206,22 @@ class SlabReader:
         holed = np.flatnonzero(~ok)
         if not len(holed):
             return data, readable
-        pages = page_span(length)
-        where = bases[holed, None] + np.arange(pages, dtype=np.uint64)[None] * np.uint64(PAGE_SIZE)
+        lead = (bases[holed] & np.uint64(PAGE_SIZE - 1)).astype(np.int64)
+        pages = int(page_spans(bases[holed], np.full(len(holed), length, np.uint64)).max())
+        start = bases[holed] & ~np.uint64(PAGE_SIZE - 1)
+        where = start[:, None] + np.arange(pages, dtype=np.uint64)[None] * np.uint64(PAGE_SIZE)
         pieces, pieces_ok = self._host.read_many(where.reshape(-1), PAGE_SIZE)
-        data[holed] = pieces.reshape(len(holed), -1)[:, :length]
+        inside = lead[:, None] + np.arange(length)[None]
+        data[holed] = np.take_along_axis(pieces.reshape(len(holed), -1), inside, axis=1)
         there = pieces_ok.reshape(len(holed), pages)
-        first = np.arange(objects) * size // PAGE_SIZE
-        last = ((np.arange(objects) + 1) * size - 1) // PAGE_SIZE
+        slot = lead[:, None] + np.arange(objects)[None] * size
+        first, last = slot // PAGE_SIZE, (slot + size - 1) // PAGE_SIZE
         before = np.concatenate(
             [np.zeros((len(holed), 1), np.int64), np.cumsum(~there, axis=1)], axis=1
         )
-        readable[holed] = before[:, last + 1] == before[:, first]
+        readable[holed] = np.take_along_axis(before, last + 1, axis=1) == np.take_along_axis(
+            before, first, axis=1
+        )
         return data, readable
 
     def _cpu_heads(self, bases: Words) -> tuple[Words, Mask]:

@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crashext.hosts.base import Host
-from crashext.kernel.access import Words, column
+from crashext.kernel.access import Words
 from crashext.kernel.addresses import PAGE_SHIFT, AddressSpace
 from crashext.kernel.memmap import MemoryMap
 from crashext.kernel.slab.caches import Caches
-from crashext.kernel.slab.slabs import SlabIndex, slab_fields
+from crashext.kernel.slab.descriptors import slab_fields
+from crashext.kernel.slab.slabs import SlabIndex
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class SlabTargets:
     cache: NDArray[np.int64]
     """Index into `Caches.all`; -1: not into a slab."""
     base: Words
-    """First byte of the slab."""
+    """First slot of the slab."""
     offset: Words
     """From the start of the object; past `object_size` it is metadata or padding."""
 
@@ -63,18 +64,15 @@ class SlabPointers:
             (values - np.uint64(self._space.direct.start)) >> np.uint64(PAGE_SHIFT),
             return_inverse=True,
         )
-        rows, ok = self._memory.rows(pfns)
-        heads = pfns.copy()
-        is_tail = ok & self._fields.tails.among(rows)
-        if is_tail.any():
-            maps = self._memory.maps_of(pfns[is_tail])
-            found, known = self._memory.pfns_of(self._fields.tails.heads(rows[is_tail], maps))
-            heads[is_tail] = np.where(known, found, heads[is_tail])
-            rows[is_tail], ok[is_tail] = self._memory.rows(heads[is_tail])
+        rows, heads, ok = self._fields.rows_of(
+            self._memory, self._space, self._space.addresses(pfns)
+        )
         slab = ok & self._fields.heads(rows)
-        pointers = column(rows, self._fields.slab["slab_cache"])
+        told = self._fields.described(self._memory, rows, heads)
+        slab &= told.ok
+        pointers = told.cache
         addresses = self._caches.sorted_addresses
         at = np.minimum(np.searchsorted(addresses, pointers), len(addresses) - 1)
         slab &= addresses[at] == pointers
         cache = np.where(slab, self._caches.sorted_index[at].astype(np.int64), -1)
-        return cache[inverse], self._space.addresses(heads)[inverse]
+        return cache[inverse], told.first[inverse]

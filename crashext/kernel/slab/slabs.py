@@ -1,9 +1,10 @@
 """Every slab of every cache, full ones included: one pass over the memory map.
 
-SLUB keeps no list of full slabs, so the memory map is the only place that knows them all. On a
-large machine the pass is sampled: blocks in random order until there is enough.
+SLUB keeps no list of full slabs, so the memory map is the only place that knows them all; SLAB's
+three lists of each node are all there, but cannot be sampled. On a large machine the pass is:
+blocks in random order until there is enough.
 
-Sources: mm/slab.h struct slab (5.17+, d122019bf061), struct page before; drgn's PageSlab.
+Source: drgn's PageSlab. What a slab's descriptor says is for `descriptors` to know.
 """
 
 from __future__ import annotations
@@ -12,60 +13,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from crashext.hosts.base import Bytes, Host, Layout, Mask, ReadFault
-from crashext.kernel.access import UnknownLayout, Words, column, require, u64
-from crashext.kernel.addresses import PAGE_SHIFT, PAGE_SIZE, AddressSpace
-from crashext.kernel.compound import Tails, tails
-from crashext.kernel.memmap import MemoryMap
+from crashext.hosts.base import Host, Mask, ReadFault
+from crashext.kernel.access import Words, u64
+from crashext.kernel.addresses import PAGE_SHIFT, PAGE_SIZE
+from crashext.kernel.memmap import Block, MemoryMap
 from crashext.kernel.slab.caches import Caches
+from crashext.kernel.slab.descriptors import Allocator, SlabFields, slab_fields
 from crashext.progress import Progress
 
 MAP_BUDGET = 256 << 20  # bytes of memory map read before the pass becomes a sample (16 GiB of RAM)
 _MAP_LIMIT = 4 * MAP_BUDGET  # ... and at most this much in search of a rare cache's slabs
 MAX_SLAB_BYTES = PAGE_SIZE << 10
+_CACHE = 3  # of the columns that the pass collects
+_COLUMNS = 6
 _KFENCE_POOL = 2 << 20  # (255 + 1) * 2 pages, the default CONFIG_KFENCE_NUM_OBJECTS
-
-
-@dataclass(frozen=True)
-class SlabFields:
-    """Where a memory-map row keeps what SLUB knows of a slab, on this kernel."""
-
-    slab: Layout
-    page: Layout
-    tails: Tails
-    flag: int | None
-    """Bit of PG_slab in page.flags; None where a page type says it."""
-    page_type: int | None
-    """32-bit page_type value of a slab, exact."""
-
-    def heads(self, rows: Bytes) -> Mask:
-        """Which rows are heads of slabs."""
-        if self.flag is not None:
-            is_slab = column(rows, self.page["flags"]) >> np.uint64(self.flag) & np.uint64(1) == 1
-        else:
-            member = self.page.first_of("page_type", "_mapcount")
-            assert member is not None
-            is_slab = column(rows, member) == self.page_type
-        return np.asarray(is_slab & ~self.tails.among(rows), np.bool_)
-
-
-def slab_fields(host: Host) -> SlabFields:
-    """Decide this kernel's way to mark slabs. Raises `UnknownLayout`."""
-    page = require(host, "struct page", "flags")
-    slab = host.layout("struct slab")
-    if slab is None or "slab_cache" not in slab:
-        slab = require(host, "struct page", "slab_cache")
-    for member in ("inuse", "objects", "freelist"):
-        if member not in slab:
-            raise UnknownLayout(f"{slab.name} has no member {member} in this kernel")
-    # 46df8e73a4a3 (6.10) turned PG_slab into a page type, whose value VMCOREINFO gives.
-    value = host.info().vmcoreinfo.get("NUMBER(PAGE_SLAB_MAPCOUNT_VALUE)")
-    if value is not None:
-        return SlabFields(slab, page, tails(host, page), None, int(value) & 0xFFFFFFFF)
-    flag = host.enumerator("PG_slab")
-    if flag is None:
-        raise UnknownLayout("neither PG_slab nor PAGE_SLAB_MAPCOUNT_VALUE: slabs cannot be told")
-    return SlabFields(slab, page, tails(host, page), flag, None)
 
 
 @dataclass(frozen=True)
@@ -73,7 +34,11 @@ class SlabIndex:
     """The slabs that the pass found, sorted by address; one array element a slab."""
 
     address: Words
-    """Direct-map address of the slab's first byte."""
+    """Direct-map address of the slab's first slot."""
+    page: Words
+    """Direct-map address of its first page: SLUB's first slot is there, SLAB's somewhere behind."""
+    pages: np.ndarray[tuple[int], np.dtype[np.uint16]]
+    """How many pages it has, those behind the last slot left out where nothing is kept there."""
     cache: np.ndarray[tuple[int], np.dtype[np.uint16]]
     """Index into `Caches.all`."""
     inuse: np.ndarray[tuple[int], np.dtype[np.uint16]]
@@ -136,26 +101,25 @@ def find_slabs(
         done += 1
         pages += len(block.rows)
         missing += int((~block.ok).sum())
-        good = np.flatnonzero(fields.heads(block.rows) & block.ok)
-        slabs, strangers, liars = _decode(
-            fields, memory.space, caches, block.rows, good, block.first_pfn
-        )
+        slabs, strangers, liars = _decode(fields, memory, caches, block)
         unknown += strangers
         impossible += liars
         found.append(slabs)
         if len(order) != total or done < total:
-            counts = np.bincount(slabs[1].astype(np.intp), minlength=1)
+            counts = np.bincount(slabs[_CACHE].astype(np.intp), minlength=1)
             for c in wanted:
                 have[c] += int(counts[c]) if c < len(counts) else 0
         progress("memory map", done, total)
     columns = [
-        np.concatenate([f[i] for f in found]) if found else np.zeros(0, np.uint64) for i in range(4)
+        np.concatenate([np.zeros(0, np.uint64), *(f[i] for f in found)]) for i in range(_COLUMNS)
     ]
     keep = _outside_kfence(host, columns[0])
     by_address = np.argsort(columns[0][keep], kind="stable")
-    address, cache, inuse, objects = (c[keep][by_address] for c in columns)
+    address, page, count, cache, inuse, objects = (c[keep][by_address] for c in columns)
     return SlabIndex(
         address,
+        page,
+        count.astype(np.uint16),
         cache.astype(np.uint16),
         inuse.astype(np.uint16),
         objects.astype(np.uint16),
@@ -177,27 +141,34 @@ def _block_bytes(memory: MemoryMap) -> int:
 
 
 def _decode(
-    fields: SlabFields,
-    space: AddressSpace,
-    caches: Caches,
-    rows: Bytes,
-    good: np.ndarray[tuple[int], np.dtype[np.intp]],
-    first_pfn: int,
+    fields: SlabFields, memory: MemoryMap, caches: Caches, block: Block
 ) -> tuple[tuple[Words, ...], int, int]:
-    """(address, cache, inuse, objects) of the slab heads `good`, and how many were left out."""
-    rows = rows[good]
-    pointers = column(rows, fields.slab["slab_cache"])
-    at = np.minimum(np.searchsorted(caches.sorted_addresses, pointers), len(caches.all) - 1)
-    known = caches.sorted_addresses[at] == pointers
-    index = caches.sorted_index[at]
-    inuse = column(rows, fields.slab["inuse"])
-    objects = column(rows, fields.slab["objects"])
-    sizes = np.array([c.slot_size for c in caches.all], np.uint64)[index]
-    possible = (objects > 0) & (inuse <= objects) & (objects * sizes <= MAX_SLAB_BYTES)
-    keep = known & possible
-    address = space.addresses(np.uint64(first_pfn) + good.astype(np.uint64))
-    columns = (address[keep], index[keep].astype(np.uint64), inuse[keep], objects[keep])
-    return columns, int((~known).sum()), int((known & ~possible).sum())
+    """(address, page, pages, cache, inuse, objects) of a block's slabs, and how many were left
+    out: of unknown caches, and impossible ones."""
+    good = np.flatnonzero(fields.heads(block.rows) & block.ok)
+    pfns = np.uint64(block.first_pfn) + good.astype(np.uint64)
+    told = fields.described(memory, block.rows[good], pfns)
+    at = np.minimum(np.searchsorted(caches.sorted_addresses, told.cache), len(caches.all) - 1)
+    known = caches.sorted_addresses[at] == told.cache
+    index = caches.sorted_index[at].astype(np.intp)
+    usual = np.array([(c.slot_size, c.objects_per_slab, c.order) for c in caches.all], np.uint64)
+    sizes, objects, orders = usual[index].T
+    if told.objects is not None:
+        objects = told.objects
+    lead = told.first - told.page  # huge where the first slot is before the page
+    possible = told.ok & (objects > 0) & (told.inuse <= objects)
+    possible &= objects * sizes <= MAX_SLAB_BYTES
+    pages = page_spans(told.first, objects * sizes)
+    if fields.allocator is not Allocator.SLUB:
+        pages = np.uint64(1) << orders
+        room = pages << np.uint64(PAGE_SHIFT)
+        possible &= (lead < room) & (lead + objects * sizes <= room)
+    # Where each of a slab's pages names its descriptor, the first one speaks for all.
+    own = told.page == memory.space.addresses(pfns)
+    keep = known & possible & own
+    columns = (told.first, told.page, pages, index.astype(np.uint64), told.inuse, objects)
+    strangers, liars = int((~known).sum()), int((known & ~possible).sum())
+    return tuple(c[keep] for c in columns), strangers, liars
 
 
 def _outside_kfence(host: Host, addresses: Words) -> Mask:
@@ -212,6 +183,8 @@ def _outside_kfence(host: Host, addresses: Words) -> Mask:
     return np.asarray(addresses - np.uint64(pool) >= np.uint64(_KFENCE_POOL), np.bool_)
 
 
-def page_span(size: int) -> int:
-    """Pages that `size` bytes touch when they start on a page."""
-    return (size + PAGE_SIZE - 1) >> PAGE_SHIFT
+def page_spans(addresses: Words, sizes: Words) -> Words:
+    """Pages that some bytes touch: uint64[n], uint64[n] -> uint64[n]."""
+    before = addresses & np.uint64(PAGE_SIZE - 1)
+    spans: Words = (before + sizes + np.uint64(PAGE_SIZE - 1)) >> np.uint64(PAGE_SHIFT)
+    return spans

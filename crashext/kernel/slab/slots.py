@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from crashext.hosts.base import Mask
 from crashext.kernel.access import Words
-from crashext.kernel.addresses import PAGE_SHIFT, PAGE_SIZE
+from crashext.kernel.addresses import PAGE_SHIFT
 from crashext.kernel.slab.objects import State
 from crashext.kernel.slab.slabs import SlabIndex
 from crashext.kernel.slab.view import KernelView
@@ -111,7 +111,7 @@ def slot_table(
         raise MemoryError(f"{int(first[-1]):,} slots")
     state = np.full(int(first[-1]), State.ALLOCATED, np.uint8)
     start = view.space.direct.start
-    row_of_page = _pages(view, index, sizes)
+    row_of_page = _pages(view, index)
     broken = 0
     caches = np.unique(kinds).tolist()
     for done, number in enumerate(caches, 1):
@@ -119,8 +119,7 @@ def slot_table(
         reader = view.reader(cache)
         rows = index.rows_of(number)
         some = index.inuse[rows] != index.objects[rows]
-        if len(reader.sheaved):
-            some[:] = True
+        some |= np.isin(rows, index.locate(reader.sheaved, view.caches))
         some |= np.isin(rows, reader.cpu_slab_rows(index))
         for batch in reader.read(index, rows[some]):
             begin = first[np.searchsorted(index.address, batch.base)]
@@ -133,13 +132,12 @@ def slot_table(
     return SlotTable(index, first, state, sizes, pads, lengths, start, row_of_page, broken)
 
 
-def _pages(view: KernelView, index: SlabIndex, sizes: Words) -> NDArray[np.int32]:
+def _pages(view: KernelView, index: SlabIndex) -> NDArray[np.int32]:
     frames = (view.space.direct.end - view.space.direct.start) >> PAGE_SHIFT
     row_of_page = np.full(frames, -1, np.int32)
-    pfns = (index.address - np.uint64(view.space.direct.start)) >> np.uint64(PAGE_SHIFT)
-    spans = (sizes * index.objects + np.uint64(PAGE_SIZE - 1)) >> np.uint64(PAGE_SHIFT)
-    for span in np.unique(spans).tolist():
-        rows = np.flatnonzero(spans == span)
+    pfns = (index.page - np.uint64(view.space.direct.start)) >> np.uint64(PAGE_SHIFT)
+    for span in np.unique(index.pages).tolist():
+        rows = np.flatnonzero(index.pages == span)
         pages = pfns[rows, None].astype(np.int64) + np.arange(span)[None]
         good = pages < frames
         numbers = np.broadcast_to(rows[:, None], pages.shape)

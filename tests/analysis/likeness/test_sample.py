@@ -18,7 +18,7 @@ from tests.kernel.machine import DIRECT, VMEMMAP, Machine
 
 SLABS, SLOTS = 40, 8
 CACHE = slab_cache("kmalloc-512", 512, objects=SLOTS)
-LAYOUT = layout("struct kmem_cache", 200, name=(96, 8))
+LAYOUT = layout("struct kmem_cache", 200, offset=(40, 4), name=(96, 8))
 
 
 def machine_of(slabs: int = SLABS, inuse: int = SLOTS, cache: SlabCache = CACHE) -> Machine:

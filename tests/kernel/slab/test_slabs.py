@@ -252,8 +252,8 @@ def resolve(machine: Machine, values: list[int], complete: bool = True) -> SlabT
     """By the slab index, or, where that is an empty sample, by the struct pages."""
     index = scan(machine)
     if not complete:
-        none = np.zeros(0, np.uint16)
-        index = SlabIndex(np.zeros(0, np.uint64), none, none, none, False, 0.0, 0, 0, 0)
+        none, address = np.zeros(0, np.uint16), np.zeros(0, np.uint64)
+        index = SlabIndex(address, address, none, none, none, none, False, 0.0, 0, 0, 0)
     pointers = SlabPointers(machine.host, machine.space, machine.memory, machine.caches, index)
     return pointers.resolve(np.array(values, np.uint64))
 

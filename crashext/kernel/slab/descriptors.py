@@ -1,0 +1,199 @@
+"""What a slab's descriptor says: whose it is, where its objects begin, and where its free ones are.
+
+Three allocators, told apart by the members of their structures and never by a version. It follows
+no freelist.
+
+Sources: mm/slab.h struct slab (6.1; d122019bf061, 5.17), struct page before; mm/slab.c (2.6.32,
+3.10, 4.18, 6.1): struct slab until 8456a648cf44 (3.13), then struct page's own members.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+import numpy as np
+
+from crashext.hosts.base import Bytes, Host, Layout, Mask, Member
+from crashext.kernel.access import UnknownLayout, Words, column, require
+from crashext.kernel.addresses import PAGE_SHIFT, PAGE_SIZE, AddressSpace
+from crashext.kernel.compound import Tails, tails
+from crashext.kernel.memmap import MemoryMap
+
+_IN_PAGE = ~np.uint64(PAGE_SIZE - 1)
+
+
+class Allocator(enum.Enum):
+    """How a kernel knows the free slots of a slab."""
+
+    SLUB = "slub"
+    """Each free slot leads to the next."""
+    SLAB = "slab"
+    """An array of slot numbers, of which those from `active` on are free."""
+    CHAINED = "slab, chained"
+    """SLAB before 3.13: a struct slab, and behind it kmem_bufctl_t[], each leading to the next."""
+
+
+@dataclass(frozen=True)
+class Described:
+    """What the descriptors of n slabs say; one array element each."""
+
+    cache: Words
+    """Address of the kmem_cache."""
+    page: Words
+    """Direct-map address of the first page."""
+    first: Words
+    """Direct-map address of the first slot: SLAB puts it behind a colour, and behind its own data
+    where that is on the slab."""
+    inuse: Words
+    objects: Words | None
+    """None: as many as the cache says."""
+    free: Words
+    """SLUB: the first free object. SLAB: the array of numbers. Chained: kmem_bufctl_t[]."""
+    next: Words
+    """Chained: number of the first free slot."""
+    ok: Mask
+    """The descriptor was read, and is that of the page it was asked for."""
+
+
+@dataclass(frozen=True)
+class SlabFields:
+    """Where this kernel keeps what its allocator knows of a slab."""
+
+    allocator: Allocator
+    slab: Layout
+    """Of struct slab, or of struct page where that serves."""
+    owner: Member
+    """Of a row of the memory map: the kmem_cache."""
+    behind: Member | None
+    """Of a row of the memory map: the struct slab, where that lies elsewhere."""
+    page: Layout
+    tails: Tails
+    flag: int | None
+    """Bit of PG_slab in page.flags; None where a page type says it."""
+    page_type: int | None
+    """32-bit page_type value of a slab, exact."""
+
+    def heads(self, rows: Bytes) -> Mask:
+        """Which rows are heads of slabs; before SLAB's pages were compound, all pages of slabs."""
+        if self.flag is not None:
+            is_slab = column(rows, self.page["flags"]) >> np.uint64(self.flag) & np.uint64(1) == 1
+        else:
+            member = self.page.first_of("page_type", "_mapcount")
+            assert member is not None
+            is_slab = column(rows, member) == self.page_type
+        return np.asarray(is_slab & ~self.tails.among(rows), np.bool_)
+
+    def rows_of(
+        self, memory: MemoryMap, space: AddressSpace, addresses: Words
+    ) -> tuple[Bytes, Words, Mask]:
+        """Rows of the memory map that describe the slabs which direct-map addresses are in.
+
+        Returns the rows, the page frames that they are of, and which were read.
+        """
+        pfns = (addresses - np.uint64(space.direct.start)) >> np.uint64(PAGE_SHIFT)
+        rows, ok = memory.rows(pfns)
+        is_tail = np.flatnonzero(ok & self.tails.among(rows))
+        if len(is_tail):
+            maps = memory.maps_of(pfns[is_tail])
+            found, known = memory.pfns_of(self.tails.heads(rows[is_tail], maps))
+            pfns[is_tail] = np.where(known, found, pfns[is_tail])
+            rows[is_tail], ok[is_tail] = memory.rows(pfns[is_tail])
+        return rows, pfns, ok
+
+    def described(self, memory: MemoryMap, rows: Bytes, pfns: Words) -> Described:
+        """Of slabs that `heads` found, or `rows_of`; the `ok` ones of the latter."""
+        page = memory.space.addresses(pfns)
+        none = np.zeros(len(rows), np.uint64)
+        every = np.ones(len(rows), np.bool_)
+        owner, slab = column(rows, self.owner), self.slab
+        if self.allocator is Allocator.CHAINED:
+            return self._elsewhere(memory, rows, page)
+        free = column(rows, slab["freelist"])
+        if self.allocator is Allocator.SLAB:
+            first, active = column(rows, slab["s_mem"]), column(rows, slab["active"])
+            return Described(owner, page, first, active, None, free, none, every)
+        inuse, objects = column(rows, slab["inuse"]), column(rows, slab["objects"])
+        return Described(owner, page, page, inuse, objects, free, none, every)
+
+    def _elsewhere(self, memory: MemoryMap, rows: Bytes, page: Words) -> Described:
+        """A struct slab, at the front of its own slab or in an object of another cache."""
+        assert self.behind is not None
+        at = column(rows, self.behind)
+        found, ok = memory.host.read_many(at, self.slab.size)
+        first = column(found, self.slab["s_mem"])
+        start = (first - column(found, self.slab["colouroff"])) & _IN_PAGE
+        return Described(
+            cache=column(rows, self.owner),
+            page=start,
+            first=first,
+            inuse=column(found, self.slab["inuse"]),
+            objects=None,
+            free=at + np.uint64(self.slab.size),
+            next=column(found, self.slab["free"]),
+            # Every page of the slab names its descriptor; one of them is the first.
+            ok=ok & (at != 0) & (start <= page),
+        )
+
+
+def allocator(host: Host) -> Allocator:
+    """Which allocator this kernel has. Raises `UnknownLayout` where it is none of the three."""
+    cache = host.layout("struct kmem_cache")
+    if cache is None:
+        raise UnknownLayout("this kernel's debug info has no struct kmem_cache")
+    if "offset" in cache:
+        return Allocator.SLUB
+    if "num" not in cache or "gfporder" not in cache:
+        # Removed by 6630e950d532 (6.4).
+        raise UnknownLayout("this kernel's slab allocator is SLOB, which keeps no caches apart")
+    slab = host.layout("struct slab")
+    old = slab is not None and "free" in slab and "s_mem" in slab
+    return Allocator.CHAINED if old else Allocator.SLAB
+
+
+_MEMBERS = {
+    Allocator.SLUB: ("inuse", "objects", "freelist"),
+    Allocator.SLAB: ("s_mem", "active", "freelist"),
+    Allocator.CHAINED: ("s_mem", "colouroff", "inuse", "free"),
+}
+
+
+def slab_fields(host: Host) -> SlabFields:
+    """Decide this kernel's way to mark and describe slabs. Raises `UnknownLayout`."""
+    kind = allocator(host)
+    page = require(host, "struct page", "flags")
+    slab = host.layout("struct slab")
+    if slab is None or not ("slab_cache" in slab or kind is Allocator.CHAINED):
+        slab = require(host, "struct page", "slab_cache")
+    for member in _MEMBERS[kind]:
+        if member not in slab:
+            raise UnknownLayout(f"{slab.name} has no member {member} in this kernel")
+    owner, behind = _links(page, slab, kind)
+    # 46df8e73a4a3 (6.10) turned PG_slab into a page type, whose value VMCOREINFO gives.
+    value = host.info().vmcoreinfo.get("NUMBER(PAGE_SLAB_MAPCOUNT_VALUE)")
+    flag = None
+    if value is None:
+        flag = host.enumerator("PG_slab")
+        if flag is None:
+            raise UnknownLayout(
+                "neither PG_slab nor PAGE_SLAB_MAPCOUNT_VALUE: slabs cannot be told"
+            )
+    page_type = None if value is None else int(value) & 0xFFFFFFFF
+    return SlabFields(kind, slab, owner, behind, page, tails(host, page), flag, page_type)
+
+
+def _links(page: Layout, slab: Layout, kind: Allocator) -> tuple[Member, Member | None]:
+    """Where a slab's page names its cache and its struct slab.
+
+    1b4f59e356cc (3.7) gave them members of their own; before, page.lru served for both
+    (page_set_cache(), page_set_slab() in mm/slab.c, 2.6.32).
+    """
+    if kind is not Allocator.CHAINED:
+        return slab["slab_cache"], None
+    lru = page.first_of("lru")
+    owner, behind = page.first_of("slab_cache"), page.first_of("slab_page")
+    if owner is not None and behind is not None:
+        return owner, behind
+    if lru is None:
+        raise UnknownLayout("struct page has neither slab_page nor lru in this kernel")
+    return Member(lru.offset, 8), Member(lru.offset + 8, 8)
