@@ -31,7 +31,9 @@ _HELPER = re.compile(
     | alloc_file\w* | alloc_empty_(?:\w+_)?file\w*
     # those who take the note
     | set_track\w* | save_stack\w* | stack_trace_save\w* | stack_depot_save\w* | dump_stack\w*
-    | set_page_owner\w* | kmemleak_\w+ | create_object | log_early | link_alloc\w* | kasan_\w+
+    | traceiter_\w+ | trace_event_raw_event_\w+ | perf_trace_\w+ | bpf_trace_run\w*
+    | set_page_owner\w* | kmemleak_(?:alloc|vmalloc)\w* | create_object | log_early
+    | link_alloc\w* | kasan_\w+
     )""",
     re.ASCII | re.VERBOSE,
 )

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from crashext.analysis.memory.growth import Caller, Compared, Growth, growth
 from crashext.analysis.memory.memsplit import MemorySplit, memory_split, with_holder
-from crashext.analysis.proc_counters import Counted, counted
+from crashext.analysis.proc_counters import Counted, Parsed, counted
 from crashext.analysis.proc_holders import known_holders, placed
 from crashext.analysis.verdict.facts import KnownHolder
 from crashext.hosts.base import HostError
@@ -33,14 +33,16 @@ from crashext.procfs.counters import (
     parse_buddyinfo,
     parse_zoneinfo,
 )
+from crashext.procfs.crashlists import parse_kmem_areas
 from crashext.procfs.folder import Moment, ProcFolder
-from crashext.procfs.holders import counts, memory_cgroups, modules
+from crashext.procfs.holders import cgroup_parts, counts, memory_cgroups, modules
 from crashext.procfs.kmemleak import KmemleakReport, parse_kmemleak
-from crashext.procfs.memleak import MemleakTable, parse_memleak
+from crashext.procfs.outstanding import OutstandingTable, parse_bpftrace, parse_memleak
 from crashext.procfs.pageowner import PageOwner, parse_page_owner
 from crashext.procfs.processes import Process, parse_ps, parse_status, parse_top
 from crashext.procfs.saved import Recognised, Saved
 from crashext.procfs.slabinfo import SlabInfo
+from crashext.procfs.slubtrace import parse_slub_trace
 from crashext.procfs.vmallocinfo import VmallocCaller, VmallocInfo, by_caller, parse_vmallocinfo
 from crashext.skipped import Skipped
 
@@ -82,8 +84,8 @@ class Snapshot:
     """Where `meminfo` is from: ``meminfo``, ``oom`` (a report in a log), ``kmem_i``, ``free``."""
     cache_list: str = ""
     """Where `slabs` is from: ``slabinfo``, ``slabtop``, ``oom``, ``kmem_s``."""
-    memleak: MemleakTable | None = None
-    """What bcc's memleak saw allocated and not freed."""
+    outstanding: tuple[OutstandingTable, ...] = ()
+    """What tools saw allocated and not freed."""
     uncounted: tuple[str, ...] = ()
     """Caches that crash could not count."""
     known: tuple[KnownHolder, ...] = ()
@@ -91,6 +93,10 @@ class Snapshot:
     modules: tuple[str, ...] = ()
     cgroups: tuple[int | None, int | None] = (None, None)
     """Memory cgroups that the kernel keeps, and how many of them are dying."""
+    cgroup: tuple[tuple[str, int], ...] = ()
+    """What one memory cgroup has, by its memory.stat, largest first."""
+    vmalloc_space: tuple[int, int] = (0, 0)
+    """Areas and bytes of addresses, by crash's kmem -v."""
     recognised: tuple[Recognised, ...] = ()
     """What was found in which text; empty for known places of a folder."""
 
@@ -174,11 +180,13 @@ def read_snapshot(source: ProcFolder | Saved, progress: Progress | None = None) 
         processes=_processes(folder, told, damage),
         counters=told.meminfo_from,
         cache_list=told.slabs_from,
-        memleak=parsed("memleak", parse_memleak),
+        outstanding=_outstanding(parsed),
         uncounted=told.uncounted,
         known=known_holders(folder, told.meminfo, told.vmstat, told.page_size),
         modules=modules(folder.lines("lsmod")),
         cgroups=_cgroups(folder),
+        cgroup=cgroup_parts(folder.each("memory_stat")),
+        vmalloc_space=_vmalloc_space(parsed),
         recognised=folder.recognised,
     )
     facts = (
@@ -191,10 +199,17 @@ def read_snapshot(source: ProcFolder | Saved, progress: Progress | None = None) 
         snapshot.zones,
         snapshot.buddy,
         snapshot.vmstat,
-        snapshot.memleak,
     )
     problems = tuple(Skipped(p.what, p.count, p.effect) for p in folder.problems)
-    some = snapshot.traces or snapshot.processes or snapshot.known
+    some = any(
+        (
+            snapshot.traces,
+            snapshot.processes,
+            snapshot.known,
+            snapshot.outstanding,
+            snapshot.cgroup,
+        )
+    )
     if not any(f is not None for f in facts) and not some:
         why = f": {problems[0].what}: {problems[0].effect}" if problems else ""
         raise HostError(f"nothing in {folder.path} reads as a proc file{why}")
@@ -242,6 +257,20 @@ def _skipped(snapshots: Sequence[Snapshot]) -> tuple[Skipped, ...]:
         for snapshot in snapshots
         for item in snapshot.skipped
     )
+
+
+def _outstanding(parsed: Parsed) -> tuple[OutstandingTable, ...]:
+    found = (
+        parsed("memleak", parse_memleak),
+        parsed("bpftrace", parse_bpftrace),
+        parsed("slub_trace", parse_slub_trace),
+    )
+    return tuple(table for table in found if table is not None and table.stacks)
+
+
+def _vmalloc_space(parsed: Parsed) -> tuple[int, int]:
+    found = parsed("kmem_areas", parse_kmem_areas)
+    return (found.areas, found.bytes) if found is not None else (0, 0)
 
 
 def _cgroups(folder: Saved) -> tuple[int | None, int | None]:

@@ -27,9 +27,10 @@ from crashext.procfs.crashlists import (
     parse_sys,
     with_counters,
 )
-from crashext.procfs.holders import free_output
+from crashext.procfs.free import free_output
 from crashext.procfs.oomlog import OomReport, parse_oom
 from crashext.procfs.slabinfo import SlabInfo, parse_slabinfo
+from crashext.procfs.slabtables import parse_slabinfo_tool, parse_vmstat_m
 from crashext.procfs.slabtop import parse_slabtop
 
 _USUAL_PAGE = 4096
@@ -63,12 +64,13 @@ def counted(parsed: Parsed) -> Counted:
     vmstat = parsed("vmstat", parse_vmstat)
     oom = parsed("oom", parse_oom)
     split = parsed("kmem_i", parse_kmem_i)
+    crash = parsed("crash_sys", parse_sys)
     sources: list[tuple[str, MemInfo | None]] = [
         ("meminfo", parsed("meminfo", parse_meminfo)),
-        ("kmem_i", _of_crash(split, parsed("kmem_v", parse_kmem_v))),
+        ("kmem_i", _of_crash(split, parsed("kmem_v", parse_kmem_v), crash)),
         ("oom", oom.meminfo if oom is not None else None),
         ("free", parsed("free", free_output)),
-        ("crash_sys", parsed("crash_sys", parse_sys)),
+        ("crash_sys", crash),
     ]
     told_by, meminfo = next(((n, m) for n, m in sources if m is not None), ("", None))
     slabs = parsed("slabinfo", parse_slabinfo)
@@ -82,6 +84,8 @@ def counted(parsed: Parsed) -> Counted:
         ("slabinfo", slabs),
         ("kmem_s", listed.slabs if listed is not None else None),
         ("slabtop", parsed("slabtop", lambda lines: parse_slabtop(lines, page))),
+        ("slabinfo_tool", parsed("slabinfo_tool", parse_slabinfo_tool)),
+        ("vmstat_m", parsed("vmstat_m", lambda lines: parse_vmstat_m(lines, page))),
         ("oom", oom.slabs if oom is not None else None),
     ]
     slabs_from, caches = next(((n, s) for n, s in lists if s is not None), ("", None))
@@ -98,10 +102,15 @@ def counted(parsed: Parsed) -> Counted:
     )
 
 
-def _of_crash(split: CrashSplit | None, more: Counters | None) -> MemInfo | None:
-    if split is None or more is None:
+def _of_crash(
+    split: CrashSplit | None, more: Counters | None, crash: MemInfo | None
+) -> MemInfo | None:
+    """kmem -i; without it the counters of kmem -V, with the memory that crash says there is."""
+    if more is None:
         return split.sizes if split is not None else None
-    return with_counters(split.sizes, more, split.page_size or _USUAL_PAGE)
+    sizes = split.sizes if split is not None else crash
+    page = split.page_size if split is not None else None
+    return with_counters(sizes or MemInfo({}, {}), more, page or _USUAL_PAGE)
 
 
 def _crash(lines: Iterator[str], page: int) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from crashext.analysis.memory.memsplit import MemorySplit
 from crashext.analysis.proc import ProcReport, Snapshot, tells_processes
@@ -81,6 +82,8 @@ def proc_facts(report: ProcReport) -> Facts:
         uncounted=snapshot.uncounted,
         has_dump=snapshot.cache_list == "kmem_s" or snapshot.counters in ("kmem_i", "crash_sys"),
         outstanding=tuple(_outstanding(snapshot)),
+        vmalloc_space=snapshot.vmalloc_space,
+        cgroup=snapshot.cgroup,
     )
 
 
@@ -263,12 +266,30 @@ def _pages(split: MemorySplit, owners: PageOwner | None, page: int) -> PagesFact
 
 
 def _outstanding(snapshot: Snapshot) -> Iterator[OutstandingFact]:
-    for stack in snapshot.memleak.stacks[:_GROUPS] if snapshot.memleak else ():
-        function, module = stack.origin
-        names = [f"{name}{f' [{of}]' if of else ''}" for name, of in stack.frames]
-        start = next((i for i, (name, _) in enumerate(stack.frames) if name == function), 0)
-        shown = " <- ".join(names[start : start + _FRAMES])
-        yield OutstandingFact(function, module, stack.bytes, stack.calls, shown)
+    """The largest stacks of each source; a trace's objects may be of a size that slabinfo tells."""
+    for table in snapshot.outstanding:
+        slots = {c.name: c.objsize for c in snapshot.slabs.caches} if snapshot.slabs else {}
+        stacks = [
+            replace(s, bytes=s.bytes or s.calls * slots.get(s.cache, 0)) for s in table.stacks
+        ]
+        stacks.sort(key=lambda s: (-s.bytes, -s.calls))
+        whole = sum(s.bytes for s in stacks) or sum(s.calls for s in stacks)
+        for stack in stacks[:_GROUPS]:
+            function, module = stack.origin
+            names = [f"{name}{f' [{of}]' if of else ''}" for name, of in stack.frames]
+            start = next((i for i, (name, _) in enumerate(stack.frames) if name == function), 0)
+            shown = " <- ".join(names[start : start + _FRAMES])
+            yield OutstandingFact(
+                table.by,
+                table.counts,
+                function,
+                module,
+                stack.bytes,
+                stack.calls,
+                whole,
+                shown,
+                stack.cache,
+            )
 
 
 def _sites(snapshot: Snapshot) -> Iterator[SiteFact]:

@@ -19,8 +19,11 @@ from crashext.procfs.holders import (
     balloon_pages,
     dma_buf_bytes,
     hyper_v_bytes,
+    named_numbers,
     socket_pages,
+    xen_bytes,
     zram_bytes,
+    zramctl_bytes,
 )
 from crashext.procfs.saved import Saved
 
@@ -97,6 +100,19 @@ def _balloons(
             "hv_balloon",
         )
         return
+    xen = xen_bytes(saved.lines("xen")) if "xen" in saved.kinds else None
+    if xen is not None:
+        yield KnownHolder(
+            "Xen balloon",
+            xen,
+            "xen_memory: low_kb and high_kb",
+            "the host has taken this memory from the guest: no leak",
+            "pages",
+            "grep -r . /sys/devices/system/xen_memory/xen_memory0 # target_kb is what the host "
+            "wants the guest to have; xl mem-set on the host changes it",
+            "xen",
+        )
+        return
     if vmstat is None or (meminfo is not None and meminfo.get("Balloon") is not None):
         return
     inflated = vmstat.values.get("balloon_inflate", 0) - vmstat.values.get("balloon_deflate", 0)
@@ -145,19 +161,32 @@ def _compressed(
 ) -> Iterator[KnownHolder]:
     """zram devices, and all pages of zsmalloc."""
     sizes = [zram_bytes(lines) for lines in saved.each("zram")]
-    zram = sum(size for size in sizes if size)
+    zram, by = sum(size for size in sizes if size), "mm_stat: mem_used_total"
+    if not zram and "zramctl" in saved.kinds:
+        zram, by = zramctl_bytes(saved.lines("zramctl")) or 0, "zramctl: TOTAL"
     if zram:
         yield KnownHolder(
             "zram",
             zram,
-            "mm_stat: mem_used_total",
+            by,
             "compressed pages of a swap or disk in memory: normal where zram is set up",
             "pages",
             "zramctl # which devices, and how well they compress",
             "zram",
         )
     values: Mapping[str, int] = vmstat.values if vmstat is not None else {}
-    zswap = (meminfo.get("Zswap") or 0) if meminfo is not None else 0
+    zswap = meminfo.get("Zswap") if meminfo is not None else None
+    if zswap is None and "zswap" in saved.kinds:  # meminfo has it since 5.19
+        zswap = named_numbers(saved.lines("zswap")).get("pool_total_size", 0)
+        yield KnownHolder(
+            "zswap pool",
+            zswap,
+            "zswap/pool_total_size",
+            "compressed pages that would be in swap otherwise: normal where zswap is on",
+            "pages",
+            "grep -r . /sys/module/zswap/parameters # max_pool_percent is its limit",
+        )
+    zswap = zswap or 0
     rest = values.get("nr_zspages", 0) * page - zswap - zram
     if rest >= _LEAST:
         yield KnownHolder(

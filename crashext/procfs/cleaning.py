@@ -36,7 +36,11 @@ _PREFIX = re.compile(
 )
 _STARTS_LOG = re.compile(rf"\s*(?:<\d|\[|\d{{4}}-|{_MONTH}\s|kern\s)", re.ASCII)
 _NUMBER = re.compile(r"\s{0,8}(\d{1,7})(?:[\t:.|)]\s?|\s{1,2})", re.ASCII)
-_GREP = re.compile(r"/(?:proc|sys)/[\w./-]{1,200}:(?=\S)", re.ASCII)
+# Where a number has no name but its file's, that stays.
+_GREP = re.compile(
+    r"/(?:proc|sys)/(?!\S{0,200}(?:xen_memory|zswap/|mm_stat))[\w./-]{1,200}:(?=\S)", re.ASCII
+)
+_OF_KMEMLEAK = re.compile(r"kmemleak: (?=\s|unreferenced )", re.ASCII)
 _PROMPT = re.compile(
     r"""\s*(?:crash>\s?|drgn>>>|\(gdb\)|[$#%]\s(?=/?\w)|\#=+\[|==+>|\[?[\w.-]{1,64}@[^\s]{1,128}[^#$]{0,128}?[#$]\s
     |```|~~~|-{5,}|={5,})""",
@@ -65,6 +69,8 @@ def clean(line: str) -> str:
         line = line[quote.end() :]
     if _STARTS_LOG.match(line) and (prefix := _PREFIX.match(line)):
         line = line[prefix.end() :]
+    if line.startswith("kmemleak: ") and (own := _OF_KMEMLEAK.match(line)):
+        line = line[own.end() :]
     if line.startswith(("/proc/", "/sys/")) and (name := _GREP.match(line)):
         line = line[name.end() :]
     return line

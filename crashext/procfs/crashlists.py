@@ -32,6 +32,12 @@ _LINES = {
 }
 _MEMORY = re.compile(r"\s*MEMORY: (\d{1,9}(?:\.\d{1,2})?) ([KMGT]B)\s*", re.ASCII)
 _COUNTER = re.compile(r"\s*(NR_[A-Z_0-9]{1,60}): (\d{1,18})\s*", re.ASCII)
+# VMAP_AREA VM_STRUCT ADDRESS RANGE SIZE; before 3.10 without the first.
+_AREA = re.compile(
+    r"\s*[0-9a-f]{8,16}\s+(?:[0-9a-f]{8,16}\s+)?([0-9a-f]{8,16}) - ([0-9a-f]{8,16})"
+    r"\s+(\d{1,15})\s*",
+    re.ASCII,
+)
 _COUNTERS = {
     "NR_FREE_PAGES": "MemFree",
     "NR_ANON_MAPPED": "AnonPages",
@@ -75,6 +81,28 @@ class CrashCaches:
     slabs: SlabInfo
     uncounted: tuple[str, ...]
     """Caches of which crash could gather nothing."""
+
+
+@dataclass(frozen=True)
+class CrashAreas:
+    """kmem -v: vmalloc space, devices' memory included. It has no callers, and no pages."""
+
+    areas: int
+    bytes: int
+    largest: int
+    damaged: int = 0
+
+
+def parse_kmem_areas(lines: Iterable[str]) -> CrashAreas:
+    """kmem -v: how many areas there are, and what they span, guard pages included."""
+    sizes: list[int] = []
+    damaged = 0
+    for line in lines:
+        if (match := _AREA.fullmatch(line)) and int(match[2], 16) > int(match[1], 16):
+            sizes.append(int(match[3]))
+        else:
+            damaged += bool(line.strip()) and "ADDRESS RANGE" not in line
+    return CrashAreas(len(sizes), sum(sizes), max(sizes, default=0), damaged)
 
 
 def parse_kmem_i(lines: Iterable[str]) -> CrashSplit:

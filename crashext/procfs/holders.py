@@ -1,4 +1,4 @@
-"""Who else says how much memory he has: balloons, the ZFS cache, zram, modules, `free`, cgroups.
+"""Who else says how much memory he has: balloons, the ZFS cache, zram, modules, cgroups.
 
 Short texts of one purpose each. Sizes in bytes; None where the text does not say.
 """
@@ -9,8 +9,6 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from crashext.procfs.counters import MemInfo
-
 _MAX = 1 << 14
 _KIB, _MIB = 1 << 10, 1 << 20
 _VMMEMCTL = re.compile(r"\s*current:\s+(\d{1,15})(?: pages.*|\s*)", re.ASCII)
@@ -18,16 +16,15 @@ _HYPER_V = re.compile(r"\s*(pages_ballooned|page_size)\s*: (\d{1,15})\s*", re.AS
 _TOOLBOX = re.compile(r"\s*(\d{1,9}) MB\s*", re.ASCII)
 _STAT = re.compile(r"\s*guest\.mem\.ballooned = (\d{1,15})\s*", re.ASCII)
 _ARC = re.compile(r"\s*(\w{1,64})\s+\d\s+(-?\d{1,20})\s*", re.ASCII)
-_NUMBERS = re.compile(r"\s*\d{1,20}(?:\s+\d{1,20}){6,9}\s*", re.ASCII)
+_NUMBERS = re.compile(r"(?:\S{1,64}mm_stat:)?\s*(\d{1,20}(?:\s+\d{1,20}){6,9})\s*", re.ASCII)
+_SIZED = re.compile(r"(\d{1,15}(?:[.,]\d{1,3})?)([BKMGT]?)", re.ASCII)
+_POWERS = {"": 1, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_NAMED = re.compile(r"(?:\S{0,200}/)?(\w{1,64}):\s*(\d{1,20})\s*", re.ASCII)
+_XEN = re.compile(r"\s*(Low-mem|High-mem) balloon:\s+(\d{1,15}) kB\s*", re.ASCII)
 _MODULE = re.compile(r"\s*([\w-]{1,64})\s+(\d{1,12})\s+(-?\d{1,9})(?:\s+(\S.{0,1024}))?", re.ASCII)
-_FREE = re.compile(r"\s*(Mem|Swap):((?:\s+\d{1,15}(?:[.,]\d+)?[KMGT]?i?B?){2,7})\s*", re.ASCII)
-_TOP = re.compile(r"\s*(?:([KMG])iB )?Mem ?:\s*[\d.]{1,18}k?\+? ?total", re.ASCII)
-_TOP_VALUE = re.compile(r"(\d{1,15}(?:\.\d)?)k?\+?\s{0,3}(total|free|buff/cache|buffers)", re.ASCII)
-_UNIT = re.compile(r"(\d+(?:[.,]\d+)?)([KMGT]?)i?B?", re.ASCII)
 _DMA_BUF = re.compile(r"\s*Total (\d{1,9}) objects, (\d{1,18}) bytes\s*", re.ASCII)
 _COUNT = re.compile(r"\s*([a-z_]\w{0,63})\s+(\d{1,20})\s*", re.ASCII)
 _SOCKETS = re.compile(r"\s*(?:TCP|UDP|UDPLITE|RAW|FRAG6?):.*\bmem(?:ory)? (\d{1,12})\b.*", re.ASCII)
-_POWERS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 @dataclass(frozen=True)
@@ -76,83 +73,48 @@ def arcstats(lines: Iterable[str]) -> ArcStats | None:
 
 
 def zram_bytes(lines: Iterable[str]) -> int | None:
-    """mem_used_total of a zram device's mm_stat."""
+    """mem_used_total of zram devices' mm_stat."""
+    found = [int(match[1].split()[2]) for line in lines if (match := _NUMBERS.fullmatch(line))]
+    return sum(found) if found else None
+
+
+def zramctl_bytes(lines: Iterable[str]) -> int | None:
+    """TOTAL of every device that zramctl lists: memory, the allocator's own included."""
+    columns: list[str] = []
+    found: list[int] = []
     for line in lines:
-        if _NUMBERS.fullmatch(line):
-            return int(line.split()[2])
-    return None
+        words = line.split()
+        if "TOTAL" in words and "NAME" in words:
+            columns = words
+        elif words and words[0].startswith("/dev/zram"):
+            size = _SIZED.fullmatch(dict(zip(columns, words, strict=False)).get("TOTAL", ""))
+            if size is not None:
+                found.append(round(float(size[1].replace(",", ".")) * _POWERS[size[2]]))
+    return sum(found) if found else None
+
+
+def named_numbers(lines: Iterable[str]) -> dict[str, int]:
+    """Files of one number each, as ``name:number`` (grep -r . FOLDER); the first of a name."""
+    found: dict[str, int] = {}
+    for line in lines:
+        if (match := _NAMED.fullmatch(line)) and len(found) < _MAX:
+            found.setdefault(match[1], int(match[2]))
+    return found
+
+
+def xen_bytes(lines: Iterable[str]) -> int | None:
+    """What Xen's balloon has, by /sys/devices/system/xen_memory or /proc/xen/balloon."""
+    kept = list(lines)
+    found = [int(match[2]) for line in kept if (match := _XEN.fullmatch(line))]
+    numbers = named_numbers(kept)
+    found += [numbers[name] for name in ("low_kb", "high_kb") if name in numbers]
+    return sum(found) * _KIB if found else None
 
 
 def modules(lines: Iterable[str]) -> tuple[str, ...]:
     """Names in lsmod's or /proc/modules' output."""
     found = (_MODULE.match(line) for line in lines)
     return tuple(dict.fromkeys(m[1] for m in found if m))[:_MAX]
-
-
-def free_output(lines: Iterable[str]) -> MemInfo:
-    """`free` of any age and unit: total and free, shared, buffers and cache as far as told."""
-    sizes: dict[str, int] = {}
-    columns: list[str] = []
-    scale = 1024
-    for line in lines:
-        words = line.split()
-        if words[:3] == ["total", "used", "free"]:
-            columns = words
-            continue
-        if top := _TOP.match(line):
-            sizes |= _of_top(line, top[1] or "")
-            continue
-        match = _FREE.fullmatch(line)
-        if match is None:
-            continue
-        values = [_size(word) for word in match[2].split()]
-        if match[1] == "Mem":
-            scale = _scale(match[2].split(), values[0])
-            named = dict(zip(columns or ["total", "used", "free"], values, strict=False))
-            for column, name in _FREE_COLUMNS:
-                if column in named:
-                    sizes[name] = named[column] * scale
-        elif len(values) >= 3:
-            sizes["SwapTotal"], sizes["SwapFree"] = values[0] * scale, values[2] * scale
-    return MemInfo(sizes, {})
-
-
-def _of_top(line: str, unit: str) -> dict[str, int]:
-    """``MiB Mem :  64000.0 total, ...``, or ``Mem:  16000k total, ...`` of procps before 3.3."""
-    scale = {"": 1024, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}[unit]
-    names = {"total": "MemTotal", "free": "MemFree", "buff/cache": "Cached", "buffers": "Buffers"}
-    return {
-        names[name]: round(float(number) * scale)
-        for number, name in _TOP_VALUE.findall(line)
-        if name in names
-    }
-
-
-_FREE_COLUMNS = (
-    ("total", "MemTotal"),
-    ("free", "MemFree"),
-    ("shared", "Shmem"),
-    ("buffers", "Buffers"),
-    ("cached", "Cached"),
-    ("cache", "Cached"),
-    ("buff/cache", "Cached"),
-    ("available", "MemAvailable"),
-)
-
-
-def _size(word: str) -> int:
-    match = _UNIT.fullmatch(word)
-    return round(float(match[1].replace(",", ".")) * _POWERS[match[2]]) if match else 0
-
-
-def _scale(words: list[str], total: int) -> int:
-    """Bytes a number stands for: free says no unit but with -h. Nobody has 256 PiB, or 2 MiB."""
-    if any(word[-1:].isalpha() for word in words):
-        return 1
-    for scale in (1, _KIB, _MIB, 1 << 30):
-        if total * scale >= 32 * _MIB:
-            return scale
-    return 1 << 30
 
 
 def dma_buf_bytes(lines: Iterable[str]) -> int | None:
@@ -170,6 +132,36 @@ def counts(lines: Iterable[str]) -> dict[str, int]:
         if (match := _COUNT.fullmatch(line)) and len(found) < _MAX:
             found.setdefault(match[1], int(match[2]))
     return found
+
+
+# v2's names, and v1's with those below it (total_); what is in none is not the kernel's alone.
+_CGROUP = (
+    ("anon", "anonymous memory"),
+    ("total_rss", "anonymous memory"),
+    ("file", "file cache"),
+    ("total_cache", "file cache"),
+    ("slab_unreclaimable", "slab memory that cannot be reclaimed"),
+    ("slab_reclaimable", "reclaimable slab memory"),
+    ("kernel_stack", "kernel stacks"),
+    ("pagetables", "page tables"),
+    ("sec_pagetables", "secondary page tables"),
+    ("percpu", "per-CPU memory"),
+    ("sock", "socket buffers"),
+    ("vmalloc", "vmalloc memory"),
+    ("zswap", "zswap pool"),
+)
+
+
+def cgroup_parts(texts: Iterable[Iterable[str]]) -> tuple[tuple[str, int], ...]:
+    """What the largest cgroup has of which several memory.stat tell, largest part first."""
+    every = []
+    for lines in texts:
+        stat = counts(lines)
+        if "total_rss" not in stat and "rss" in stat:  # v1 without hierarchy
+            stat |= {"total_rss": stat["rss"], "total_cache": stat.get("cache", 0)}
+        found = {says: stat[name] for name, says in _CGROUP if stat.get(name)}
+        every.append(tuple(sorted(found.items(), key=lambda item: -item[1])))
+    return max(every, key=lambda parts: sum(size for _, size in parts), default=())
 
 
 def socket_pages(lines: Iterable[str]) -> int:

@@ -9,7 +9,12 @@ import re
 
 OPENS: tuple[tuple[str, str], ...] = (
     ("meminfo", r"\s*MemTotal:\s+\d+\s*kB"),
-    ("slabinfo", r"\s*(?:slabinfo - version: |# ?name\s+<active_objs>)"),
+    ("slabinfo", r"\s*(?:slabinfo - version: |(?:# ?name|<name>)\s+<active_objs>)"),
+    ("slabinfo_tool", r"\s*Name\s+Objects\s+Objsize\s+Space\s+Slabs/Part/Cpu"),
+    ("vmstat_m", r"\s*Cache\s+Num\s+Total\s+Size\s+Pages\s*$"),
+    ("kmem_areas", r"\s*(?:VMAP_AREA\s+)?VM_STRUCT\s+ADDRESS RANGE\s+SIZE"),
+    ("zramctl", r"\s*NAME\s+ALGORITHM\s+DISKSIZE\s.*TOTAL"),
+    ("xen", r"\s*Current allocation:\s+\d+ kB\s*$"),
     ("slabtop", r"\s*Active / Total Objects \("),
     ("slabtop_head", r"\s*OBJS\s+ACTIVE\s+USE\s+OBJ"),
     ("allocinfo", r"\s*(?:allocinfo - version: |#\s*<size>\s+<calls>|Memory allocations:)"),
@@ -28,7 +33,7 @@ OPENS: tuple[tuple[str, str], ...] = (
     ("vmmemctl", r"\s*(?:(?:target|current):\s+\d+ pages\s*$|balloon capabilities:)"),
     ("hv_balloon", r"\s*host_version\s*: \d+\.\d+\s*$"),
     ("cmdstat", r"\s*guest\.mem\.\w+ = \d+"),
-    ("memleak", r"\s*\[\d\d:\d\d:\d\d\] Top \d+ stacks with outstanding"),
+    ("memleak", r"\s*\[\d\d:\d\d:\d\d\] Top \d+ (?:stacks with outstanding|combined)"),
     ("sockstat", r"\s*sockets: used \d+"),
     ("cgroup_stat", r"nr_(?:dying_)?descendants \d+\s*$"),
     ("cgroups", r"\s*#subsys_name\s+hierarchy\s+num_cgroups"),
@@ -43,6 +48,8 @@ SHAPES: tuple[tuple[str, str], ...] = (
     ("kmemleak", r"\s*(?:kmemleak: )?unreferenced (?:percpu )?object "),
     ("page_owner", r"\s*Page allocated via order |\d+ times(?:, \d+ pages)?(?:, .{0,200})?:\s*$"),
     ("page_owner_stacks", r"\s*(?:nr_base_pages|stack_count): \d+\s*$"),
+    ("slub_trace", r"\s*TRACE \S.{0,255}? (?:alloc|free) (?:0x)?[0-9a-f]{8,16} inuse="),
+    ("bpftrace", r"\s*@\w{0,64}\[.{0,256}(?:$|\]: )"),
     ("kmem_v", r"\s*NR_[A-Z_0-9]+: \d+\s*$"),
     ("alloc_traces", r"\s*\d+ (?:<not-available>|\S+\+0x\S+(?: \[[\w-]+\])?) (?:waste=\S+ )?age="),
     (
@@ -55,6 +62,7 @@ SHAPES: tuple[tuple[str, str], ...] = (
         r"\s*(?:TOTAL MEM|USED|SLAB|FREE|CACHED|BUFFERS|SHARED)\s+\d+\s+[\d.]+ [KMGT]?B",
     ),
     ("kmem_s_line", r"\s*[0-9a-f]{8,16}\s+\d+\s+(?:\d+|\?)\s+(?:\d+|\?)\s+(?:\d+|\?)\s+\d+k\s+\S"),
+    ("top_head", r"\s*(?:top - \d\d:|Tasks:\s+\d+ total|%?Cpu\(s\):\s)"),
     ("free_line", r"\s*(?:Mem:\s+\d\S*\s+\d\S*\s+\d|(?:[KMG]iB )?Mem ?:\s*[\d.]+k?\+? ?total)"),
     ("oom_pages", r"\s*\d+ (?:pages of RAM|pages RAM|pages reserved|reserved pages)\s*$"),
     (
@@ -63,6 +71,9 @@ SHAPES: tuple[tuple[str, str], ...] = (
         r"KReclaimable|PageTables|KernelStack|Percpu|VmallocUsed|Committed_AS|SwapTotal|Shmem):"
         r"\s+\d+\s*kB\s*$",
     ),
+    ("xen_number", r"\S{0,200}xen_memory0/(?:info/)?\w{1,64}:\s*\d+\s*$"),
+    ("zswap", r"\S{0,200}(?:debug/)?zswap/\w{1,64}:\s*\d+\s*$"),
+    ("zram", r"\S{0,200}mm_stat:\s*\d+(?:\s+\d+){6,9}\s*$"),
     ("status", r"(?:Name:\t\S|Vm(?:RSS|Size|HWM|Peak):\s+\d+ kB)"),
 )
 """Lines that show their kind by themselves, without the heading."""
@@ -75,15 +86,22 @@ JOINED = {
     "kmem_i_line": "kmem_i",
     "kmem_s_line": "kmem_s",
     "free_line": "free",
+    "top_head": "top",
     "meminfo_line": "meminfo",
     "oom_pages": "oom",
+    "xen_number": "xen",
 }
 
 LABELS = {
     "oom": "OOM report",
+    "slub_trace": "SLUB's TRACE lines",
     "kmem_i": "kmem -i",
     "kmem_s": "kmem -s",
     "kmem_v": "kmem -V",
+    "kmem_areas": "kmem -v",
+    "vmstat_m": "vmstat -m",
+    "slabinfo_tool": "the slabinfo tool",
+    "xen": "Xen's balloon",
     "crash_sys": "sys",
     "cmdstat": "vmware-toolbox-cmd",
     "toolbox": "vmware-toolbox-cmd",
@@ -104,7 +122,7 @@ MEMBERS: dict[str, re.Pattern[str]] = {
         ),
         (
             "slabinfo",
-            r"\s*(?:\S+\s.*:\s?tunables|\S+(?:\s+\d+){6}(?:\s|$)|\d[\d\s]*(?::.*)?$"
+            r"\s*(?:\S+\s.*:\s?tunables|\S+(?:\s+\d+){6}(?:\s|$)|\S+(?:\s+\d+){5}\s*$|\d[\d\s]*(?::.*)?$"
             r"|:|tunables\b|slabdata|<|# )",
         ),
         ("slabtop", r"\s*(?:Active / Total |Minimum / Average)"),
@@ -129,6 +147,13 @@ MEMBERS: dict[str, re.Pattern[str]] = {
             "kmem_i",
             r"\s*(?:TOTAL|FREE|USED|SHARED|BUFFERS|CACHED|SLAB|HUGE|SWAP|COMMIT)[A-Z ]*\s+\d+",
         ),
+        ("slabinfo_tool", r"\s*\S+\s+\d+\s+\d+\s+\S+\s+\d+/\d+/\d+\s"),
+        ("vmstat_m", r"\s*\S+(?:\s+\d+){4}\s*$"),
+        ("kmem_areas", r"\s*[0-9a-f]{8,16}\s.*[0-9a-f]{8,16} - [0-9a-f]{8,16}\s+\d+\s*$"),
+        ("zramctl", r"\s*/dev/zram\d"),
+        ("xen", r"\s*(?:[\w-]+ [\w-]+|Xen hard limit):\s+(?:\d|\?)"),
+        ("zram", r"\s*\d+(?:\s+\d+){6,9}\s*$"),
+        ("toolbox", r"\s*\d+ MB\s*$"),
         ("kmem_s", r"\s*(?:[0-9a-f]{8,16}\s|kmem:)"),
         ("lsmod", r"\s*[\w-]{1,64}\s+\d+\s+-?\d+(?:\s|$)"),
         ("ps", r"\s*\S+\s+\d+\s.*\S"),
@@ -139,13 +164,14 @@ MEMBERS: dict[str, re.Pattern[str]] = {
         ("vmmemctl", r"\s*[\w ]{1,30}:\s+(?:0x)?[0-9a-f]+(?:\s|$)"),
         ("hv_balloon", r"\s*\w+\s*: .*"),
         ("page_owner_stacks", rf"\s*0x[0-9a-f]+\s*$|{_FRAME}"),
+        ("memleak", r"\s+\S|\d+ bytes in \d+ allocations from|b['\"]"),
+        ("bpftrace", r"\s+\S|.{0,256}\]: (?:\d|count )|(?:count|[\w/:.-]{1,64}),\s*$"),
         (
-            "memleak",
-            r"\s*(?:\d+ bytes in \d+ allocations from"
-            r"|.{0,40}[\w.]+(?:\+0x[0-9a-f]+)?>?\s+[\[(]\w+[\])]$"
-            r"|\s*(?:#\d+\s+)?[\w.]+\+0x[0-9a-f]+)",
+            "slub_trace",
+            r"\s*(?:Object |CPU: |Pid: |Hardware name|Call [Tt]race|</?\w+>|[0-9a-f]{16} [0-9a-f]"
+            rf"|(?:\? )?{_FRAME}|\[<[0-9a-f]+>\] \? )",
         ),
-        ("kmem_v", r"\s*(?:NR_|NUMA_|[A-Z]{4})[A-Z_0-9]*: \d+"),
+        ("kmem_v", r"\s*(?:(?:NR_|NUMA_|[A-Z]{4})[A-Z_0-9]*: \d+|VM_[A-Z_]+:\s*$)"),
         ("cmdstat", r"\s*[\w.]+ = \d+"),
         ("sockstat", r"\s*[A-Z0-9]+: inuse \d+"),
         ("cgroups", r"\s*[a-z_]+\s+\d+\s+\d+\s+[01]\s*$"),

@@ -28,6 +28,8 @@ _HINTS = (
     )
 )
 _BY_NAME = tuple(_HINTS)
+_ONE_NUMBER = re.compile(r"(?:xen_memory0/(?:info/)?|(?:debug/)?zswap/)\w{1,64}$", re.ASCII)
+_COMMAND = re.compile(r"\b(?:cat|sudo|head|tail|more)\b.{0,200}?\s(/\S{1,200})\s*$", re.ASCII)
 
 
 def promised(name: str) -> str:
@@ -41,3 +43,16 @@ def label(name: str) -> str:
         return date[0]
     number = _ORDER.search(name)
     return number[1].zfill(6) if number else ""
+
+
+def one_number(name: str) -> bool:
+    """Whether a file has one number, which its name alone explains."""
+    return _ONE_NUMBER.search(name) is not None
+
+
+def of_command(line: str) -> str:
+    """The file that a command shows which somebody typed; "" where it is none such."""
+    if "vmware-toolbox-cmd stat balloon" in line:
+        return "stat_balloon"
+    match = _COMMAND.search(line[:512])
+    return match[1] if match else ""

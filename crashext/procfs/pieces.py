@@ -32,7 +32,7 @@ _LARGE = _MIB
 _INTERESTING = re.compile(
     r"meminfo|slab|vmstat|zoneinfo|buddyinfo|vmalloc|kmemleak|page_?owner|alloc(?:info|_traces|_calls)"
     r"|dmesg|messages|syslog|kern\.log|journal|console|(?:^|/)free|(?:^|[/_.-])(?:ps|top)(?:[_.-]|$)"
-    r"|lsmod|modules\.txt|proc/modules|balloon|vmmemctl|toolbox|arcstats|mm_stat|zswap|zram|dma_?buf"
+    r"|lsmod|modules\.txt|proc/modules|balloon|vmmemctl|toolbox|arcstats|mm_stat|zswap|zram|xen_memory|xen/balloon|dma_?buf"
     r"|memory\.(?:stat|txt)|cgroup\.stat|proc/cgroups|sockstat|kmem[-_.]|(?:^|/)kmem|oom|sysrq"
     r"|basic-health|(?:^|/)(?:proc|sysinfo|memory|hardware)\.txt|(?:^|/)(?:date|uptime)$|crash"
     r"|bufinfo|nr_hugepages",
@@ -40,7 +40,7 @@ _INTERESTING = re.compile(
 )
 _NOT = re.compile(
     r"(?:^|/)(?:etc|usr|lib|lib64|opt|home|root|sos_reports|sos_logs|sos_strings)/"
-    r"|(?:^|/)sys/(?!kernel/(?:debug|mm)/|block/zram|fs/cgroup/(?:memory/)?\w+\.stat$)"
+    r"|(?:^|/)sys/(?!kernel/(?:debug|mm)/|block/zram|devices/system/xen_memory/|fs/cgroup/(?:memory/)?\w+\.stat$)"
     r"|(?:^|/)proc/(?:\d+|sys|irq|fs|scsi)/|(?:^|/)proc/net/(?!sockstat)"
     r"|(?:^|/)boot/|\.(?:rpm|deb|ko|so|png|html?|py|pyc|sh|conf|repo|pem)$",
     re.ASCII,

@@ -112,8 +112,8 @@ def parse_top(lines: Iterable[str]) -> Processes:
             continue
         row = dict(zip(columns, words, strict=False))
         pid, size = row.get("PID", ""), _SIZE.fullmatch(row.get("RES", ""))
-        if not words:
-            continue
+        if not words or not columns:
+            continue  # its head
         if not _number(pid) or size is None:
             damaged += 1
         elif len(found) < _MAX_PROCESSES:

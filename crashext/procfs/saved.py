@@ -7,28 +7,25 @@ reports, files with dates in their names), each is a moment of its own, in time 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from crashext.hosts.base import HostError
 from crashext.procfs.cleaning import clean, decoded, without_numbers
 from crashext.procfs.dates import parse_date
 from crashext.procfs.folder import Moment, Problem, ProcFolder, file_lines
-from crashext.procfs.names import label, promised
+from crashext.procfs.names import label, one_number, promised
+from crashext.procfs.order import OOM_REPORTS, SNAPSHOTS, Cut, in_order
 from crashext.procfs.pieces import STDIN, Piece, Pieces
 from crashext.procfs.sections import Section, sections
 
 Progress = Callable[[str, int, int], None]
 
-_SNAPSHOTS = frozenset(("meminfo", "slabinfo", "slabtop", "oom", "kmem_i", "kmem_s", "free"))
-"""Kinds of which a second one in a text is a second moment."""
 _STREAMED_FROM = 32 << 20
 """Bytes of a file at a known place, or of one that is named, from where on it is read as a stream
 of one kind, not searched for several."""
 _HEAD = 1 << 16
 _LARGEST = 1 << 40
-_MOST_MOMENTS = 64
-_OOM = "OOM reports"
 _LIVE = (
     "/proc/spl/kstat/zfs/arcstats",
     "/proc/modules",
@@ -36,6 +33,9 @@ _LIVE = (
     "/sys/fs/cgroup/cgroup.stat",
     "/sys/kernel/debug/vmmemctl",
     "/sys/kernel/debug/hv-balloon",
+    "/sys/kernel/debug/zswap/pool_total_size",
+    "/sys/devices/system/xen_memory/xen_memory0/info/low_kb",
+    "/sys/devices/system/xen_memory/xen_memory0/info/high_kb",
 )
 _LIVE_LIMIT = 1 << 20
 
@@ -48,16 +48,6 @@ class Recognised:
     name: str
     """Of the file it is in."""
     lines: int
-
-
-@dataclass
-class _Cut:
-    """The outputs of one text, in the moments that it has."""
-
-    piece: str
-    label: str
-    modified: float | None
-    moments: list[dict[str, list[Section]]] = field(default_factory=list)
 
 
 class Saved:
@@ -158,7 +148,7 @@ def saved(path: Path, progress: Progress | None = None) -> list[Saved]:
             samples += some
         else:
             unread.append(piece.name)
-    moments, doubles = _moments(cuts)
+    moments, doubles = in_order(cuts)
     if not moments and folder is None:
         raise HostError(_nothing(path, pieces, unread))
     if not moments:
@@ -249,7 +239,7 @@ def _complaints(
         say("files", len(unread), f"not recognised: {shown}")
     for double in doubles[:8]:
         why = "not used: another text of the same kind is, and nothing puts them in order"
-        if double.startswith(_OOM):
+        if double.startswith(OOM_REPORTS):
             why = (
                 "not used: the counters beside it are newer; give the log alone to see what it says"
             )
@@ -259,7 +249,7 @@ def _complaints(
     if unknown:
         shown = "; ".join(samples[:2])
         say("lines", unknown, f"of no kind that is known, such as: {shown}")
-    if any(one.kind == "memory_stat" for one in final.recognised):
+    if any(one.kind == "memory_stat" for one in final.recognised) and SNAPSHOTS & set(final.kinds):
         say("memory.stat", 1, "not used: it counts one cgroup, not the machine")
     if pieces.passed:
         say("files", pieces.passed, "not looked at: their names say nothing of memory")
@@ -297,16 +287,18 @@ def _folder(path: Path) -> ProcFolder | None:
     return ProcFolder(machines[0]) if machines else None
 
 
-def _cut(piece: Piece) -> tuple[_Cut, int, list[str]]:
+def _cut(piece: Piece) -> tuple[Cut, int, list[str]]:
     lines = without_numbers(piece.text.splitlines() if "\v" not in piece.text else _lines(piece))
+    if one_number(piece.name):
+        lines = [f"{piece.name}:{line.strip()}" for line in lines if line.strip()]
     hint = promised(piece.name)
-    cut = _Cut(piece.name, label(piece.name), piece.modified)
+    cut = Cut(piece.name, label(piece.name), piece.modified)
     parts = sections(lines, hint)
     seen: set[str] = set()
     for part in parts.found:
         if hint == "alloc_traces" and part.kind == "alloc_traces":
             part.cache = Path(piece.name).parent.name
-        again = part.kind in _SNAPSHOTS and part.kind in seen
+        again = part.kind in SNAPSHOTS and part.kind in seen
         if again or not cut.moments:
             cut.moments.append({})
             seen = set()
@@ -317,62 +309,3 @@ def _cut(piece: Piece) -> tuple[_Cut, int, list[str]]:
 
 def _lines(piece: Piece) -> list[str]:
     return piece.text.split("\n")
-
-
-def _moments(
-    cuts: list[_Cut],
-) -> tuple[list[tuple[dict[str, list[Section]], float | None]], list[str]]:
-    """Every moment with its outputs, and the files that are not used."""
-    if not any(k in m for c in cuts for m in c.moments for k in _SNAPSHOTS - {"oom", "free"}):
-        return _sequence(cuts)
-    doubles: list[str] = []
-    reports = [m["oom"] for c in cuts for m in c.moments if "oom" in m]
-    logs = len({"\n".join(line for s in some for line in s.lines) for some in reports})
-    if logs:
-        doubles.append(f"{_OOM} in a log: {logs:,}")
-        for cut in cuts:
-            cut.moments = [{k: v for k, v in m.items() if k != "oom"} for m in cut.moments]
-            cut.moments = [m for m in cut.moments if m]
-    found, more = _sequence(cuts)
-    return found, doubles + more
-
-
-def _sequence(
-    cuts: list[_Cut],
-) -> tuple[list[tuple[dict[str, list[Section]], float | None]], list[str]]:
-    labels: dict[str, list[str]] = {}
-    for cut in cuts:
-        for kind in {k for m in cut.moments for k in m} & _SNAPSHOTS:
-            labels.setdefault(kind, []).append(cut.label)
-    ordered = any(len(set(some)) > 1 and all(some) for some in labels.values())
-    steps: dict[tuple[str, int], dict[str, list[Section]]] = {}
-    times: dict[tuple[str, int], float | None] = {}
-    taken: dict[tuple[str, int, str], tuple[str, list[list[str]]]] = {}
-    doubles = []
-    last = max((c.label for c in cuts), default="")
-    for cut in sorted(cuts, key=lambda c: (c.piece.count("/"), c.piece)):
-        for number, moment in enumerate(cut.moments):
-            # A text of one moment belongs to the last; of several, the last to the last.
-            back = number - len(cut.moments)
-            step = ((cut.label or last) if ordered else "", back)
-            for kind, some in moment.items():
-                content = [s.lines for s in some]
-                before = taken.get((*step, kind))
-                if before is None:
-                    taken[(*step, kind)] = (cut.piece, content)
-                    steps.setdefault(step, {})[kind] = some
-                    times[step] = cut.modified
-                elif before[1] == content:
-                    pass  # a copy
-                elif kind in _MANY:
-                    steps[step][kind] += some
-                else:
-                    doubles.append(f"{kind} in {cut.piece}")
-    order = sorted(steps)[-_MOST_MOMENTS:]
-    return [(steps[s], times.get(s)) for s in order], list(dict.fromkeys(doubles))
-
-
-_MANY = frozenset(
-    ("status", "alloc_traces", "zram", "kmemleak", "memory_stat", "date", "vmallocinfo")
-)
-"""Kinds of which one machine has several texts."""

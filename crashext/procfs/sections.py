@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from crashext.procfs.cleaning import MAX_LINE, clean, is_prompt, stamp
 from crashext.procfs.kinds import JOINED, MEMBERS, OPENS, SHAPES
+from crashext.procfs.names import of_command, one_number, promised
 from crashext.procfs.wrapping import unwrapped
 
 MAX_SECTIONS = 4096
@@ -70,6 +71,8 @@ class _Reader:
         self._samples: list[str] = []
         self._date = ""
         self._cache = ""
+        self._shown = ""
+        """The file that the command above shows, until its first line."""
 
     def line(self, raw: str) -> None:
         if len(raw) > MAX_LINE:
@@ -94,9 +97,24 @@ class _Reader:
         elif _DATE.fullmatch(text.strip()):
             self._date = text.strip()
         elif not is_prompt(text):
-            self._pending.append(text)
+            if not self._of_command(raw, text):
+                self._pending.append(text)
         elif folder := _SLAB_FOLDER.search(text):
             self._cache = folder[1]
+        else:
+            self._shown = of_command(text)
+
+    def _of_command(self, raw: str, text: str) -> bool:
+        """A line that only the command above explains: ``cat /sys/block/zram0/mm_stat``."""
+        shown, self._shown = self._shown, ""
+        kind = promised(shown) if shown else ""
+        if kind in _BY_COMMAND and MEMBERS[kind].match(text):
+            self._of_kind(kind, True, raw, text)
+            return True
+        if shown and one_number(shown) and text.strip().isdigit():
+            self.line(f"{shown}:{text.strip()}")
+            return True
+        return False
 
     def _of_kind(self, kind: str, opens: bool, raw: str, text: str) -> None:
         current = self._found[-1] if self._found else None
@@ -146,7 +164,8 @@ class _Reader:
         return Sections(found, self._unknown, tuple(self._samples))
 
 
-_NOISY = frozenset(("oom", "lsmod", "ps", "top", "kmem_s", "slabtop"))
+_BY_COMMAND = frozenset(("zram", "toolbox"))
+_NOISY = frozenset(("oom", "lsmod", "ps", "top", "kmem_s", "slabtop", "slub_trace", "bpftrace"))
 """Kinds whose lines come with others between them: logs, tables of a terminal."""
 
 
@@ -178,7 +197,7 @@ def _same(current: Section, kind: str, opens: bool, text: str) -> bool:
         return not any(text.split() == x.split() for x in current.lines[:1])
     if kind == "vmmemctl":
         return not any(x.split()[:1] == text.split()[:1] for x in current.lines[:3])
-    return kind not in ("kmem_i", "vmstat", "free")
+    return kind not in ("kmem_i", "vmstat", "free", "memory_stat")
 
 
 _OOM_PARTS = ("invoked oom-killer", "em-Info:", "em-info:", "active_anon:")

@@ -21,6 +21,9 @@ _LINE = re.compile(
 )
 # 1.1: name, active, objects, size, active slabs, slabs, pages of a slab; then statistics.
 _OLD_LINE = re.compile(rf"(\S.{{0,255}}?){_N}{_N}{_N}{_N}{_N}{_N}(?:\s?:.*)?\s*", re.ASCII)
+# Volatility, drgn's tools/slabinfo.py: the same columns, without tunables, perhaps without slabs.
+_PLAIN_LINE = re.compile(rf"\s*(\S.{{0,255}}?){_N}{_N}{_N}{_N}{_N}(?:{_N}{_N})?\s*", re.ASCII)
+_PLAIN_HEADING = re.compile(r"\s*(?:# ?name|<name>)\s+<active_objs>(?!.*tunables).*", re.ASCII)
 _VERSION = re.compile(r"slabinfo - version: (\d+\.\d+)(?: \(.*\))*\s*", re.ASCII)
 
 
@@ -55,7 +58,7 @@ class SlabInfo:
     caches: tuple[SlabLine, ...]
     version: str = ""
     """``2.1``; "" where the first line is missing. Of other sources: ``slabtop``, ``oom``,
-    ``crash``."""
+    ``crash``, ``table``."""
     damaged: int = 0
 
     @property
@@ -74,7 +77,10 @@ def parse_slabinfo(lines: Iterable[str]) -> SlabInfo:
     version = ""
     damaged = 0
     for line in lines:
-        if not line.strip() or line.startswith("# name"):
+        if not line.strip():
+            continue
+        if line.lstrip().startswith(("# name", "#name", "<name>")):
+            version = version or ("table" if _PLAIN_HEADING.fullmatch(line) else "")
             continue
         if head := _VERSION.fullmatch(line):
             version = head[1]
@@ -90,8 +96,19 @@ def parse_slabinfo(lines: Iterable[str]) -> SlabInfo:
 def _cache(line: str, version: str) -> SlabLine | None:
     if match := _LINE.fullmatch(line):
         return SlabLine(match[1], *(int(n) for n in match.groups()[1:]))
+    if version == "table":
+        return _of_table(line)
     if not version.startswith("1.") or (match := _OLD_LINE.fullmatch(line)) is None:
         return None
     active, objects, size, active_slabs, slabs, pages = (int(n) for n in match.groups()[1:])
     per_slab = objects // slabs if slabs else 0
     return SlabLine(match[1], active, objects, size, per_slab, pages, active_slabs, slabs)
+
+
+def _of_table(line: str) -> SlabLine | None:
+    match = _PLAIN_LINE.fullmatch(line)
+    if match is None:
+        return None
+    active, objects, size, each, pages = (int(n) for n in match.groups()[1:6])
+    slabs = int(match[8]) if match[8] else -(-objects // each) if each else 0
+    return SlabLine(match[1], active, objects, size, each, pages, slabs, slabs)

@@ -185,11 +185,21 @@ class TagFact:
 class OutstandingFact:
     """Allocations of one stack that a tool saw, and that were not freed while it watched."""
 
+    by: str
+    """``memleak``, ``bpftrace's map @``, ``the kernel's TRACE lines``."""
+    counts: Literal["bytes", "allocations", "unknown"]
+    """What its numbers are; those that are not known are in `bytes`."""
     function: str
     module: str
     bytes: int
+    """0 where they are not known."""
     calls: int
+    """0 where they are not known."""
+    of: int
+    """Sum of what all its stacks have, in bytes, or else in allocations."""
     stack: str
+    cache: str = ""
+    """Where the tool names it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +267,11 @@ class Facts:
     has_dump: bool = False
     """The text is of a crash session: somebody has the dump."""
     outstanding: tuple[OutstandingFact, ...] = ()
-    """Largest first."""
+    """Largest first of each source."""
+    vmalloc_space: tuple[int, int] = (0, 0)
+    """Areas, and bytes of addresses that they span, where only that is known (crash's kmem -v)."""
+    cgroup: tuple[tuple[str, int], ...] = ()
+    """What one memory cgroup has, by its memory.stat, largest first."""
 
     @property
     def total(self) -> int:

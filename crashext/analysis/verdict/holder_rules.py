@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from crashext.analysis.verdict.facts import Facts, KnownHolder
+from crashext.analysis.verdict.facts import Facts, KnownHolder, OutstandingFact
 from crashext.analysis.verdict.thresholds import (
     COUNTER_SHARE,
     KNOWN_SHARE,
@@ -18,10 +18,11 @@ from crashext.analysis.verdict.thresholds import (
     excessive,
 )
 from crashext.analysis.verdict.verdict import Confidence, Culprit, Outcome, Verdict, Where
-from crashext.wording import called, percent_of, size_text
+from crashext.wording import called, percent_of, plural, size_text
 
 _STACK = 16 << 10
 _DUMP = "dump"
+_VERB = {"DMA buffers": "hold"}
 
 
 def known_holders(facts: Facts) -> Iterator[Verdict]:
@@ -36,7 +37,7 @@ def known_holders(facts: Facts) -> Iterator[Verdict]:
             Culprit(module=holder.module),
             0 if outside else holder.bytes,
             "high",
-            f"the {holder.name} holds {size_text(holder.bytes)}"
+            f"the {holder.name} {_VERB.get(holder.name, 'holds')} {size_text(holder.bytes)}"
             + ("" if outside else f" ({percent_of(holder.bytes, facts.total)} of memory)")
             + f": {holder.means}",
             (holder.by, *_placed(facts, holder)),
@@ -294,23 +295,43 @@ def uncounted_vmalloc(facts: Facts) -> Iterator[Verdict]:
 
 
 def outstanding(facts: Facts) -> Iterator[Verdict]:
-    """What bcc's memleak saw allocated and not freed: the first stack, if it stands out."""
-    everything = sum(o.bytes for o in facts.outstanding)
-    for one in facts.outstanding[:1]:
-        if not one.function or 4 * one.bytes < everything:
-            return
+    """What a tool saw allocated and not freed: the first stack, if it stands out."""
+    for by in dict.fromkeys(o.by for o in facts.outstanding):
+        one = next(o for o in facts.outstanding if o.by == by)
+        amount = one.bytes or one.calls
+        if not one.function or 4 * amount < one.of:
+            continue
         yield Verdict(
             "held-growth",
             "slab",
-            Culprit(caller=one.function, module=one.module),
-            one.bytes,
+            Culprit(one.cache, one.function, one.module),
+            one.bytes if one.counts == "bytes" else 0,
             "low",
-            f"{called(one.function, one.module)} has {size_text(one.bytes)} in {one.calls:,} "
-            "allocations that were not freed while memleak watched",
+            f"{called(one.function, one.module)} has {_seen_by(one)}",
+            (f"{percent_of(amount, one.of)} of the sum in {by}", f"call stack: {one.stack}"),
             (
-                f"{percent_of(one.bytes, everything)} of what its largest stacks have",
-                f"call stack: {one.stack}",
+                "the map alone does not say whether its script takes off what is freed"
+                if one.by.startswith("bpftrace")
+                else "what was allocated late may still be freed: does it go on?",
             ),
-            ("what was allocated late may still be freed: does it go on?",),
             "leakscan --live 60 # as root: the same, with caches and what the objects are",
         )
+
+
+def _seen_by(one: OutstandingFact) -> str:
+    if one.counts == "unknown":
+        return f"{one.bytes:,} in {one.by}: {size_text(one.bytes)}, if it counts bytes"
+    if one.counts == "allocations":
+        return f"{one.bytes:,} allocations in {one.by}"
+    if one.cache:
+        size = f" ({size_text(one.bytes)})" if one.bytes else ""
+        return (
+            f"{plural(one.calls, 'object')} of {one.cache}{size} that were allocated and not freed "
+            f"in {one.by}"
+        )
+    if one.by == "memleak":
+        return (
+            f"{size_text(one.bytes)} in {one.calls:,} allocations that were not freed while "
+            "memleak watched"
+        )
+    return f"{size_text(one.bytes)} in {one.by}"

@@ -161,14 +161,23 @@ def _no_total(facts: Facts) -> Verdict:
         if area.bytes > size:
             where, size = "vmalloc", area.bytes
             culprit = Culprit(caller=area.caller, module=area.module)
+    if facts.cgroup and not evidence:
+        name, size = facts.cgroup[0]
+        whole = sum(of for _, of in facts.cgroup)
+        evidence.append(
+            f"in one memory cgroup {name} is {size_text(size)}, {percent_of(size, whole)} of what "
+            "memory.stat counts"
+        )
+        evidence += [f"its {part}: {size_text(of)}" for part, of in facts.cgroup[1:4]]
     return Verdict(
         "cannot-tell",
         where,
         culprit,
         size,
         "low",
-        "cannot tell: how much memory there is is not known"
-        + (f"; {evidence[0]}" if evidence and facts.source == "procfs" else ""),
+        "cannot tell: "
+        + (f"{evidence[0]}; " if evidence and facts.source == "procfs" else "")
+        + "how much memory there is is not known",
         tuple(evidence),
         not_seen(facts),
         "cat /proc/meminfo # saved beside the other files, it says how much there is",

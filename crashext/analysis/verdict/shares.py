@@ -5,6 +5,7 @@ Only of saved texts: whoever has a dump sees where each page is.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from msgspec import structs
@@ -15,7 +16,9 @@ from crashext.analysis.verdict.verdict import Verdict
 from crashext.wording import percent_of, size_text
 
 _AS_MUCH = 0.5
+_NAMED = 0.25
 _SHARE = 0.10
+_VERB = re.compile(r" (?:holds?|has|have) ")
 _EASY = ("free", "file cache", "buffers", "slab, reclaimable", "other reclaimable")
 _UNSAID = ("reclaimable", "healthy")
 
@@ -40,9 +43,12 @@ def explained(facts: Facts, verdict: Verdict) -> Verdict:
 
 
 def known_first(facts: Facts, found: list[Verdict]) -> list[Verdict]:
-    """A small riddle comes after what is known and more than twice as large."""
-    known = max((v.bytes for v in found if v.kind in ("known-holder", "user-space")), default=0)
-    least = min(_AS_MUCH * known, _SHARE * facts.total)
+    """A riddle comes after memory of a known holder that is more; and after processes where it is
+    small beside them."""
+    user = max((v.bytes for v in found if v.kind == "user-space"), default=0)
+    known = max((v.bytes for v in found if v.kind == "known-holder"), default=0)
+    outside = max((h.bytes for h in facts.known if h.where == "none"), default=0)
+    least = max(known, outside, min(_AS_MUCH * user, _SHARE * facts.total))
     small = [v for v in found if v.kind == "cannot-tell" and v.bytes < least]
     return [v for v in found if v not in small] + small
 
@@ -55,7 +61,7 @@ def with_others(facts: Facts, found: Sequence[Verdict]) -> tuple[Verdict, ...]:
     others = [
         v
         for v in rest
-        if v.kind not in _UNSAID and v.bytes >= max(_AS_MUCH * first.bytes, _SHARE * facts.total)
+        if v.kind not in _UNSAID and v.bytes >= max(_NAMED * first.bytes, _SHARE * facts.total)
     ]
     if not others:
         return tuple(found)
@@ -67,7 +73,9 @@ def _name(verdict: Verdict) -> str:
     culprit = verdict.culprit
     who = culprit.cache or culprit.caller or culprit.process or culprit.module
     what = {"slab": "slab memory", "user": "user space", "pages": "pages", "none": ""}
-    kind = "pages in no counter" if verdict.kind == "cannot-tell" else verdict.says.split(" ha")[0]
+    kind = "pages in no counter" if verdict.kind == "cannot-tell" else _VERB.split(verdict.says)[0]
     if verdict.where in ("slab", "user", "vmalloc"):
         kind = what.get(verdict.where, verdict.where)
+    if verdict.kind == "known-holder":
+        return kind
     return f"{kind} ({who})" if who and verdict.where != "user" else who or kind

@@ -118,10 +118,21 @@ def unexplained(facts: Facts) -> Iterator[Verdict]:
         rest,
         "low",
         f"cannot tell: {size_text(rest)} ({percent_of(rest, facts.total)} of memory) is in use, "
-        f"and nothing here says by whom, processes or the kernel{who}",
+        f"and nothing here says by whom, processes or the kernel{who}{_space(facts, rest)}",
         (f"{percent_of(facts.split.get('free'), facts.total)} of memory is free",),
         not_seen(facts),
         "cat /proc/meminfo # it tells processes, slabs and the rest apart",
+    )
+
+
+def _space(facts: Facts, rest: int) -> str:
+    """vmalloc's areas may hold what nobody counts, as far as their addresses tell."""
+    areas, size = facts.vmalloc_space
+    if not size or size < _TELLS * rest:
+        return ""
+    return (
+        f"; {areas:,} vmalloc areas span {size_text(size)} (kmem -v), devices' memory among them: "
+        "whose they are it does not say"
     )
 
 
