@@ -12,6 +12,8 @@
 VENV := .venv
 BIN := $(VENV)/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+# Tests of one dump stay in one process (tests/conftest.py).
+PARALLEL := -n auto --maxprocesses=4 --dist=loadgroup
 APT := DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get
 
 .PHONY: demo check reports pictures browser style test test-busy test-live test-browser test-kernels \
@@ -21,11 +23,11 @@ demo: $(VENV)/installed
 	$(BIN)/leakscan -r sample_sessions/many-leaks.session
 
 check: style
-	CRASHEXT_NO_LAB=1 $(BIN)/pytest
+	CRASHEXT_NO_LAB=1 $(BIN)/pytest $(PARALLEL)
 
 # No test skips here for the lack of a tool or of a dump: it fails.
 test: style lab-packages
-	$(BIN)/pytest
+	$(BIN)/pytest $(PARALLEL) --durations=25
 
 style: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,6 +26,7 @@ from crashext.hosts.drgn import DrgnHost
 from crashext.hosts.drgn import open_core as _open_core
 from crashext.kernel.slab.view import KernelView
 from tests.lab import (
+    SCENARIOS,
     Dump,
     build,
     cache_folder,
@@ -90,7 +91,29 @@ def lab_dump(name: str) -> Dump:
     return build(chosen)
 
 
-@cache
+few = lru_cache(maxsize=3)
+"""For what holds a dump open: some hundred MB each. Tests of one dump run one after the other."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of one dump stand together, and run in one process where there are several.
+
+    Then few dumps are open at any time, each is opened once or twice, and two processes build
+    two dumps at a time. Tests without a dump stay together file by file.
+    """
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_dump_of(item) or item.path.stem))
+    items.sort(key=_dump_of)
+
+
+def _dump_of(item: pytest.Item) -> str:
+    """The lab scenario that a test is parametrized with; "" for none."""
+    spec = getattr(item, "callspec", None)
+    names = [] if spec is None else [p for p in spec.params.values() if isinstance(p, str)]
+    return next((name for name in names if name.partition("@")[0] in SCENARIOS), "")
+
+
+@few
 def opened(core: Path, debug: tuple[Path, ...]) -> DrgnHost:
     """A lab dump, opened once for the whole run: its debug information takes half a second."""
     return _open_core(core, debug)
@@ -108,13 +131,15 @@ def open_core(core: Path, debug: Sequence[Path]) -> DrgnHost:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _open_once() -> Iterator[None]:
+def _surroundings() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("crashext.hosts.drgn.open_core", open_core)
+        # Of the terminal that the tests were started from: what they print is not for that.
+        patch.delenv("COLUMNS", raising=False)
         yield
 
 
-@cache
+@few
 def lab_view(name: str) -> KernelView:
     """A scanned view of a lab dump, shared by all tests: they only read."""
     view = KernelView(lab_host(name))

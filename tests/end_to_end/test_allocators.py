@@ -18,14 +18,14 @@ from crashext.kernel.origin.memcg import cgroup_paths, object_cgroups
 from crashext.kernel.origin.stackdepot import StackDepot
 from crashext.kernel.origin.tracks import Event, read_tracks
 from crashext.kernel.slab.objects import State
-from tests.conftest import ask, lab_dump, lab_host, lab_view, on, recorded, run
+from tests.conftest import ask, few, lab_dump, lab_host, lab_view, on, recorded, run
 from tests.lab import read_addresses
 
 TRACED = ("traced", "nodes-debug")
 PER_PART = 200
 
 
-@cache
+@few
 def program(name: str) -> drgn.Program:
     """A program that knows the module's debug info too, and so what was inlined."""
     dump = lab_dump(name)

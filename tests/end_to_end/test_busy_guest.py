@@ -18,7 +18,7 @@ from crashext.analysis.reach.reachability import Class, Reach, reach
 from crashext.analysis.reach.selfcheck import misgivings
 from crashext.analysis.settings import Settings
 from crashext.progress import silent
-from tests.conftest import lab_dump, lab_view, on, run
+from tests.conftest import few, lab_dump, lab_view, on, run
 from tests.kernel.oracle import allocated_by_drgn, drgn_program
 from tests.kernel.walked import allocated_addresses
 from tests.lab import read_addresses
@@ -29,7 +29,7 @@ LOST = ("nodes", "private", "tasks", "chain")
 RECALL = 0.98
 
 
-@cache
+@few
 def marked(name: str) -> Reach:
     return reach(lab_view(name), silent, lambda c: generator(SETTINGS, c))
 

@@ -29,7 +29,7 @@ from crashext.hosts.drgn import DrgnHost
 from crashext.kernel.roots.places import Place, PlaceKind
 from crashext.kernel.slab.view import KernelView
 from crashext.progress import silent
-from tests.conftest import SESSIONS, Ran, ask, lab_dump, lab_host, lab_view, on, recorded, run
+from tests.conftest import SESSIONS, Ran, ask, few, lab_dump, lab_host, lab_view, on, recorded, run
 from tests.lab import read_addresses
 
 SETTINGS = Settings(250_000, 0, 0.7, "hamming", 1)
@@ -52,7 +52,7 @@ def parts(name: str, wanted: tuple[str, ...]) -> list[str]:
     return [p for p in lab_dump(name).truth()["parts"] if p in wanted]
 
 
-@cache
+@few
 def marked(name: str, budget_mib: int = 500) -> Reach:
     """A lab dump's marked kernel."""
     return reach(

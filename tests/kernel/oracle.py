@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from functools import cache
 from unittest.mock import patch
 
 import drgn
@@ -12,10 +11,10 @@ from drgn.helpers.linux import slab as drgn_slab
 from drgn.helpers.linux.mm import PageSlab, for_each_page
 from drgn.helpers.linux.slab import for_each_slab_cache, slab_cache_for_each_allocated_object
 
-from tests.conftest import lab_dump
+from tests.conftest import few, lab_dump
 
 
-@cache
+@few
 def drgn_program(name: str) -> drgn.Program:
     """A lab dump opened by drgn alone, the module's debug info included where it is loaded."""
     dump = lab_dump(name)

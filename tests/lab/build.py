@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -135,9 +135,11 @@ def build(
     require_tools(kernel)
     with _step(tell, f"{scenario.name}: kernel"):
         _provide(kernel, cache, tell)
-    with _lock(_bench(scenario, cache), tell), _step(tell, f"{scenario.name}: all"):
+    # Two dumps may be built at a time, one dump only once.
+    with _lock(cache / "locks" / dump.folder.name, tell), _step(tell, f"{scenario.name}: all"):
         if force or not dump.folder.is_dir():
-            _build_folder(scenario, kernel, cache, dump.folder, tell)
+            with _distribution_lock(scenario, cache, tell):
+                _build_folder(scenario, kernel, cache, dump.folder, tell)
         for level, path in formats.items():
             if not path.is_file():
                 with _step(tell, f"{scenario.name}: makedumpfile -d {level}"):
@@ -172,11 +174,6 @@ def must_boot_distribution(scenario: Scenario) -> bool:
 def _dump_of(scenario: Scenario, kernel: Kernel, cache: Path) -> Dump:
     name = f"{scenario.name}-{kernel.release}-{_key(scenario, kernel)}"
     return Dump(cache / "dumps" / name)
-
-
-def _bench(scenario: Scenario, cache: Path) -> Path:
-    """Where the dump is made, under a lock; others need not wait for minutes of a busy guest."""
-    return cache / "busy" if scenario.distribution else cache
 
 
 def _kernel(scenario: Scenario, cache: Path) -> Kernel:
@@ -229,15 +226,14 @@ def _build_folder(
     folder: Path,
     tell: Callable[[str], None],
 ) -> None:
-    workplace = _bench(scenario, cache) / "dumps"
-    for parent in (folder.parent, workplace):
-        parent.mkdir(parents=True, exist_ok=True)
-    _remove_stale(workplace)
-    building = Path(mkdtemp(prefix=f".{folder.name}-", dir=workplace))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _remove_stale(folder)
+    building = Path(mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     building.chmod(0o755)
     module = None
     if scenario.module_parameters:
-        with _step(tell, f"{scenario.name}: leak module"):
+        # One at a time, or each of two builders would compile the same module.
+        with _lock(cache / "modules", tell), _step(tell, f"{scenario.name}: leak module"):
             module = build_module(cache, kernel)
             shutil.copyfile(module, building / "leaklab.ko")
     # A failed guest leaves this folder behind: its console is what the error points to.
@@ -252,8 +248,8 @@ def _build_folder(
 
 
 def _remove_stale(folder: Path) -> None:
-    """Remove what failed runs left in `folder`. Under the lock, so nobody is at work there."""
-    for stale in folder.glob(".*"):
+    """Remove what failed runs left of `folder`. Under its lock, so nobody is at work there."""
+    for stale in folder.parent.glob(f".{folder.name}-*"):
         shutil.rmtree(stale)
 
 
@@ -326,6 +322,13 @@ def _dump_guest(
         if scenario.parameters.get("trace"):
             (work / "out" / "traces").rename(folder / "traces")
         truth.write(folder / "truth.json", known)
+
+
+def _distribution_lock(
+    scenario: Scenario, cache: Path, tell: Callable[[str], None]
+) -> AbstractContextManager[None]:
+    """The disk of the distribution is made once, and two such guests would starve each other."""
+    return _lock(cache / "busy", tell) if scenario.distribution else nullcontext()
 
 
 @contextmanager

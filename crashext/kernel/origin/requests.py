@@ -113,7 +113,12 @@ class Requests:
     def from_cache(self, cache: SlabCache) -> list[Request]:
         """All places that may allocate from `cache`, helpers that do it for their callers aside."""
         fits = self._fitting(cache)
-        return [r for r in self.of((Kind.SLAB, Kind.SIZED)) if fits(r) and not _passes_on(r)]
+        return [r for r in self._allocating if fits(r)]
+
+    @cached_property
+    def _allocating(self) -> list[Request]:
+        """All places that ask for an object, helpers that do it for their callers aside."""
+        return [r for r in self.of((Kind.SLAB, Kind.SIZED)) if not _passes_on(r)]
 
     def freeing(self, cache: SlabCache) -> list[Request]:
         """Places in modules that may free an object of `cache`."""
@@ -266,11 +271,15 @@ class Requests:
         name, variant = family(cache.name)
         return _Fit(cache, name.startswith("kmalloc-"), variant, below, self._kmalloc_type)
 
+    @cached_property
+    def _variants(self) -> set[str]:
+        """Of the kmalloc caches that this kernel has."""
+        return {family(c.name)[1] for c in self._caches.all}
+
     def _kmalloc_type(self, flags: int) -> str:
         """The variant of the kmalloc caches that gfp flags lead to; "" for the plain ones."""
-        variants = {family(c.name)[1] for c in self._caches.all}
         for bits, variant in ((_DMA, "dma"), (_RECLAIMABLE, "rcl"), (self._account, "cg")):
-            if flags & bits and variant in variants:
+            if flags & bits and variant in self._variants:
                 return variant
         return ""
 

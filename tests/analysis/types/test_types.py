@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from crashext.kernel.btf import Btf
 from crashext.kernel.slab.caches import SlabCache
 from crashext.kernel.slab.view import KernelView
 from crashext.progress import silent
-from tests.conftest import lab_view
+from tests.conftest import few, lab_view
 
 _SETTINGS = Settings(samples=20_000, seed=0, threshold=0.7, metric="hamming", hops=1)
 # The macro radix_tree_node stands for struct xa_node since 4.20 (f8d5d0cc145c).
@@ -44,7 +43,7 @@ _TRUE = {
 }
 
 
-@cache
+@few
 def _ranker(scenario: str) -> Ranker:
     view = lab_view(scenario)
     assert view.btf is not None

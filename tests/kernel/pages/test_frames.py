@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import drgn
@@ -19,14 +18,14 @@ from drgn.helpers.linux.percpu import per_cpu_ptr
 from crashext.hosts.base import UnknownLayout
 from crashext.kernel.pages.frames import Frames, FrameUse, frames
 from crashext.progress import silent
-from tests.conftest import lab_dump, lab_view
+from tests.conftest import few, lab_dump, lab_view
 from tests.fake import INFO, layout
 from tests.kernel.machine import PAGE, VMEMMAP, Machine
 from tests.kernel.oracle import drgn_program
 from tests.lab import read_addresses
 
 
-@cache
+@few
 def found(name: str) -> Frames:
     view = lab_view(name)
     return frames(view.host, view.memory, view.space, silent)
