@@ -1,7 +1,7 @@
 # make demo    the main job, on a recorded session
 # make check    style, types, layers, and the tests that need nothing but Python: a minute
 # make test    these and all other tests, on real kernels' memory: builds it, then 12 minutes
-# make reports    pages (--html) of the recorded sessions, to look at
+# make gallery    pages (--html) of the recorded sessions, in gallery/, to look at
 # make man papers    manual pages from the parsers, output blocks of README and crashext/docs
 # make test-browser AXE=axe.min.js    pages in Chromium, judged by axe-core's file; half a minute
 # make test-live    leakscan --live in a guest that carries Python; some minutes more
@@ -16,8 +16,8 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 PARALLEL := -n auto --maxprocesses=4 --dist=loadgroup
 APT := DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get
 
-.PHONY: demo check reports pictures browser style test test-busy test-live test-browser test-kernels \
-    test-kmemleak lab-packages samples papers gallery man clean
+.PHONY: demo check gallery pictures browser style test test-busy test-live test-browser test-kernels \
+    test-kmemleak lab-packages samples papers guests man clean
 
 demo: $(VENV)/installed
 	$(BIN)/leakscan -r sample_sessions/many-leaks.session
@@ -44,7 +44,8 @@ test-busy: $(VENV)/installed-dev lab-packages
 	CRASHEXT_BUSY=1 $(BIN)/pytest tests/end_to_end/test_busy_guest.py
 
 test-browser: $(VENV)/installed-dev browser
-	CRASHEXT_AXE=$(AXE) $(BIN)/pytest tests/end_to_end/test_html_browser.py
+	CRASHEXT_AXE=$(AXE) $(BIN)/pytest tests/end_to_end/test_html_browser.py \
+	    tests/end_to_end/test_html_script.py
 
 browser:
 	@dpkg -s chromium-headless-shell >/dev/null 2>&1 || \
@@ -74,13 +75,13 @@ samples: $(VENV)/installed-dev lab-packages
 papers: $(VENV)/installed-dev
 	$(BIN)/python -m tests.record_papers
 
-# The gallery in crashext/docs/tests.md, from the lab's dumps.
-gallery: $(VENV)/installed-dev lab-packages
-	$(BIN)/python -m tests.record_gallery
+# The table of guests in crashext/docs/tests.md: what is said of each of the lab's dumps.
+guests: $(VENV)/installed-dev lab-packages
+	$(BIN)/python -m tests.record_guests
 
-# The reports of sample_sessions/ as pages, in reports/.
-reports: $(VENV)/installed-dev
-	$(BIN)/python -m tests.record_reports
+# The reports of sample_sessions/ as pages, and a page that leads to them: gallery/index.html.
+gallery: $(VENV)/installed-dev
+	$(BIN)/python -m tests.record_gallery
 
 # Two pictures of them for README, from Chromium.
 pictures: $(VENV)/installed-dev browser

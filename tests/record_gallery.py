@@ -1,45 +1,77 @@
-"""Say anew in crashext/docs/tests.md what `leakscan` says of each guest of the gallery.
-
-`python -m tests.record_gallery`; it needs the lab's dumps. The table's rows are the guests of
-`tests/end_to_end/test_gallery.py`, in their order.
-"""
+"""Write the reports of `sample_sessions/` as pages into gallery/, with a page that leads to them:
+`python -m tests.record_gallery [FOLDER]`."""
 
 from __future__ import annotations
 
-from typing import Any
+import shlex
+import sys
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
 
-from crashext.wording import size_text
-from tests.end_to_end.test_gallery import GUILTY, INNOCENT, overview
-from tests.papers import ROOT
+from jinja2 import Environment
 
-PAGE = ROOT / "crashext" / "docs" / "tests.md"
-_HEAD = "| guest | `leakscan` says |\n|---|---|\n"
+from crashext.commands.entry import leakscan
+from tests.record_samples import FOLDER, SAMPLES, Sample
+
+GALLERY = Path("gallery")
+_INDEX = """<!DOCTYPE html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>crashext: reports of the sample sessions</title>
+<style>body { max-width: 50rem; margin: 2rem auto; padding: 0 1rem; font: 1rem/1.5 sans-serif; }
+dt { margin-top: 1rem; } dd { margin: 0; } code { font-size: .9rem; }</style>
+<h1>Reports of the sample sessions</h1>
+<dl>
+{% for room in rooms %}
+<dt><a href="{{ room.page }}">{{ room.name }}</a> <code>{{ room.command }}</code></dt>
+<dd>{{ room.answer }}</dd>
+{% endfor %}
+</dl>
+</html>
+"""
 
 
-def row(verdict: dict[str, Any]) -> str:
-    """A verdict in a few words."""
-    if verdict["class"] == "healthy":
-        return "**healthy**"
-    culprit = verdict["culprit"]
-    named = [culprit[what] for what in ("cache", "caller", "process", "mount") if culprit[what]][:1]
-    words = "".join(f" `{name}`" for name in named)
-    if culprit["module"]:
-        words += f" [{culprit['module']}]"
-    where = f"{verdict['where']}:{words}" if words else verdict["where"]
-    return f"**{verdict['class']}**, {where}, {size_text(verdict['bytes'])}"
+@dataclass(frozen=True)
+class Room:
+    """One report of the gallery."""
+
+    name: str
+    page: str
+    command: str
+    answer: str
+    """Its first line."""
 
 
-def main() -> None:
-    """Rewrite the second column."""
-    before, table = PAGE.read_text().split(_HEAD)
-    rows, _, after = table.partition("\n\n")
-    said = []
-    for line, guest in zip(rows.splitlines(), (*GUILTY, *INNOCENT), strict=True):
-        verdicts = overview(guest)["verdicts"]
-        what = line.split(" | ")[0]
-        said.append(f"{what} | {'; '.join(row(v) for v in verdicts)} |")
-    PAGE.write_text(before + _HEAD + "\n".join(said) + "\n\n" + after)
+def hung(sample: Sample, folder: Path) -> Room:
+    """Write one report."""
+    page = f"{sample.name}.html"
+    session = f"sample_sessions/{sample.name}.session"
+    asked = ["-r", str(FOLDER / f"{sample.name}.session"), *sample.question]
+    said = StringIO()
+    with redirect_stdout(said):
+        status = leakscan([*asked, "--html", str(folder / page)])
+    if status:
+        raise SystemExit(status)
+    command = shlex.join(["leakscan", "-r", session, *sample.question])
+    answer = " ".join(said.getvalue().split("\n  ")[0].split())
+    return Room(sample.name, page, command, answer)
+
+
+def hang(folder: Path) -> tuple[Room, ...]:
+    """Write all of them, and their index."""
+    folder.mkdir(exist_ok=True)
+    rooms = tuple(hung(sample, folder) for sample in SAMPLES)
+    index = Environment(autoescape=True, trim_blocks=True).from_string(_INDEX)
+    (folder / "index.html").write_text(index.render(rooms=rooms))
+    return rooms
 
 
 if __name__ == "__main__":
-    main()
+    gallery = Path(sys.argv[1]) if sys.argv[1:] else GALLERY
+    for room in hang(gallery):
+        print(f"{gallery / room.page}: {(gallery / room.page).stat().st_size:,} bytes")
+    print(gallery / "index.html")

@@ -20,3 +20,6 @@ class Settings:
     threshold: float
     metric: str
     hops: int
+
+
+DEFAULTS = Settings(samples=250_000, seed=0, threshold=DEFAULT_THRESHOLD, metric="hamming", hops=1)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from crashext.analysis.settings import Settings
-from crashext.commands.options import Source
+from crashext.analysis.settings import DEFAULTS, MEMORY_BUDGET
+from crashext.commands.options import Look, Source
 from crashext.commands.place import Place
 from crashext.commands.questions import Question, held_by
 from crashext.hosts.base import Host
@@ -51,10 +51,20 @@ def asking_of_files(place: Place, live: bool) -> Asking:
     )
 
 
-def made(again: Asking, question: Question, settings: Settings) -> Made:
-    """How a report with memory came about."""
-    rows = tuple((name, str(getattr(settings, name))) for name in ("seed", "threshold", "metric"))
-    return Made(again.typed(question.short), again, rows)
+def made(again: Asking, question: Question, look: Look, *words: object) -> Made:
+    """How a report with memory came about: all that decides about the answer, so that it comes
+    again. `words`: options of the mode."""
+    told = [*shlex.split(question.short), *map(str, words)]
+    for name, usual in vars(DEFAULTS).items():
+        value = getattr(look.settings, name)
+        if value != usual and f"--{name}" not in again.source:
+            told += [f"--{name}", str(value)]
+    if look.refs is not None:
+        told.append("--refs" if look.refs else "--no-refs")
+    if look.memory != MEMORY_BUDGET:
+        told += ["--memory", str(look.memory >> 20)]
+    rows = tuple((name, str(value)) for name, value in vars(look.settings).items())
+    return Made(again.again(told), again, rows)
 
 
 def made_of_files(place: Place, again: Asking, words: Sequence[str]) -> Made:

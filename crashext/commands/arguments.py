@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from crashext import __version__
-from crashext.analysis.settings import DEFAULT_THRESHOLD, MEMORY_BUDGET, METRICS
+from crashext.analysis.settings import DEFAULTS, MEMORY_BUDGET, METRICS
 from crashext.commands.completion import completion_option
 from crashext.commands.place import Place
 
 BAD_INPUT = 2
-_DEFAULT_SAMPLES = 250_000
 _MOST_HOPS = 16
 _LONGEST_LIVE = 24 * 3600
 
@@ -217,30 +216,34 @@ def _comparison(parser: Parser) -> None:
     how.add_argument(
         "--samples",
         type=number(1),
-        default=_DEFAULT_SAMPLES,
+        default=DEFAULTS.samples,
         metavar="N",
         help="objects to look at in each cache (default %(default)s; at most 24 MiB of them)",
     )
     how.add_argument(
-        "--seed", type=number(0), default=0, metavar="N", help="of the random choice (default 0)"
+        "--seed",
+        type=number(0),
+        default=DEFAULTS.seed,
+        metavar="N",
+        help="of the random choice (default 0)",
     )
     how.add_argument(
         "--threshold",
         type=fraction,
-        default=DEFAULT_THRESHOLD,
+        default=DEFAULTS.threshold,
         metavar="S",
         help="score from which objects count as alike, 0 to 1 (default %(default)s)",
     )
     how.add_argument(
         "--metric",
         choices=sorted(METRICS),
-        default="hamming",
+        default=DEFAULTS.metric,
         help="how bytes are compared (default %(default)s; the others find shifted content)",
     )
     how.add_argument(
         "--hops",
         type=number(0, _MOST_HOPS),
-        default=1,
+        default=DEFAULTS.hops,
         metavar="N",
         help="objects to follow a pointer through until one has a name (default %(default)s)",
     )

@@ -57,12 +57,12 @@ def answer(options: CacheOptions, place: Place, progress: Progress) -> Output:
 
 
 def _printed(options: CacheOptions, report: LeakReport, again: Asking) -> Output:
+    walker = ("--walker", "kmem") if options.kmem else ()
+    how = made(again, _question(options), options.look, *walker)
     return Output(
         text=lambda console: print_leak_report(report, console, options.printing.verbose, again),
         json=lambda: document(report),
-        page=lambda amounts: leak_page(
-            report, (), made(again, _question(options), options.look.settings), amounts
-        ),
+        page=lambda amounts: leak_page(report, (), how, amounts),
     )
 
 

@@ -24,7 +24,8 @@ def answer(options: LiveOptions, place: Place, progress: Progress) -> Output:
     if place.inside and not place.host.info().live:
         raise HostError("--live needs the running kernel: this is a dump")
     trace = capture(Wanted(options.seconds, options.caches, options.stacks), progress)
-    how = made_of_files(place, Asking(place.tool, live=True), ["--live", str(options.seconds)])
+    words = ["--live", str(options.seconds), *(["--stacks"] if options.stacks else [])]
+    how = made_of_files(place, Asking(place.tool, live=True), words)
     record, printing = options.source.record, options.printing
     try:
         host = open_host(options.source, place)
@@ -36,7 +37,9 @@ def answer(options: LiveOptions, place: Place, progress: Progress) -> Output:
     try:
         with open_view(host, record, Question("leakscan", options.caches)) as opened:
             look = replace(options.look, refs=_refs(options, opened.view))
-            output = traces.joined(trace, opened, options.caches, look, printing, progress, again)
+            output = traces.joined(
+                trace, opened, options.caches, look, printing, progress, again, words
+            )
     except UnknownLayout as why:
         if record is not None:
             raise

@@ -28,8 +28,6 @@ def answer(options: OrphansOptions, place: Place, progress: Progress) -> Output:
     return Output(
         text=lambda console: print_orphan_report(found.report, console, verbose),
         json=lambda: document(found.report),
-        page=lambda amounts: orphans_page(
-            found.report, made(again, question, look.settings), amounts
-        ),
+        page=lambda amounts: orphans_page(found.report, made(again, question, look), amounts),
         lost=opened.lost,
     )

@@ -43,13 +43,13 @@ def answer(options: OverviewOptions, place: Place, progress: Progress) -> Output
         now = of_overview(overview.kernel.source, overview)
         facts = replace(facts, growth=growth([before, now]))
     verdicts = judge(facts)
+    earlier_moment = () if options.before is None else ("--before", options.before)
+    how = made(again, question, look, *earlier_moment)
     verbose = options.printing.verbose
     return Output(
         text=lambda console: print_overview(overview, facts, verdicts, console, verbose, again),
         json=lambda: document(replace(overview, facts=facts), verdicts),
-        page=lambda amounts: overview_page(
-            overview, facts, verdicts, made(again, question, look.settings), amounts
-        ),
+        page=lambda amounts: overview_page(overview, facts, verdicts, how, amounts),
         lost=opened.lost,
     )
 

@@ -30,7 +30,10 @@ def answer(options: ProcfsOptions, place: Place, progress: Progress) -> Output:
     facts = proc_facts(found)
     verdicts = judge(facts)
     again = asking_of_files(place, live=options.paths[-1] == Path("/proc"))
-    how = made_of_files(place, again, [str(path) for path in options.paths])
+    words = [str(path) for path in options.paths]
+    if options.before is not None:
+        words += ["--before", str(options.before)]
+    how = made_of_files(place, again, words)
     verbose = options.printing.verbose
     return Output(
         text=lambda console: print_proc_report(found, verdicts, console, verbose, again),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from msgspec import structs
@@ -35,15 +36,15 @@ _NO_MEMORY = Asking("shell", answers=lambda words: False)
 
 
 def answer(options: TraceOptions, place: Place, progress: Progress) -> Output:
+    words = ("--trace", str(options.trace))
     trace = trace_table(options.trace)  # before any dump is opened: it may be no trace at all
     if not place.inside and not options.source.given:
-        words = ["--trace", str(options.trace)]
         return alone(trace, options.printing, made_of_files(place, _NO_MEMORY, words))
     host, record = open_host(options.source, place), options.source.record
     again = asking(place, options.source, host, options.look.settings.seed)
     with open_view(host, record, Question("leakscan", options.caches)) as opened:
         output = joined(
-            trace, opened, options.caches, options.look, options.printing, progress, again
+            trace, opened, options.caches, options.look, options.printing, progress, again, words
         )
     return replace(output, lost=opened.lost)
 
@@ -65,10 +66,11 @@ def joined(
     printing: Printing,
     progress: Progress,
     again: Asking,
+    words: Sequence[str],
 ) -> Output:
     """The trace with memory; without `caches`, those that hold most of it, and the verdict over the
     whole machine with the trace's call sites among its evidence (but where a session is made of
-    it, which is of one question)."""
+    it, which is of one question). `words`: the options that name the trace."""
     traced = kept(opened.view.host, outstanding(trace))
     report = scan_caches(
         opened.view,
@@ -97,7 +99,7 @@ def joined(
         print_verdicts(verdicts, console, again)
         print_leak_report(whole, console, printing.verbose, again)
 
-    how = made(again, opened.question, look.settings)
+    how = made(again, Question("leakscan", caches), look, *words)
     how = replace(how, rows=(*how.rows, ("trace", trace.source)))
     return Output(
         text=text,

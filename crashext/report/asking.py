@@ -43,6 +43,11 @@ class Asking:
 
     def typed(self, command: str) -> str:
         """The plain `command` as it is typed here, or with the place where it can be."""
+        place, words = self.placed(command)
+        return f"{place}: {words}" if place else words
+
+    def placed(self, command: str) -> tuple[str, str]:
+        """Where the plain `command` can be typed ("" is here), and how."""
         if command.startswith(_CRASHS):
             return self._crashs(command.removeprefix(_CRASHS))
         words = _words(command)
@@ -50,22 +55,24 @@ class Asking:
             return self._ours(command, words)
         return self._machines(command)
 
-    def _ours(self, command: str, words: list[str]) -> str:
-        if not self.answers(words):
-            return f"{self.elsewhere}: {command}"
+    def again(self, words: Sequence[str]) -> str:
+        """The command line of this very run, which this place could answer."""
         if self.tool == "shell":
             return shlex.join([*self.start(words[0]), *self.source, *words[1:]])
-        return f"%{command}" if self.tool == "drgn" else command
+        return f"%{shlex.join(words)}" if self.tool == "drgn" else shlex.join(words)
 
-    def _crashs(self, command: str) -> str:
+    def _ours(self, command: str, words: list[str]) -> tuple[str, str]:
+        return ("", self.again(words)) if self.answers(words) else (self.elsewhere, command)
+
+    def _crashs(self, command: str) -> tuple[str, str]:
         if self.tool == "drgn":  # it knows crash's commands
-            return f"%crash {command}"
-        return command if self.tool == "crash" else f"in crash: {command}"
+            return "", f"%crash {command}"
+        return "" if self.tool == "crash" else "in crash", command
 
-    def _machines(self, command: str) -> str:
+    def _machines(self, command: str) -> tuple[str, str]:
         if not self.live:
-            return f"on the machine: {command}"
-        return {"crash": f"!{command}", "drgn": f"%sh {command}"}.get(self.tool, command)
+            return "on the machine", command
+        return "", {"crash": f"!{command}", "drgn": f"%sh {command}"}.get(self.tool, command)
 
 
 def _of_running_machine(words: Sequence[str]) -> bool:

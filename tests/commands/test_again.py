@@ -14,9 +14,10 @@ import pytest
 import crashext
 from crashext.commands.questions import Question
 from crashext.report.asking import Asking, split
-from tests.conftest import SESSIONS, lab_dump
+from tests.conftest import SESSIONS, lab_dump, run
 from tests.in_crash.test_bridge import session
 from tests.record_samples import SAMPLES, Sample
+from tests.report.pages import Parsed
 
 _NEXT = re.compile(r"^  next:    (.*)$", re.MULTILINE)
 _STEPS = re.compile(r"^  (?:  What likeness .* )?Next:\n((?:    .*\n?)+)", re.MULTILINE)
@@ -158,3 +159,17 @@ def test_a_session_is_asked_what_it_was_recorded_for() -> None:
     assert not held.answers(Question("leakscan", orphans=True))
     assert Question("leakscan").answers(Question("leakscan"))
     assert not Question("leakscan").answers(Question("leakscan", ("dentry",)))
+
+
+def test_a_page_says_all_that_its_answer_hangs_on(tmp_path: Path) -> None:
+    """The command line of a page prints the same answer again."""
+    source = ["-r", SESSIONS / "two-leaks.session", "kmalloc-64"]
+    asked = [*source, "--threshold", "0.95", "--samples", "5000", "--seed", "3"]
+    first = run("leakscan", *asked, "--html", tmp_path / "page.html")
+    assert (first.status, first.err) == (0, "")
+    typed = [e.text for e in Parsed((tmp_path / "page.html").read_text()).all("code")]
+    told = next(line for line in typed if "--threshold 0.95" in line)
+    words = shlex.split(told)
+    again = run("leakscan", *words[words.index("-r") :])
+    assert again.out == first.out
+    assert again.out != run("leakscan", *source).out

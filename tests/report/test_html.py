@@ -6,13 +6,16 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from collections.abc import Iterator
 from functools import cache
+from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from crashext.wording import size_text
 from tests.conftest import SESSIONS, run
 from tests.report.pages import Element, Parsed
 
@@ -75,9 +78,19 @@ def document(kind: str, folder: Path) -> dict[str, Any]:
     return run("leakscan", *arguments(kind, folder), "--json").document
 
 
-def test_it_is_one_small_file_that_loads_and_runs_nothing(parsed: Parsed) -> None:
+def own(name: str) -> str:
+    """A file of ours that stands in every page."""
+    return (files("crashext.report.html") / "templates" / name).read_text()
+
+
+def hashed(text: str) -> str:
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return f"'sha256-{digest}'"
+
+
+def test_it_is_one_small_file_that_loads_nothing(parsed: Parsed) -> None:
     assert len(parsed.page) < 2 << 20
-    assert not parsed.all("script", "link", "img", "iframe", "object", "base", "form", "use")
+    assert not parsed.all("link", "img", "iframe", "object", "base", "form", "use")
     for element in parsed.elements:
         assert not [name for name in element.attributes if name.startswith("on")]
         assert not {"src", "style", "xlink:href", "srcset", "action"} & set(element.attributes)
@@ -85,16 +98,27 @@ def test_it_is_one_small_file_that_loads_and_runs_nothing(parsed: Parsed) -> Non
     assert not re.search(r"https?:|//|url\(|@import|data:", parsed.one("style").text)
 
 
-def test_its_policy_allows_its_own_style_and_nothing_else(parsed: Parsed) -> None:
+def test_its_one_script_is_ours_and_writes_no_markup(parsed: Parsed) -> None:
+    script = parsed.one("script")
+    assert (script.text, script.attributes) == (own("script.js"), {})
+    assert script.parent is not None
+    assert script.parent.tag == "body"
+    assert not re.search(
+        r"innerHTML|outerHTML|insertAdjacent|document\.write|eval|Function|fetch|XMLHttp|import|https?:"
+        r"|Storage|cookie",
+        script.text,
+    )
+
+
+def test_its_policy_allows_its_own_style_and_script_and_nothing_else(parsed: Parsed) -> None:
     (policy,) = [
         e.attributes["content"]
         for e in parsed.all("meta")
         if e.attributes.get("http-equiv") == "Content-Security-Policy"
     ]
-    style = parsed.one("style").text
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     assert policy == (
-        f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; style-src {hashed(parsed.one('style').text)}; "
+        f"script-src {hashed(parsed.one('script').text)}; base-uri 'none'; form-action 'none'"
     )
 
 
@@ -139,6 +163,33 @@ def test_its_links_lead_somewhere(parsed: Parsed) -> None:
     targets = [e.attributes["href"][1:] for e in parsed.all("a")]
     assert targets
     assert set(targets) <= set(ids)
+
+
+def integers(value: object) -> Iterator[int]:
+    """Every integer of a document."""
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from integers(inner)
+    elif isinstance(value, int):
+        yield value
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_has_no_figure_that_the_document_lacks(kind: str, folder: Path) -> None:
+    said = document(kind, folder)
+    known = set(integers(said))
+    for one in said.get("caches", ()):  # a group's memory stands there as a count and a size
+        known |= {g["objects"]["estimate"] * one["slot_size"] for g in one.get("groups", ())}
+    assert page(kind, folder).values <= known
+
+
+def test_a_figure_is_written_as_what_it_stands_for(parsed: Parsed) -> None:
+    figures = parsed.all("data")
+    assert figures
+    for one in figures:
+        value = int(one.attributes["value"])
+        as_written = {f"{value:,}", f"~{value:,}", f"{value:+,}", size_text(value)}
+        assert one.text in as_written or one.text.startswith(f"~{value:,} ("), one.text
 
 
 def test_the_text_is_printed_as_without_it(folder: Path) -> None:

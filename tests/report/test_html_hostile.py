@@ -35,7 +35,7 @@ from crashext.report.safe import safe
 from crashext.trace import trace_table
 from tests.conftest import SESSIONS
 from tests.report.pages import Parsed
-from tests.report.test_html import ALLOC
+from tests.report.test_html import ALLOC, own
 
 EVIL = (
     "</style></title></svg>\"'><script>alert(1)</script><img src=x onerror=alert(2)>&lt;b&gt;&#62;"
@@ -46,7 +46,7 @@ OURS = ("kind", "where", "confidence", "group", "walker", "rung", "by", "what", 
 """Fields whose words are the engine's own, that decide how something is told."""
 _ELEMENTS = """html head meta title style body a header p span h1 h2 h3 h4 h5 nav main section
 article div table caption thead tbody tfoot tr th td data ul li dl dt dd code details summary
-figure figcaption footer svg g rect text path polyline circle"""
+figure figcaption footer svg g rect text path polyline circle script"""
 SETTINGS = Settings(250_000, 0, 0.7, "hamming", 1)
 Poison = Callable[[str], str]
 
@@ -138,6 +138,7 @@ def test_what_is_hostile_stays_text(kind: str, tmp_path: Path) -> None:
     assert {e.tag for e in parsed.elements} <= set(_ELEMENTS.split())
     assert not [c for c in text if c != "\n" and not " " <= c <= "~"]
     assert len(parsed.all("html", "head", "style", "body", "main")) == 5
+    assert parsed.one("script").text == own("script.js")
     for element in parsed.elements:
         assert not [name for name in element.attributes if name.startswith("on")]
         assert "src" not in element.attributes

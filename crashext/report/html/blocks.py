@@ -43,6 +43,8 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     more: int = 0
     """Rows that were left out."""
+    total: tuple[Cell, ...] = ()
+    """The last row, where it is a sum."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +75,20 @@ class Terms:
 
 
 @dataclass(frozen=True, slots=True)
-class Commands:
-    """Commands as they are typed where the report was made, and what each tells."""
+class Step:
+    """A command."""
 
+    place: str
+    """Where it can be typed; "" where the report was made."""
+    command: str
+    why: str
+    """What it tells."""
+
+
+@dataclass(frozen=True, slots=True)
+class Commands:
     form: ClassVar[str] = "commands"
-    steps: tuple[tuple[str, str], ...]
+    steps: tuple[Step, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +96,8 @@ class Figure:
     form: ClassVar[str] = "figure"
     caption: str
     drawing: Drawing
+    tone: Tone = ""
+    """Of the caption."""
 
 
 @dataclass(frozen=True, slots=True)

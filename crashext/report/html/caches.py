@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from crashext.analysis.origin.callers import in_words
 from crashext.analysis.results.estimate import count_text, share_text
 from crashext.analysis.results.joined import JoinedTrace, MarkedCache
 from crashext.analysis.results.reports import CacheReport, Group, LeakReport
@@ -15,7 +14,6 @@ from crashext.report.html.blocks import (
     Block,
     Card,
     Cell,
-    Commands,
     Details,
     Figure,
     Line,
@@ -126,11 +124,11 @@ def _cache(cache: CacheReport, said: bool, made: Made, amounts: Amounts) -> Iter
         what = "Like no other" if cache.rest_examined else "Not grouped further"
         yield Line(f"{what}: {count_text(cache.rest)} objects", "quiet")
     if cache.next_steps:
-        yield Commands(steps(made, cache.next_steps))
+        yield steps(made, cache.next_steps)
 
 
 def _group(i: int, group: Group, cache: CacheReport, amounts: Amounts) -> Card:
-    blocks: list[Block] = [*reach_blocks(group.held, amounts)]
+    blocks: list[Block] = [*reach_blocks(group.held, group.exemplar, amounts)]
     said = (*held_lines(group, False)[:1], *group.notes)
     if said:
         blocks.append(Points("", said))
@@ -171,7 +169,6 @@ def _owners(group: Group, amounts: Amounts) -> Iterator[Block]:
         f"{allocator_headline(a)}{': ' if a.stack else ''}{' <- '.join(a.stack)}"
         for a in group.allocators[: amounts.rows]
     ]
-    said += in_words(group.callers)
     if group.unattributed:
         said.append(group.unattributed)
     if said:

@@ -84,20 +84,22 @@ class ObjectMap:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class Link:
     x: float
     y: float
     width: float
     text: str
+    tone: str = ""
+    """``nothing`` where nobody stands there, ``lost`` for what nobody leads to."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChainMap:
-    """How an object is reached: one step points at the next."""
+    """How an object is reached, or that it is not: one link points at the next."""
 
     form: ClassVar[str] = "chain"
     height: float
-    steps: tuple[Step, ...]
+    links: tuple[Link, ...]
     describes: str
 
 
@@ -139,7 +141,7 @@ def boxes(roots: Sequence[Node], legend: Sequence[tuple[str, str]], describes: s
             wide = max(0, node.bytes) * scale
             if wide >= _NARROWEST:
                 says = f"{node.name}: {size_text(node.bytes)}, {percent_of(node.bytes, total)}"
-                label = fitting(node.name, wide - 8)
+                label = _label(node, wide - 8)
                 box = (round(x, 1), depth * (_ROW + 2), round(wide, 1), _ROW)
                 found.append(Box(*box, node.tone, label, says))
                 draw(node.parts, x, wide, node.bytes, depth + 1)
@@ -151,6 +153,12 @@ def boxes(roots: Sequence[Node], legend: Sequence[tuple[str, str]], describes: s
     return Boxes(height, tuple(found), tuple(row for row in legend if row[0] in seen), describes)
 
 
+def _label(node: Node, width: float) -> str:
+    """Its name, and its size where there is room for both."""
+    both = f"{node.name}  {size_text(node.bytes)}"
+    return both if len(both) <= width / _CHARACTER else fitting(node.name, width)
+
+
 def fitting(text: str, width: float) -> str:
     """As much of `text` as fits; "" where that would say nothing."""
     room = int(width / _CHARACTER)
@@ -159,20 +167,22 @@ def fitting(text: str, width: float) -> str:
     return f"{text[: room - 2]}.." if room >= 6 else ""
 
 
-_STEP_ROW, _GAP, _STEP_MOST = 34, 34, 300
+_LINK_ROW, _GAP, _LINK_MOST = 34, 34, 300
 
 
-def chain(steps: Sequence[str], describes: str) -> ChainMap:
-    """Boxes from left to right, in as many rows as they need."""
-    placed: list[Step] = []
+def chain(names: Sequence[str], describes: str, tones: Sequence[str] = ()) -> ChainMap:
+    """Boxes from left to right, in as many rows as they need. `tones` are of the first links."""
+    placed: list[Link] = []
     x, y = 2.0, 4.0
-    for text in steps:
-        width = min(_STEP_MOST, len(text) * _CHARACTER + 20)
+    for i, text in enumerate(names):
+        width = min(_LINK_MOST, len(text) * _CHARACTER + 20)
         if placed and x + width > WIDTH:
-            x, y = _GAP, y + _STEP_ROW + 14
-        placed.append(Step(round(x, 1), y, round(width, 1), fitting(text, width - 10) or text[:3]))
+            x, y = _GAP, y + _LINK_ROW + 14
+        shown = fitting(text, width - 10) or text[:3]
+        tone = tones[i] if i < len(tones) else ""
+        placed.append(Link(round(x, 1), y, round(width, 1), shown, tone))
         x += width + _GAP
-    return ChainMap(y + _STEP_ROW + 4, tuple(placed), describes)
+    return ChainMap(y + _LINK_ROW + 4, tuple(placed), describes)
 
 
 _LEFT, _TOP, _PLOT = 110, 12, 240

@@ -17,6 +17,7 @@ from crashext.report.html.blocks import (
     Line,
     Points,
     Section,
+    Step,
     Terms,
     number,
     table,
@@ -38,10 +39,10 @@ class Made:
     """Settings: the seed, and so on."""
 
 
-def steps(made: Made, plain: Iterable[str]) -> tuple[tuple[str, str], ...]:
+def steps(made: Made, plain: Iterable[str]) -> Commands:
     """Next commands as they are typed where the report was made."""
     told = (split(step) for step in plain)
-    return tuple((made.asking.typed(command), why) for command, why in told)
+    return Commands(tuple(Step(*made.asking.placed(command), why) for command, why in told))
 
 
 def limits_section(
@@ -75,11 +76,11 @@ def made_section(made: Made, kernel: Kernel | None, following: Sequence[str] = (
         ]
     rows += [*made.rows, ("crashext", __version__)]
     blocks: list[Block] = [
-        Commands(((made.command, "this report; with --html FILE as a page"),)),
+        Commands((Step("", made.command, "this report; with --html FILE as a page"),)),
         Terms(tuple(rows)),
     ]
     if following:
-        blocks += [Line("Next:"), Commands(steps(made, dict.fromkeys(following)))]
+        blocks += [Line("Next:"), steps(made, dict.fromkeys(following))]
     return Section("How to ask again", tuple(blocks))
 
 

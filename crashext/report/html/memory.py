@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from crashext.analysis.memory.memsplit import MemorySplit, Part
 from crashext.analysis.results.estimate import NONE
 from crashext.analysis.verdict.facts import AreaFact, CacheFact, Facts
 from crashext.report.html.blocks import Amounts, Block, Cell, Figure, Section, size, table
 from crashext.report.html.figures import Boxes, Node, boxes
-from crashext.wording import called, percent_of
+from crashext.wording import called, percent_of, size_text
 
 _LEGEND = (
     ("free", "free"),
@@ -18,6 +19,7 @@ _LEGEND = (
     ("other", "in no counter"),
     ("lost", "unreachable"),
 )
+_MEANING = dict(_LEGEND)
 _TONES = {"free": "free", "user": "user", "kernel": "kernel"}
 _SLAB = {"slab": None, "slab, reclaimable": True, "slab, unreclaimable": False}
 """Parts that slab caches make up, and which caches."""
@@ -55,8 +57,10 @@ def _whole(split: MemorySplit) -> Boxes:
     ]
     if split.unaccounted > 0:
         roots.append(Node(_REST, split.unaccounted, "other"))
-    groups = ", ".join(f"{n.name} {percent_of(n.bytes, split.total)}" for n in roots)
-    return boxes(roots, _LEGEND, f"All memory: {groups}")
+    shares = {n.name: f"{size_text(n.bytes)}, {percent_of(n.bytes, split.total)}" for n in roots}
+    legend = [(n.tone, f"{_MEANING[n.tone]}: {shares[n.name]}") for n in roots]
+    groups = "; ".join(f"{name} {share}" for name, share in shares.items())
+    return boxes(roots, legend, f"All memory: {groups}")
 
 
 def _largest(parts: Sequence[Part], group: str) -> list[Part]:
@@ -117,6 +121,7 @@ def _parts(split: MemorySplit, amounts: Amounts) -> Iterator[Block]:
     note = "the counters overlap" if split.unaccounted < 0 else "no counter has it"
     rest = percent_of(split.unaccounted, split.total)
     rows.append((Cell(_REST), Cell(""), size(split.unaccounted), Cell(rest), Cell(note)))
-    rows.append((Cell("MemTotal"), Cell(""), size(split.total), Cell("100 %"), Cell("")))
+    total = (Cell("MemTotal"), Cell(""), size(split.total), Cell("100 %"), Cell(""))
     columns = "part | whose | size# | share# | "
-    yield from table("All memory by parts", columns, rows, amounts.rows + len(rows))
+    for one in table("All memory by parts", columns, rows, amounts.rows + len(rows)):
+        yield replace(one, total=total)

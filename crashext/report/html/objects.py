@@ -128,16 +128,19 @@ def group_figures(group: Group, amounts: Amounts) -> Iterator[Block]:
         yield from listed
 
 
-def reach_blocks(held: Held | None, amounts: Amounts) -> Iterator[Block]:
+def reach_blocks(held: Held | None, exemplar: int, amounts: Amounts) -> Iterator[Block]:
     """Who points at a group: chains, or that nothing does."""
     if held is None:
         yield Line("Nobody looked who points at these objects (--refs does).", "quiet")
         return
     if held.orphan.value >= _MOSTLY:
-        yield Line(f"Nothing points here: {percent(held.orphan.value)} of them are orphans.", "bad")
+        share = percent(held.orphan.value)
+        caption = f"Nothing points here: {share} of them are orphans."
+        yield unreached(caption, "no root leads here", f"{exemplar:x}")
     elif held.structure.value >= _MOSTLY:
         share = percent(held.structure.value)
-        yield Line(f"Only unreachable objects point here: at {share} of them.", "bad")
+        caption = f"Only unreachable objects point here: at {share} of them."
+        yield unreached(caption, "no root leads here", "unreachable objects", f"{exemplar:x}")
     shown: list[Block] = [
         Figure(f"How {one.target:x} is led to: each points at the next.", chain_map(one))
         for one in held.chains[:_FEW_CHAINS]
@@ -149,6 +152,12 @@ def reach_blocks(held: Held | None, amounts: Amounts) -> Iterator[Block]:
         yield from shown
     elif shown:
         yield Details("What leads to some of them", tuple(shown))
+
+
+def unreached(caption: str, nobody: str, *names: str) -> Figure:
+    """That nobody stands where a root would, and what hangs together there."""
+    tones = ("nothing", *["lost"] * len(names))
+    return Figure(caption, chain((nobody, *names), " -> ".join((nobody, *names)), tones), "bad")
 
 
 def chain_map(one: Chain) -> ChainMap:

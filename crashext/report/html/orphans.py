@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from crashext.analysis.origin.callers import in_words
 from crashext.analysis.results.estimate import count_text
 from crashext.analysis.results.evidence import OrphanGroup
 from crashext.analysis.results.reports import OrphanReport
@@ -27,7 +26,7 @@ from crashext.report.html.blocks import (
 )
 from crashext.report.html.figures import Node, boxes
 from crashext.report.html.made import Made, limits_section, made_section, of_kernel
-from crashext.report.html.objects import shape_map
+from crashext.report.html.objects import shape_map, unreached
 from crashext.report.html.sites import caller_blocks
 from crashext.report.orphans_text import orphan_answer
 from crashext.wording import bracketed, called, plural, size_text
@@ -104,14 +103,18 @@ def _totals(report: OrphanReport, amounts: Amounts) -> Iterator[Block]:
 
 def _group(group: OrphanGroup, amounts: Amounts) -> Card:
     about = "~" if group.estimated else ""
-    said = [*map(allocator_headline, group.allocators), *in_words(group.callers)]
+    said = [*map(allocator_headline, group.allocators)]
     best = settled(group.types)
     if best is not None:
         said.append(f"may be {bracketed(best.name, best.module)}")
     said += group.notes
     below = [f"{about}{b.objects:,} {b.cache}, {size_text(b.bytes)}" for b in group.below]
     caption = f"What its objects are made of, by the exemplar {group.exemplar:x}: a word a cell."
-    blocks: list[Block] = [Points("", tuple(said))] if said else []
+    heads = f"{about}{plural(group.heads, 'head')} of {group.cache}"
+    hanging = group.objects - group.heads
+    names = [heads, f"{about}{plural(hanging, 'object')} below"] if hanging > 0 else [heads]
+    blocks: list[Block] = [unreached("Nothing leads to the heads.", "no root leads here", *names)]
+    blocks += [Points("", tuple(said))] if said else []
     blocks += caller_blocks(group.callers, amounts)
     blocks.append(Figure(caption, shape_map(group.shape, amounts)))
     if below:

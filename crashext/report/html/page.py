@@ -1,9 +1,11 @@
-"""A page as one HTML file that needs nothing else: no script, no network, no other file.
+"""A page as one HTML file that needs nothing else: no network, no other file, and no script, though
+it has a small one of ours that makes it better where scripts may run.
 
 Every string of a dump is hostile. Nothing is escaped by hand: what a template prints goes through
 report/safe.py (anything but printable ASCII becomes visible as an escape, so that no mark turns
 text around), is cut to a length, and is then escaped by Jinja2, always. Should a hole be left, the
-content security policy in the file allows one style sheet, by its hash, and nothing else.
+content security policy in the file allows one style sheet and one script, by their hashes, and
+nothing else.
 """
 
 from __future__ import annotations
@@ -44,16 +46,16 @@ def render(page: Callable[[Amounts], Page]) -> str:
 
 
 def _rendered(page: Page, amounts: Amounts) -> str:
-    style = _style()
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    style, script = _own("style.css"), _own("script.js")
     return (
         _environment(amounts.text)
         .get_template("page.html")
         .render(
             page=page,
             style=Markup(style),
-            policy=f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; "
-            "form-action 'none'",
+            script=Markup(script),
+            policy=f"default-src 'none'; style-src '{_hash(style)}'; "
+            f"script-src '{_hash(script)}'; base-uri 'none'; form-action 'none'",
             version=__version__,
         )
     )
@@ -81,5 +83,11 @@ def _environment(most: int) -> Environment:
 
 
 @lru_cache
-def _style() -> str:
-    return (files("crashext.report.html") / "templates" / "style.css").read_text()
+def _own(name: str) -> str:
+    """A file of ours that stands in the page as it is."""
+    return (files("crashext.report.html") / "templates" / name).read_text()
+
+
+def _hash(text: str) -> str:
+    """As a content security policy names what it allows."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

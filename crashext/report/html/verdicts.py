@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from crashext.analysis.verdict.verdict import Verdict
-from crashext.report.html.blocks import Block, Card, Commands, Line, Points, Section, Terms, Tone
+from crashext.report.html.blocks import Block, Card, Line, Points, Section, Terms, Tone
 from crashext.report.html.made import Made, steps
 from crashext.wording import called, size_text
 
@@ -68,5 +68,5 @@ def _blocks(verdict: Verdict, made: Made) -> tuple[Block, ...]:
         ("mount", named.mount),
     )
     blocks.append(Terms(tuple(row for row in rows if row[1])))
-    blocks.append(Commands(steps(made, [verdict.next])))
+    blocks.append(steps(made, [verdict.next]))
     return tuple(blocks)
