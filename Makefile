@@ -5,7 +5,8 @@
 # make man papers    manual pages from the parsers, output blocks of README and crashext/docs
 # make test-browser AXE=axe.min.js    pages in Chromium, judged by axe-core's file; half a minute
 # make test-live    leakscan --live in a guest that carries Python; some minutes more
-# make test-kernels    the tests on kernels of Debian's other suites; fetches 4 GB once
+# make test-kernels    the tests on kernels of Debian's other suites, and on one with SLAB; fetches 4 GB
+#                      and compiles once
 # make test-busy    the tests on a distribution under load; builds it once, 15 minutes
 # make test-kmemleak    the tests that need a kernel of our own; compiles it once, 5 to 25 minutes
 
@@ -35,7 +36,7 @@ style: $(VENV)/installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-test-kernels: LAB_SCENARIO := default@arm64
+test-kernels: LAB_SCENARIO := default@arm64 default@slab
 test-kernels: $(VENV)/installed-dev lab-packages
 	CRASHEXT_KERNELS=1 $(BIN)/pytest tests/end_to_end/test_other_kernels.py
 

@@ -26,6 +26,7 @@ from crashext.hosts.drgn import DrgnHost
 from crashext.hosts.drgn import open_core as _open_core
 from crashext.kernel.slab.view import KernelView
 from tests.lab import (
+    OWN_KERNELS,
     SCENARIOS,
     Dump,
     build,
@@ -76,13 +77,14 @@ def lab_dump(name: str) -> Dump:
     """The dump of a lab scenario; the first call of all fetches the kernel and takes a minute.
 
     A scenario whose kernel would have to be compiled first, which takes many, skips the test
-    unless $CRASHEXT_KMEMLEAK asks for it.
+    unless $CRASHEXT_KMEMLEAK asks for it, or $CRASHEXT_KERNELS where any scenario may run on it.
     """
     need_lab()
     chosen = scenario(name)
-    if must_compile(chosen) and not os.environ.get("CRASHEXT_KMEMLEAK"):
+    asks = "KERNELS" if chosen.kernel in OWN_KERNELS else "KMEMLEAK"
+    if must_compile(chosen) and not os.environ.get(f"CRASHEXT_{asks}"):
         pytest.skip(
-            f"lab kernel {chosen.kernel!r} is not compiled here: make test-kmemleak compiles it"
+            f"lab kernel {chosen.kernel!r} is not compiled here: make test-{asks.lower()} does"
         )
     if must_boot_distribution(chosen) and not os.environ.get("CRASHEXT_BUSY"):
         pytest.skip(f"the guest {name!r} is not built here: make test-busy builds it")

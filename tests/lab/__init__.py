@@ -21,7 +21,7 @@ from .distribution import DISTRIBUTION_PACKAGES
 from .errors import LabError, MissingToolsError
 from .own_kernel import own_kernel_packages
 from .packages import APT_PACKAGES, ARM64_PACKAGES
-from .scenarios import SCENARIOS, Scenario, scenario
+from .scenarios import OWN_KERNELS, SCENARIOS, Scenario, scenario
 from .suites import SUITES
 from .truth import read_addresses
 
@@ -29,6 +29,7 @@ __all__ = [
     "APT_PACKAGES",
     "ARM64_PACKAGES",
     "DISTRIBUTION_PACKAGES",
+    "OWN_KERNELS",
     "SCENARIOS",
     "SUITES",
     "Dump",

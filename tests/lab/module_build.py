@@ -63,5 +63,8 @@ def _build_in_suite(kernel: Kernel, work: Path) -> None:
 
 
 def _add_btf(kernel: Kernel, work: Path) -> None:
-    """Kbuild does this only with the kernel's whole build tree at hand."""
+    """Kbuild does this only with the kernel's whole build tree at hand; a kernel without BTF has
+    modules without."""
+    if kernel.config is not None and "CONFIG_DEBUG_INFO_BTF=y" not in kernel.config.read_text():
+        return
     run(("pahole", "-J", "--btf_base", kernel.vmlinux, work / "leaklab.ko"), BUILD_TIMEOUT)
