@@ -24,6 +24,7 @@ import crashext
 from crashext.commands import entry
 from crashext.hosts.drgn import DrgnHost
 from crashext.hosts.drgn import open_core as _open_core
+from crashext.kernel.btf_layouts import CarriedTypes
 from crashext.kernel.slab.view import KernelView
 from tests.lab import (
     OWN_KERNELS,
@@ -136,6 +137,8 @@ def open_core(core: Path, debug: Sequence[Path]) -> DrgnHost:
 def _surroundings() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("crashext.hosts.drgn.open_core", open_core)
+        # Nor are its types read again.
+        patch.setattr("crashext.commands.opening.CarriedTypes", few(CarriedTypes))
         # Of the terminal that the tests were started from: what they print is not for that.
         patch.delenv("COLUMNS", raising=False)
         yield

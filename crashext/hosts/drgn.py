@@ -57,6 +57,7 @@ class DrgnHost:
         self._source = source
         self._module_symbols_loaded = False
         self._types: Types | None = None
+        self._addresses: dict[str, int | None] = {}
         self._file = DumpFile("live", None)
         if program.core_dump_path is not None:
             self._file = examine(Path(str(program.core_dump_path)))
@@ -193,6 +194,12 @@ class DrgnHost:
             return  # a kernel without CONFIG_KALLSYMS: modules keep their names, symbols do not
 
     def address_of(self, name: str) -> int | None:
+        # A fifth of a millisecond each, and the same few variables are asked for at every call.
+        if name not in self._addresses:
+            self._addresses[name] = self._look_up(name)
+        return self._addresses[name]
+
+    def _look_up(self, name: str) -> int | None:
         try:
             address = int(self._program.symbol(name).address)
         except LookupError:

@@ -17,8 +17,8 @@ import numpy as np
 from crashext.analysis.likeness.decode import symbolic
 from crashext.analysis.likeness.words import WordMap
 from crashext.analysis.origin.content import RUNG as CONTENT
-from crashext.analysis.origin.places import code_of
-from crashext.analysis.results.callsites import Allocating, Callers, Candidate
+from crashext.analysis.origin.places import code_of, located
+from crashext.analysis.results.callsites import Allocating, Callers, CallSite, Candidate
 from crashext.analysis.results.evidence import Allocator, TypeCandidate
 from crashext.analysis.results.texts import MOST_LINES
 from crashext.analysis.types.candidates import settled
@@ -125,8 +125,10 @@ def rank_callers(
     rest = code.others * math.exp(_other_weight(cache, certain))
     total = rest + sum(math.exp(weight) for weight, _ in weighed)
     ranked = [
-        Candidate(code.places[i].site, math.exp(weighed[i][0]) / total, weighed[i][1])
-        for i in order
+        Candidate(
+            located(view.host, code.places[i].site), math.exp(weighed[i][0]) / total, weighed[i][1]
+        )
+        for i in order[:_SHOWN]
     ]
     first = ranked[0]
     places = sum(place.certain for place in code.places)
@@ -134,14 +136,18 @@ def rank_callers(
     others = code.others + len(code.places) - places
     clear = first.probability >= _CLEAR
     return Callers(
-        sites=tuple(ranked[:_SHOWN]),
+        sites=tuple(ranked),
         places=places,
         others=others,
         clear=clear,
         equals=equals,
         remark=_remark(first, places) if clear else "",
-        freed=tuple(s for s in code.freeing if clear and s.module == first.site.module),
-        step="" if clear else _step(cache, ranked[:equals]),
+        freed=tuple(
+            located(view.host, site)
+            for site in code.freeing
+            if clear and site.module == first.site.module
+        ),
+        step="" if clear else _step(cache, [code.places[i].site for i in order[:equals]]),
     )
 
 
@@ -248,9 +254,9 @@ def _remark(first: Candidate, places: int) -> str:
     )
 
 
-def _step(cache: SlabCache, equals: list[Candidate]) -> str:
+def _step(cache: SlabCache, equals: list[CallSite]) -> str:
     """A trace that would tell the equal places apart."""
-    sizes = {size for e in equals for size in e.site.sizes}
+    sizes = {size for e in equals for size in e.sizes}
     kmalloc = cache.name.startswith("kmalloc")
     asked = f" && bytes_req == {sizes.pop()}" if kmalloc and len(sizes) == 1 else ""
     events = ("kmalloc", "kfree") if kmalloc else ("kmem_cache_alloc", "kmem_cache_free")

@@ -5,6 +5,7 @@ A session keeps the answer, not the text that it was read from.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import PurePath
 
 from crashext.allocators import beyond_helpers
@@ -44,7 +45,7 @@ def _code(view: KernelView, cache: SlabCache) -> CodeOf:
     return CodeOf(
         tuple(
             Allocating(
-                call_site(host, r),
+                unlocated(r),
                 known.stores(r),
                 _certain(r),
                 foreign.get(r.function.module, ""),
@@ -52,7 +53,7 @@ def _code(view: KernelView, cache: SlabCache) -> CodeOf:
             for r in chosen[:_MOST_PLACES]
         ),
         len(places) - len(chosen),
-        _in_order(host, known.freeing(cache)),
+        tuple(unlocated(r) for r in _sorted(known.freeing(cache))),
     )
 
 
@@ -83,13 +84,28 @@ def _missing(text: int) -> tuple[Skipped, ...]:
 
 
 def _in_order(host: Host, requests: list[Request]) -> tuple[CallSite, ...]:
+    return tuple(call_site(host, r) for r in _sorted(requests))
+
+
+def _sorted(requests: list[Request]) -> list[Request]:
     """Modules first, then by address: functions of one file stand together."""
-    requests.sort(key=lambda r: (not r.function.module, r.function.module, r.call))
-    return tuple(call_site(host, r) for r in requests)
+    return sorted(requests, key=lambda r: (not r.function.module, r.function.module, r.call))
 
 
 def call_site(host: Host, request: Request) -> CallSite:
     """The place as a report has it."""
+    return replace(unlocated(request), source=source_of(host, request.call))
+
+
+def located(host: Host, site: CallSite) -> CallSite:
+    """With its line of source: of hundreds of places only those that are shown are looked up."""
+    at = site.address
+    found = answered(host, f"source {at:#x}", str, lambda: source_of(host, at))
+    return replace(site, source=found or "")
+
+
+def unlocated(request: Request) -> CallSite:
+    """The place without its line of source."""
     function = request.function
     return CallSite(
         function=function.name or f"{request.call:#x}",
@@ -99,7 +115,6 @@ def call_site(host: Host, request: Request) -> CallSite:
         calls=request.entry.name,
         tail=request.jump,
         sizes=request.sizes,
-        source=source_of(host, request.call),
     )
 
 

@@ -8,7 +8,7 @@ no sense (damaged, or data) costs this function.
 from __future__ import annotations
 
 import re
-from functools import cached_property
+from functools import cache, cached_property
 from typing import NamedTuple
 
 import capstone
@@ -95,14 +95,20 @@ def slot(operand: str) -> str | None:
     return inner if _SLOT.fullmatch(inner) and "gs:" not in operand else None
 
 
+@cache
+def _disassembler() -> capstone.Cs:
+    return capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
+
+
 class Code:
     """The instructions of one function, in order."""
 
     def __init__(self, data: bytes, address: int) -> None:
-        machine = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
-        self.all = [Instruction(*found) for found in machine.disasm_lite(data, address)]
+        found = _disassembler().disasm_lite(data, address)
+        self.all = list(map(Instruction._make, found))
         self._index = {instruction.address: i for i, instruction in enumerate(self.all)}
         self._written: dict[int, frozenset[str]] = {}
+        self._before: dict[int, list[int]] = {}
 
     def at(self, address: int) -> int | None:
         """The place of the instruction that begins at `address`."""
@@ -122,8 +128,12 @@ class Code:
     def before(self, i: int) -> list[int]:
         """Places that control may come from. What only a jump table or a patched branch leads to
         has none."""
-        found = self._jumps.get(i, [])
-        return [i - 1, *found] if i and not self.all[i - 1].ends_block else found
+        known = self._before.get(i)
+        if known is None:
+            found = self._jumps.get(i, [])
+            known = [i - 1, *found] if i and not self.all[i - 1].ends_block else found
+            self._before[i] = known
+        return known
 
     def writes(self, i: int) -> frozenset[str]:
         """64-bit registers, and slots of the stack, that an instruction changes."""

@@ -72,6 +72,7 @@ class Requests:
     def __init__(self, host: Host, caches: Caches) -> None:
         self._host, self._caches = host, caches
         self._known: dict[int, Request] = {}
+        self._stores: dict[int, tuple[Store, ...]] = {}
         self._peeked: dict[int, int | None] = {}
         self._function: tuple[int, Constants | None, Code | None] = (0, None, None)
 
@@ -134,6 +135,12 @@ class Requests:
 
     def stores(self, request: Request) -> tuple[Store, ...]:
         """What the function writes into the memory that it gets there."""
+        # Each group of a cache's objects is held against the same places.
+        if request.call not in self._stores:
+            self._stores[request.call] = self._read_stores(request)
+        return self._stores[request.call]
+
+    def _read_stores(self, request: Request) -> tuple[Store, ...]:
         known, code = self._opened(request.function, request.call)
         at = None if code is None else code.at(request.call)
         if known is None or code is None or at is None or request.jump:
