@@ -15,9 +15,13 @@ from crashext.analysis.results.evidence import UnreachableMemory
 from crashext.kernel.origin.entrypoints import Kind
 from crashext.kernel.origin.requests import Request, requests_of
 from crashext.kernel.slab.view import KernelView
+from crashext.wording import percent
 
 _SHOWN = 4
 _ANY_ORDER = -1.0
+_OTHER_ORDERS = 4.0
+"""How much it speaks against a place that some of the blocks are of orders it never asks for: what
+is alike in content was mostly allocated in one place."""
 _ELSEWHERE = 0.1
 """Weight of other code that may have allocated a module's pages for it: little, by experience."""
 
@@ -38,16 +42,16 @@ def with_callers(view: KernelView, memory: UnreachableMemory) -> UnreachableMemo
     if not fitting:
         return memory
     freed = [r for r in known.of((Kind.FREE,), areas) if r.entry.name in _FREES[kind]]
-    fitting.sort(key=lambda r: (-_weight(r, kind), r.call))
-    total = sum(math.exp(_weight(r, kind)) for r in fitting)
+    fitting.sort(key=lambda r: (-_weight(r, memory), r.call))
+    total = sum(math.exp(_weight(r, memory)) for r in fitting)
     total += _ELSEWHERE if kind is Kind.PAGES else 0.0
     sites = tuple(
         Candidate(
-            call_site(view.host, r), math.exp(_weight(r, kind)) / total, _reasons(r, memory, kind)
+            call_site(view.host, r), math.exp(_weight(r, memory)) / total, _reasons(r, memory, kind)
         )
         for r in fitting[:_SHOWN]
     )
-    equals = sum(_weight(r, kind) == _weight(fitting[0], kind) for r in fitting)
+    equals = sum(_weight(r, memory) == _weight(fitting[0], memory) for r in fitting)
     clear = equals == 1 and sites[0].probability >= 0.6
     return replace(
         memory,
@@ -78,15 +82,29 @@ def _fits(request: Request, orders: set[int]) -> bool:
     return not request.sizes or bool(orders & set(request.sizes)) or not orders
 
 
-def _weight(request: Request, kind: Kind) -> float:
-    return 0.0 if kind is Kind.AREA or request.sizes else _ANY_ORDER
+def explained(request: Request, memory: UnreachableMemory) -> float:
+    """The share of the blocks that are of orders which a place may ask for."""
+    total = sum(count for _, count in memory.orders)
+    if not request.sizes or not total:
+        return 1.0
+    return sum(count for order, count in memory.orders if order in request.sizes) / total
+
+
+def _weight(request: Request, memory: UnreachableMemory) -> float:
+    if memory.kind == "vmalloc":
+        return 0.0
+    if not request.sizes:
+        return _ANY_ORDER
+    return _OTHER_ORDERS * math.log(max(explained(request, memory), 1e-3))
 
 
 def _reasons(request: Request, memory: UnreachableMemory, kind: Kind) -> tuple[str, ...]:
     if kind is Kind.AREA:
         return ("the areas' own records name the function",)
     if request.sizes:
+        share = explained(request, memory)
         asks = f"asks for order {'/'.join(map(str, request.sizes))}"
+        asks += f", as {percent(share)} of them are" if share < 1 else ""
     else:
         asks = "asks for an order that it works out"
     return (f"in {memory.module}, which what is in the pages speaks of", asks)
