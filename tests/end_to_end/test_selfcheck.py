@@ -50,7 +50,8 @@ def test_memory_that_is_taken_for_something_else_accuses_nobody(
     verdicts = judge(found.facts)
     assert "cannot-tell" in {v.kind for v in verdicts}
     assert "leak" not in {v.kind for v in verdicts}
-    believed = replace(found.facts.reachability, misgivings=())
+    # Slab frames that are taken for something else look like pages that the dump lacks, too.
+    believed = replace(found.facts.reachability, misgivings=(), slab_pages_missing=0)
     assert "leak" in {v.kind for v in judge(replace(found.facts, reachability=believed))}
 
 
