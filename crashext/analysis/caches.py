@@ -66,8 +66,8 @@ def scan_caches(
     joiner: Joiner | None = None
     interrupted = False
     try:
-        index = view.scan(wanted, settings.seed, progress, 1 << 62 if refs else budget)
-        skipped += map_gaps(index, view.caches)
+        view.scan(wanted, settings.seed, progress, 1 << 62 if refs else budget)
+        skipped += map_gaps(view)
         judge = ReachOnDemand(view, settings, progress, memory, refs)
         joiner = None if traced is None else Joiner(view, traced, settings)
         for asked, cache in chosen:

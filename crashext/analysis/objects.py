@@ -56,7 +56,7 @@ def compare(
     interrupted = False
     try:
         index = view.scan({}, settings.seed, progress, budget)
-        skipped += map_gaps(index, view.caches)
+        skipped += map_gaps(view)
         classifier = make_classifier(view)
         found = [_look(view, classifier, address, settings) for address in addresses]
         if structure is not None:

@@ -107,7 +107,7 @@ def orphan_report(
         totals=_totals(marked, found, groups),
         orphans=tuple(groups[:_MOST_GROUPS]),
         more=max(0, len(groups) - _MOST_GROUPS),
-        skipped=tuple(map_gaps(view.index, view.caches)),
+        skipped=tuple(map_gaps(view)),
         caches=by_heads(marked, found, explained),
         memory=tuple(
             with_callers(view, memory)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crashext.analysis.cache_holders import holder_facts
-from crashext.analysis.likeness.survey import kernel_of, map_gaps
+from crashext.analysis.likeness.survey import damage, kernel_of, map_gaps
 from crashext.analysis.memory.accounting import Accounting, account, unaccounted_frames
 from crashext.analysis.memory.pagegroups import PageGroup
 from crashext.analysis.origin.callers import RUNG as CODE
@@ -19,6 +19,7 @@ from crashext.analysis.origin.callers import in_words
 from crashext.analysis.origin.content import RUNG
 from crashext.analysis.orphans import orphan_report
 from crashext.analysis.page_reach import module_in, page_holders
+from crashext.analysis.partial import by_counters, nothing, slab_bytes
 from crashext.analysis.reach.marked import marked
 from crashext.analysis.reach.reachability import Reach, complete_index
 from crashext.analysis.reach.totals import unreachable_counts
@@ -38,7 +39,7 @@ from crashext.analysis.verdict.facts import (
     PagesFact,
     UnreachableFact,
 )
-from crashext.hosts.base import U64, HostError
+from crashext.hosts.base import U64, HostError, Info
 from crashext.hosts.plain import answered
 from crashext.kernel.addresses import PAGE_SHIFT, PAGE_SIZE
 from crashext.kernel.counters.clock import uptime, wall_clock
@@ -47,7 +48,7 @@ from crashext.kernel.pages.areas import Areas, read_areas
 from crashext.kernel.pages.frames import Frames, frames
 from crashext.kernel.slab.caches import SlabCache
 from crashext.kernel.slab.usage import usage
-from crashext.kernel.slab.view import KernelView
+from crashext.kernel.slab.view import KernelView, NoMemoryMap
 from crashext.procfs.folder import Moment
 from crashext.progress import Progress
 from crashext.skipped import Skipped
@@ -104,13 +105,19 @@ def _gather(
     refs: bool,
     traced: Traced | None,
 ) -> Overview:
-    index = complete_index(view, progress)
-    skipped = tuple(map_gaps(index, view.caches))
+    try:
+        complete_index(view, progress)
+    except NoMemoryMap as missing:
+        return _without_map(view, settings, str(missing))
+    skipped = tuple(map_gaps(view))
     uses = frames(view.host, view.memory, view.space, progress)
     areas = read_areas(view.host, view.memory)
     accounting = account(view, uses, areas, settings.seed)
     if accounting is None:
         raise HostError("how much memory there is cannot be read: give a CACHE to look at")
+    if view.host.info().damage and not all(check.agrees for check in accounting.checks):
+        # What areas and structures have cannot be found where their descriptions are missing.
+        accounting = replace(accounting, found=None)
     facts = _counted(view, accounting, progress)
     interrupted = False
     if refs:
@@ -124,6 +131,23 @@ def _gather(
         facts = replace(facts, limits=(*facts.limits, "nobody looked who points at what: --refs"))
     moment = Moment(wall_clock(view.host), uptime(view.host), None)
     return Overview(kernel_of(view.host), facts, accounting, skipped, moment, interrupted)
+
+
+def _without_map(view: KernelView, settings: Settings, why: str) -> Overview:
+    """What the counters say where no struct page is in the dump."""
+    accounting = account(view, None, read_areas(view.host, view.memory), settings.seed)
+    if accounting is None:
+        return unreadable(view.host.info(), why)
+    moment = Moment(wall_clock(view.host), uptime(view.host), None)
+    skipped = (*damage(view.host), Skipped("memory map", 1, why))
+    facts = by_counters(view, accounting, why)
+    return Overview(kernel_of(view.host), facts, accounting, skipped, moment)
+
+
+def unreadable(info: Info, why: str) -> Overview:
+    """Of a dump whose kernel variables are missing: that nothing can be said, and `why`."""
+    kernel = Kernel(info.release, info.arch, info.live, info.source)
+    return Overview(kernel, nothing(info, why), None, (), Moment(None, None, None))
 
 
 def _counted(view: KernelView, accounting: Accounting, progress: Progress) -> Facts:
@@ -163,6 +187,7 @@ def _counted(view: KernelView, accounting: Accounting, progress: Progress) -> Fa
         mounts=tuple(MountFact(t.mounted, t.bytes) for t in accounting.tmpfs),
         reachability=None,
         limits=accounting.limits,
+        damage=view.host.info().damage,
         source="live" if view.host.info().live else "dump",
     )
 
@@ -179,11 +204,9 @@ def _group_text(group: PageGroup) -> str:
 
 def _cache(view: KernelView, cache: SlabCache) -> CacheFact:
     used = usage(view, cache, view.index)
-    pages = -(-cache.slot_size * cache.objects_per_slab // PAGE_SIZE)
-    slab = PAGE_SIZE << max(0, (pages - 1).bit_length())
     return CacheFact(
         cache.name,
-        used.slabs * slab,
+        used.slabs * slab_bytes(cache),
         used.slabs,
         used.allocated,
         used.slots,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from crashext.commands.options import Source
 from crashext.commands.place import Place
 from crashext.commands.questions import Question, held_by
-from crashext.hosts.base import Host, HostError
+from crashext.hosts.base import Host, HostError, KernelMissing, ReadFault, UnknownLayout
 from crashext.hosts.keeping import keep
 from crashext.hosts.recorded import RecordedHost, RecordingHost
 from crashext.hosts.session import MAX_MEMORY
@@ -112,8 +112,8 @@ def open_view(host: Host, record: Path | None, question: Question) -> Iterator[O
     if isinstance(host, RecordedHost):
         _require(host, question)
     recorder = None if record is None else RecordingHost(host)
-    view = keep(host, "view", lambda: KernelView(host), large=True) if recorder is None else None
-    opened = Opened(view or KernelView(recorder or host), question)
+    view = keep(host, "view", lambda: _view(host), large=True) if recorder is None else None
+    opened = Opened(view or _view(recorder or host), question)
     yield opened
     if recorder is not None and record is not None:
         try:
@@ -128,6 +128,16 @@ def open_view(host: Host, record: Path | None, question: Question) -> Iterator[O
             f"answer {host.unanswered:,} questions of this run: what they concern is missing here",
             file=sys.stderr,
         )
+
+
+def _view(host: Host) -> KernelView:
+    """Raises `KernelMissing` where the dump lacks what a view needs."""
+    try:
+        return KernelView(host)
+    except (UnknownLayout, ReadFault) as error:
+        if not host.info().damage:
+            raise
+        raise KernelMissing(host.info(), str(error)) from error
 
 
 def _require(host: RecordedHost, question: Question) -> None:

@@ -6,16 +6,16 @@ from dataclasses import replace
 
 from crashext.analysis.memory.growth import Compared, growth
 from crashext.analysis.moments import of_overview
-from crashext.analysis.overview import look_over
+from crashext.analysis.overview import look_over, unreadable
 from crashext.analysis.verdict.rules import judge
-from crashext.commands.again import asking, made
+from crashext.commands.again import asking, asking_of_files, made
 from crashext.commands.before import earlier
 from crashext.commands.opening import open_host, open_view
 from crashext.commands.options import OverviewOptions
 from crashext.commands.output import Output
 from crashext.commands.place import Place
 from crashext.commands.questions import Question, options_of
-from crashext.hosts.base import Host
+from crashext.hosts.base import Host, KernelMissing
 from crashext.hosts.crash import CrashHost
 from crashext.hosts.keeping import keep
 from crashext.progress import Progress
@@ -25,6 +25,13 @@ from crashext.report.verdict_text import print_overview
 
 
 def answer(options: OverviewOptions, place: Place, progress: Progress) -> Output:
+    try:
+        return _answer(options, place, progress)
+    except KernelMissing as gone:
+        return _unreadable(gone, options, place)
+
+
+def _answer(options: OverviewOptions, place: Place, progress: Progress) -> Output:
     look = options.look
     question = Question("leakscan", options=options_of(look.settings, look.refs))
     host = open_host(options.source, place)
@@ -51,6 +58,24 @@ def answer(options: OverviewOptions, place: Place, progress: Progress) -> Output
         json=lambda: document(replace(overview, facts=facts), verdicts),
         page=lambda amounts: overview_page(overview, facts, verdicts, how, amounts),
         lost=opened.lost,
+    )
+
+
+def _unreadable(gone: KernelMissing, options: OverviewOptions, place: Place) -> Output:
+    """The verdict on a dump without the kernel's variables: that there is none."""
+    look, overview = options.look, unreadable(gone.info, gone.why)
+    again = asking_of_files(place, live=False)
+    question = Question("leakscan", options=options_of(look.settings, look.refs))
+    verdicts = judge(overview.facts)
+    return Output(
+        text=lambda console: print_overview(
+            overview, overview.facts, verdicts, console, options.printing.verbose, again
+        ),
+        json=lambda: document(overview, verdicts),
+        page=lambda amounts: overview_page(
+            overview, overview.facts, verdicts, made(again, question, look.settings), amounts
+        ),
+        lost=options.source.record is not None,
     )
 
 

@@ -36,6 +36,15 @@ class HostError(Exception):
     """The source cannot be used: one line for the user, what is wrong and what to do."""
 
 
+class KernelMissing(HostError):
+    """A dump was cut short before what everything else is read with; says what that is."""
+
+    def __init__(self, info: Info, why: str) -> None:
+        super().__init__(f"{info.source} is {info.damage}; {why}")
+        self.info = info
+        self.why = why
+
+
 class ReadFault(Exception):
     """Memory at `address` is not in the dump, not mapped, or not readable."""
 
@@ -56,6 +65,8 @@ class Info:
     """What was opened, as the user knows it: the dump's file name, or ``/proc/kcore``."""
     vmcoreinfo: Mapping[str, str]
     """The VMCOREINFO note's ``KEY=VALUE`` lines; empty where the source has none."""
+    damage: str = ""
+    """Why memory is missing that the dump was to hold, and how much; "" where none is."""
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,7 @@ class CrashHost:
             live=not dump,
             source=self._dump.name if dump else "/proc/kcore",
             vmcoreinfo=self._vmcoreinfo(),
+            damage=self._file.damage,
         )
         self._watch_direct_map()
 

@@ -18,6 +18,7 @@ from crashext.hosts.base import (
     Bytes,
     HostError,
     Info,
+    KernelMissing,
     Layout,
     Mask,
     Member,
@@ -35,6 +36,7 @@ from crashext.hosts.symboltable import SymbolTable
 
 _READ_LIMIT = 1 << 20  # bigger pieces gain nothing (measured 2.7 GB/s at 1 MiB on an ELF dump)
 _KCORE = Path("/proc/kcore")
+KERNEL_MISSING = "the kernel's own variables are in the missing part"
 GLOBAL = drgn.SymbolBinding.GLOBAL
 
 
@@ -72,6 +74,7 @@ class DrgnHost:
             live=bool(program.flags & drgn.ProgramFlags.IS_LIVE),
             source=source,
             vmcoreinfo=fields,
+            damage=self._file.damage,
         )
         self._require_matching_debug_info()
         self._direct = range(0) if self._info.live else direct_map(self._variable)
@@ -81,6 +84,8 @@ class DrgnHost:
         try:
             name = self._program["init_uts_ns"].name.release.string_().decode("ascii", "replace")
         except (drgn.FaultError, LookupError, AttributeError) as error:
+            if self._info.damage:
+                raise KernelMissing(self._info, KERNEL_MISSING) from error
             raise HostError(
                 f"the debug info does not fit {self._source}: init_uts_ns cannot be read; "
                 f"give the vmlinux of kernel {self._info.release or '?'} with -s"

@@ -1,9 +1,10 @@
 """What a dump file says about itself before anything opens it: format, completeness, pages held.
 
 Two formats are read here: ELF cores (/proc/vmcore, QEMU, makedumpfile -E) and makedumpfile's
-compressed kdump. Others are left to the host that opens them.
+compressed kdump. Others are left to the host that opens them. A file that ends too early holds the
+pages before its end, which are most of them: what is missing is said, and is not `present`.
 
-Sources: include/uapi/linux/elf.h; makedumpfile 1.7.2 diskdump_mod.h and IMPLEMENTATION.
+Sources: include/uapi/linux/elf.h; makedumpfile 1.7.2 diskdump_mod.h, elf_info.h, IMPLEMENTATION.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import NoteSection
 
 from crashext.hosts.base import HostError
+from crashext.wording import size_text
 
 _KDUMP_SIGNATURE = b"KDUMP   "
 _FLATTENED_SIGNATURE = b"makedumpfile\0\0\0\0"
@@ -33,6 +35,9 @@ _MAX_NOTES = 1 << 24
 _NT_PRSTATUS, _PR_REG = 1, 112
 _PR_REG_END = _PR_REG + 27 * 8
 _MAX_BITMAP = 1 << 30  # 32 TiB of 4 KiB pages; more is a damaged header
+_PAGE = 4096
+_NO_SPACE = 0x8  # DUMP_DH_COMPRESSED_INCOMPLETE of status
+_NO_SPACE_ELF = 0x1  # DUMP_ELF_INCOMPLETE of e_flags
 
 
 @dataclass(frozen=True)
@@ -46,13 +51,15 @@ class DumpFile:
     """Of each CPU, in the order of struct user_regs_struct; empty where the file has no notes."""
     level: int = 0
     """What makedumpfile left out: 1 zero pages, 2 and 4 page cache, 8 user pages, 16 free ones."""
+    damage: str = ""
+    """Why pages are missing that the file was to hold, and how much that is; "" where none is."""
 
 
 def examine(path: Path) -> DumpFile:
     """Look at the headers of `path`.
 
     Raises `HostError` with one line for the user when the file is missing, unreadable, no dump,
-    or shorter than its own headers say.
+    or so short that it holds no memory.
     """
     try:
         with path.open("rb") as file:
@@ -90,24 +97,34 @@ def build_id(path: Path) -> str | None:
 
 def _elf(path: Path, file: BinaryIO) -> DumpFile:
     length = file.seek(0, 2)
-    ranges, end, notes = [], 0, b""
+    endless = not path.is_file()  # /proc/kcore is as long as the address space
+    ranges, end, lost, notes = [], 0, 0, b""
     try:
         elf = ELFFile(file)
         if elf["e_type"] != "ET_CORE":
             raise HostError(f"{path} is an ELF file but no core dump; -s is for vmlinux, -c a dump")
         for segment in elf.iter_segments():
-            end = max(end, segment["p_offset"] + segment["p_filesz"])
-            start, size = segment["p_paddr"], segment["p_filesz"]
+            offset, start, size = segment["p_offset"], segment["p_paddr"], segment["p_filesz"]
+            end = max(end, offset + size)
             if segment["p_type"] == "PT_NOTE" and size <= _MAX_NOTES:
-                file.seek(segment["p_offset"])
+                file.seek(offset)
                 notes += file.read(size)
             if segment["p_type"] == "PT_LOAD" and size and start != _NO_PHYSICAL_ADDRESS:
-                ranges.append((start, start + size))
+                held = size if endless else min(size, max(0, length - offset) & -_PAGE)
+                lost += size - held
+                if held:
+                    ranges.append((start, start + held))
     except _DAMAGE as error:
         raise HostError(f"{path} is a damaged ELF file: its headers do not parse") from error
-    if path.is_file():  # /proc/kcore is as long as the address space
-        _require_length(path, length, end)
-    return DumpFile("ELF", tuple(_merge(ranges)), _registers(notes))
+    damage = ""
+    if not endless and length < end:
+        damage = _truncated(length, end)
+    elif elf["e_flags"] & _NO_SPACE_ELF:
+        damage = _UNFINISHED
+    if lost and not ranges:
+        raise HostError(f"{path} is {damage}: it holds no memory; {_AGAIN}")
+    present = tuple(_merge(ranges))
+    return DumpFile("ELF", present, _registers(notes), damage=_missing(damage, lost, present))
 
 
 def _kdump(path: Path, file: BinaryIO) -> DumpFile:
@@ -133,20 +150,22 @@ def _kdump(path: Path, file: BinaryIO) -> DumpFile:
     half = bitmap_size // 2 if both else bitmap_size
     if half * 8 < max_mapnr:
         raise HostError(f"{path} is a damaged kdump file: its bitmap is too small for its pages")
-    file.seek(bitmap_at + (half if both else 0))
-    runs, pages = _runs(file, max_mapnr)
-    table_at = bitmap_at + bitmap_size
-    _require_length(path, length, table_at + 24 * pages)
-    file.seek(table_at)
-    last = 0
-    for begin in range(0, pages, _PIECE):
-        table = np.fromfile(file, _PAGE_DESC, min(_PIECE, pages - begin))
-        offset = int(table["offset"].max(initial=0))
-        last = max(last, offset + int(table["size"][table["offset"] == offset].max(initial=0)))
-    _require_length(path, length, last)
+    pages = _pages(
+        file, bitmap_at + (half if both else 0), max_mapnr, bitmap_at + bitmap_size, length
+    )
     level, registers = _sub_header(file, version, block, length)
-    present = tuple((a * block, b * block) for a, b in runs)
-    return DumpFile(f"kdump {version}", present, registers, level)
+    present = tuple((a * block, b * block) for a, b in pages.runs)
+    damage = ""
+    if length < pages.end:
+        damage = _truncated(length, pages.end)
+    elif struct.unpack_from("<I", header, 424)[0] & _NO_SPACE:
+        damage = _UNFINISHED
+    elif pages.lost:
+        damage = "damaged: its table of pages leads nowhere"
+    if pages.lost and not pages.runs:
+        raise HostError(f"{path} is {damage}: it holds no memory; {_AGAIN}")
+    damage = _missing(damage, pages.lost * block, present)
+    return DumpFile(f"kdump {version}", present, registers, level, damage)
 
 
 def _sub_header(
@@ -180,32 +199,70 @@ def _registers(notes: bytes) -> tuple[tuple[int, ...], ...]:
     return tuple(found)
 
 
-def _runs(file: BinaryIO, count: int) -> tuple[list[tuple[int, int]], int]:
-    """Runs [a, b) of set bits among the next `count`, and how many bits are set.
+@dataclass(frozen=True)
+class _Pages:
+    """What a kdump's bitmap and table of pages say."""
+
+    runs: list[tuple[int, int]]
+    """Page frames [a, b) whose data is in the file."""
+    lost: int
+    """Page frames whose data was to be there."""
+    end: int
+    """How long the file was to be, as far as the table still says."""
+
+
+def _pages(file: BinaryIO, bitmap: int, count: int, table: int, length: int) -> _Pages:
+    """Of `count` page frames, those of the bitmap whose data, by the table, is within `length`.
 
     In pieces: the bitmap of a large machine, a byte a bit, would not fit the memory budget.
     """
     runs: list[tuple[int, int]] = []
-    total = 0
+    total = lost = end = 0
     for begin in range(0, count, _PIECE):
+        file.seek(bitmap + begin // 8)
         data = np.frombuffer(file.read(_PIECE // 8), np.uint8)
         bits = np.unpackbits(data, bitorder="little")[: count - begin]
-        total += int(bits.sum())
+        here = np.flatnonzero(bits)
+        file.seek(table + _PAGE_DESC.itemsize * total)
+        rows = np.fromfile(file, _PAGE_DESC, len(here))
+        total += len(here)
+        offset, size = rows["offset"], rows["size"].astype(np.uint64)
+        # Of a page that there was no room for makedumpfile leaves nothing here.
+        there = (offset != 0) & (size != 0) & (offset <= np.uint64(length))
+        there &= size <= np.uint64(length) - np.minimum(offset, np.uint64(length))
+        plausible = offset < np.uint64(1 << 62)
+        end = max(end, int((offset + size)[plausible].max(initial=0)))
+        missing = np.concatenate([here[: len(rows)][~there], here[len(rows) :]])
+        lost += len(missing)
+        bits[missing] = 0
         edges = np.flatnonzero(np.diff(bits.view(np.int8), prepend=np.int8(0), append=np.int8(0)))
         for a, b in (edges.reshape(-1, 2) + begin).tolist():
             if runs and runs[-1][1] == a:
                 runs[-1] = (runs[-1][0], b)
             else:
                 runs.append((a, b))
-    return runs, total
+    return _Pages(runs, lost, max(end, table + _PAGE_DESC.itemsize * total))
+
+
+_AGAIN = "copy it again or free space where it is written"
+_UNFINISHED = "incomplete: makedumpfile found no space to finish it"
 
 
 def _require_length(path: Path, length: int, needed: int) -> None:
     if length < needed:
-        raise HostError(
-            f"{path} is truncated: its headers describe {needed:,} bytes, it has {length:,}; "
-            "copy it again or free space where it is written"
-        )
+        raise HostError(f"{path} is {_truncated(length, needed)}; {_AGAIN}")
+
+
+def _truncated(length: int, needed: int) -> str:
+    return f"truncated: its headers describe {needed:,} bytes, it has {length:,}"
+
+
+def _missing(damage: str, lost: int, present: tuple[tuple[int, int], ...]) -> str:
+    """The damage, and how much memory it costs; nothing where that is none."""
+    if not lost:
+        return ""
+    whole = lost + sum(end - start for start, end in present)
+    return f"{damage}; {size_text(lost)} of the {size_text(whole)} of memory in it are missing"
 
 
 def _merge(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:

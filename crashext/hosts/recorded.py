@@ -194,6 +194,7 @@ class RecordedHost:
             live=bool(info["live"]),
             source=str(info["source"]),
             vmcoreinfo={str(k): str(v) for k, v in info["vmcoreinfo"].items()},
+            damage=str(info.get("damage", "")),  # sessions before it had none
         )
         present = document["present"]
         self._present = None if present is None else [(int(a), int(b)) for a, b in present]

@@ -115,6 +115,8 @@ def _sum(caches: Sequence[CacheFact]) -> str:
     allocated, slots = sum(c.allocated for c in caches), sum(c.slots for c in caches)
     use = percent(allocated / slots if slots else 1.0)
     size = size_text(sum(c.bytes for c in caches))
+    if not all(c.counted for c in caches):
+        return f"{size:>10}"
     return f"{size:>10}  {allocated:>11,} objects, {use:>7} used"
 
 

@@ -1,8 +1,9 @@
-"""Dumps with a hole: a page-table page is left out, as in a dump that was cut short."""
+"""Dumps with holes: a page-table page that is left out, memory that was to come after the end."""
 
 from __future__ import annotations
 
 import struct
+from itertools import pairwise
 from pathlib import Path
 
 import drgn
@@ -28,29 +29,38 @@ def without_a_page_table(dump: Dump, path: Path) -> int:
         entry = program.read_u64(table + 8 * (((region << 21) >> shift) & 511))
         page = entry & 0x000F_FFFF_FFFF_F000
         table = int(program["page_offset_base"]) + page
-    _cut(dump.vmcore, page, path)
+    _cut(dump.vmcore, [(page, page + 4096)], path)
     return region << 21
 
 
-def _cut(vmcore: Path, page: int, path: Path) -> None:
-    """Copy an ELF dump, the segment around a physical page split in two."""
+def ending_before(vmcore: Path, lost: list[tuple[int, int]], path: Path) -> Path:
+    """Copy an ELF dump that was to have physical ranges at its end, and has ended before them."""
+    return _cut(vmcore, lost, path, vmcore.stat().st_size)
+
+
+def _cut(vmcore: Path, lost: list[tuple[int, int]], path: Path, end: int = 0) -> Path:
+    """Copy an ELF dump without ranges of its memory: left out, or from offset `end` on."""
     data = bytearray(vmcore.read_bytes())
     (at,) = struct.unpack_from("<Q", data, 32)
     (count,) = struct.unpack_from("<H", data, 56)
     headers = []
     for number in range(count):
-        kind, flags, offset, virtual, start, size, memory, align = _HEADER.unpack_from(
-            data, at + number * _HEADER.size
-        )
-        if kind == _LOAD and start <= page < start + size:
-            before = page - start
-            headers.append((kind, flags, offset, virtual, start, before, before, align))
-            after = before + 4096
-            offset, start = offset + after, start + after
-            virtual, size, memory = virtual and virtual + after, size - after, memory - after
-        headers.append((kind, flags, offset, virtual, start, size, memory, align))
+        header = _HEADER.unpack_from(data, at + number * _HEADER.size)
+        kind, flags, offset, virtual, start, size, _, align = header
+        edges = {edge for some in lost for edge in some if start < edge < start + size}
+        if kind != _LOAD or not size:
+            headers.append(header)
+            continue
+        for a, b in pairwise(sorted({start, start + size, *edges})):
+            here, address = offset + a - start, virtual and virtual + a - start
+            if any(low <= a < high for low, high in lost):
+                if not end:
+                    continue
+                here, end = end, end + b - a
+            headers.append((kind, flags, here, address, a, b - a, b - a, align))
     assert at + len(headers) * _HEADER.size <= min(header[2] for header in headers)
     for number, header in enumerate(headers):
         _HEADER.pack_into(data, at + number * _HEADER.size, *header)
     struct.pack_into("<H", data, 56, len(headers))
     path.write_bytes(data)
+    return path

@@ -119,10 +119,26 @@ def test_diskdump_is_left_to_the_host(tmp_path: Path) -> None:
     assert found.present is None
 
 
-@pytest.mark.parametrize("length", [4095, 4096, 4096 + 0x1FFF])
-def test_an_elf_core_shorter_than_its_segments_is_truncated(tmp_path: Path, length: int) -> None:
-    with pytest.raises(HostError, match=r"truncated: its headers describe 12,288 bytes"):
+@pytest.mark.parametrize("length", [4095, 4096, 4096 + 0xFFF])
+def test_an_elf_core_that_ends_before_its_memory_is_refused(tmp_path: Path, length: int) -> None:
+    with pytest.raises(HostError, match=r"truncated: its headers describe 12,288 bytes.*no memory"):
         examine(saved(tmp_path, CORE[:length]))
+
+
+def test_an_elf_core_that_ends_early_holds_the_whole_pages_before(tmp_path: Path) -> None:
+    segments = [(PT_LOAD, 4096, 0x1000, 0x1000), (PT_LOAD, 8192, 0x9000, 0x3000)]
+    found = examine(saved(tmp_path, elf(segments, 20480)[: 12288 + 100]))
+    assert found.present == ((0x1000, 0x2000), (0x9000, 0xA000))
+    assert found.damage == (
+        "truncated: its headers describe 20,480 bytes, it has 12,388; "
+        "8.0 KiB of the 16.0 KiB of memory in it are missing"
+    )
+
+
+def test_padding_that_is_cut_off_is_no_damage(tmp_path: Path) -> None:
+    segments = [(PT_LOAD, 4096, 0x1000, 0x1000), (PT_NOTE, 8192, 0, 0x1000)]
+    found = examine(saved(tmp_path, elf(segments, 12288)[:8192]))
+    assert (found.present, found.damage) == (((0x1000, 0x2000),), "")
 
 
 def test_an_elf_core_holds_what_its_load_segments_say(tmp_path: Path) -> None:
@@ -185,23 +201,40 @@ WHOLE = kdump([1, 2, 3])
 
 @pytest.mark.parametrize(
     "length",
-    [
-        400,
-        BLOCK,
-        2 * BLOCK,
-        3 * BLOCK,
-        4 * BLOCK - 1,
-        4 * BLOCK,
-        4 * BLOCK + 71,
-        4 * BLOCK + 72,
-        len(WHOLE) - 1,
-    ],
+    [400, BLOCK, 2 * BLOCK, 3 * BLOCK, 4 * BLOCK - 1, 4 * BLOCK, 4 * BLOCK + 71, 4 * BLOCK + 72],
     ids=lambda n: f"{n} bytes",
 )
-def test_a_kdump_cut_anywhere_is_truncated(tmp_path: Path, length: int) -> None:
+def test_a_kdump_that_ends_before_its_first_page_is_refused(tmp_path: Path, length: int) -> None:
     assert examine(saved(tmp_path, WHOLE)).present == ((0x1000, 0x4000),)
-    with pytest.raises(HostError, match=f"truncated: .* it has {length:,};"):
+    with pytest.raises(HostError, match=f"truncated: .* it has {length:,}[;:]"):
         examine(saved(tmp_path, WHOLE[:length]))
+
+
+def test_a_kdump_that_ends_early_holds_the_pages_before(tmp_path: Path) -> None:
+    found = examine(saved(tmp_path, WHOLE[:-1]))
+    assert found.present == ((0x1000, 0x3000),)
+    assert found.damage == (
+        f"truncated: its headers describe {len(WHOLE):,} bytes, it has {len(WHOLE) - 1:,}; "
+        "4.0 KiB of the 12.0 KiB of memory in it are missing"
+    )
+    assert examine(saved(tmp_path, WHOLE)).damage == ""
+
+
+def test_pages_in_the_hole_of_a_kdump_are_missing(tmp_path: Path) -> None:
+    """makedumpfile leaves such pages where it had no room, and sets a flag in the header."""
+    data = bytearray(WHOLE)
+    data[4 * BLOCK + 24 : 4 * BLOCK + 48] = bytes(24)
+    for status, says in ((8, "incomplete: makedumpfile found no space"), (1, "damaged")):
+        data[424:428] = struct.pack("<I", status)
+        found = examine(saved(tmp_path, bytes(data)))
+        assert found.present == ((0x1000, 0x2000), (0x3000, 0x4000))
+        assert found.damage.startswith(says)
+
+
+def test_a_kdump_whose_flag_says_incomplete_and_that_lacks_nothing_is_whole(tmp_path: Path) -> None:
+    data = bytearray(WHOLE)
+    data[424:428] = struct.pack("<I", 8)
+    assert examine(saved(tmp_path, bytes(data))).damage == ""
 
 
 @pytest.mark.parametrize(
@@ -228,8 +261,7 @@ def test_a_kdump_header_that_makes_no_sense_is_damage(
 def test_a_page_past_the_end_of_the_address_space_is_missing_data(tmp_path: Path) -> None:
     data = bytearray(WHOLE)
     data[4 * BLOCK : 4 * BLOCK + 8] = struct.pack("<Q", (1 << 64) - 8)
-    with pytest.raises(HostError):
-        examine(saved(tmp_path, bytes(data)))
+    assert examine(saved(tmp_path, bytes(data))).present == ((0x2000, 0x4000),)
 
 
 def test_a_kdump_of_a_large_machine_takes_little_memory(tmp_path: Path) -> None:

@@ -14,8 +14,7 @@ from crashext.analysis.results.estimate import Estimate, clustered_share
 from crashext.analysis.results.reports import Kernel
 from crashext.analysis.settings import Settings
 from crashext.hosts.base import Host
-from crashext.kernel.slab.caches import Caches, SlabCache
-from crashext.kernel.slab.slabs import SlabIndex
+from crashext.kernel.slab.caches import SlabCache
 from crashext.kernel.slab.usage import Usage, usage
 from crashext.kernel.slab.view import KernelView
 from crashext.progress import Progress
@@ -90,11 +89,12 @@ def allocated(used: Usage) -> Estimate:
     return share.of(Estimate.known(used.slots))
 
 
-def map_gaps(index: SlabIndex, caches: Caches) -> list[Skipped]:
-    """What the pass over the memory map missed."""
-    gaps = []
+def map_gaps(view: KernelView) -> list[Skipped]:
+    """What the dump lacks, and the pass over the memory map missed."""
+    caches, index = view.caches, view.index
+    gaps = damage(view.host)
     if caches.damage:
-        gaps.append(Skipped(caches.damage, 1, "caches after the damage are not known"))
+        gaps.append(Skipped(caches.damage, 1, "caches that it hides are not known"))
     if index.missing:
         gaps.append(
             Skipped(
@@ -120,6 +120,14 @@ def map_gaps(index: SlabIndex, caches: Caches) -> list[Skipped]:
             )
         )
     return gaps
+
+
+def damage(host: Host) -> list[Skipped]:
+    """That the file is not whole."""
+    why = host.info().damage
+    if not why:
+        return []
+    return [Skipped(f"dump that is {why}", 1, "what is in the missing part is not judged")]
 
 
 def cache_gaps(view: KernelView, cache: SlabCache, sample: Sample) -> list[Skipped]:

@@ -65,10 +65,10 @@ def _edges(marked: Reach, count: int) -> Numbers:
 
 
 def _from_pages(marked: Reach, count: int) -> Numbers:
-    """What missing pages that are no slabs may point at: as much as those that are there."""
+    """What missing pages that may be no slabs point at: as much as those that are there."""
     table, references = marked.table, marked.references
     coverage = references.coverage
-    lost = coverage.missing - coverage.missing_slab
+    lost = coverage.missing - coverage.missing_slab + coverage.unknown
     elsewhere = references.target[references.source >= table.count]
     target = np.concatenate([references.root_target, elsewhere]).astype(np.int64)
     found = np.bincount(table.caches(target[target < table.count]), minlength=count)

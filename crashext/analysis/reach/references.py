@@ -27,7 +27,8 @@ from crashext.progress import Progress
 
 _SHIFT = np.uint64(PAGE_SHIFT)
 _ROOTS_KEPT = 4  # words that are remembered for each object they point at
-_ALLOCATED = (FrameUse.SLAB, FrameUse.KERNEL)
+_ALLOCATED = (FrameUse.SLAB, FrameUse.KERNEL, FrameUse.UNKNOWN)
+_MAYBE_SLAB = (FrameUse.SLAB, FrameUse.UNKNOWN)
 BOOKKEEPING = ("kmemleak_object", "kmemleak_scan_area")
 """Caches whose objects point at every object there is, for reasons of their own."""
 _WORD = (1 << 64) - 1
@@ -56,8 +57,10 @@ class Coverage:
     missing: int
     """Page frames that the kernel allocated and that are not in the dump."""
     missing_slab: int
-    """Those of them that belong to slabs."""
+    """Those of them that belong to slabs, or may."""
     bytes_read: int
+    unknown: int = 0
+    """Those of them whose struct pages are missing too."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +106,9 @@ def find_references(
     seen = frames.use[readable]
     # Reserved page frames that the dump lacks are holes between banks of memory: no dump has them.
     missing = frames.count(*_ALLOCATED) - int(np.isin(seen, _ALLOCATED).sum())
-    missing_slab = frames.count(FrameUse.SLAB) - int((seen == FrameUse.SLAB).sum())
-    return scanner.result(Coverage(len(seen), missing, missing_slab, total << PAGE_SHIFT))
+    missing_slab = frames.count(*_MAYBE_SLAB) - int(np.isin(seen, _MAYBE_SLAB).sum())
+    unknown = frames.count(FrameUse.UNKNOWN) - int((seen == FrameUse.UNKNOWN).sum())
+    return scanner.result(Coverage(len(seen), missing, missing_slab, total << PAGE_SHIFT, unknown))
 
 
 class _Pointers:

@@ -20,8 +20,8 @@ from crashext.kernel.pages.frames import Frames, FrameUse
 from crashext.kernel.slab.view import KernelView
 from crashext.progress import Progress
 
-KERNEL_USES = (FrameUse.SLAB, FrameUse.KERNEL, FrameUse.RESERVED)
-"""What page frames that hold pointers of the kernel's are used for."""
+KERNEL_USES = (FrameUse.SLAB, FrameUse.KERNEL, FrameUse.RESERVED, FrameUse.UNKNOWN)
+"""What page frames that hold pointers of the kernel's are used for, or may be."""
 
 _READ = 1 << 20
 _BRIDGE = 16  # page frames nobody wants that are read along

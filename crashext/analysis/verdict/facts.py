@@ -272,6 +272,8 @@ class Facts:
     """Areas, and bytes of addresses that they span, where only that is known (crash's kmem -v)."""
     cgroup: tuple[tuple[str, int], ...] = ()
     """What one memory cgroup has, by its memory.stat, largest first."""
+    damage: str = ""
+    """Why memory is missing that the dump was to hold, and how much; "" where none is."""
 
     @property
     def total(self) -> int:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import get_args
 
 from crashext.analysis.verdict.commands import of_cache, of_largest_cache
+from crashext.analysis.verdict.damage_rules import unseen, without_areas
 from crashext.analysis.verdict.facts import Facts
 from crashext.analysis.verdict.growth_rules import completed, grown, grown_counters
 from crashext.analysis.verdict.holder_rules import (
@@ -69,8 +70,7 @@ RULES: tuple[Rule, ...] = (
 def judge(facts: Facts) -> tuple[Verdict, ...]:
     """All verdicts, worst first; never none."""
     doubted = misunderstood(facts)
-    if doubted is not None:
-        facts = _unjudged(facts)
+    facts = without_areas(facts) if doubted is None else _unjudged(facts)
     # Without MemTotal nothing is much or little.
     rules = RULES if facts.total else (unreachable_objects, outstanding)
     found = [verdict for rule in rules for verdict in rule(facts)]
@@ -82,6 +82,8 @@ def judge(facts: Facts) -> tuple[Verdict, ...]:
         found = found or list(unexplained(facts))
     if doubted is not None:
         found.append(doubted)
+    if not found and (lost := unseen(facts)) is not None:
+        found.append(lost)
     if not found:
         found = list(few_unreachable(facts)) or [
             _healthy(facts) if facts.total else _no_total(facts)

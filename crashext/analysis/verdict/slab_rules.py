@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from crashext.analysis.results.estimate import Estimate, count_text
 from crashext.analysis.verdict.commands import of_cache, of_page_cache, of_stuck_reader
+from crashext.analysis.verdict.damage_rules import lost_share, much_lost
 from crashext.analysis.verdict.facts import Facts, HolderFact, UnreachableFact
 from crashext.analysis.verdict.thresholds import (
     BACKLOG_LEAST,
@@ -35,26 +36,32 @@ def unreachable_objects(facts: Facts) -> Iterator[Verdict]:
         share = KMEMLEAK_SHARE if some[0].by == "kmemleak" else UNREACHABLE_SHARE
         if size >= max(UNREACHABLE_LEAST, share * slab) or any(f.traced for f in some):
             found = _leaked(facts, some, confidence(facts), (*doubts(facts), *little(size, facts)))
-            yield _hidden(found) if _may_be_hidden(facts, some) else found
+            yield _hidden(facts, found) if _may_be_hidden(facts, some) else found
 
 
 def _may_be_hidden(facts: Facts, some: list[UnreachableFact]) -> bool:
     """Slab pages are missing, and nothing but that nobody points at them accuses these objects.
 
-    One array in a missing page may hold as many: the reserve of a mempool, a table.
+    One array in a missing page may hold as many: the reserve of a mempool, a table. Of a dump that
+    was cut short whole tables are missing, those of a filesystem's own objects too.
     """
+    if much_lost(facts) and some[0].by == "reachability":
+        return True
     seen = facts.reachability
     missing = seen is not None and seen.slab_pages_missing > 0
     return missing and some[0].by == "reachability" and not any(f.module for f in some)
 
 
-def _hidden(found: Verdict) -> Verdict:
+def _hidden(facts: Facts, found: Verdict) -> Verdict:
     says = f"cannot tell: {found.says.split(':')[0].replace('are leaked', 'look unreachable')}"
+    where = "slab pages that this dump lacks"
+    if much_lost(facts):
+        where = f"the {percent(lost_share(facts))} of kernel memory that this dump lacks"
     return replace(
         found,
         kind="cannot-tell",
         confidence="low",
-        says=f"{says}: what holds them may be in slab pages that this dump lacks",
+        says=f"{says}: what holds them may be in {where}",
     )
 
 

@@ -10,6 +10,9 @@ UNREACHABLE_SHARE = 0.001
 """... and their least share of all slab memory."""
 KMEMLEAK_SHARE = 0.005
 """The same of what kmemleak says, which errs about what was just allocated."""
+LOST = 0.01
+"""Share of kernel memory missing of a damaged dump from which what looks unreachable may be held by
+that: the missing pages are neighbours, so that whole tables may be among them."""
 AREAS_LEAST = 512 << 10
 AREAS_SHARE = 0.001
 """Least share of memory that is in vmalloc areas of one caller that nothing points into."""

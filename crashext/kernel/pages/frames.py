@@ -34,7 +34,7 @@ class FrameUse(enum.IntEnum):
     """What a page frame is."""
 
     ABSENT = 0
-    """No struct page, or it is not in the dump."""
+    """No struct page."""
     FREE = 1
     SLAB = 2
     RESERVED = 3
@@ -48,6 +48,8 @@ class FrameUse(enum.IntEnum):
     """From the page allocator, for the kernel itself."""
     OFFLINE = 10
     """Handed to a balloon, or logically offline."""
+    UNKNOWN = 11
+    """Its struct page is not in the dump: it may be anything."""
 
 
 USER = (FrameUse.ANON, FrameUse.FILE, FrameUse.SHMEM, FrameUse.HUGETLB)
@@ -212,6 +214,7 @@ def _classify(
         use[whole == fields.hugetlb_type] = FrameUse.HUGETLB
     use[fields.flag(flags, "reserved")] = FrameUse.RESERVED
     use[fields.slab.heads(rows)] = FrameUse.SLAB
+    use[~block.ok] = FrameUse.UNKNOWN
     tails = np.flatnonzero(fields.tails.among(rows) & block.ok)
     pfns = np.uint64(block.first_pfn) + tails.astype(np.uint64)
     heads, good = memory.pfns_of(fields.tails.heads(rows[tails], memory.maps_of(pfns)))
@@ -226,7 +229,6 @@ def _classify(
     use[tails[within]] = use[(heads[within] - np.uint64(block.first_pfn)).astype(np.int64)]
     before = good & ~inside
     use[tails[before]] = known[heads[before].astype(np.int64)]
-    use[~block.ok] = FrameUse.ABSENT
     return use
 
 

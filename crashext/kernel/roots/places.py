@@ -21,6 +21,7 @@ from crashext.kernel.roots.stacks import Stacks
 from crashext.kernel.slab.view import KernelView
 
 _KERNEL_MAP = 0xFFFFFFFF80000000  # __START_KERNEL_map, arch/x86/include/asm/page_64_types.h
+_OF_IMAGE = (FrameUse.RESERVED, FrameUse.ABSENT, FrameUse.UNKNOWN, None)
 _PERCPU_CALLERS = ("pcpu_get_vm_areas", "pcpu_create_chunk")
 
 
@@ -81,7 +82,7 @@ class Places:
         frame = offset >> PAGE_SHIFT
         use = FrameUse(int(self._frames.use[frame])) if frame < len(self._frames.use) else None
         # Init memory is given to the page allocator after boot: free_init_pages(), 2.6.24 on.
-        if offset in self._image and use in (FrameUse.RESERVED, FrameUse.ABSENT, None):
+        if offset in self._image and use in _OF_IMAGE:
             return self._variable(offset + self._shift)
         area, page = self._areas.at(np.array([frame], np.int64))
         if area[0] >= 0:

@@ -156,20 +156,33 @@ def read_caches(host: Host) -> Caches:
 
 
 def _list_entries(host: Host, head: int, link: int) -> tuple[list[int], str | None]:
-    """Entries of a list_head list, bounded; what is wrong with it, if anything, comes beside."""
-    entries: list[int] = []
-    seen = {head}
+    """Entries of a list_head list, bounded; what is wrong with it, if anything, comes beside.
+
+    Where it breaks off, what is beyond is found from its other end.
+    """
+    entries, why = _walk(host, head, {head}, 0)
+    if why is not None:
+        beyond, _ = _walk(host, head, {head, *entries}, 8)
+        why = (
+            f"slab_caches {why} after {len(entries)} caches, and {len(beyond)} were found from "
+            "its other end"
+        )
+        entries += reversed(beyond)
+    return [at - link & _WORD for at in entries], why
+
+
+def _walk(host: Host, head: int, seen: set[int], member: int) -> tuple[list[int], str | None]:
+    """Nodes from `head` on, by `next` (at 0) or `prev` (at 8), to one that was seen."""
+    nodes: list[int] = []
     try:
-        at = u64(host, head)
-        while at not in seen and len(entries) < MAX_CACHES:
+        at = u64(host, head + member)
+        while at not in seen and len(nodes) < MAX_CACHES:
+            nodes.append(at)
             seen.add(at)
-            entries.append(at - link & _WORD)
-            at = u64(host, at)
+            at = u64(host, at + member)
     except ReadFault as fault:
-        return entries, f"slab_caches breaks off after {len(entries)} caches: {fault}"
-    if at != head:
-        return entries, f"slab_caches does not end where it began, after {len(entries)} caches"
-    return entries, None
+        return nodes[:-1], f"breaks off ({fault})"
+    return nodes, None if at == head else "does not end where it began"
 
 
 def _flag_bits(host: Host) -> dict[str, int]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from crashext.hosts.base import Mask
 from crashext.kernel.access import Words
-from crashext.kernel.addresses import PAGE_SHIFT
+from crashext.kernel.addresses import PAGE_SHIFT, PAGE_SIZE
 from crashext.kernel.slab.objects import State
 from crashext.kernel.slab.slabs import SlabIndex
 from crashext.kernel.slab.view import KernelView
@@ -21,6 +21,7 @@ from crashext.progress import Progress
 
 Slots = NDArray[np.int64]
 
+_PIECE = 1 << 16
 MAX_SLOTS = (1 << 31) - 2  # slot numbers are int32 where there are many of them
 
 
@@ -158,11 +159,13 @@ def _forget_missing(
     pages = np.flatnonzero(row_of_page >= 0)
     held = np.zeros(len(row_of_page), np.bool_)
     held[: len(present)] = present[: len(held)]
-    for page in pages[~held[pages]].tolist():
-        row = int(row_of_page[page])
-        base = int(index.address[row]) - start
-        size = int(sizes[row])
-        low = max(0, ((page << PAGE_SHIFT) - base) // size)
-        high = min(int(index.objects[row]), -(-(((page + 1) << PAGE_SHIFT) - base) // size))
-        begin = int(first[row])
-        state[begin + low : begin + high] = State.UNREADABLE
+    lost = pages[~held[pages]]
+    for some in (lost[at : at + _PIECE] for at in range(0, len(lost), _PIECE)):
+        rows = row_of_page[some]
+        inside = (some << PAGE_SHIFT) - (index.address[rows] - np.uint64(start)).astype(np.int64)
+        size = sizes[rows].astype(np.int64)
+        low = np.maximum(inside // size, 0)
+        high = np.minimum(-(-(inside + PAGE_SIZE) // size), index.objects[rows].astype(np.int64))
+        count = np.maximum(high - low, 0)
+        number = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+        state[np.repeat(first[rows] + low, count) + number] = State.UNREADABLE

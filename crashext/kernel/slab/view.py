@@ -25,6 +25,10 @@ from crashext.kernel.slab.slabs import MAP_BUDGET, SlabIndex, find_slabs, fits
 from crashext.progress import Progress, silent
 
 
+class NoMemoryMap(UnknownLayout):
+    """The struct pages of all slabs are missing: only counters say anything of the slabs."""
+
+
 @dataclass(frozen=True)
 class Slot:
     """The slot of a slab that an address is in."""
@@ -67,7 +71,8 @@ class KernelView:
         if self._index is None or not (whole and self._whole) or self.host.info().live:
             index = find_slabs(self.host, self.memory, self.caches, wanted, seed, progress, budget)
             if not len(index.address):
-                raise UnknownLayout(_no_slab(index, len(self.caches.all)))
+                why = _no_slab(index, len(self.caches.all))
+                raise NoMemoryMap(why) if index.missing else UnknownLayout(why)
             self._index, self._pointers = index, None
             self._whole = whole
         return self._index

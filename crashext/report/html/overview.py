@@ -168,8 +168,8 @@ def _cache(cache: CacheFact, by: str) -> tuple[Cell, ...]:
     return (
         Cell(cache.name),
         size(cache.bytes),
-        number(cache.allocated),
-        Cell(percent(cache.use)),
+        number(cache.allocated) if cache.counted else Cell(""),
+        Cell(percent(cache.use) if cache.counted else ""),
         Cell("")
         if lost is None
         else number(lost.estimate, "bad" * bool(lost.high), count_text(lost)),

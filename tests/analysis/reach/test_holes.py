@@ -11,7 +11,7 @@ from crashext.analysis.results.evidence import HIDDEN
 from crashext.analysis.results.reports import OrphanReport
 from crashext.analysis.settings import DEFAULT_THRESHOLD, MEMORY_BUDGET, Settings
 from crashext.progress import silent
-from tests.kernel.whole import Kernel, class_of
+from tests.kernel.whole import DIRECT, PAGE, VMEMMAP, Kernel, class_of
 
 SETTINGS = Settings(samples=1000, seed=0, threshold=DEFAULT_THRESHOLD, metric="levenshtein", hops=1)
 INODES, LEAKED = 320, 200
@@ -60,6 +60,27 @@ def test_a_dump_that_lacks_nothing_explains_nothing() -> None:
         kernel.object("kmalloc-96", *([i] * 12))
     assert not np.any(orphans_by_holes(kernel.marked()))
     assert all(not g.explanation for g in report(kernel).orphans)
+
+
+def test_pages_without_a_struct_page_may_hold_anything() -> None:
+    """What is in them points at others, as if they were variables; what is missing may be slabs."""
+    kernel = Kernel()
+    held = [kernel.object("kmalloc-96", *([i + 1] * 12)) for i in range(100)]
+    kernel.variable("first", held[0])
+    kernel.align(64)  # a page of struct pages
+    page = kernel.page()
+    gone = kernel.page()
+    for i, address in enumerate(held):
+        kernel.write(page + 8 * i, address)
+    maps = VMEMMAP + 64 * ((page - DIRECT) // PAGE)
+    assert set(class_of(kernel.marked(), *held[1:])) == {Class.STRUCTURE}
+    kernel.lose(kernel.host.mapped.pop(maps))
+    kernel.lose(gone)
+    marked = kernel.marked()
+    assert marked.frames.missing == 64
+    assert set(class_of(marked, *held)) == {Class.HELD}
+    assert marked.references.coverage.missing_slab == 1
+    assert np.any(orphans_by_holes(marked))
 
 
 def test_pages_that_nobody_knows_may_be_in_use_where_slab_pages_are_missing() -> None:

@@ -206,6 +206,20 @@ def test_a_list_that_leads_to_null_breaks_off() -> None:
     assert found.damage is not None
 
 
+@pytest.mark.parametrize("lost", range(5))
+def test_beyond_a_lost_descriptor_caches_are_found_from_the_other_end(lost: int) -> None:
+    names = ["a", "b", "c", "d", "e"]
+    host = kernel(*({"name": name} for name in names))
+    links = [HEAD, *(FIRST + STRIDE * i + LINK for i in range(5))]
+    for at, before in zip([*links[1:], HEAD], links, strict=True):
+        host.put(at + 8, word(before))
+    del host.extents[FIRST + STRIDE * lost]
+    found = read_caches(host)
+    assert [c.name for c in found.all] == names[:lost] + names[lost + 1 :]
+    assert found.damage is not None
+    assert f"after {lost} caches, and {4 - lost} were found from its other end" in found.damage
+
+
 @pytest.mark.parametrize("back_to", [0, 1, 2])
 def test_a_list_that_runs_in_a_circle_ends(back_to: int) -> None:
     host = kernel({"name": "a"}, {"name": "b"}, {"name": "c"})

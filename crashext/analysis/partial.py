@@ -1,0 +1,80 @@
+"""What a dump still tells of a machine where the part is missing that everything else rests on.
+
+Without the memory map no object can be found, and the kernel's counters stand alone, as they do in
+/proc. Without the kernel's own variables there is nothing, and that is said.
+"""
+
+from __future__ import annotations
+
+from crashext.analysis.memory.accounting import Accounting
+from crashext.analysis.memory.memsplit import MemorySplit
+from crashext.analysis.verdict.facts import AreaFact, CacheFact, Facts
+from crashext.hosts.base import Info
+from crashext.kernel.addresses import PAGE_SIZE
+from crashext.kernel.slab.caches import SlabCache
+from crashext.kernel.slab.view import KernelView
+
+
+def by_counters(view: KernelView, accounting: Accounting, why: str) -> Facts:
+    """The facts without the memory map; `why` says what of it is missing."""
+    caches = [_cache(cache) for cache in view.caches.all if cache.counters is not None]
+    caches.sort(key=lambda c: (-c.bytes, c.name))
+    return Facts(
+        split=accounting.split,
+        caches=tuple(caches),
+        unreachable=None,
+        explained=0,
+        holders=(),
+        areas=tuple(
+            AreaFact(c.function, c.module, c.areas, c.bytes // PAGE_SIZE, c.bytes, None)
+            for c in accounting.callers
+        ),
+        pages=None,
+        backlog=None,
+        processes=accounting.processes,
+        mounts=(),
+        reachability=None,
+        limits=(*accounting.limits, why),
+        damage=view.host.info().damage,
+    )
+
+
+def nothing(info: Info, why: str) -> Facts:
+    """No facts at all; `why` says what of the kernel cannot be read."""
+    return Facts(
+        split=MemorySplit(0, (), 0),
+        caches=(),
+        unreachable=None,
+        explained=0,
+        holders=(),
+        areas=(),
+        pages=None,
+        backlog=None,
+        processes=(),
+        mounts=(),
+        reachability=None,
+        limits=(why,),
+        damage=info.damage,
+    )
+
+
+def _cache(cache: SlabCache) -> CacheFact:
+    """A cache by its nodes' counters, which do not tell how many of the slots are free."""
+    assert cache.counters is not None
+    size = cache.counters.slabs * slab_bytes(cache)
+    return CacheFact(
+        cache.name,
+        size,
+        cache.counters.slabs,
+        size,
+        size,
+        cache.slot_size,
+        "RECLAIM_ACCOUNT" in cache.flags,
+        counted=False,
+    )
+
+
+def slab_bytes(cache: SlabCache) -> int:
+    """Size of one slab of the cache: a power of two of pages."""
+    pages = -(-cache.slot_size * cache.objects_per_slab // PAGE_SIZE)
+    return PAGE_SIZE << max(0, (pages - 1).bit_length())
