@@ -66,15 +66,13 @@ def _unreadable(gone: KernelMissing, options: OverviewOptions, place: Place) -> 
     look, overview = options.look, unreadable(gone.info, gone.why)
     again = asking_of_files(place, live=False)
     question = Question("leakscan", options=options_of(look.settings, look.refs))
-    verdicts = judge(overview.facts)
+    verdicts, how = judge(overview.facts), made(again, question, look)
     return Output(
         text=lambda console: print_overview(
             overview, overview.facts, verdicts, console, options.printing.verbose, again
         ),
         json=lambda: document(overview, verdicts),
-        page=lambda amounts: overview_page(
-            overview, overview.facts, verdicts, made(again, question, look.settings), amounts
-        ),
+        page=lambda amounts: overview_page(overview, overview.facts, verdicts, how, amounts),
         lost=options.source.record is not None,
     )
 
