@@ -1,4 +1,7 @@
-"""`objsim`: how alike some objects are, and every object of a cache that is like one of them."""
+"""`objsim`: what is at an address, who holds it and who allocated it, and what else is like it.
+
+With several addresses: how alike the objects there are.
+"""
 
 from __future__ import annotations
 
@@ -6,28 +9,31 @@ from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from crashext.analysis.likeness.decode import Decoder, symbolic
-from crashext.analysis.likeness.groups import decode_object, residue
+from crashext.analysis.beyond_slabs import beyond_slabs
+from crashext.analysis.kin import Alike, alike
 from crashext.analysis.likeness.similarity import Features, scores
 from crashext.analysis.likeness.survey import (
     kernel_of,
     make_classifier,
     map_gaps,
     slabs_wanted,
-    survey,
 )
-from crashext.analysis.likeness.words import Classifier, Kind, WordMap
-from crashext.analysis.origin.callers import rank_callers
-from crashext.analysis.origin.content import content_owners
-from crashext.analysis.origin.places import code_of
+from crashext.analysis.likeness.words import Classifier, WordMap
+from crashext.analysis.origin.callers import as_allocator, rank_callers
+from crashext.analysis.origin.content import RUNG as CONTENT
+from crashext.analysis.origin.ladder import Attribution, Ladder
+from crashext.analysis.reach.on_demand import ReachOnDemand
+from crashext.analysis.reach.one import node_at
 from crashext.analysis.results.reports import Kin, Pair, SimilarityReport, Subject
-from crashext.analysis.settings import Settings
-from crashext.analysis.types.members import Structure, find_structure, members
-from crashext.hosts.base import U64, ReadFault
-from crashext.kernel.access import Words
-from crashext.kernel.slab.caches import SlabCache
+from crashext.analysis.results.standing import Beyond, Thing
+from crashext.analysis.settings import MEMORY_BUDGET, Settings
+from crashext.analysis.subjects import look, no_object, with_members
+from crashext.analysis.types.candidates import Types, settled
+from crashext.analysis.types.members import Structure, find_structure
+from crashext.analysis.whatis import WhatIs
+from crashext.hosts.base import HostError
+from crashext.hosts.plain import answered
 from crashext.kernel.slab.objects import State
 from crashext.kernel.slab.slabs import MAP_BUDGET
 from crashext.kernel.slab.view import KernelView, Slot
@@ -43,10 +49,14 @@ def compare(
     progress: Progress,
     budget: int = MAP_BUDGET,
     as_type: str | None = None,
+    refs: bool | None = None,
+    memory: int = MEMORY_BUDGET,
 ) -> SimilarityReport:
-    """Look at the objects at `addresses`; with one object, find those like it in its cache.
+    """Look at what is at `addresses`; at one alone, look closely.
 
-    With `as_type` their members are listed too; raises `HostError` where there is no such type.
+    With `as_type` members are listed too; raises `HostError` where there is no such type. `refs`
+    says whether to look for who points there (None: where that takes seconds); `memory` is what
+    the pass for it may use.
     """
     structure = None if as_type is None else find_structure(view, as_type)
     subjects: list[Subject] = []
@@ -55,25 +65,19 @@ def compare(
     kin: Kin | None = None
     interrupted = False
     try:
-        index = view.scan({}, settings.seed, progress, budget)
+        view.scan({}, settings.seed, progress, budget)
         skipped += map_gaps(view)
-        classifier = make_classifier(view)
-        found = [_look(view, classifier, address, settings) for address in addresses]
-        if structure is not None:
-            found = [(_with_members(view, classifier, s, structure), w) for s, w in found]
+        judge = ReachOnDemand(view, settings, progress, memory, refs)
+        one = _Look(view, settings, judge, structure, progress)
+        found = [one.at(address) for address in addresses]
         subjects = [subject for subject, _ in found]
         known = [(s, w) for s, w in found if w is not None]
         pairs = compare_pairs(known, settings)
-        if len(addresses) == 1 and known:
-            slot = view.slot(addresses[0])
-            assert slot is not None  # it has words, so it is an object
-            if not index.complete:
-                wanted = {view.caches.index(slot.cache): slabs_wanted(settings, slot.cache)}
-                view.scan(wanted, settings.seed, progress, budget)
-            kin, gaps, interrupted = _kin(
-                view, classifier, slot, known[0][1], settings, want_list, progress
-            )
-            skipped += gaps
+        if len(addresses) == 1:
+            closely = _Closely(one, budget, want_list)
+            subjects = [closely.at(subjects[0], found[0][1])]
+            kin, interrupted = closely.kin, closely.interrupted
+            skipped += closely.gaps
     except KeyboardInterrupt:
         interrupted = True
     return SimilarityReport(
@@ -109,147 +113,137 @@ def compare_pairs(known: list[tuple[Subject, WordMap]], settings: Settings) -> l
     return pairs
 
 
-def _look(
-    view: KernelView, classifier: Classifier, address: int, settings: Settings
-) -> tuple[Subject, WordMap | None]:
-    slot = view.slot(address)
-    if slot is None or not 0 <= slot.offset < slot.cache.object_size:
-        return _no_object(view, classifier, address, slot), None
-    size = slot.cache.object_size
-    asked, at = U64(address), U64(slot.address)
-    note = (
-        f"{address:#x} is inside it, at +{slot.offset:#x}: compared from its start"
-        if slot.offset
-        else ""
-    )
-    state = slot.state.name.lower()
-    try:
-        data = np.frombuffer(view.host.read(slot.address, size), np.uint8)[None]
-    except ReadFault:
-        note = "its page is not in the dump"
-        return Subject(asked, at, slot.cache.name, size, state, note, ()), None
-    words = classifier.classify(data, np.array([slot.address], np.uint64))
-    decoder = Decoder(view.host, view, classifier)
-    decoded = decode_object(decoder, words, 0, size, None, settings.hops)
-    return Subject(asked, at, slot.cache.name, size, state, note, decoded), words
+class _Look:
+    """What is at each address, by itself."""
 
+    def __init__(
+        self,
+        view: KernelView,
+        settings: Settings,
+        judge: ReachOnDemand,
+        structure: Structure | None,
+        progress: Progress,
+    ) -> None:
+        self.view, self.settings, self.judge = view, settings, judge
+        self.structure, self.progress = structure, progress
+        self.classifier: Classifier = make_classifier(view)
+        self.things: dict[int, Thing] = {}
 
-def _with_members(
-    view: KernelView, classifier: Classifier, subject: Subject, structure: Structure
-) -> Subject:
-    """The members of a `structure` at the very address that was asked about."""
-    decoder = Decoder(view.host, view, classifier)
-    note = f"read as {structure.name}, {structure.size:,} bytes"
-    inside = subject.asked - subject.address
-    room = subject.size - inside if subject.size else structure.size
-    if room < structure.size:
-        note += f", of which the object has {room:,}"
-    listed = members(view, classifier, decoder, subject.asked, structure, room)
-    if inside:
-        note += f", from +{inside:#x} on"
-    return replace(subject, note="; ".join(filter(None, (subject.note, note))), members=listed)
+    def at(self, address: int) -> tuple[Subject, WordMap | None]:
+        found = look(self.view, self.classifier, address, self.settings.hops)
+        if found is None:
+            self.things[address] = thing = self._thing(address)
+            hops = self.settings.hops
+            found = no_object(self.view, self.classifier, address, thing, hops), None
+        if self.structure is None:
+            return found
+        return with_members(self.view, self.classifier, found[0], self.structure), found[1]
 
-
-def _no_object(
-    view: KernelView, classifier: Classifier, address: int, slot: Slot | None
-) -> Subject:
-    if slot is not None:
-        where = "before" if slot.offset < 0 else "after"
-        note = (
-            f"metadata or padding of a {slot.cache.name} slot, {where} the object at "
-            f"{slot.address:#x}: give that address"
+    def _thing(self, address: int) -> Thing:
+        known = self.judge.ask(
+            f"what is at {address:#x}",
+            Thing,
+            lambda marked: WhatIs(marked.view, self.classifier, marked).at(address),
         )
-        return Subject(U64(address), U64(address), slot.cache.name, 0, "", note, ())
-    words = classifier.classify(
-        np.array([[*address.to_bytes(8, "little")]], np.uint8), np.array([0], np.uint64)
-    )
-    kind = Kind(int(words.kinds[0, 0]))
-    if kind in (Kind.TEXT_SYMBOL, Kind.DATA_SYMBOL, Kind.MODULE):
-        note = f"no slab object: {symbolic(view.host, address)}"
-    elif kind in (Kind.DIRECT, Kind.VMALLOC, Kind.VMEMMAP):
-        note = f"no slab object: {Decoder(view.host, view, classifier).pointer(address)}"
-    elif kind is Kind.USER:
-        note = "no slab object: a user-space address"
-    else:
-        note = "no slab object: not a kernel address that is mapped"
-    return Subject(U64(address), U64(address), None, 0, "", note, ())
+        return known or WhatIs(self.view, self.classifier, None).at(address)
 
 
-def _kin(
-    view: KernelView,
-    classifier: Classifier,
-    slot: Slot,
-    words: WordMap,
-    settings: Settings,
-    want_list: bool,
-    progress: Progress,
-) -> tuple[Kin, list[Skipped], bool]:
-    cache = slot.cache
-    seen = survey(view, classifier, cache, settings, progress)
-    population, sampled = seen.population, seen.words
-    one = Features.of(words)
-    near = scores(one, Features.of(sampled), settings.metric)
-    hits = np.flatnonzero(near >= settings.threshold)
-    share = population.share(hits)
-    gaps = list(seen.gaps)
-    listed, unread = None, 0
-    if want_list:
-        rows = view.index.rows_of(view.caches.index(cache))
-        listed, unread = _list(view, classifier, cache, one, rows, settings, progress)
-        unseen = max(0, seen.used.slabs - len(rows)) + unread
-        if unseen:
-            gaps.append(
-                Skipped(
-                    f"{cache.name}: slabs not read for the list",
-                    unseen,
-                    "objects like this one in them are not listed",
-                )
-            )
-    members = sampled.rows(hits)
-    addresses = seen.sample.address[hits]
-    callers = None
-    if code_of(view, cache) is not None:  # a session of another question does not know the code
-        owners = content_owners(view, classifier, members)
-        callers = rank_callers(view, cache, addresses, members, owners)
-    kin = Kin(
-        like=U64(slot.address),
-        cache=cache.name,
-        objects=share.of(population.allocated),
-        share=share,
-        allocated=population.allocated,
-        similarity=float(near[hits].mean()) if len(hits) else 0.0,
-        residue=residue(words, seen.free, 0, cache.freelist_offset, settings),
-        listed=listed,
-        callers=callers,
-    )
-    return kin, gaps, unread > 0
+class _Closely:
+    """All that is known of the one address that was asked about."""
 
+    def __init__(self, one: _Look, budget: int, want_list: bool) -> None:
+        self._one, self._view, self._settings = one, one.view, one.settings
+        self._budget, self._want_list = budget, want_list
+        self._ladder = Ladder(one.view, one.classifier)
+        self.kin: Kin | None = None
+        self.gaps: list[Skipped] = []
+        self.interrupted = False
 
-def _list(
-    view: KernelView,
-    classifier: Classifier,
-    cache: SlabCache,
-    one: Features,
-    rows: NDArray[np.intp],
-    settings: Settings,
-    progress: Progress,
-) -> tuple[Words, int]:
-    """Addresses of all objects like `one` in the slabs of the index, and the slabs left unread.
+    def at(self, subject: Subject, words: WordMap | None) -> Subject:
+        try:
+            slot = self._view.slot(subject.address) if words is not None else None
+            if slot is None or words is None:
+                return self._beyond(subject)
+            return self._object(subject, slot, words)
+        except KeyboardInterrupt:
+            self.interrupted = True
+            return subject
 
-    Ctrl-C ends the search and keeps what was found.
-    """
-    found: list[Words] = []
-    done = 0
-    try:
-        for batch in view.reader(cache).read(view.index, rows):
-            live = batch.state == State.ALLOCATED
-            addresses, content = batch.address[live], batch.content[live]
-            words = classifier.classify(content, addresses)
-            alike = scores(one, Features.of(words), settings.metric) >= settings.threshold
-            found.append(addresses[alike])
-            done += len(batch.base)
-            progress(f"{cache.name}: all slabs", done, len(rows))
-    except KeyboardInterrupt:
-        progress("interrupted", done, len(rows))
-    every = np.sort(np.concatenate(found)) if found else np.zeros(0, np.uint64)
-    return every, len(rows) - done
+    def _beyond(self, subject: Subject) -> Subject:
+        """An area or a block of pages; of anything else there is no more to say."""
+        thing = self._one.things.get(int(subject.asked))
+        if thing is None or not thing.memory:
+            return subject
+        judge, at = self._one.judge, int(thing.memory)
+        subject = replace(subject, standing=judge.standing(at))
+        known = judge.ask(
+            f"memory at {at:#x}",
+            Beyond,
+            lambda marked: beyond_slabs(marked, self._ladder, node_at(marked, at)),
+        )
+        return replace(subject, beyond=known)
+
+    def _object(self, subject: Subject, slot: Slot, words: WordMap) -> Subject:
+        view, settings, cache = self._view, self._settings, slot.cache
+        subject = replace(subject, standing=self._one.judge.standing(slot.address, slot.cache))
+        if not view.index.complete:
+            wanted = {view.caches.index(cache): slabs_wanted(settings, cache)}
+            view.scan(wanted, settings.seed, self._one.progress, self._budget)
+        found = alike(
+            view,
+            self._one.classifier,
+            slot,
+            words,
+            settings,
+            self._want_list,
+            self._one.progress,
+        )
+        self.kin, self.interrupted = found.kin, found.interrupted
+        self.gaps += found.gaps
+        if slot.state is State.FREE:
+            # Whoever wrote what is left in it need not be whoever has the others.
+            found = replace(found, members=words, addresses=np.array([slot.address], np.uint64))
+        return self._attributed(self._typed(subject, slot, words, found), slot, words, found)
+
+    def _typed(self, subject: Subject, slot: Slot, words: WordMap, found: Alike) -> Subject:
+        members = found.members if len(found.addresses) else words
+        types = Types(self._view, self._one.classifier).candidates(
+            slot.cache, members, np.arange(len(members.values)), slot.address
+        )
+        subject = replace(subject, types=types)
+        best = settled(types)
+        if best is None or subject.members or self._one.structure is not None:
+            return subject
+        try:
+            guess = find_structure(self._view, best.name, best.module)
+        except HostError:
+            return subject  # a session that was recorded before it kept them
+        return with_members(self._view, self._one.classifier, subject, guess, claimed=False)
+
+    def _attributed(self, subject: Subject, slot: Slot, words: WordMap, found: Alike) -> Subject:
+        cache, one = slot.cache, np.array([slot.address], np.uint64)
+        who = answered(
+            self._view.host,
+            f"allocators of {slot.address:#x}",
+            Attribution,
+            lambda: self._ladder.attribute(cache, one, words),
+        )
+        if who is None:
+            return subject  # a session of another question
+        subject = replace(subject, allocators=who.allocators, unattributed=who.unknown)
+        if not who.unknown:
+            return subject
+        members, addresses = found.members, found.addresses
+        if not len(addresses):
+            members, addresses = words, one
+        callers = rank_callers(self._view, cache, addresses, members, who.allocators, subject.types)
+        if self.kin is not None:
+            self.kin = replace(self.kin, callers=callers)
+        named = as_allocator(callers, len(addresses))
+        weaker = tuple(a for a in who.allocators if a.rung == CONTENT)
+        stronger = tuple(a for a in who.allocators if a.rung != CONTENT)
+        return replace(
+            subject,
+            allocators=(*stronger, *named, *weaker),
+            unattributed="" if named else who.unknown,
+        )

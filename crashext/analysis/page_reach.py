@@ -78,7 +78,7 @@ def _pages(marked: Reach, modules: list[str]) -> list[UnreachableMemory]:
     orders = blocks.orders()
     found = []
     for label, mine in members.items():
-        what, module = _described(label, modules)
+        what, module = described(label, modules)
         pages = round(int(blocks.pages[mine].sum()) * scale)
         found.append(
             UnreachableMemory(
@@ -102,7 +102,7 @@ def _scaled(counts: Counter[int], scale: float) -> tuple[tuple[int, int], ...]:
     return tuple((order, round(n * scale)) for order, n in sorted(counts.items()))
 
 
-def _described(label: Label | None, modules: list[str]) -> tuple[str, str]:
+def described(label: Label | None, modules: list[str]) -> tuple[str, str]:
     """What a label says in words, and the module that it names."""
     if label is None:
         return "not in the dump", ""

@@ -136,11 +136,15 @@ def objsim_parser(place: Place) -> Parser:
     """The parser of `objsim`, as it may be typed at `place`."""
     parser = Parser(
         prog="objsim",
-        description="Say how alike objects are; with one address, find every object like it.",
+        description="Say what is at an address: what it is, who holds it, who allocated it, how "
+        "many are like it; with several addresses, how alike the objects are.",
         epilog=f"Example: objsim {_example(place)}ffff888003a4b1c0",
     )
     parser.add_argument(
-        "addresses", metavar="ADDR", nargs="*", help="address of an object: hex, or a symbol"
+        "addresses",
+        metavar="ADDR",
+        nargs="*",
+        help="address, of an object or of anything: hex, or a symbol",
     )
     parser.add_argument(
         "--list", action="store_true", help="list the address of every object like ADDR"
@@ -158,6 +162,13 @@ def objsim_parser(place: Place) -> Parser:
         dest="as_type",
         metavar="TYPE",
         help="list the object's members, as of struct TYPE",
+    )
+    parser.add_argument(
+        "--refs",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="look through all kernel memory for who points there (default: where that takes "
+        "seconds)",
     )
     _source(parser, place)
     _comparison(parser)

@@ -20,14 +20,14 @@ from crashext.hosts.base import CommandHost, HostError
 from crashext.kernel.slab.view import KernelView
 from crashext.progress import Progress
 from crashext.report.documents import document
-from crashext.report.text import print_similarity_report
+from crashext.report.objsim_text import print_similarity_report
 
 _NEAR_SYMBOL = re.compile(r"([A-Za-z_][\w.]*) *([+-] *(?:0x[0-9a-fA-F]+|[1-9][0-9]*))")
 _ADDRESS_DIGITS = 8  # a shorter word without 0x, such as dead or add, may be a symbol
 
 
 def answer(options: ObjsimOptions, place: Place, progress: Progress) -> Output:
-    asked = options_of(options.settings, listed=options.list)
+    asked = options_of(options.settings, options.refs, options.list)
     question = Question("objsim", options.addresses, options=asked)
     with open_view(open_host(options.source, place), options.source.record, question) as opened:
         report = compare(
@@ -38,6 +38,7 @@ def answer(options: ObjsimOptions, place: Place, progress: Progress) -> Output:
             progress,
             opened.budget,
             options.as_type,
+            options.refs,
         )
     return _printed(report, options.printing.verbose, opened.lost)
 

@@ -140,6 +140,8 @@ class ObjsimOptions:
     addresses: tuple[str, ...]
     list: bool
     as_type: str | None
+    refs: bool | None
+    """As in `Look`."""
     settings: Settings
     printing: Printing
 
@@ -216,6 +218,7 @@ def objsim_options(given: argparse.Namespace, place: Place) -> ObjsimOptions | E
         tuple(given.addresses),
         given.list,
         given.as_type,
+        given.refs,
         _settings(given),
         _printing(given),
     )

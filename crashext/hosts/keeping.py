@@ -14,7 +14,7 @@ from crashext.hosts.base import Host
 
 T = TypeVar("T")
 
-_MOST = 24
+_MOST = 48
 
 
 class Kept:

@@ -315,8 +315,10 @@ class Btf:
             self._names[kind] = table
         return self._names[kind]
 
-    def find(self, name: str) -> int | None:
-        """The type called ``struct x``, ``union x``, or any of these called ``x``, or a typedef."""
+    def find(self, name: str, module: str | None = None) -> int | None:
+        """The type called ``struct x``, ``union x``, or any of these called ``x``, or a typedef;
+        with `module` the one that this module has, "" the kernel.
+        """
         word, _, rest = name.strip().rpartition(" ")
         kinds = {
             "struct": (BtfKind.STRUCT,),
@@ -325,6 +327,8 @@ class Btf:
         }.get(word.strip(), ())
         for kind in kinds:
             for number in self.named(kind).get(rest, []):
+                if module not in (None, self.module(number)):
+                    continue
                 inner = self.strip(number)
                 if self.kind[inner] in (BtfKind.STRUCT, BtfKind.UNION):
                     return inner

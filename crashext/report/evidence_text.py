@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from crashext.analysis.origin.callers import RUNG as CODE
-from crashext.analysis.origin.callers import in_words, reasons_for
+from crashext.analysis.origin.callers import reasons_for
 from crashext.analysis.results.callsites import Callers, Candidate
 from crashext.analysis.results.evidence import Allocator
 from crashext.analysis.results.reports import Group
@@ -26,24 +26,35 @@ _VERBS = {
 
 def allocator_lines(group: Group, verbose: bool) -> list[str]:
     """Who allocated a group's objects, or that nobody can tell; ready to be printed."""
+    lines = record_lines(group.allocators, group.callers, group.unattributed, verbose)
+    if verbose:
+        lines += [f"no {safe(rung)}" for rung in group.absent_rungs]
+    return lines
+
+
+def record_lines(
+    allocators: tuple[Allocator, ...],
+    callers: Callers | None,
+    unattributed: str,
+    verbose: bool,
+) -> list[str]:
+    """What the rungs of the ladder say, the code's own candidates under theirs."""
     lines = []
-    shown = group.allocators if verbose else group.allocators[:_FEW_SITES]
+    shown = allocators if verbose else allocators[:_FEW_SITES]
     for i, allocator in enumerate(shown):
         lines.append(allocator_headline(allocator))
         if i == 0 or verbose:
             lines += _stack(allocator, verbose)
-        if allocator.rung == CODE and group.callers is not None:
-            lines += caller_lines(group.callers, verbose)
-    hidden = group.allocators[len(shown) :]
+        if allocator.rung == CODE and callers is not None:
+            lines += caller_lines(callers, verbose)
+    hidden = allocators[len(shown) :]
     if hidden:
         objects = sum(a.objects for a in hidden)
         lines.append(f"{plural(len(hidden), 'more site')} (-v shows), {plural(objects, 'object')}")
-    if group.callers is not None and not group.callers.clear:
-        lines += caller_lines(group.callers, verbose)
-    if group.unattributed:
-        lines.append(safe(group.unattributed))
-    if verbose:
-        lines += [f"no {safe(rung)}" for rung in group.absent_rungs]
+    if callers is not None and not callers.clear:
+        lines += caller_lines(callers, verbose)
+    if unattributed:
+        lines.append(safe(unattributed))
     return lines
 
 
@@ -54,6 +65,8 @@ def allocator_headline(allocator: Allocator) -> str:
     note = f", {safe(allocator.note)}" if allocator.note else ""
     if allocator.rung == CODE:
         return f"{verb} {safe(allocator.site)}{module} (by the code{note})"
+    if allocator.of == 1:
+        return f"{verb} {safe(allocator.site)}{module} ({safe(allocator.rung)}){note}"
     return (
         f"{verb} {safe(allocator.site)}{module} ({safe(allocator.rung)}, "
         f"{part_of(allocator.objects, allocator.of)} looked at){note}"
@@ -67,13 +80,6 @@ def _stack(allocator: Allocator, verbose: bool) -> list[str]:
     if more:
         lines.append(f"    ... {plural(more, 'more frame')} (-v shows)")
     return lines
-
-
-def callers_told(callers: Callers | None) -> list[str]:
-    """The same in few lines, where nothing else is said of allocators."""
-    if callers is None:
-        return []
-    return list(map(safe, in_words(callers))) or caller_lines(callers, verbose=False)
 
 
 def caller_lines(callers: Callers, verbose: bool) -> list[str]:

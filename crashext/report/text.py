@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import TextIO
 
 import numpy as np
@@ -17,15 +17,11 @@ from crashext.analysis.results.reports import (
     CacheReport,
     Group,
     Kernel,
-    Kin,
     LeakReport,
-    Pair,
-    SimilarityReport,
-    Subject,
     Word,
 )
 from crashext.report.asking import Asking, print_step
-from crashext.report.evidence_text import allocator_lines, callers_told
+from crashext.report.evidence_text import allocator_lines
 from crashext.report.joined_text import print_joined
 from crashext.report.kinds import COLOURS, UNKNOWN
 from crashext.report.reach_text import (
@@ -36,12 +32,13 @@ from crashext.report.reach_text import (
     unreachable_note,
 )
 from crashext.report.safe import safe
-from crashext.report.types_text import member_lines, type_lines
+from crashext.report.types_text import type_lines
 from crashext.skipped import Skipped
-from crashext.wording import percent, plural, size_text, some_of
+from crashext.wording import percent, plural, size_text
 
 _FEW_GROUPS = 3
 _FEW_WORDS = 32
+_NAME = 24
 _CHUNK = 1 << 16
 _DIM, _BOLD, _HEAD, _WARN, _MARK = "dim", "bold", "bold cyan", "yellow", "bold red"
 
@@ -66,26 +63,6 @@ def print_leak_report(report: LeakReport, console: Console, verbose: bool, askin
         _cache(console, cache, verbose, asking)
     for text in reachability_lines(report.reachability):
         line(console, safe(text), _DIM)
-    footer(console, report.kernel, report.skipped, report.interrupted, report.seed)
-
-
-def print_similarity_report(report: SimilarityReport, console: Console, verbose: bool) -> None:
-    """The answer to `objsim`."""
-    if report.kin is not None:
-        _kin(console, report.kin, report.threshold)
-    for pair in report.pairs:
-        _pair(console, pair)
-    if report.groups:
-        grouped = sum(g.sampled for g in report.groups)
-        alone = f", {report.alone:,} alone" if report.alone else ""
-        inside = f"{grouped:,} in {plural(len(report.groups), 'group')}"
-        line(console, f"{plural(grouped + report.alone, 'object')}: {inside}{alone}", _BOLD)
-    marked = {offset for pair in report.pairs for offset in pair.differing}
-    for subject in report.subjects:
-        _subject(console, subject, marked, verbose)
-    if not report.subjects:
-        for number, group in enumerate(report.groups, 1):
-            _group(console, number, group, 0, verbose)
     footer(console, report.kernel, report.skipped, report.interrupted, report.seed)
 
 
@@ -157,7 +134,7 @@ def _cache(console: Console, cache: CacheReport, verbose: bool, asking: Asking) 
         line(console, f"  {', '.join(traits)}")
     shown = cache.groups if verbose else cache.groups[:_FEW_GROUPS]
     for number, group in enumerate(shown, 1):
-        _group(console, number, group, cache.slot_size, verbose)
+        print_group(console, number, group, cache.slot_size, verbose)
     hidden = cache.groups[len(shown) :]
     if hidden:
         counts = ", ".join(count_text(g.objects) for g in hidden)
@@ -176,7 +153,8 @@ def _cache(console: Console, cache: CacheReport, verbose: bool, asking: Asking) 
             print_step(console, asking, step, "    ")
 
 
-def _group(console: Console, number: int, group: Group, slot_size: int, verbose: bool) -> None:
+def print_group(console: Console, number: int, group: Group, slot_size: int, verbose: bool) -> None:
+    """One group; `slot_size` is 0 where nobody knows it."""
     size = f", {size_text(group.objects.estimate * slot_size)}" if slot_size else ""
     line(
         console,
@@ -192,38 +170,53 @@ def _group(console: Console, number: int, group: Group, slot_size: int, verbose:
     for text in type_lines(group, verbose):
         line(console, text)
     line(console, f"    exemplar {group.exemplar:x}:")
-    _words(console, group.words, group.exemplar, set(), verbose, in_group=True)
+    print_words(console, group.words, verbose, in_group=True)
 
 
-def _words(
+def print_words(
     console: Console,
     words: tuple[Word, ...],
-    address: int,
-    marked: set[int],
     verbose: bool,
-    in_group: bool,
+    in_group: bool = False,
+    marked: Collection[int] = (),
+    names: Mapping[int, str] | None = None,
 ) -> None:
+    """Words with their meanings; `marked` are offsets of those that differ from another object's,
+    `names` what is at an offset by the type that the object may be.
+    """
     table = Table.grid(padding=(0, 2))
-    for column in ("offset", "value", "mark", "meaning"):
+    table.add_column("offset", no_wrap=True)
+    if names:
+        table.add_column("name", max_width=_NAME, overflow="fold")
+    for column in ("value", "mark", "meaning") if marked else ("value", "meaning"):
         table.add_column(column, no_wrap=column != "meaning", overflow="fold")
+    called = names or {}
+
+    def row(
+        offset: str, value: str | Text, mark: str | Text, meaning: Text, name: str = ""
+    ) -> None:
+        cells = [value, mark, meaning] if marked else [value, meaning]
+        table.add_row(offset, *([safe(name)] if names else []), *cells)
+
     shown = 0
     for word, run in _zero_runs(words):
         if shown >= _FEW_WORDS and not verbose:
-            table.add_row("...", "", "", f"{len(words)} words in all (-v shows them)")
+            row("...", "", "", Text(f"{len(words)} words in all (-v shows them)"))
             break
         shown += 1
         if run > 1:
-            table.add_row(f"+{word.offset:#05x}", "0", "", f"{run} words of zeros")
+            row(f"+{word.offset:#05x}", "0", "", Text(f"{run} words of zeros"))
             continue
         mark = Text("*", style=_MARK) if word.offset in marked else Text(" ")
-        table.add_row(
+        row(
             f"+{word.offset:#05x}",
             Text(_value(word), style=_style(word)),
             mark,
             Text(safe(_meaning(word, in_group))),
+            called.get(word.offset, ""),
         )
         for hop in word.hops:
-            table.add_row("", "", "", Text(f"-> {hop.address:x}, {safe(hop.what)}", style=_DIM))
+            row("", "", "", Text(f"-> {hop.address:x}, {safe(hop.what)}", style=_DIM))
     console.print(Padding(table, (0, 0, 0, 6)))
 
 
@@ -257,46 +250,6 @@ def _zero_runs(words: tuple[Word, ...]) -> Iterable[tuple[Word, int]]:
 
 def _style(word: Word) -> str:
     return _STYLES[COLOURS.get(word.kind, UNKNOWN)[0]]
-
-
-def _kin(console: Console, kin: Kin, threshold: float) -> None:
-    line(
-        console,
-        f"{count_text(kin.objects)} of {count_text(kin.allocated)} {safe(kin.cache)} objects "
-        f"({share_text(kin.share)}) are like {kin.like:x} (score {threshold:g} or more, "
-        f"mean {kin.similarity:.2f})",
-        _BOLD,
-    )
-    if kin.residue:
-        line(console, f"  so are {percent(kin.residue)} of the cache's free slots")
-    for text in callers_told(kin.callers):
-        line(console, f"  {text}")
-    if kin.listed is not None:
-        line(console, f"  {len(kin.listed):,} addresses are listed below")
-
-
-def _pair(console: Console, pair: Pair) -> None:
-    where = some_of([f"+{o:#x}" for o in pair.differing], 16)
-    differing = f"differing at {where}" if pair.differing else "no word differs"
-    line(
-        console,
-        f"{pair.first:x} and {pair.second:x}: {percent(pair.similarity)} alike, {differing}",
-        _BOLD,
-    )
-
-
-def _subject(console: Console, subject: Subject, marked: set[int], verbose: bool) -> None:
-    what = (
-        f"{safe(subject.cache)} object, {subject.state}" if subject.state and subject.cache else ""
-    )
-    what = what or (f"{subject.size} bytes" if subject.size else "")
-    note = safe(subject.note)
-    line(console, f"{subject.address:x}: " + "; ".join(t for t in (what, note) if t), _HEAD)
-    if subject.members:
-        for text in member_lines(subject.members, verbose):
-            line(console, text)
-    elif subject.words:
-        _words(console, subject.words, subject.address, marked, verbose, in_group=False)
 
 
 def footer(

@@ -15,13 +15,19 @@ _NAME = 40
 
 
 def type_lines(group: Group, verbose: bool) -> list[str]:
+    """`candidate_lines` as they stand in a group."""
+    first, *rest = candidate_lines(group.types, verbose) or [""]
+    return [f"    - {first}", *(f"      {text}" for text in rest)] if first else []
+
+
+def candidate_lines(types: tuple[TypeCandidate, ...], verbose: bool) -> list[str]:
     """One line that names the best candidates or says that they cannot be told apart; with
     `verbose` also what speaks for and against each. Empty where no type was found.
     """
-    if not group.types:
+    if not types:
         return []
-    best, *others = group.types
-    equal = rivals(group.types)
+    best, *others = types
+    equal = rivals(types)
     if inconclusive(best):
         line = f"type: cannot tell; the least unlikely is {_name(best)} ({_score(best)})"
     elif len(equal) > 1:
@@ -32,12 +38,12 @@ def type_lines(group: Group, verbose: bool) -> list[str]:
         second = next((t for t in others if t.score >= _LEAST), None)
         if second is not None:
             line += f", or {_name(second)} ({second.score:.2f})"
-    lines = [f"    - {line}"]
+    lines = [line]
     if verbose:
-        for candidate in group.types[:_SHOWN]:
-            lines.append(f"      {_name(candidate)}, score {candidate.score:.2f}:")
-            lines += [f"        agrees: {safe(text)}" for text in candidate.agreements]
-            lines += [f"        disagrees: {safe(text)}" for text in candidate.disagreements]
+        for candidate in types[:_SHOWN]:
+            lines.append(f"{_name(candidate)}, score {candidate.score:.2f}:")
+            lines += [f"  agrees: {safe(text)}" for text in candidate.agreements]
+            lines += [f"  disagrees: {safe(text)}" for text in candidate.disagreements]
     return lines
 
 

@@ -83,7 +83,7 @@ def test_what_is_no_slab_object_is_named() -> None:
         linux_banner + 3: "linux_banner+0x3",
         ops: "leaklab_ops [leaklab]",
         base: "page frame 0x0",
-        vmalloc_base: "vmalloc",
+        vmalloc_base: "vmap area of 16,384 bytes, by irq_init_percpu_irqstack",
         0x10: "not a kernel address",
         0x00007FFD12345678: "user-space",
     }
@@ -181,7 +181,7 @@ def test_questions_out_of_range_get_one_line(arguments: list[str], says: str) ->
 
 
 def test_an_interrupted_list_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    from crashext.analysis import objects as objsim
+    from crashext.analysis import kin
     from crashext.analysis.likeness import similarity
 
     compared_batches = []
@@ -193,7 +193,7 @@ def test_an_interrupted_list_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
             raise KeyboardInterrupt
         return score(*arguments)
 
-    monkeypatch.setattr(objsim, "scores", second_batch_is_interrupted)
+    monkeypatch.setattr(kin, "scores", second_batch_is_interrupted)
     node = hex(read_addresses(lab_dump("default").addresses("nodes"))[0])
     ran = run("objsim", *on("default"), "--list", node)
     assert ran.status == 0

@@ -35,10 +35,10 @@ def test_what_an_interrupt_may_have_cut_short_is_not_kept() -> None:
 
 def test_the_least_recently_used_goes_first() -> None:
     answers, work = kept(), Work()
-    for key in range(24):
+    for key in range(48):
         answers.get(key, work)
     answers.get(0, work)
-    answers.get(24, work)
+    answers.get(48, work)
     done = work.done
     answers.get(0, work)
     assert work.done == done

@@ -28,8 +28,9 @@ from crashext.analysis.results.reports import (
 from crashext.hosts.base import U64
 from crashext.report.asking import Asking
 from crashext.report.documents import document
+from crashext.report.objsim_text import print_similarity_report
 from crashext.report.safe import safe
-from crashext.report.text import print_leak_report, print_similarity_report
+from crashext.report.text import print_leak_report
 from crashext.skipped import Skipped
 
 # Clears the screen, sets the title, answers back, moves up, breaks lines, turns text around;

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from crashext.analysis.results.estimate import Estimate, clustered_share
 from crashext.analysis.results.reports import Kernel
 from crashext.analysis.settings import Settings
 from crashext.hosts.base import Host
+from crashext.hosts.keeping import keep
 from crashext.kernel.slab.caches import SlabCache
 from crashext.kernel.slab.usage import Usage, usage
 from crashext.kernel.slab.view import KernelView
@@ -43,7 +45,22 @@ def survey(
     settings: Settings,
     progress: Progress,
 ) -> Survey:
-    """Draw and classify; `view.scan` was called."""
+    """Draw and classify; `view.scan` was called. The same draw again where it was kept."""
+    rows = len(view.index.rows_of(view.caches.index(cache)))
+    key = ("survey", cache.address, settings.samples, settings.seed, rows)
+    found = keep(
+        view.host, key, lambda: _survey(view, classifier, cache, settings, progress), large=True
+    )
+    return replace(found, rng=copy.deepcopy(found.rng))
+
+
+def _survey(
+    view: KernelView,
+    classifier: Classifier,
+    cache: SlabCache,
+    settings: Settings,
+    progress: Progress,
+) -> Survey:
     index = view.index
     used = usage(view, cache, index)
     rows = index.rows_of(view.caches.index(cache))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -36,6 +36,7 @@ MAX_OBJECTS = 4096
 MAX_SITES = 8
 """Sites that are reported of a group."""
 _NAMED_PIDS = 3
+_NO_OWNERS = "page owners are not tracked (page_owner=on, with CONFIG_PAGE_OWNER)"
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,9 @@ class Ladder:
         return self._histogram("slub-track", _Records(stacks, tracks.pid, {}, tracks.when))
 
     def _kmemleak(self, cache: SlabCache, objects: Words) -> tuple[Allocator, ...] | str:
+        return self._kmemleak_of(objects)
+
+    def _kmemleak_of(self, objects: Words) -> tuple[Allocator, ...] | str:
         host = self._view.host
         if not watched(host):
             return "this kernel has no kmemleak, or it is off"
@@ -151,28 +155,45 @@ class Ladder:
     def _page_owner(self, cache: SlabCache, objects: Words) -> tuple[Allocator, ...] | str:
         view = self._view
         if not owners_known(view.host):
-            return "page owners are not tracked (page_owner=on, with CONFIG_PAGE_OWNER)"
+            return _NO_OWNERS
         bases, known = slab_bases(view, objects)
         unique, inverse = np.unique(bases, return_inverse=True)
         pfns = (unique - np.uint64(view.space.direct.start)) >> np.uint64(12)
-        owners = read_owners(view.host, pfns)
-        none = np.zeros(len(unique), np.uint64)
-        stacks = self._stacks(owners.handle, np.zeros((len(unique), 0), np.uint64), none, owners.ok)
-        noted = owners.nanoseconds != 0
-        when = np.zeros(len(unique), np.uint64)
-        if self._clock is not None and noted.any():
-            when = np.where(noted, self._clock.at(owners.nanoseconds), when)
+        stacks, records = self._owners_of(pfns)
         each = [stacks[i] if k else None for i, k in zip(inverse.tolist(), known, strict=True)]
         return self._histogram(
             "page-owner",
-            _Records(
-                each,
-                owners.pid[inverse],
-                _comms(owners.pid, owners.comm, owners.ok),
-                when[inverse],
+            replace(
+                records,
+                stacks=each,
+                pid=records.pid[inverse],
+                when=records.when[inverse],
                 note="of the slab's pages: who made the cache grow, a sample of who allocates",
             ),
         )
+
+    def _owners_of(self, pfns: Words) -> tuple[list[Stack | None], _Records]:
+        """Stacks of page frames by page_owner, and the records that they are of."""
+        owners = read_owners(self._view.host, pfns)
+        none = np.zeros(len(pfns), np.uint64)
+        stacks = self._stacks(owners.handle, np.zeros((len(pfns), 0), np.uint64), none, owners.ok)
+        noted = owners.nanoseconds != 0
+        when = np.zeros(len(pfns), np.uint64)
+        if self._clock is not None and noted.any():
+            when = np.where(noted, self._clock.at(owners.nanoseconds), when)
+        comm = _comms(owners.pid, owners.comm, owners.ok)
+        return stacks, _Records(stacks, owners.pid, comm, when)
+
+    def of_memory(self, address: int, pfns: Words) -> tuple[Allocator, ...]:
+        """Who allocated the area, or the block of pages, that begins at `address`, by kmemleak's
+        record of it or page_owner's of its page frames `pfns`; none where there is neither.
+        """
+        found = self._kmemleak_of(np.array([address], np.uint64))
+        if found and not isinstance(found, str):
+            return found
+        if not len(pfns) or not owners_known(self._view.host):
+            return ()
+        return self._histogram("page-owner", self._owners_of(pfns)[1])
 
     def _memcg(self, cache: SlabCache, objects: Words) -> tuple[Allocator, ...] | str:
         host = self._view.host

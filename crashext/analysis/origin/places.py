@@ -13,6 +13,7 @@ from crashext.analysis.likeness.survey import kernel_of
 from crashext.analysis.results.callsites import Allocating, CallSite, CodeOf
 from crashext.analysis.results.reports import SitesReport
 from crashext.hosts.base import U64, Host, HostError, SourceHost
+from crashext.hosts.keeping import keep
 from crashext.hosts.plain import answered
 from crashext.kernel.origin.entrypoints import Kind
 from crashext.kernel.origin.modules import foreign_modules
@@ -34,7 +35,11 @@ def sites_report(view: KernelView, cache: SlabCache) -> SitesReport:
 
 def code_of(view: KernelView, cache: SlabCache) -> CodeOf | None:
     """What a ranking needs of the code for `cache`; None where a session does not know it."""
-    return answered(view.host, f"code {cache.name}", CodeOf, lambda: _code(view, cache))
+
+    def compute() -> CodeOf:
+        return keep(view.host, ("code", cache.address), lambda: _code(view, cache))
+
+    return answered(view.host, f"code {cache.name}", CodeOf, compute)
 
 
 def _code(view: KernelView, cache: SlabCache) -> CodeOf:

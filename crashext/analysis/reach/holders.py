@@ -13,6 +13,7 @@ from crashext.analysis.reach.nodes import NodeKind
 from crashext.analysis.reach.reachability import Reach
 from crashext.analysis.results.evidence import Chain
 from crashext.hosts.base import U64, ReadFault
+from crashext.kernel.access import Words
 from crashext.kernel.roots.places import Place, PlaceKind, symbolic
 from crashext.kernel.slab.slots import Slots
 from crashext.wording import plural
@@ -76,6 +77,22 @@ class Holders:
             )
         return self._roots[start]
 
+    def name(self, offset: int) -> str:
+        """The word at a direct-map offset, outside nodes, by name."""
+        return self._place(offset).name
+
+    def whole_name(self, node: int, target: int) -> str:
+        """``kmalloc-96 object ffff...+0x8``: a node, and where in it a pointer to `target` is."""
+        nodes = self._reach.nodes
+        start, begin = nodes.addresses(np.array([node, target], np.int64)).tolist()
+        length = int(nodes.bytes(np.array([target], np.int64))[0])
+        label = self._label(None, node)
+        what = f"{label} object" if nodes.kind(node) is NodeKind.OBJECT else label
+        words = self._words_of(node)
+        hits = np.flatnonzero(words - np.uint64(begin) < np.uint64(max(length, 1)))
+        where = f"+{8 * int(hits[0]):#x}" if len(hits) else ""
+        return f"{what} {start:x}{where}"
+
     def _place(self, offset: int) -> Place:
         # With a memory budget, some slabs are outside the table, and speak as roots.
         view = self._reach.view
@@ -104,11 +121,11 @@ class Holders:
             path.append(above)
         path.reverse()
         steps = [self.root_of(path[0]).name]
-        steps += self._labels(path)
+        steps += self.labels(path)
         (address,) = self._reach.nodes.addresses(np.array([slot], np.int64)).tolist()
         return Chain(U64(address), tuple(steps))
 
-    def _labels(self, path: list[int]) -> list[str]:
+    def labels(self, path: list[int]) -> list[str]:
         """``cache+0x8`` of each object, 0x8 being where the pointer to it leads."""
         hidden = len(path) - _HEAD_STEPS - _TAIL_STEPS
         if hidden > 1:
@@ -142,16 +159,20 @@ class Holders:
         """Where in [start, start + size) the node above points."""
         if above is None:
             return None
+        inside = self._words_of(above) - np.uint64(start)
+        hits = inside[inside < np.uint64(size)]
+        return int(hits[0]) if len(hits) else None
+
+    def _words_of(self, node: int) -> Words:
+        """What is in a node; of a large one its beginning, of one that cannot be read nothing."""
         nodes = self._reach.nodes
-        one = np.array([above], np.int64)
+        one = np.array([node], np.int64)
         length = min(int(nodes.bytes(one)[0]), _MOST_READ)
         try:
             data = self._reach.view.host.read(int(nodes.addresses(one)[0]), length & ~7)
         except ReadFault:
-            return None
-        inside = np.frombuffer(data, "<u8") - np.uint64(start)
-        hits = inside[inside < np.uint64(size)]
-        return int(hits[0]) if len(hits) else None
+            return np.zeros(0, np.uint64)
+        return np.frombuffer(data, "<u8")
 
     def tally(self, slots: Slots) -> tuple[tuple[tuple[str, int], ...], tuple[Chain, ...]]:
         """Roots by name with how many of `slots` each holds, most first, and a chain of each."""

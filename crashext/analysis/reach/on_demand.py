@@ -5,7 +5,9 @@ The pass over memory is made for the first group that asks. A session keeps its 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,18 +16,23 @@ from crashext.analysis.likeness.groups import Population
 from crashext.analysis.reach.group_reach import of_group, reachability_of
 from crashext.analysis.reach.holders import Holders
 from crashext.analysis.reach.marked import marked
-from crashext.analysis.reach.reachability import Reach
+from crashext.analysis.reach.one import node_at, standing, state_of
+from crashext.analysis.reach.reachability import Class, Reach
 from crashext.analysis.reach.totals import cache_reach, unreachable_of
 from crashext.analysis.reach.weak import weakly_held
 from crashext.analysis.results.evidence import CacheReach, Held, Reachability
+from crashext.analysis.results.standing import Standing
 from crashext.analysis.settings import Settings
 from crashext.hosts.derived import DerivingHost
+from crashext.hosts.keeping import keep
 from crashext.hosts.plain import answered, no_answer
 from crashext.kernel.access import Words
 from crashext.kernel.slab.caches import SlabCache
 from crashext.kernel.slab.slabs import MAP_BUDGET
 from crashext.kernel.slab.view import KernelView
 from crashext.progress import Progress
+
+T = TypeVar("T")
 
 _QUICK_BYTES = 2 << 30  # of slabs; most other kernel memory is less
 
@@ -56,7 +63,8 @@ class ReachOnDemand:
 
     @cached_property
     def _holders(self) -> Holders:
-        return Holders(self._marked)
+        key = ("holders", self._settings.seed, self._memory)
+        return keep(self._view.host, key, lambda: Holders(self._marked), large=True)
 
     @cached_property
     def reachability(self) -> Reachability | None:
@@ -104,6 +112,34 @@ class ReachOnDemand:
 
         return answered(self._view.host, f"reach of {cache.name}", CacheReach, compute)
 
+    def ask(self, key: str, kind: type[T], compute: Callable[[Reach], T | None]) -> T | None:
+        """What the marked kernel tells; a session keeps it under `key`. None where nobody looked.
+
+        It need not be believed of who is reached, as `standing` and `held` are.
+        """
+        if not self.wanted:
+            return None
+        return answered(self._view.host, key, kind, lambda: compute(self._marked))
+
+    def standing(self, address: int, cache: SlabCache | None = None) -> Standing | None:
+        """What became of the thing that begins at `address`, an object of `cache` or none.
+
+        None where nobody looked, and where the mark is not to be believed.
+        """
+        seen = self.reachability
+        if seen is None or seen.misgivings:
+            return None
+
+        def compute(marked: Reach) -> Standing | None:
+            node = node_at(marked, address)
+            if node < 0:
+                return None
+            lost = state_of(marked, node) in (Class.ORPHAN, Class.STRUCTURE)
+            weak = lost and cache is not None and address in self._weak_ones(cache)
+            return standing(marked, self._holders, node, weak)
+
+        return self.ask(f"standing of {address:#x}", Standing, compute)
+
     def _own(self, cache: SlabCache) -> SlabCache:
         """The same cache in the view that was marked."""
         return next(c for c in self._marked.view.caches.all if c.address == cache.address)
@@ -130,10 +166,15 @@ class ReachOnDemand:
 
     def _weak_ones(self, cache: SlabCache) -> Words:
         """Addresses of the cache's objects that are weakly held: one pass for them all."""
-        if cache.address not in self._weak:
+
+        def look() -> Words:
             slots = unreachable_of(self._marked, self._own(cache))
             named = weakly_held(self._marked, slots, self._progress)
-            self._weak[cache.address] = self._marked.table.addresses(slots[named])
+            return self._marked.table.addresses(slots[named])
+
+        if cache.address not in self._weak:
+            key = ("weak", cache.address, self._settings.seed, self._memory)
+            self._weak[cache.address] = keep(self._view.host, key, look)
         return self._weak[cache.address]
 
 

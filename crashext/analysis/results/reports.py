@@ -22,6 +22,8 @@ from crashext.analysis.results.evidence import (
     UnreachableMemory,
 )
 from crashext.analysis.results.joined import JoinedTrace
+from crashext.analysis.results.standing import Beyond, Standing, ThingKind
+from crashext.analysis.results.texts import Text
 from crashext.hosts.base import U64
 from crashext.skipped import Skipped
 
@@ -198,7 +200,20 @@ class Subject:
     note: str
     words: tuple[Word, ...]
     members: tuple[MemberValue, ...] = ()
-    """By name, where the user said of what type it is."""
+    """By name, where the user said of what type it is, or where one of `types` stands out."""
+    kind: ThingKind = "object"
+    details: tuple[Text, ...] = ()
+    """What else is known of what is no object, a line each."""
+    standing: Standing | None = None
+    """Who holds it, of one address alone; None where nobody looked."""
+    types: tuple[TypeCandidate, ...] = ()
+    """What the object, and those like it, may be, best first."""
+    allocators: tuple[Allocator, ...] = ()
+    """Who allocated it: its own record, or what those like it tell."""
+    unattributed: str = ""
+    """Why no record names the code that allocated it; "" where one does."""
+    beyond: Beyond | None = None
+    """Of an area or a block of pages."""
 
 
 @dataclass(frozen=True, slots=True)

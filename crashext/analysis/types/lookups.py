@@ -10,6 +10,7 @@ import numpy as np
 from crashext.analysis.likeness.words import Classifier, Kind
 from crashext.analysis.types.fit import Observed
 from crashext.hosts.base import ReadFault, Symbol
+from crashext.hosts.keeping import keep
 from crashext.kernel.access import Words
 from crashext.kernel.btf import Btf, BtfKind
 from crashext.kernel.fields import Choice, Field, Fields, Form, Items
@@ -31,7 +32,7 @@ class Lookups:
 
     def __init__(self, view: KernelView, btf: Btf, classifier: Classifier) -> None:
         self.view, self.btf, self._classifier = view, btf, classifier
-        self.fields = Fields(btf)
+        self.fields = keep(view.host, "fields", lambda: Fields(btf), large=True)
         sizes = {c.object_size for c in view.caches.all if is_kmalloc(c)}
         self.kmalloc_sizes = sorted(sizes)
         self._symbols: dict[int, Symbol | None] = {}

@@ -73,12 +73,13 @@ class _Answer(msgspec.Struct, omit_defaults=True):
     close: tuple[str, ...] = ()
 
 
-def find_structure(view: KernelView, name: str) -> Structure:
-    """The type called `name`, with or without ``struct``. Raises `HostError` with names that are
-    close where there is none.
+def find_structure(view: KernelView, name: str, module: str | None = None) -> Structure:
+    """The type called `name`, with or without ``struct``, of a `module` ("" for the kernel) or of
+    whoever has it first. Raises `HostError` with names that are close where there is none.
     """
     name = " ".join(name.split())
-    answer = answered(view.host, f"members of {name}", _Answer, lambda: _by_btf(view.btf, name))
+    key = f"members of {name}" + ("" if module is None else f" of {module or 'the kernel'}")
+    answer = answered(view.host, key, _Answer, lambda: _by_btf(view.btf, name, module))
     if answer is not None and answer.name:
         return _checked(answer)
     host = view.host
@@ -95,10 +96,10 @@ def find_structure(view: KernelView, name: str) -> Structure:
     raise HostError(f"this kernel has no {name}" + (f": did you mean {hint}?" if hint else ""))
 
 
-def _by_btf(btf: Btf | None, name: str) -> _Answer | None:
+def _by_btf(btf: Btf | None, name: str, module: str | None) -> _Answer | None:
     if btf is None:
         return None
-    number = btf.find(name)
+    number = btf.find(name, module)
     if number is None:
         known = [*btf.named(BtfKind.STRUCT), *btf.named(BtfKind.UNION)]
         bare = name.rpartition(" ")[2]

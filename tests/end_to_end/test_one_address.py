@@ -1,0 +1,177 @@
+"""`objsim ADDR` on a real kernel's memory, in a session that keeps what it learnt, against the
+lab's truth and drgn's helpers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from functools import cache
+from io import StringIO
+from typing import Any
+
+import drgn
+import jsonschema
+import pytest
+from drgn.helpers.linux.mm import for_each_page, page_to_virt, virt_to_page
+from drgn.helpers.linux.percpu import per_cpu_ptr
+from drgn.helpers.linux.pid import find_task
+
+from crashext.commands import entry
+from crashext.commands.place import Place
+from crashext.hosts.drgn import DrgnHost
+from crashext.hosts.keeping import Kept
+from crashext.kernel.btf_layouts import CarriedTypes
+from tests.conftest import lab_dump, lab_host, on, recorded, run
+from tests.lab import read_addresses
+
+
+class Keeping(DrgnHost):
+    """As in a crash session: what one command learnt, the next one knows."""
+
+    kept = Kept(lambda: 0)
+
+
+@cache
+def _host() -> Keeping:
+    host = Keeping(lab_host("default")._program, "vmcore")
+    host.prefer(CarriedTypes(host))
+    return host
+
+
+def _said(*arguments: str) -> str:
+    out = StringIO()
+    with redirect_stdout(out):
+        assert entry.objsim(arguments, Place("drgn", _host)) == 0
+    return out.getvalue()
+
+
+@cache
+def asked(address: str) -> dict[str, Any]:
+    document = json.loads(_said("--json", address))
+    assert isinstance(document, dict)
+    return document
+
+
+def _part(name: str) -> list[int]:
+    return [int(a) for a in read_addresses(lab_dump("default").addresses(name))]
+
+
+def test_a_leaked_object_in_the_order_in_which_one_asks(schema: Any) -> None:
+    node = _part("nodes")[777]
+    document = asked(f"{node:#x}")
+    jsonschema.validate(document, schema)
+    (subject,) = document["subjects"]
+    assert (subject["kind"], subject["cache"], subject["state"]) == (
+        "object",
+        "kmalloc-32",
+        "allocated",
+    )
+    assert subject["standing"]["state"] == "orphan"
+    best = subject["types"][0]
+    assert (best["name"], best["module"]) == ("struct leaklab_node", "leaklab")
+    assert [m["name"] for m in subject["members"]][-2:] == ["id", "pad"]
+    assert subject["allocators"][0]["rung"] == "code"
+    assert subject["allocators"][0]["site"].startswith("leaklab_leak_nodes+")
+    assert document["kin"]["objects"]["estimate"] == 200_000
+    lines = _said(f"{node:#x}").splitlines()
+    order = ("unreachable: nothing", "may be struct", "held by nobody", "likely allocated by")
+    places = [next(i for i, line in enumerate(lines) if w in line) for w in order]
+    places += [next(i for i, line in enumerate(lines) if "like it: 200,000 of" in line)]
+    places += [next(i for i, line in enumerate(lines) if "LIST_POISON1" in line)]
+    assert places == sorted(places)
+
+
+def test_a_held_object_names_who_holds_it_and_who_points_at_it() -> None:
+    living = _part("living")
+    pointed = lab_host("default").read(living[7] + 8, 8)
+    (subject,) = asked(f"{living[7]:#x}")["subjects"]
+    standing = subject["standing"]
+    assert standing["state"] == "held"
+    assert standing["chain"]["steps"][0] == "leaklab_living [leaklab]"
+    # Its neighbours on the list, as the list itself has them.
+    after = int.from_bytes(pointed, "little") - 8
+    assert f"kmalloc-32 object {after:x}+0x10" in {p["place"] for p in standing["pointing"]}
+
+
+def test_a_link_of_a_leaked_chain_is_lost_with_its_head() -> None:
+    link = _part("chain")[777]
+    (subject,) = asked(f"{link:#x}")["subjects"]
+    assert subject["standing"]["state"] == "structure"
+    assert subject["standing"]["chain"]["steps"][0].startswith("kmalloc-96 ffff")
+    assert all("kmalloc-96 object" in p["place"] for p in subject["standing"]["pointing"])
+
+
+@pytest.mark.parametrize("inside", [0, 4096 + 8])
+def test_a_leaked_area(inside: int, schema: Any) -> None:
+    areas = _part("vmalloc")
+    document = asked(f"{areas[3] + inside:#x}")
+    jsonschema.validate(document, schema)
+    (subject,) = document["subjects"]
+    assert (subject["kind"], int(subject["address"], 16)) == ("area", areas[3])
+    assert subject["standing"]["state"] == "orphan"
+    (allocator, *_) = subject["beyond"]["allocators"]
+    assert allocator["site"].startswith("leaklab_leak_vmallocs+")
+    assert subject["beyond"]["siblings"]["count"]["estimate"] == len(areas)
+    assert subject["beyond"]["siblings"]["unreachable"]["estimate"] == len(areas)
+
+
+def test_a_leaked_block_by_any_page_and_by_its_struct_page() -> None:
+    blocks = _part("pages2")
+    page = virt_to_page(lab_host("default")._program, blocks[5] + 8192).value_()
+    for address, kind in ((blocks[5] + 8200, "pages"), (page, "struct-page")):
+        (subject,) = asked(f"{address:#x}")["subjects"]
+        assert subject["kind"] == kind
+        assert "block of 4 pages" in subject["note"]
+        assert subject["standing"]["state"] == "orphan"
+        assert "LEAKLAB" in subject["beyond"]["content"]
+        count = subject["beyond"]["siblings"]["count"]
+        assert count["low"] <= len(blocks) <= count["high"]
+        assert {c["site"]["module"] for c in subject["beyond"]["callers"]["sites"]} == {"leaklab"}
+
+
+def test_what_else_there_is_against_drgn() -> None:
+    program = lab_host("default")._program
+    first = find_task(program, 1)
+    stack = first.stack.value_()
+    expected: dict[int, tuple[str, str]] = {
+        stack + 8: ("stack", f"stack of {first.comm.string_().decode()} (pid 1)"),
+        per_cpu_ptr(program["runqueues"].address_of_(), 1).value_(): ("per-cpu", "CPU 1"),
+        program["slab_caches"].address_of_().value_(): ("symbol", "slab_caches"),
+        _page(program, lambda flags, mapping: flags and mapping & 1): ("page", "anonymous"),
+        _page(program, lambda flags, mapping: not flags and not mapping): ("page", "free"),
+    }
+    answer = json.loads(_said("--json", *map(hex, expected)))
+    for subject, (kind, words) in zip(answer["subjects"], expected.values(), strict=True):
+        assert subject["kind"] == kind, subject["note"]
+        assert words in subject["note"]
+
+
+def _page(program: drgn.Program, fits: Callable[[bool, int], object]) -> int:
+    """Where the first page is that is, or is not, on an LRU list, and has such a mapping."""
+    lru = 1 << int(program.constant("PG_lru"))
+    buddy = 0xFFFFFF7F
+    for page in for_each_page(program):
+        on_list = bool(page.flags.value_() & lru)
+        if not on_list and page.page_type.value_() & 0xFFFFFFFF != buddy:
+            continue
+        if fits(on_list, page.mapping.value_()):
+            return int(page_to_virt(page).value_())
+    raise AssertionError("no such page")
+
+
+def test_a_session_says_the_same(tmp_path: Any) -> None:
+    node = f"{_part('nodes')[777]:#x}"
+    session, told = recorded(tmp_path, "objsim", "default", node)
+    again = run("objsim", "-r", session, node)
+    assert (again.out, again.err) == (told.out, "")
+    assert "held by nobody" in told.out
+
+
+def test_who_points_there_is_looked_for_only_where_it_is_wanted() -> None:
+    area = f"{_part('vmalloc')[3]:#x}"
+    ran = run("objsim", *on("default"), "--json", "--no-refs", area)
+    (subject,) = ran.document["subjects"]
+    assert subject["standing"] is None
+    assert "by leaklab_leak_vmallocs+" in subject["note"]
