@@ -188,14 +188,15 @@ def print_words(
     table.add_column("offset", no_wrap=True)
     if names:
         table.add_column("name", max_width=_NAME, overflow="fold")
-    for column in ("value", "mark", "meaning") if marked else ("value", "meaning"):
+    compared = in_group or bool(marked)
+    for column in ("value", "mark", "meaning") if compared else ("value", "meaning"):
         table.add_column(column, no_wrap=column != "meaning", overflow="fold")
     called = names or {}
 
     def row(
         offset: str, value: str | Text, mark: str | Text, meaning: Text, name: str = ""
     ) -> None:
-        cells = [value, mark, meaning] if marked else [value, meaning]
+        cells = [value, mark, meaning] if compared else [value, meaning]
         table.add_row(offset, *([safe(name)] if names else []), *cells)
 
     shown = 0
