@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from msgspec.structs import replace
 
 from crashext.analysis.results.estimate import Estimate, count_text
+from crashext.analysis.verdict.children import Summed, by_parent, holders_by_parent
 from crashext.analysis.verdict.commands import of_cache, of_page_cache, of_stuck_reader
 from crashext.analysis.verdict.damage_rules import lost_share, much_lost
 from crashext.analysis.verdict.facts import Facts, HolderFact, UnreachableFact
@@ -25,7 +26,10 @@ from crashext.analysis.verdict.thresholds import (
 )
 from crashext.analysis.verdict.verdict import Confidence, Culprit, Verdict
 from crashext.analysis.verdict.wording import allocated_by, confidence, doubts, little
-from crashext.wording import percent, percent_of, size_text
+from crashext.kernel.slab.families import parent
+from crashext.wording import percent, percent_of, size_text, some_of
+
+_NAMED = 3  # caches of memory cgroups
 
 
 def unreachable_objects(facts: Facts) -> Iterator[Verdict]:
@@ -83,17 +87,17 @@ def _slab(facts: Facts) -> int:
 
 
 def _groups(facts: Facts) -> list[list[UnreachableFact]]:
-    """By cache, or by caller where no cache is known; most bytes first."""
+    """By cache with its children, or by caller where no cache is known; most bytes first."""
     groups: dict[tuple[str, str], list[UnreachableFact]] = {}
-    for fact in facts.unreachable or ():
-        groups.setdefault((fact.cache, "" if fact.cache else fact.caller), []).append(fact)
+    for fact in sorted(facts.unreachable or (), key=lambda f: -f.bytes):
+        groups.setdefault((parent(fact.cache), "" if fact.cache else fact.caller), []).append(fact)
     return sorted(groups.values(), key=lambda some: -sum(f.bytes for f in some))
 
 
 def _leaked(
     facts: Facts, some: list[UnreachableFact], confidence: Confidence, against: tuple[str, ...]
 ) -> Verdict:
-    cache, where = some[0].cache, some[0].where
+    cache, where = _cache_of(some), some[0].where
     slab = _slab(facts)
     size = sum(f.bytes for f in some)
     module = next((f.module for f in some if f.module), "")
@@ -101,7 +105,12 @@ def _leaked(
     contains = any(f.contains_symbols for f in some if f.module == module)
     evidence = dict.fromkeys(line for f in some[:2] for line in f.evidence)
     share = f"{percent_of(size, slab)} of slab memory is in them"
-    shares = (share,) if where == "slab" and slab else ()
+    shares: tuple[str, ...] = (share,) if where == "slab" and slab else ()
+    names = sorted({f.cache for f in some})
+    if len(names) > 1:
+        shares += (
+            f"in {len(names)} caches, those of memory cgroups included: {some_of(names, _NAMED)}",
+        )
     return Verdict(
         "leak",
         where,
@@ -111,15 +120,20 @@ def _leaked(
         _says(some, size) + allocated_by(caller, module, contains, likely),
         (*shares, *evidence),
         against,
-        of_cache(cache),
+        of_cache(some[0].cache),
     )
+
+
+def _cache_of(some: list[UnreachableFact]) -> str:
+    """The cache they are from, or the parent of them all."""
+    return some[0].cache if len({f.cache for f in some}) == 1 else parent(some[0].cache)
 
 
 def _says(some: list[UnreachableFact], size: int) -> str:
     """``199 task_struct objects are leaked, 995 other objects hang below them: ...``"""
     objects = Estimate.sum(f.objects for f in some)
     below = Estimate.sum(f.below for f in some)
-    cache, where = some[0].cache, some[0].where
+    cache, where = _cache_of(some), some[0].where
     kind = f"{cache} object" if cache else "object" if where == "slab" else "per-CPU object"
     one = objects.estimate == 1
     are, them = ("is", "it") if one else ("are", "them")
@@ -169,8 +183,8 @@ def _deferred(holder: HolderFact) -> bool:
 def held_growth(facts: Facts) -> Iterator[Verdict]:
     """One root that holds much memory of one cache: growth, or a forgotten removal."""
     unreclaimable = sum(c.bytes for c in facts.caches if c.reclaimable is False)
-    reclaimable = {c.name for c in facts.caches if c.reclaimable}
-    for holder in facts.holders:
+    reclaimable = {n for c in facts.caches if c.reclaimable for n in (c.name, parent(c.name))}
+    for holder in holders_by_parent(facts.holders, facts.caches):
         if holder.cache in reclaimable or _deferred(holder) or holder.share < 0.5:
             continue
         large = holder.bytes >= HELD_SHARE * facts.total
@@ -197,21 +211,30 @@ def held_growth(facts: Facts) -> Iterator[Verdict]:
 
 def fragmentation(facts: Facts) -> Iterator[Verdict]:
     """A cache whose slabs are mostly holes."""
-    for cache in facts.caches:
+    for summed in by_parent(facts.caches):
+        cache = summed.whole
         if cache.use >= 0.5 or cache.wasted < WASTE_SHARE * facts.total:
             continue
         yield Verdict(
             "fragmentation",
             "slab",
-            Culprit(cache=cache.name, module=_module_of(facts, cache.name)),
+            Culprit(cache=cache.name, module=_module_of(facts, summed.largest)),
             cache.wasted,
             "high",
             f"{cache.name} is fragmented: {size_text(cache.wasted)} of its "
             f"{size_text(cache.bytes)} are free slots that no other cache can use",
-            (f"{percent(cache.use)} of {cache.slots:,} slots are allocated",),
+            (f"{percent(cache.use)} of {cache.slots:,} slots are allocated", *_children(summed)),
             (),
-            of_cache(cache.name),
+            of_cache(summed.largest),
         )
+
+
+def _children(summed: Summed) -> tuple[str, ...]:
+    if summed.caches == 1:
+        return ()
+    return (
+        f"in {summed.caches} caches, those of memory cgroups included, most in {summed.largest}",
+    )
 
 
 def _module_of(facts: Facts, cache: str) -> str:
@@ -221,7 +244,8 @@ def _module_of(facts: Facts, cache: str) -> str:
 
 def reclaimable(facts: Facts) -> Iterator[Verdict]:
     """Memory that the kernel gives back when somebody needs it."""
-    for cache in facts.caches:
+    for summed in by_parent(facts.caches):
+        cache = summed.whole
         if cache.reclaimable and cache.bytes >= RECLAIMABLE_SHARE * facts.total:
             yield Verdict(
                 "reclaimable",
@@ -234,9 +258,10 @@ def reclaimable(facts: Facts) -> Iterator[Verdict]:
                 (
                     f"{percent_of(cache.bytes, facts.total)} of memory",
                     "its slabs count as reclaimable",
+                    *_children(summed),
                 ),
                 (),
-                of_cache(cache.name),
+                of_cache(summed.largest),
             )
     files = facts.split.get("file cache") + facts.split.get("buffers")
     if files >= USER_SHARE * facts.total:
