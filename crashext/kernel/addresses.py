@@ -152,7 +152,7 @@ def _direct_map(host: Host) -> int:
     base = variable(host, "page_offset_base")
     if base:
         return base
-    lists = variable(host, "slab_caches")
+    lists = variable(host, "slab_caches") or variable(host, "cache_chain")
     if lists is None:
         raise UnknownLayout("slab_caches cannot be read: this is no kernel with slab caches")
     return 0xFFFF888000000000 if lists >= 0xFFFF888000000000 else 0xFFFF880000000000

@@ -123,10 +123,15 @@ def _owners(view: KernelView, frames: NDArray[np.int64]) -> Iterator[tuple[int, 
     owners = read_owners(view.host, frames.astype(np.uint64))
     stacks = StackDepot(view.host).stacks(owners.handle[owners.ok])
     names = FrameNames(view.host)
-    for frame, handle, ok in zip(
-        frames.tolist(), owners.handle.tolist(), owners.ok.tolist(), strict=True
+    for frame, handle, inline, ok in zip(
+        frames.tolist(),
+        owners.handle.tolist(),
+        owners.inline.tolist(),
+        owners.ok.tolist(),
+        strict=True,
     ):
-        stack = stacks.get(handle) if ok else None
+        own = tuple(f for f in inline if f)
+        stack = stacks.get(handle) or own if ok else None
         site = names.site(stack) if stack else None
         if site is not None and not site.function.startswith(_UNSEEN):
             yield frame, ("page-owner", "allocated-by", site.site, site.module)

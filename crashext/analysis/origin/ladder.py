@@ -176,7 +176,7 @@ class Ladder:
         """Stacks of page frames by page_owner, and the records that they are of."""
         owners = read_owners(self._view.host, pfns)
         none = np.zeros(len(pfns), np.uint64)
-        stacks = self._stacks(owners.handle, np.zeros((len(pfns), 0), np.uint64), none, owners.ok)
+        stacks = self._stacks(owners.handle, owners.inline, none, owners.ok)
         noted = owners.nanoseconds != 0
         when = np.zeros(len(pfns), np.uint64)
         if self._clock is not None and noted.any():
@@ -270,8 +270,10 @@ class Ladder:
     def _note(
         self, records: _Records, rows: np.ndarray[tuple[int], np.dtype[np.int64]], stacks: int
     ) -> str:
-        parts = [_pids(records.pid[rows], records.comm)]
         when = records.when[rows]
+        # Who notes neither pid nor time does not mean pid 0.
+        noted = bool(records.pid[rows].any() or when.any())
+        parts = [_pids(records.pid[rows], records.comm)] if noted else []
         if self._clock is not None and when.any():
             ages = [self._clock.age(int(w)) for w in (when.max(), when.min())]
             if ages[0] >= 0:

@@ -1,9 +1,10 @@
 """page_owner's record of a page frame: who allocated it, with CONFIG_PAGE_OWNER and page_owner=on.
 
 For a slab that is whoever made the cache grow: a sample of its allocators, not the owner of each
-object. Kernels that keep the stack inline (before 4.7) are not read.
+object.
 
-Sources: mm/page_owner.c, mm/page_ext.c lookup_page_ext() (4.19, 6.1, 6.12).
+Sources: mm/page_owner.c, mm/page_ext.c lookup_page_ext(), include/linux/page_ext.h (3.19, 4.9,
+4.19, 6.1, 6.12).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from crashext.hosts.base import Addresses, Host, Mask, ReadFault
+from crashext.hosts.base import Addresses, Bytes, Host, Layout, Mask, ReadFault
 from crashext.kernel.access import Words, column, u32, variable, words_at
 from crashext.kernel.addresses import PAGE_SHIFT, PAGE_SIZE
 
@@ -29,7 +30,10 @@ class PageOwners:
     """Records of n page frames; zeros where `ok` is False or this kernel notes no such thing."""
 
     handle: Words
-    """Stack depot handle of the allocation."""
+    """Stack depot handle of the allocation; 0 before 4.8."""
+    inline: Words
+    """uint64[n, 8]: return addresses, innermost first, 0 after the last; uint64[n, 0] in kernels
+    with a handle."""
     pid: Words
     """0 before 5.11."""
     comm: NDArray[np.uint8]
@@ -44,7 +48,7 @@ class PageOwners:
 def owners_known(host: Host) -> bool:
     """Whether this kernel tracks page owners, and does now."""
     key = host.address_of("page_owner_inited")
-    if key is None or host.layout("struct page_owner") is None:
+    if key is None or _record(host) is None:
         return False
     static_key = host.layout("struct static_key")
     enabled = static_key["enabled"].offset if static_key and "enabled" in static_key else 0
@@ -57,21 +61,15 @@ def owners_known(host: Host) -> bool:
 def read_owners(host: Host, pfns: Words) -> PageOwners:
     """page_owner records of page frames."""
     n = len(pfns)
-    layout, ext = host.layout("struct page_owner"), host.layout("struct page_ext")
-    operations = host.layout("struct page_ext_operations")
-    ops = host.address_of("page_owner_ops")
-    none = np.zeros(n, np.uint64)
-    nothing = PageOwners(none, none, np.zeros((n, 16), np.uint8), none, none, np.zeros(n, np.bool_))
-    if layout is None or ext is None or operations is None or ops is None or not n:
+    record, ext = _record(host), host.layout("struct page_ext")
+    none, inline = np.zeros(n, np.uint64), np.zeros((n, 0), np.uint64)
+    comm, nobody = np.zeros((n, 16), np.uint8), np.zeros(n, np.bool_)
+    nothing = PageOwners(none, inline, none, comm, none, none, nobody)
+    if record is None or ext is None or not n:
         return nothing
-    if "handle" not in layout:
-        return nothing
-    offsets, there = words_at(
-        host, np.array([(ops + operations["offset"].offset) & _WORD], np.uint64)
-    )
+    layout, offset = record
     size = _entry_size(host, ext.size)
-    offset = int(offsets[0])
-    if not there[0] or not 0 < size <= _MAX_ENTRY or offset + layout.size > size:
+    if not 0 < size <= _MAX_ENTRY or offset + layout.size > size:
         return nothing
     entries, ok = _entries(host, pfns, size)
     rows = np.zeros((n, size), np.uint8)
@@ -88,19 +86,49 @@ def read_owners(host: Host, pfns: Words) -> PageOwners:
     def field(name: str) -> Words:
         return column(owner, layout[name]) if name in layout else none
 
-    comm = np.zeros((n, 16), np.uint8)
     if "comm" in layout:
         at = layout["comm"].offset
         comm = owner[:, at : at + 16]
     handle = field("handle")
+    if "trace_entries" in layout:
+        inline = _inline(owner, layout)
     return PageOwners(
         handle=handle,
+        inline=inline,
         pid=field("pid"),
         comm=comm,
         nanoseconds=field("ts_nsec"),
         order=field("order"),
-        ok=ok & (handle != 0),
+        ok=ok & ((handle != 0) | inline.any(axis=1)),
     )
+
+
+def _record(host: Host) -> tuple[Layout, int] | None:
+    """What holds a page's record, and where in its page_ext that is.
+
+    struct page_owner behind page_ext since 9300d8dfd287 (4.10); before, members of page_ext itself:
+    a handle since f2ca0b557107 (4.8), trace_entries[8] since 3.19.
+    """
+    layout, ext = host.layout("struct page_owner"), host.layout("struct page_ext")
+    if layout is None:
+        known = ext is not None and ("handle" in ext or "trace_entries" in ext)
+        return (ext, 0) if ext is not None and known else None
+    operations, ops = host.layout("struct page_ext_operations"), host.address_of("page_owner_ops")
+    if operations is None or ops is None or "handle" not in layout:
+        return None
+    at = (ops + operations["offset"].offset) & _WORD
+    offsets, there = words_at(host, np.array([at], np.uint64))
+    return (layout, int(offsets[0])) if there[0] else None
+
+
+def _inline(owner: Bytes, layout: Layout) -> Words:
+    """The return addresses that a record keeps itself, nr_entries of them."""
+    member = layout["trace_entries"]
+    part = owner[:, member.offset : member.offset + member.size]
+    frames = np.ascontiguousarray(part).view("<u8").reshape(len(owner), member.size // 8)
+    count = column(owner, layout["nr_entries"])
+    filled = np.arange(frames.shape[1], dtype=np.uint64)[None] < count[:, None]
+    return np.where(filled, frames, np.uint64(0))
 
 
 def _entry_size(host: Host, page_ext: int) -> int:

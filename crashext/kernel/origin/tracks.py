@@ -1,9 +1,11 @@
-"""SLUB's own note of who allocated or freed an object: `struct track`, with slub_debug=U.
+"""The allocator's own note of who allocated or freed an object: SLUB's `struct track`, with
+slub_debug=U; SLAB's last word of a slot, with CONFIG_DEBUG_SLAB.
 
 It knows where the notes are and what is in them. Stacks behind a handle are `stackdepot`'s job,
 names are the decoder's.
 
-Sources: mm/slub.c get_track(), get_info_end(), struct track (4.19, 6.1, 6.12).
+Sources: mm/slub.c get_track(), get_info_end(), struct track (4.19, 6.1, 6.12); mm/slab.c
+dbg_userword() (2.6.32, 4.18, 6.1).
 """
 
 from __future__ import annotations
@@ -14,8 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from crashext.hosts.base import Addresses, Host, Mask, ReadFault
-from crashext.kernel.access import UnknownLayout, Words, column, require, u32
+from crashext.kernel.access import UnknownLayout, Words, column, require, u32, words_at
 from crashext.kernel.slab.caches import SlabCache
+from crashext.kernel.slab.descriptors import Allocator, allocator
 
 _MAX_TRACK = 4096
 _FRAMES = 16  # TRACK_ADDRS_COUNT
@@ -62,6 +65,8 @@ def read_tracks(
     """
     if not tracked(cache):
         raise UnknownLayout(f"{cache.name} keeps no tracks (SLAB_STORE_USER is not set)")
+    if allocator(host) is not Allocator.SLUB:
+        return _user_words(host, cache, objects)
     track = require(host, "struct track", "addr", "pid", "cpu", "when")
     start = _info_end(host, cache) + int(event) * track.size
     # 5cf909c553e9 (5.19) replaced the array of return addresses by a stack depot handle.
@@ -85,6 +90,23 @@ def read_tracks(
         pid=column(rows, track["pid"]),
         cpu=column(rows, track["cpu"]),
         when=column(rows, track["when"]),
+        ok=ok & (addr != 0),
+    )
+
+
+def _user_words(host: Host, cache: SlabCache, objects: Addresses) -> Tracks:
+    """SLAB notes one address, of who allocated the object, or freed it last; nothing else."""
+    n = len(objects)
+    last = np.uint64(cache.slot_size - cache.red_left_pad - 8)
+    addr, ok = words_at(host, objects + last)
+    none = np.zeros(n, np.uint64)
+    return Tracks(
+        addr=np.where(ok, addr, np.uint64(0)),
+        handle=none,
+        inline=np.zeros((n, 0), np.uint64),
+        pid=none,
+        cpu=none,
+        when=none,
         ok=ok & (addr != 0),
     )
 

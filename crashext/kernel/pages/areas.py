@@ -15,7 +15,7 @@ from crashext.kernel import rbtree
 from crashext.kernel.access import Words, column
 from crashext.kernel.addresses import PAGE_SHIFT, PAGE_SIZE
 from crashext.kernel.memmap import MemoryMap
-from crashext.kernel.pages.vmalloc import tree_roots
+from crashext.kernel.pages.vmalloc import description, tree_roots
 
 MAX_AREAS = 1 << 22
 MAX_PAGES = 1 << 26  # 256 GiB of vmalloc memory
@@ -78,8 +78,9 @@ def read_areas(host: Host, memory: MemoryMap) -> Areas:
     rows, nodes = rows[order], nodes[order]
     start, end = column(rows, area["va_start"]), column(rows, area["va_end"])
     flags, caller, pages, arrays, structures = (np.zeros(len(rows), np.uint64) for _ in range(5))
-    if "vm" in area:
-        vm = column(rows, area["vm"])
+    link = description(area)
+    if link is not None:
+        vm = column(rows, link)
         known = np.flatnonzero(vm)
         about, ok = host.read_many(vm[known], structure.size)
         # `vm` shares its place with subtree_max_size of free areas: believe what fits.

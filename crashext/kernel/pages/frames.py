@@ -96,9 +96,11 @@ class _Fields:
         }
         notes = host.info().vmcoreinfo
         buddy = host.enumerator("PGTY_buddy")
+        # Before page_type it was _mapcount, with -128 (ef2b4b95a63a, 2.6.38).
+        unnoted = 0xFFFFFF7F if "page_type" in self.page else 0xFFFFFF80
         self.buddy = _type_value(
             notes.get("NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)"),
-            0xFFFFFF7F if buddy is None else buddy << 24,
+            unnoted if buddy is None else buddy << 24,
         )
         self.offline = _type_value(notes.get("NUMBER(PAGE_OFFLINE_MAPCOUNT_VALUE)"), None)
         # PGTY_ numbers, the top byte of page_type, came with 4ffca5a96678 (6.12). Before, types

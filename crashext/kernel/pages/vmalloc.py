@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from crashext.hosts.base import Host, ReadFault
+from crashext.hosts.base import Host, Layout, Member, ReadFault
 from crashext.kernel.access import u64, variable
 
 _MAX_DEPTH = 64  # a red-black tree of 2**32 areas is no deeper
@@ -67,12 +67,18 @@ def _descend(host: Host, root: int, address: int) -> VmallocArea | None:
     return None
 
 
+def description(area: Layout) -> Member | None:
+    """Of a vmap_area, what leads to its vm_struct: `private` before db1aecafef58 (3.3)."""
+    return area.first_of("vm", "private")
+
+
 def _caller(host: Host, area_address: int) -> int:
     area, vm = host.layout("struct vmap_area"), host.layout("struct vm_struct")
-    if area is None or vm is None or "vm" not in area:
+    link = None if area is None else description(area)
+    if vm is None or link is None:
         return 0
     try:
-        structure = u64(host, area_address + area["vm"].offset)
+        structure = u64(host, area_address + link.offset)
         return u64(host, structure + vm["caller"].offset) if structure else 0
     except ReadFault:
         return 0

@@ -164,7 +164,7 @@ def slab_fields(host: Host) -> SlabFields:
     page = require(host, "struct page", "flags")
     slab = host.layout("struct slab")
     if slab is None or not ("slab_cache" in slab or kind is Allocator.CHAINED):
-        slab = require(host, "struct page", "slab_cache")
+        slab = page
     for member in _MEMBERS[kind]:
         if member not in slab:
             raise UnknownLayout(f"{slab.name} has no member {member} in this kernel")
@@ -189,7 +189,8 @@ def _links(page: Layout, slab: Layout, kind: Allocator) -> tuple[Member, Member 
     (page_set_cache(), page_set_slab() in mm/slab.c, 2.6.32).
     """
     if kind is not Allocator.CHAINED:
-        return slab["slab_cache"], None
+        own = slab.first_of("slab_cache", "slab")  # renamed by the same for SLUB
+        return slab["slab_cache"] if own is None else own, None
     lru = page.first_of("lru")
     owner, behind = page.first_of("slab_cache"), page.first_of("slab_page")
     if owner is not None and behind is not None:

@@ -100,6 +100,41 @@ def test_owners_of_many_pages_at_once(sparse: bool) -> None:
     assert bytes(found.comm[0]).rstrip(b"\0") == b"mount"
 
 
+@pytest.mark.parametrize("form", ["3.19", "4.8"])
+def test_before_4_10_the_record_is_in_page_ext_itself(form: str) -> None:
+    """include/linux/page_ext.h: trace_entries[8] of 3.19, a stack depot handle of 4.8."""
+    machine = Machine()
+    host = machine.host
+    tail: dict[str, tuple[int, ...]] = {"nr_entries": (16, 4), "trace_entries": (24, 64)}
+    size = 88
+    if form == "4.8":
+        tail, size = {"last_migrate_reason": (16, 4), "handle": (20, 4)}, 24
+    ext = layout("struct page_ext", size, flags=(0, 8), order=(8, 4), gfp_mask=(12, 4), **tail)
+    host.layouts["struct page_ext"] = ext
+    del host.layouts["struct page_owner"]
+    host.layouts["struct page_ext_operations"] = layout(
+        "struct page_ext_operations", 16, need=(0, 8)
+    )
+    del host.enumerators["PAGE_EXT_OWNER_ALLOCATED"], host.symbols["page_ext_size"]
+    machine.bias(EXT - size * machine.first)
+    trace = [0xFFFFFFFF81000100 + 16 * i for i in range(8)]
+    data = {
+        "3.19": word(1 << OWNER, 2) + word(3, *trace),
+        "4.8": word(1 << OWNER, 2) + word(0x1234 << 32),
+    }[form]
+    host.put(EXT + 5 * size, data)
+    assert owners_known(host)
+    found = machine.read(machine.first + 5, machine.first + 6)
+    assert found.ok.tolist() == [True, False]
+    assert found.order.tolist() == [2, 0]
+    if form == "4.8":
+        assert found.handle.tolist() == [0x1234, 0]
+        assert found.inline.shape == (2, 0)
+    else:
+        assert found.inline.tolist() == [[*trace[:3], 0, 0, 0, 0, 0], [0] * 8]
+        assert found.handle.tolist() == [0, 0]
+
+
 def test_a_freed_page_has_no_owner() -> None:
     machine = Machine()
     machine.own(machine.first, 0x1000, flags=1 << OWNER)

@@ -13,7 +13,7 @@ from crashext.kernel.origin.tracks import Event, read_tracks, tracked
 from crashext.kernel.slab.caches import SlabCache
 from tests.fake import FakeHost, layout, slab_cache, word
 
-CACHE = layout("struct kmem_cache", 200, inuse=(32, 4))
+CACHE = layout("struct kmem_cache", 200, inuse=(32, 4), offset=(40, 4))
 # 4.19: addr, addrs[16], cpu, pid, when. 6.1: addr, handle, cpu, pid, when.
 OLD = layout(
     "struct track", 152, addr=(0, 8), addrs=(8, 128), cpu=(136, 4), pid=(140, 4), when=(144, 8)
@@ -87,3 +87,18 @@ def test_a_cache_without_user_tracking_is_said() -> None:
     assert not tracked(slab_cache())
     with pytest.raises(UnknownLayout, match="STORE_USER"):
         read_tracks(machine(NEW, 64), slab_cache(), np.array([OBJECT], np.uint64))
+
+
+def test_slab_notes_one_address_in_the_last_word_of_the_slot() -> None:
+    """dbg_userword() in mm/slab.c: the slot is red zone, object, red zone, address."""
+    host = FakeHost(layout("struct kmem_cache", 200, num=(32, 4), gfporder=(36, 4)))
+    cache = replace(
+        slab_cache(size=128, object_size=104, red_left_pad=8), flags=frozenset({"STORE_USER"})
+    )
+    host.put(OBJECT - 8, bytes(120) + word(FRAMES[2]) + bytes(120) + word(0))
+    found = read_tracks(host, cache, np.array([OBJECT, OBJECT + 128, OBJECT + 256], np.uint64))
+    assert found.ok.tolist() == [True, False, False]
+    assert found.addr.tolist() == [FRAMES[2], 0, 0]
+    assert not found.pid.any()
+    assert not found.when.any()
+    assert found.inline.shape == (3, 0)

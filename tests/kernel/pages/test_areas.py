@@ -11,6 +11,7 @@ import pytest
 from drgn.helpers.linux.mm import for_each_vmap_area, vmalloc_to_pfn
 
 from crashext.kernel.pages.areas import Areas, read_areas
+from crashext.kernel.pages.vmalloc import area_at
 from tests.conftest import lab_dump, lab_host, lab_view
 from tests.fake import FakeHost, layout, word
 from tests.kernel.machine import DIRECT, VMEMMAP, Machine
@@ -156,6 +157,21 @@ def test_a_vm_struct_of_another_area_is_not_believed() -> None:
     host.put(HEAP + 0x88, word(VMALLOC + 0x9000))
     found = read_areas(host, made.memory)
     assert (found.caller.tolist(), found.pages.tolist()) == ([0], [0])
+
+
+@pytest.mark.parametrize("member", ["vm", "private"])
+def test_who_asked_is_in_the_vm_struct_under_either_name(member: str) -> None:
+    """`private` until db1aecafef58 (3.3)."""
+    made, host = fake()
+    area = {"va_start": (0, 8), "va_end": (8, 8), "rb_node": (16, 24), member: (56, 8)}
+    host.layouts["struct vmap_area"] = layout("struct vmap_area", 64, **area)
+    put_area(host, HEAP, VMALLOC, 2, HEAP + 0x1000)
+    host.put(HEAP + 0x1000, word(VMEMMAP + 64 * 5, VMEMMAP + 64 * 4))
+    found = read_areas(host, made.memory)
+    assert (found.caller.tolist(), found.pages.tolist()) == ([0xFFFFFFFF81000010], [2])
+    one = area_at(host, VMALLOC + 0x1000)
+    assert one is not None
+    assert one.caller == 0xFFFFFFFF81000010
 
 
 def test_a_kernel_without_the_types_has_no_areas() -> None:
