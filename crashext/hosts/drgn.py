@@ -6,7 +6,7 @@ import logging
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 
 import drgn
@@ -61,7 +61,9 @@ class DrgnHost:
         self._source = source
         self._module_symbols_loaded = False
         self._types: Types | None = None
+        # Not functools.cache, which would hold this host, and the dump, for good.
         self._addresses: dict[str, int | None] = {}
+        self._layouts: dict[str, Layout | None] = {}
         self._file = DumpFile("live", None)
         if program.core_dump_path is not None:
             self._file = examine(Path(str(program.core_dump_path)))
@@ -250,10 +252,11 @@ class DrgnHost:
         """Ask `types` before the debug info; before the first question."""
         self._types = types
 
-    @cache  # noqa: B019
     def layout(self, type_name: str) -> Layout | None:
-        first = None if self._types is None else self._types.layout(type_name)
-        return first or self.debug_layout(type_name)
+        if type_name not in self._layouts:
+            first = None if self._types is None else self._types.layout(type_name)
+            self._layouts[type_name] = first or self.debug_layout(type_name)
+        return self._layouts[type_name]
 
     def debug_layout(self, type_name: str) -> Layout | None:
         try:

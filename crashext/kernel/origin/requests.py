@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -346,11 +345,13 @@ def _numbers(values: Values) -> tuple[int, ...]:
     return tuple(sorted({v.number for v in values}))
 
 
-_KEPT: WeakKeyDictionary[Host, Requests] = WeakKeyDictionary()
+_KEPT: dict[Host, Requests] = {}
+"""Of one kernel, the last that was asked about: what is kept holds its host, and so its dump."""
 
 
 def requests_of(host: Host, caches: Caches) -> Requests:
     """The requests of a kernel: the text is read once, whoever asks."""
     if host not in _KEPT:
+        _KEPT.clear()
         _KEPT[host] = Requests(host, caches)
     return _KEPT[host]
