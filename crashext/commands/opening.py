@@ -94,7 +94,7 @@ def _open_bare(core: Path, missing: NoDebugInfo) -> Host:
     from crashext.hosts.bare import BareHost
 
     try:
-        host = BareHost(missing.program, core.name)
+        host = BareHost(missing.program, core.name, core)
         types = CarriedTypes(host)
         if not types.known:
             raise HostError(f"it {types.problem}")

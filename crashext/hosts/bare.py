@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
+from pathlib import Path
 
 import drgn
 
@@ -31,11 +32,11 @@ class BareHost(DrgnHost):
 
     has_debug_info = False
 
-    def __init__(self, program: drgn.Program, source: str) -> None:
+    def __init__(self, program: drgn.Program, source: str, core: Path | None = None) -> None:
         text = program["VMCOREINFO"].string_().decode("ascii", "replace")
         vmcoreinfo = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
         self._kallsyms = read_kallsyms(_reader(program), vmcoreinfo)
-        super().__init__(program, source)
+        super().__init__(program, source, core)
 
     def _require_matching_debug_info(self) -> None:
         """The release string must be where the dump's own symbols say."""

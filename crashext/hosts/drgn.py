@@ -13,8 +13,6 @@ import drgn
 import numpy as np
 from drgn.helpers.linux.kallsyms import load_module_kallsyms
 
-from crashext.hosts.arm64 import ARCH as ARM64
-from crashext.hosts.arm64 import untagged
 from crashext.hosts.base import (
     Addresses,
     Bytes,
@@ -31,10 +29,11 @@ from crashext.hosts.base import (
     coalesce,
 )
 from crashext.hosts.debugpackage import missing_debug_info
-from crashext.hosts.directmap import NO_MAP, direct_map
+from crashext.hosts.directmap import direct_map
 from crashext.hosts.dumpfile import DumpFile, build_id, examine
 from crashext.hosts.percpu import PERCPU_END, percpu_table, symbol_in
 from crashext.hosts.symboltable import SymbolTable
+from crashext.hosts.unusual import open_unusual
 
 _READ_LIMIT = 1 << 20  # bigger pieces gain nothing (measured 2.7 GB/s at 1 MiB on an ELF dump)
 _KCORE = Path("/proc/kcore")
@@ -56,7 +55,8 @@ class DrgnHost:
 
     has_debug_info = True
 
-    def __init__(self, program: drgn.Program, source: str) -> None:
+    def __init__(self, program: drgn.Program, source: str, core: Path | None = None) -> None:
+        """`core` is the dump, where the program does not know it."""
         self._program = program
         self._source = source
         self._module_symbols_loaded = False
@@ -66,7 +66,9 @@ class DrgnHost:
         self._layouts: dict[str, Layout | None] = {}
         self._file = DumpFile("live", None)
         if program.core_dump_path is not None:
-            self._file = examine(Path(str(program.core_dump_path)))
+            core = Path(str(program.core_dump_path))
+        if core is not None and not program.flags & drgn.ProgramFlags.IS_LIVE:
+            self._file = examine(core)
         vmcoreinfo = program["VMCOREINFO"].string_().decode("ascii", "replace")
         fields = dict(line.split("=", 1) for line in vmcoreinfo.splitlines() if "=" in line)
         platform = program.platform
@@ -81,10 +83,7 @@ class DrgnHost:
             damage=self._file.damage,
         )
         self._require_matching_debug_info()
-        self._tagged = self._info.arch == ARM64
-        self._direct = NO_MAP
-        if not self._info.live:
-            self._direct = direct_map(self._info, self._variable)
+        self._direct = range(0) if self._info.live else direct_map(self._variable)
 
     def _require_matching_debug_info(self) -> None:
         """The kernel's own release string, read through the debug info, must be the dump's."""
@@ -116,23 +115,19 @@ class DrgnHost:
         Raises what drgn raises.
         """
         if address in self._direct:
-            return bytes(self._program.read(self._direct.physical(address), size, physical=True))
+            return bytes(self._program.read(address - self._direct.start, size, physical=True))
         return bytes(self._program.read(address, size))
 
     def info(self) -> Info:
         return self._info
 
     def read(self, address: int, size: int) -> bytes:
-        if self._tagged:
-            address = int(untagged(np.array([address % (1 << 64)], np.uint64))[0])
         try:
             return self._memory(address, size)
         except (drgn.FaultError, ValueError, OverflowError) as error:
             raise ReadFault(address) from error
 
     def read_many(self, addresses: Addresses, size: int) -> tuple[Bytes, Mask]:
-        if self._tagged:
-            addresses = untagged(addresses)
         unique, inverse = np.unique(addresses, return_inverse=True)
         data = np.zeros((len(unique), size), np.uint8)
         ok = np.zeros(len(unique), np.bool_)
@@ -337,18 +332,22 @@ def _uninterrupted() -> Iterator[None]:
 
 def open_core(core: Path, debug: Sequence[Path]) -> DrgnHost:
     """Open a dump with its debug files (the first is usually vmlinux; none: by build ID)."""
-    examine(core)
+    file = examine(core)
     logging.getLogger("drgn").setLevel(logging.CRITICAL)  # what is wrong is said in our own words
     with _uninterrupted():
         program = drgn.Program()
+    why = f"{core} is a core dump, but not of a Linux kernel"
     try:
         program.set_core_dump(str(core))
     except Exception as error:  # libkdumpfile's errors arrive as bare Exception
-        raise HostError(f"cannot open dump {core}: {_one_line(error)}") from error
+        why = f"cannot open dump {core}: {_one_line(error)}"
     if not program.flags & drgn.ProgramFlags.IS_LINUX_KERNEL:
-        raise HostError(f"{core} is a core dump, but not of a Linux kernel (no VMCOREINFO note)")
+        found = open_unusual(core, file)
+        if found is None:
+            raise HostError(f"{why} (no VMCOREINFO note, and none is found in its memory)")
+        program = found
     _load_debug_info(program, debug)
-    return DrgnHost(program, core.name)
+    return DrgnHost(program, core.name, core)
 
 
 def open_live(debug: Sequence[Path]) -> DrgnHost:

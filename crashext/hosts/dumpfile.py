@@ -30,11 +30,10 @@ _OTHER_SIGNATURES = (b"DISKDUMP",)  # diskdump, which netdump-era kernels wrote
 _DAMAGE = (ELFError, ConstructError, ValueError, KeyError, AssertionError)
 _NO_PHYSICAL_ADDRESS = (1 << 64) - 1  # /proc/kcore, for areas that are not RAM
 _PIECE = 1 << 20
-_PAGE_DESC = np.dtype([("offset", "<u8"), ("size", "<u4"), ("flags", "<u4"), ("page", "<u8")])
-_MAX_NOTES = 1 << 24
+PAGE_DESC = np.dtype([("offset", "<u8"), ("size", "<u4"), ("flags", "<u4"), ("page", "<u8")])
+MAX_NOTES = 1 << 24
 _NT_PRSTATUS, _PR_REG = 1, 112
-_PR_AFTER = 8  # bytes after the registers: pr_fpvalid, and padding
-_REGISTERS = (27, 34)  # struct user_regs_struct of x86-64, struct user_pt_regs of arm64
+_PR_REG_END = _PR_REG + 27 * 8
 _MAX_BITMAP = 1 << 30  # 32 TiB of 4 KiB pages; more is a damaged header
 _PAGE = 4096
 _NO_SPACE = 0x8  # DUMP_DH_COMPRESSED_INCOMPLETE of status
@@ -49,8 +48,7 @@ class DumpFile:
     present: tuple[tuple[int, int], ...] | None
     """Physical ranges (start, end) that the file holds; None: the format was not read."""
     registers: tuple[tuple[int, ...], ...] = ()
-    """Of each CPU, in the order of struct user_regs_struct (arm64: user_pt_regs); empty where
-    the file has no notes."""
+    """Of each CPU, in the order of struct user_regs_struct; empty where the file has no notes."""
     level: int = 0
     """What makedumpfile left out: 1 zero pages, 2 and 4 page cache, 8 user pages, 16 free ones."""
     damage: str = ""
@@ -108,7 +106,7 @@ def _elf(path: Path, file: BinaryIO) -> DumpFile:
         for segment in elf.iter_segments():
             offset, start, size = segment["p_offset"], segment["p_paddr"], segment["p_filesz"]
             end = max(end, offset + size)
-            if segment["p_type"] == "PT_NOTE" and size <= _MAX_NOTES:
+            if segment["p_type"] == "PT_NOTE" and size <= MAX_NOTES:
                 file.seek(offset)
                 notes += file.read(size)
             if segment["p_type"] == "PT_LOAD" and size and start != _NO_PHYSICAL_ADDRESS:
@@ -180,27 +178,23 @@ def _sub_header(
         return 0, ()
     (level,) = struct.unpack_from("<i", header, 8)
     at, size = struct.unpack_from("<QQ", header, 48)
-    if not 0 < size <= _MAX_NOTES or at + size > length:
+    if not 0 < size <= MAX_NOTES or at + size > length:
         return level & 31, ()
     file.seek(at)
     return level & 31, _registers(file.read(size))
 
 
 def _registers(notes: bytes) -> tuple[tuple[int, ...], ...]:
-    """pr_reg of each NT_PRSTATUS note (include/linux/elfcore.h); damage ends the walk.
-
-    It is what lies between members of fixed sizes, on every 64-bit architecture.
-    """
+    """pr_reg of each NT_PRSTATUS note (include/linux/elfcore.h); damage ends the walk."""
     found = []
     at = 0
     while at + 12 <= len(notes):
         name, size, kind = struct.unpack_from("<III", notes, at)
         body = at + 12 + (name + 3 & ~3)
-        count = (size - _PR_REG - _PR_AFTER) // 8
-        if kind == _NT_PRSTATUS and notes[at + 12 : at + 16] == b"CORE" and count in _REGISTERS:
-            if body + size > len(notes):
+        if kind == _NT_PRSTATUS and notes[at + 12 : at + 16] == b"CORE" and size >= _PR_REG_END:
+            if body + _PR_REG_END > len(notes):
                 break
-            found.append(struct.unpack_from(f"<{count}Q", notes, body + _PR_REG))
+            found.append(struct.unpack_from("<27Q", notes, body + _PR_REG))
         at = body + (size + 3 & ~3)
     return tuple(found)
 
@@ -229,8 +223,8 @@ def _pages(file: BinaryIO, bitmap: int, count: int, table: int, length: int) -> 
         data = np.frombuffer(file.read(_PIECE // 8), np.uint8)
         bits = np.unpackbits(data, bitorder="little")[: count - begin]
         here = np.flatnonzero(bits)
-        file.seek(table + _PAGE_DESC.itemsize * total)
-        rows = np.fromfile(file, _PAGE_DESC, len(here))
+        file.seek(table + PAGE_DESC.itemsize * total)
+        rows = np.fromfile(file, PAGE_DESC, len(here))
         total += len(here)
         offset, size = rows["offset"], rows["size"].astype(np.uint64)
         # Of a page that there was no room for makedumpfile leaves nothing here.
@@ -247,7 +241,7 @@ def _pages(file: BinaryIO, bitmap: int, count: int, table: int, length: int) -> 
                 runs[-1] = (runs[-1][0], b)
             else:
                 runs.append((a, b))
-    return _Pages(runs, lost, max(end, table + _PAGE_DESC.itemsize * total))
+    return _Pages(runs, lost, max(end, table + PAGE_DESC.itemsize * total))
 
 
 _AGAIN = "copy it again or free space where it is written"

@@ -127,9 +127,8 @@ def build(
     cache = cache_folder()
     kernel = _kernel(scenario, cache)
     dump = _dump_of(scenario, kernel, cache)
-    native = kernel.arch == "amd64"  # makedumpfile only knows the dumps of its own architecture
-    formats = {31: dump.d31} if d31 and native else {}
-    if kdump and native:
+    formats = {31: dump.d31} if d31 else {}
+    if kdump:
         formats[0] = dump.kdump
     if dump.folder.is_dir() and not force and all(path.is_file() for path in formats.values()):
         return dump
