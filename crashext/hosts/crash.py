@@ -35,7 +35,7 @@ from crashext.hosts.base import (
 )
 from crashext.hosts.crash_sys import dump_file, sys_fields
 from crashext.hosts.crash_tables import untranslatable
-from crashext.hosts.directmap import direct_map
+from crashext.hosts.directmap import NO_MAP, direct_map
 from crashext.hosts.dumpfile import DumpFile, examine
 from crashext.hosts.keeping import Kept
 from crashext.hosts.percpu import PERCPU_END, percpu_table, symbol_in
@@ -68,7 +68,7 @@ class CrashHost:
         self.kept = kept
         self._sock, self._whole = sock, whole or nullcontext()
         self._starts = self._ends = np.zeros(0, np.uint64)
-        self._direct = range(0)
+        self._direct = NO_MAP
         self._lost = np.zeros((0, 2), np.uint64)
         self._memory: PhysicalMemory | None = None
         self._types: Types | None = None
@@ -134,7 +134,7 @@ class CrashHost:
         """From now on, know which direct-map pages the dump lacks without asking crash."""
         if self._file.present is None:
             return
-        self._direct = direct_map(self._variable)
+        self._direct = direct_map(self._info, self._variable)
         ranges = np.array(self._file.present, np.uint64).reshape(-1, 2)
         self._starts, self._ends = ranges[:, 0], ranges[:, 1]
         self._watch_page_tables()
@@ -179,8 +179,9 @@ class CrashHost:
             return held
         for start, end in self._lost:
             held &= (addresses + np.uint64(size) <= start) | (addresses >= end)
-        physical = addresses - np.uint64(self._direct.start)
-        inside = physical < np.uint64(len(self._direct))
+        physical = addresses - np.uint64(self._direct.zero)
+        first, size_of_map = self._direct.start, self._direct.stop - self._direct.start
+        inside = addresses - np.uint64(first) < np.uint64(size_of_map)
         at = np.searchsorted(self._starts, physical[inside], side="right").astype(np.int64) - 1
         held[inside] = (at >= 0) & (
             physical[inside] + np.uint64(size) <= self._ends[np.maximum(at, 0)]
@@ -211,7 +212,7 @@ class CrashHost:
         """A long read of the direct map from the dump file itself: the bridge need not carry it."""
         if address not in self._direct:
             return None
-        physical = address - self._direct.start
+        physical = self._direct.physical(address)
         if self._memory is None:
             from crashext.hosts.drgn import (
                 PhysicalMemory,  # drgn takes a third of a second to import

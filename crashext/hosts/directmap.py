@@ -1,25 +1,57 @@
 """Where a randomised direct map begins and ends, so that reads of it can be taken as physical.
 
-KASLR moves the direct map, vmalloc space and the memory map, and leaves 2.5 TiB to 71 TiB (seen on
-3.10 to 7.2) between the first and the second: the map ends where the next of them begins, and at
-no constant. Source: arch/x86/mm/kaslr.c (4.8 to 7.2), whose variables these are.
+On x86-64 KASLR moves the direct map, vmalloc space and the memory map, and leaves 2.5 TiB to 71 TiB
+(seen on 3.10 to 7.2) between the first and the second: the map ends where the next of them begins,
+and at no constant. Source: arch/x86/mm/kaslr.c (4.8 to 7.2), whose variables these are. On arm64 it
+is the linear map, whose bounds are fixed, and KASLR moves what is mapped there (arm64.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+
+from crashext.hosts.arm64 import ARCH as ARM64
+from crashext.hosts.arm64 import arm64_ranges
+from crashext.hosts.base import Info
 
 _WORD = 1 << 64
 
 
-def direct_map(variable: Callable[[str], int | None]) -> range:
+@dataclass(frozen=True)
+class DirectMap:
+    """[start, stop) of virtual addresses."""
+
+    start: int = 0
+    stop: int = 0
+    zero: int = 0
+    """Where physical address 0 is, or would be."""
+
+    def __contains__(self, address: int) -> bool:
+        return self.start <= address < self.stop
+
+    def __bool__(self) -> bool:
+        return self.start < self.stop
+
+    def physical(self, address: int) -> int:
+        """The physical address behind one in here."""
+        return (address - self.zero) % _WORD
+
+
+NO_MAP = DirectMap()
+
+
+def direct_map(info: Info, variable: Callable[[str], int | None]) -> DirectMap:
     """Addresses of the direct map; empty where the kernel does not say where it ends.
 
     `variable` gives the value of a 64-bit kernel variable, None where it cannot be read.
     """
+    if info.arch == ARM64:
+        found = arm64_ranges(info.vmcoreinfo, variable, info.page_size.bit_length() - 1)
+        return NO_MAP if found is None else DirectMap(*found.linear, found.zero)
     start = variable("page_offset_base")
     if not start:
-        return range(0)
+        return NO_MAP
     after = [variable(name) for name in ("vmalloc_base", "vmemmap_base")]
     ends = [end for end in after if end is not None and start < end < _WORD]
-    return range(start, min(ends)) if ends else range(0)
+    return DirectMap(start, min(ends), start) if ends else NO_MAP

@@ -13,6 +13,8 @@ import drgn
 import numpy as np
 from drgn.helpers.linux.kallsyms import load_module_kallsyms
 
+from crashext.hosts.arm64 import ARCH as ARM64
+from crashext.hosts.arm64 import untagged
 from crashext.hosts.base import (
     Addresses,
     Bytes,
@@ -29,7 +31,7 @@ from crashext.hosts.base import (
     coalesce,
 )
 from crashext.hosts.debugpackage import missing_debug_info
-from crashext.hosts.directmap import direct_map
+from crashext.hosts.directmap import NO_MAP, direct_map
 from crashext.hosts.dumpfile import DumpFile, build_id, examine
 from crashext.hosts.percpu import PERCPU_END, percpu_table, symbol_in
 from crashext.hosts.symboltable import SymbolTable
@@ -83,7 +85,10 @@ class DrgnHost:
             damage=self._file.damage,
         )
         self._require_matching_debug_info()
-        self._direct = range(0) if self._info.live else direct_map(self._variable)
+        self._tagged = self._info.arch == ARM64
+        self._direct = NO_MAP
+        if not self._info.live:
+            self._direct = direct_map(self._info, self._variable)
 
     def _require_matching_debug_info(self) -> None:
         """The kernel's own release string, read through the debug info, must be the dump's."""
@@ -115,19 +120,23 @@ class DrgnHost:
         Raises what drgn raises.
         """
         if address in self._direct:
-            return bytes(self._program.read(address - self._direct.start, size, physical=True))
+            return bytes(self._program.read(self._direct.physical(address), size, physical=True))
         return bytes(self._program.read(address, size))
 
     def info(self) -> Info:
         return self._info
 
     def read(self, address: int, size: int) -> bytes:
+        if self._tagged:
+            address = int(untagged(np.array([address % (1 << 64)], np.uint64))[0])
         try:
             return self._memory(address, size)
         except (drgn.FaultError, ValueError, OverflowError) as error:
             raise ReadFault(address) from error
 
     def read_many(self, addresses: Addresses, size: int) -> tuple[Bytes, Mask]:
+        if self._tagged:
+            addresses = untagged(addresses)
         unique, inverse = np.unique(addresses, return_inverse=True)
         data = np.zeros((len(unique), size), np.uint8)
         ok = np.zeros(len(unique), np.bool_)

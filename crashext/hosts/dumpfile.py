@@ -33,7 +33,8 @@ _PIECE = 1 << 20
 PAGE_DESC = np.dtype([("offset", "<u8"), ("size", "<u4"), ("flags", "<u4"), ("page", "<u8")])
 MAX_NOTES = 1 << 24
 _NT_PRSTATUS, _PR_REG = 1, 112
-_PR_REG_END = _PR_REG + 27 * 8
+_PR_AFTER = 8  # bytes after the registers: pr_fpvalid, and padding
+_REGISTERS = (27, 34)  # struct user_regs_struct of x86-64, struct user_pt_regs of arm64
 _MAX_BITMAP = 1 << 30  # 32 TiB of 4 KiB pages; more is a damaged header
 _PAGE = 4096
 _NO_SPACE = 0x8  # DUMP_DH_COMPRESSED_INCOMPLETE of status
@@ -48,7 +49,8 @@ class DumpFile:
     present: tuple[tuple[int, int], ...] | None
     """Physical ranges (start, end) that the file holds; None: the format was not read."""
     registers: tuple[tuple[int, ...], ...] = ()
-    """Of each CPU, in the order of struct user_regs_struct; empty where the file has no notes."""
+    """Of each CPU, in the order of struct user_regs_struct (arm64: user_pt_regs); empty where
+    the file has no notes."""
     level: int = 0
     """What makedumpfile left out: 1 zero pages, 2 and 4 page cache, 8 user pages, 16 free ones."""
     damage: str = ""
@@ -185,16 +187,20 @@ def _sub_header(
 
 
 def _registers(notes: bytes) -> tuple[tuple[int, ...], ...]:
-    """pr_reg of each NT_PRSTATUS note (include/linux/elfcore.h); damage ends the walk."""
+    """pr_reg of each NT_PRSTATUS note (include/linux/elfcore.h); damage ends the walk.
+
+    It is what lies between members of fixed sizes, on every 64-bit architecture.
+    """
     found = []
     at = 0
     while at + 12 <= len(notes):
         name, size, kind = struct.unpack_from("<III", notes, at)
         body = at + 12 + (name + 3 & ~3)
-        if kind == _NT_PRSTATUS and notes[at + 12 : at + 16] == b"CORE" and size >= _PR_REG_END:
-            if body + _PR_REG_END > len(notes):
+        count = (size - _PR_REG - _PR_AFTER) // 8
+        if kind == _NT_PRSTATUS and notes[at + 12 : at + 16] == b"CORE" and count in _REGISTERS:
+            if body + size > len(notes):
                 break
-            found.append(struct.unpack_from("<27Q", notes, body + _PR_REG))
+            found.append(struct.unpack_from(f"<{count}Q", notes, body + _PR_REG))
         at = body + (size + 3 & ~3)
     return tuple(found)
 

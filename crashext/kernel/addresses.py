@@ -1,6 +1,7 @@
 """The kernel's address space: which range a value falls in, and where a page's memory is.
 
-x86-64 only. Sources: Documentation/arch/x86/x86_64/mm.rst (6.1), arch/x86/mm/kaslr.c.
+x86-64 and arm64. Sources: Documentation/arch/x86/x86_64/mm.rst (6.1), arch/x86/mm/kaslr.c; of
+arm64 see hosts/arm64.py.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from crashext.hosts.arm64 import arm64_ranges, vmcoreinfo_number
 from crashext.hosts.base import Addresses, Host, ReadFault
 from crashext.kernel.access import UnknownLayout, Words, u64, variable
+from crashext.kernel.architecture import ARM64, architecture
 
 PAGE_SHIFT = 12
 PAGE_SIZE = 1 << PAGE_SHIFT
@@ -18,6 +21,7 @@ USER_LOW, USER_HIGH = 0x0000550000000000, 0x00007FFFFFFFFFFF
 """Where programs and their libraries, heaps and stacks are, when they are not below 4 GiB."""
 
 _TIB = 1 << 40
+_KERNEL_MAP = 0xFFFFFFFF80000000  # __START_KERNEL_map, arch/x86/include/asm/page_64_types.h
 _MAX_CPUS = 8192  # NR_CPUS with MAXSMP
 
 
@@ -45,6 +49,8 @@ class AddressSpace:
     text: Range
     image: Range
     """Kernel image: text, data, bss."""
+    modules: Range
+    """Where code is put that is not of the image; some of it may be elsewhere."""
     percpu_offsets: tuple[int, ...]
     """`__per_cpu_offset` of each possible CPU."""
     percpu_first_chunk: Range
@@ -65,11 +71,15 @@ class AddressSpace:
 
 def address_space(host: Host) -> AddressSpace:
     """Read the ranges from the kernel's own variables; raises `UnknownLayout`."""
-    if host.info().arch != "x86_64":
-        raise UnknownLayout(f"only x86-64 kernels are understood so far, not {host.info().arch}")
+    known = architecture(host)
     max_pfn = variable(host, "max_pfn")
     if not max_pfn:
         raise UnknownLayout("max_pfn cannot be read: how much memory there is stays unknown")
+    return (_arm64 if known is ARM64 else _x86)(host, max_pfn << PAGE_SHIFT)
+
+
+def _x86(host: Host, end: int) -> AddressSpace:
+    """Of a machine whose memory ends at a physical address."""
     five_level = host.info().vmcoreinfo.get("NUMBER(pgtable_l5_enabled)", "0") == "1"
     direct = _direct_map(host)
     vmalloc = variable(host, "vmalloc_base") or (
@@ -78,25 +88,59 @@ def address_space(host: Host) -> AddressSpace:
     vmemmap = variable(host, "vmemmap_base") or (
         0xFFD4000000000000 if five_level else 0xFFFFEA0000000000
     )
-    text, etext, end = (host.address_of(n) for n in ("_text", "_etext", "_end"))
+    page = host.layout("struct page")
+    text, image = _image(host, "_text")
+    return AddressSpace(
+        direct=Range(direct, direct + end),
+        vmalloc=Range(vmalloc, vmalloc + (12800 if five_level else 32) * _TIB),
+        vmemmap=Range(vmemmap, vmemmap + (end >> PAGE_SHIFT) * (page.size if page else 64)),
+        text=text,
+        image=image,
+        modules=Range(_KERNEL_MAP, (1 << 64) - 1),
+        percpu_offsets=percpu_offsets(host),
+        percpu_first_chunk=_first_chunk(host),
+    )
+
+
+def _arm64(host: Host, end: int) -> AddressSpace:
+    info = host.info()
+    ranges = arm64_ranges(info.vmcoreinfo, lambda name: variable(host, name), PAGE_SHIFT)
+    if ranges is None:
+        raise UnknownLayout("VA_BITS or PHYS_OFFSET is not in VMCOREINFO: where is the linear map?")
+    # The first pages are not mapped: the image begins with the EFI header.
+    text, image = _image(host, "_stext")
+    return AddressSpace(
+        direct=Range(ranges.zero, ranges.zero + end),
+        vmalloc=Range(*ranges.vmalloc),
+        vmemmap=Range(*ranges.vmemmap),
+        text=text,
+        image=image,
+        modules=Range(*ranges.modules),
+        percpu_offsets=percpu_offsets(host),
+        percpu_first_chunk=_first_chunk(host),
+    )
+
+
+def _image(host: Host, first: str) -> tuple[Range, Range]:
+    """The kernel's text, and all of its image."""
+    text, etext, end = (host.address_of(n) for n in (first, "_etext", "_end"))
     if text is None or etext is None or end is None:
         raise UnknownLayout(
-            "the kernel image's bounds (_text, _etext, _end) are not in the symbols"
+            f"the kernel image's bounds ({first}, _etext, _end) are not in the symbols"
         )
     if end < text:  # an absolute symbol in some links: KASLR has not moved it
         end += int(host.info().vmcoreinfo.get("KERNELOFFSET", "0"), 16)
-    page = host.layout("struct page")
-    offsets = percpu_offsets(host)
-    first_chunk = _first_chunk(host)
-    return AddressSpace(
-        direct=Range(direct, direct + (max_pfn << PAGE_SHIFT)),
-        vmalloc=Range(vmalloc, vmalloc + (12800 if five_level else 32) * _TIB),
-        vmemmap=Range(vmemmap, vmemmap + max_pfn * (page.size if page else 64)),
-        text=Range(text, etext),
-        image=Range(text, end),
-        percpu_offsets=offsets,
-        percpu_first_chunk=first_chunk,
-    )
+    return Range(text, etext), Range(text, end)
+
+
+def image_shift(host: Host) -> int | None:
+    """What is added to the physical address of a byte of the image for its address there."""
+    if architecture(host) is ARM64:
+        shift = vmcoreinfo_number(host.info().vmcoreinfo, "kimage_voffset")
+        return variable(host, "kimage_voffset") if shift is None else shift
+    base = variable(host, "phys_base")
+    # It is signed: where the image is may be lower than where it was linked to be.
+    return None if base is None else _KERNEL_MAP - base + (base >> 63 << 64)
 
 
 def _direct_map(host: Host) -> int:

@@ -37,6 +37,7 @@ def address_space(pages: int) -> AddressSpace:
         vmemmap=Range(VMEMMAP, VMEMMAP + 64 * pages),
         text=Range(TEXT, TEXT + 0x1000000),
         image=Range(TEXT, TEXT + 0x2000000),
+        modules=Range(0xFFFFFFFF80000000, (1 << 64) - 1),
         percpu_offsets=(0xFFFF88803FC00000,),
         percpu_first_chunk=Range(0xFFFF88803FC00000, 0xFFFF88803FC40000),
     )

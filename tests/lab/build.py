@@ -127,8 +127,9 @@ def build(
     cache = cache_folder()
     kernel = _kernel(scenario, cache)
     dump = _dump_of(scenario, kernel, cache)
-    formats = {31: dump.d31} if d31 else {}
-    if kdump:
+    native = kernel.arch == "amd64"  # makedumpfile only knows the dumps of its own architecture
+    formats = {31: dump.d31} if d31 and native else {}
+    if kdump and native:
         formats[0] = dump.kdump
     if dump.folder.is_dir() and not force and all(path.is_file() for path in formats.values()):
         return dump

@@ -213,7 +213,8 @@ def nodes(
 def _judged_areas(view: KernelView, areas: Areas, stacks: Stacks) -> NDArray[np.int64]:
     """Rows of areas that are nodes: vmalloc()'s and vmap()'s, but for those where code runs."""
     kept = areas.flags & np.uint64(VM_ALLOC | VM_MAP) != 0
-    kept &= areas.start < np.uint64(view.space.image.start)  # modules, compiled BPF programs
+    # Modules, compiled BPF programs; the image itself has areas on arm64.
+    kept &= ~view.space.modules.holds(areas.start) & ~view.space.image.holds(areas.start)
     kept[[row for row in stacks.rows if row < len(kept)]] = False
     # A chunk of per-CPU memory: an area whose pages are not its own, that pcpu_* asked for.
     for caller in np.unique(areas.caller[kept]).tolist():

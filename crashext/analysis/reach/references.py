@@ -120,10 +120,11 @@ class _Pointers:
         self._table = table = nodes.table
         self._silent = silent_words(view, table)
         space = view.space
-        # All that nodes can be pointed at by lies between here and the kernel image.
-        lowest = min(space.direct.start, space.vmalloc.start, space.vmemmap.start)
+        # All that nodes can be pointed at by lies in these, wherever the kernel image is.
+        ranges = (space.direct, space.vmalloc, space.vmemmap)
+        lowest = min(r.start for r in ranges)
         self._direct = np.uint64(space.direct.start)
-        self._lowest, self._span = np.uint64(lowest), np.uint64(space.image.start - lowest)
+        self._lowest, self._span = np.uint64(lowest), np.uint64(max(r.end for r in ranges) - lowest)
         ignored = [i for i, c in enumerate(view.caches.all) if c.name in BOOKKEEPING]
         self._ignored = np.isin(table.index.cache, np.array(ignored, np.uint16))
         self._any_ignored = bool(self._ignored.any())

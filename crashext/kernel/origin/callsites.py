@@ -1,6 +1,7 @@
 """Where kernel and module text calls given functions: one pass over all text, as the dump has it.
 
-Direct calls and tail jumps alone: `e8 rel32` and `e9 rel32` on x86-64, `bl` and `b` on arm64. A
+Direct calls and tail jumps alone: `e8 rel32` and `e9 rel32` on x86-64, `bl` and `b` on arm64, where
+modules that are too far away jump on from a table of their own (struct plt_entry). A
 call through a pointer is not seen, nor one from text that is gone (__init), nor one from text that
 is not in the dump.
 """
@@ -13,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from crashext.hosts.base import Host, Mask
+from crashext.hosts.arm64 import ARCH as ARM64
+from crashext.hosts.base import Host, Mask, ReadFault
 from crashext.kernel.access import Words
 from crashext.kernel.addresses import PAGE_SIZE
 
@@ -23,6 +25,10 @@ _X86_CALL, _X86_JUMP = 0xE8, 0xE9
 _X86_LENGTH, _ARM_LENGTH = 5, 4
 _ARM_BRANCH = 0x14000000  # b; bl has the top bit set as well
 _ARM_OPCODE = 0x7C000000
+# arch/arm64/include/asm/module.h, from bdb85cd1d206 (5.0): adrp x16; add x16, x16; br x16
+_ARM_ADRP, _ARM_ADRP_MASK = 0x90000010, 0x9F00001F
+_ARM_ADD, _ARM_ADD_MASK = 0x91000210, 0xFFC003FF
+_ARM_BR = 0xD61F0200
 
 
 @dataclass(frozen=True)
@@ -53,9 +59,11 @@ def text_areas(host: Host) -> list[tuple[int, int]]:
 
 def find_calls(host: Host, targets: Mapping[int, int]) -> CallSites:
     """Every call of the functions at the addresses `targets`, which map to the caller's numbers."""
+    scan = _x86
+    if host.info().arch == ARM64:
+        scan, targets = _arm, {**targets, **_through_tables(host, targets)}
     wanted = np.array(sorted(targets), np.uint64)
     numbers = np.array([targets[int(a)] for a in wanted], np.int64)
-    scan = _arm if host.info().arch in ("aarch64", "arm64") else _x86
     found: list[tuple[Words, NDArray[np.int64], Mask]] = []
     text = missing = 0
     for start, end in text_areas(host):
@@ -72,6 +80,46 @@ def find_calls(host: Host, targets: Mapping[int, int]) -> CallSites:
     jumps = np.concatenate([np.zeros(0, np.bool_), *(j for _, _, j in found)])
     addresses, order = np.unique(addresses, return_index=True)
     return CallSites(addresses, numbers[which[order]], jumps[order], text, missing)
+
+
+def _through_tables(host: Host, targets: Mapping[int, int]) -> dict[int, int]:
+    """Where modules jump on to the functions `targets`, and their numbers."""
+    found: dict[int, int] = {}
+    for module in host.modules():
+        for start, end in module.ranges:
+            data, _ = _read(host, start, min(end - start, _MOST_TEXT))
+            places, to = _jumps_on(data, start)
+            pairs = zip(places.tolist(), to.tolist(), strict=True)
+            found.update((at, targets[target]) for at, target in pairs if target in targets)
+    return found
+
+
+def jumps_on(host: Host, address: int) -> int:
+    """Where a call of `address` ends: it may be in a module's table of jumps."""
+    if host.info().arch != ARM64:
+        return address
+    try:
+        data = np.frombuffer(host.read(address, 3 * _ARM_LENGTH), np.uint8)
+    except ReadFault:
+        return address
+    _, to = _jumps_on(data, address)
+    return int(to[0]) if len(to) else address
+
+
+def _jumps_on(data: NDArray[np.uint8], start: int) -> tuple[Words, Words]:
+    """Entries of tables of jumps in arm64 text: where they are, and where they lead."""
+    words = data[: len(data) // _ARM_LENGTH * _ARM_LENGTH].view("<u4")
+    at = np.flatnonzero(words[2:] == np.uint32(_ARM_BR))
+    page, low = words[at], words[at + 1]
+    good = page & np.uint32(_ARM_ADRP_MASK) == np.uint32(_ARM_ADRP)
+    good &= low & np.uint32(_ARM_ADD_MASK) == np.uint32(_ARM_ADD)
+    at, page, low = at[good], page[good], low[good]
+    where = np.uint64(start) + at.astype(np.uint64) * np.uint64(_ARM_LENGTH)
+    # immhi:immlo, signed, in pages of 4 KiB whatever the kernel's are
+    high = (page << np.uint32(8)).view(np.int32).astype(np.int64) >> 13 << 2
+    pages = high | (page >> np.uint32(29) & np.uint32(3)).astype(np.int64)
+    to = (where & ~np.uint64(0xFFF)) + (pages << 12).astype(np.uint64)
+    return where, to + (low >> np.uint32(10) & np.uint32(0xFFF)).astype(np.uint64)
 
 
 def _read(host: Host, start: int, size: int) -> tuple[NDArray[np.uint8], int]:

@@ -1,13 +1,15 @@
-"""One function of x86-64 text, disassembled, and how control gets from one instruction to the next.
+"""One function, disassembled, and how control gets from one instruction to the next.
 
 capstone's plain text of an instruction is enough here and three times as fast as its details; what
 follows from an instruction is worked out only for those that somebody asks about. Text that makes
-no sense (damaged, or data) costs this function.
+no sense (damaged, or data) costs this function. What x86-64's instructions change is here;
+arm64's are in code_arm64.py.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import cache, cached_property
 from typing import NamedTuple
 
@@ -54,6 +56,9 @@ _IMPLIED = {
     "rdmsr": ("rax", "rdx"),
     "syscall": ("rcx", "r11"),
 }
+_ENDS = frozenset(("jmp", "ret", "ud2", "int3", "b", "br", "brk", "udf", "eret", "retaa", "retab"))
+_TESTS = frozenset(("cbz", "cbnz", "tbz", "tbnz"))
+_OUTSIDE = re.compile(r", (?![^\[]*\])")  # commas that are not inside a memory operand
 _HEX = re.compile(r"0x[0-9a-f]{1,16}", re.ASCII)
 _SLOT = re.compile(r"\[(?:rsp|rbp)(?: [+-] 0x[0-9a-f]+| [+-] \d)?\]", re.ASCII)
 
@@ -71,22 +76,31 @@ class Instruction(NamedTuple):
     @property
     def parts(self) -> list[str]:
         """The operands one by one, destination first."""
+        if "[" in self.operands:
+            return _OUTSIDE.split(self.operands)
         return self.operands.split(", ") if self.operands else []
 
     @property
     def target(self) -> int | None:
-        """Of a direct jump or call."""
-        return int(self.operands, 16) if _HEX.fullmatch(self.operands) else None
+        """Of a direct jump or call; arm64's may test a register, which they name first."""
+        last = self.operands.rpartition("#")[2]
+        return int(last, 16) if _HEX.fullmatch(last) else None
 
     @property
     def ends_block(self) -> bool:
-        """Control does not come out at its end. WARN() goes on after its ud2, but nothing that
-        anyone asks about is decided there."""
-        return self.mnemonic in ("jmp", "ret", "ud2", "int3") or self.mnemonic.endswith(" ret")
+        """Control does not come out at its end. WARN() goes on after its ud2 or brk, but nothing
+        that anyone asks about is decided there."""
+        return self.mnemonic in _ENDS or self.mnemonic.endswith(" ret")
+
+    @property
+    def unconditional(self) -> bool:
+        """A jump that is always taken."""
+        return self.mnemonic in ("jmp", "b")
 
     @property
     def conditional(self) -> bool:
-        return self.mnemonic.startswith("j") and self.mnemonic != "jmp"
+        name = self.mnemonic
+        return (name[0] == "j" and name != "jmp") or name.startswith("b.") or name in _TESTS
 
 
 def slot(operand: str) -> str | None:
@@ -95,16 +109,30 @@ def slot(operand: str) -> str | None:
     return inner if _SLOT.fullmatch(inner) and "gs:" not in operand else None
 
 
+class Isa(NamedTuple):
+    """What an architecture's instructions have in common."""
+
+    machine: tuple[int, int]
+    """capstone's architecture and mode."""
+    arguments: tuple[str, ...]
+    """Registers that arguments are passed in."""
+    stack: str
+    """The stack pointer."""
+    writes: Callable[[Instruction], frozenset[str]]
+    """64-bit registers, and slots of the stack, that an instruction changes."""
+
+
 @cache
-def _disassembler() -> capstone.Cs:
-    return capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
+def _disassembler(machine: tuple[int, int]) -> capstone.Cs:
+    return capstone.Cs(*machine)
 
 
 class Code:
     """The instructions of one function, in order."""
 
-    def __init__(self, data: bytes, address: int) -> None:
-        found = _disassembler().disasm_lite(data, address)
+    def __init__(self, data: bytes, address: int, isa: Isa | None = None) -> None:
+        self.isa = isa or X86_64
+        found = _disassembler(self.isa.machine).disasm_lite(data, address)
         self.all = list(map(Instruction._make, found))
         self._index = {instruction.address: i for i, instruction in enumerate(self.all)}
         self._written: dict[int, frozenset[str]] = {}
@@ -119,7 +147,7 @@ class Code:
         """Places that jump to a place."""
         found: dict[int, list[int]] = {}
         for i, instruction in enumerate(self.all):
-            if instruction.mnemonic.startswith("j"):
+            if instruction.unconditional or instruction.conditional:
                 to = self._index.get(instruction.target or 0)
                 if to is not None:
                     found.setdefault(to, []).append(i)
@@ -139,7 +167,7 @@ class Code:
         """64-bit registers, and slots of the stack, that an instruction changes."""
         known = self._written.get(i)
         if known is None:
-            known = self._written[i] = _writes(self.all[i])
+            known = self._written[i] = self.isa.writes(self.all[i])
         return known
 
 
@@ -171,3 +199,6 @@ def _written(operand: str) -> str:
     if operand in REGISTERS:
         return REGISTERS[operand][0]
     return slot(operand) or ""
+
+
+X86_64 = Isa((capstone.CS_ARCH_X86, capstone.CS_MODE_64), ARGUMENTS, "rsp", _writes)

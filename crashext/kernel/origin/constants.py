@@ -13,7 +13,7 @@ from enum import Enum
 from itertools import product
 from typing import NamedTuple
 
-from crashext.kernel.origin.code import ARGUMENTS, REGISTERS, Code, Instruction, slot
+from crashext.kernel.origin.code import REGISTERS, Code, Instruction, slot
 
 _WORD = (1 << 64) - 1
 _MOST_VALUES = 16
@@ -42,14 +42,14 @@ class Value(NamedTuple):
 
 Values = frozenset[Value]
 UNKNOWN = Value(What.UNKNOWN)
-_NOBODY_KNOWS: Values = frozenset((UNKNOWN,))
+NOBODY_KNOWS: Values = frozenset((UNKNOWN,))
 
 Peek = Callable[[int], int | None]
 """The word at an address of the dump; None where it cannot be read."""
 
 
 class Constants:
-    """Of one function."""
+    """Of one function; `_set_by` and `_operand` are x86-64's."""
 
     def __init__(self, code: Code, peek: Peek) -> None:
         self._code, self._peek = code, peek
@@ -67,21 +67,23 @@ class Constants:
 
     def _values(self, name: str, i: int, depth: int) -> Values:
         if depth > _DEEPEST:
-            return _NOBODY_KNOWS
+            return NOBODY_KNOWS
         found: set[Value] = set()
         for definition in self._definitions(name, i):
             if definition is None:
-                known = name in ARGUMENTS
-                found.add(Value(What.ARGUMENT, ARGUMENTS.index(name)) if known else UNKNOWN)
+                passed = self._code.isa.arguments
+                known = name in passed
+                found.add(Value(What.ARGUMENT, passed.index(name)) if known else UNKNOWN)
             else:
                 found |= self._set_by(self._code.all[definition], name, definition, depth + 1)
             if len(found) > _MOST_VALUES:
-                return _NOBODY_KNOWS
-        return frozenset(found) if found and self._steps > 0 else _NOBODY_KNOWS
+                return NOBODY_KNOWS
+        return frozenset(found) if found and self._steps > 0 else NOBODY_KNOWS
 
     def _definitions(self, name: str, i: int) -> set[int | None]:
         """Places that set it last on some way here; None: the function's caller did."""
-        on_stack = name.startswith("[rsp")
+        stack = self._code.isa.stack
+        on_stack = name.startswith(f"[{stack}")
         found: set[int | None] = set()
         seen: set[int] = set()
         todo = [i]
@@ -95,7 +97,7 @@ class Constants:
                 seen.add(before)
                 self._steps -= 1
                 written = self._code.writes(before)
-                if name in written or (on_stack and "rsp" in written):
+                if name in written or (on_stack and stack in written):
                     found.add(before)
                 else:
                     todo.append(before)
@@ -106,87 +108,87 @@ class Constants:
         if instruction.mnemonic == "call" and name == "rax":
             return frozenset((Value(What.RESULT, instruction.address),))
         if not parts or (parts[0] not in REGISTERS and slot(parts[0]) != name):
-            return _NOBODY_KNOWS
+            return NOBODY_KNOWS
         operation = instruction.mnemonic
         if operation.startswith("set"):
             return frozenset((Value(What.CONSTANT, 0), Value(What.CONSTANT, 1)))
         bits = width(parts[0])
         if bits < 32 or REGISTERS.get(parts[0], (name, 0))[0] != name:
-            return _NOBODY_KNOWS
+            return NOBODY_KNOWS
         if operation.startswith("cmov"):
             here = self._values(name, i, depth)
-            return _cut(here | self._operand(instruction, parts[1], i, depth), bits)
+            return cut(here | self._operand(instruction, parts[1], i, depth), bits)
         if operation in ("mov", "movabs", "movzx", "movsxd", "movsx"):
             return self._moved(instruction, i, depth, bits)
         if operation == "lea":
-            return _cut(self._address(instruction, parts[1], i, depth), bits)
-        return _cut(self._computed(instruction, i, depth, bits), bits)
+            return cut(self._address(instruction, parts[1], i, depth), bits)
+        return cut(self._computed(instruction, i, depth, bits), bits)
 
     def _moved(self, instruction: Instruction, i: int, depth: int, bits: int) -> Values:
         source = instruction.parts[1]
         values = self._operand(instruction, source, i, depth)
         narrow = width(source)
         if instruction.mnemonic in ("mov", "movabs"):
-            return _cut(values, bits)
+            return cut(values, bits)
         if any(v.what is not What.CONSTANT for v in values):
-            return _NOBODY_KNOWS
+            return NOBODY_KNOWS
         if instruction.mnemonic == "movzx":
-            return _cut(values, narrow)
+            return cut(values, narrow)
         sign = 1 << (narrow - 1)
-        return _constants({((v.number & ((sign << 1) - 1)) ^ sign) - sign for v in values}, bits)
+        return constants({((v.number & ((sign << 1) - 1)) ^ sign) - sign for v in values}, bits)
 
     def _computed(self, instruction: Instruction, i: int, depth: int, bits: int) -> Values:
         operation, parts = instruction.mnemonic, instruction.parts
         same = len(parts) == 2 and parts[0] == parts[1]
         if same and operation in ("xor", "sub"):
-            return _constants({0}, bits)
+            return constants({0}, bits)
         if same and operation == "sbb":
-            return _constants({0, _WORD}, bits)
+            return constants({0, _WORD}, bits)
         one = self._operand(instruction, parts[0], i, depth)
         if operation in _UNARY and len(parts) == 1:
-            return _combine(lambda a, _: _UNARY[operation](a), one, _constants({0}, 64), bits)
+            return combine(lambda a, _: _UNARY[operation](a), one, constants({0}, 64), bits)
         if operation == "imul" and len(parts) == 3:
             one, parts = self._operand(instruction, parts[1], i, depth), parts[1:]
         if operation not in _BINARY or len(parts) != 2:
-            return _NOBODY_KNOWS
+            return NOBODY_KNOWS
         two = self._operand(instruction, parts[1], i, depth)
-        return _combine(_BINARY[operation], one, two, bits)
+        return combine(_BINARY[operation], one, two, bits)
 
     def _operand(self, instruction: Instruction, operand: str, i: int, depth: int) -> Values:
         if operand in REGISTERS:
             name, bits = REGISTERS[operand]
-            return _cut(self._values(name, i, depth), bits)
+            return cut(self._values(name, i, depth), bits)
         if "[" not in operand:
             number = _number(operand)
-            return _NOBODY_KNOWS if number is None else _constants({number}, 64)
+            return NOBODY_KNOWS if number is None else constants({number}, 64)
         on_stack = slot(operand)
         if on_stack is not None:
-            return _cut(self._values(on_stack, i, depth), width(operand))
+            return cut(self._values(on_stack, i, depth), width(operand))
         places = self._address(instruction, operand, i, depth)
         if width(operand) != 64 or any(v.what is not What.CONSTANT for v in places):
-            return _NOBODY_KNOWS
+            return NOBODY_KNOWS
         return frozenset(Value(What.LOAD, v.number) for v in places)
 
     def _address(self, instruction: Instruction, operand: str, i: int, depth: int) -> Values:
         """What a memory operand's address may be."""
         memory = MEMORY.fullmatch(operand)
         if memory is None:  # of a segment: per-CPU
-            return _NOBODY_KNOWS
+            return NOBODY_KNOWS
         total = frozenset((Value(What.CONSTANT, 0),))
         for sign, index, scale, number, register in _TERM.findall(memory[2]):
             if number:
-                term = _constants({-int(number, 16) if sign == "-" else int(number, 16)}, 64)
+                term = constants({-int(number, 16) if sign == "-" else int(number, 16)}, 64)
             elif register == "rip":
-                term = _constants({instruction.end}, 64)
+                term = constants({instruction.end}, 64)
             else:
                 name = REGISTERS.get(index or register)
                 if name is None or name[0] == "rsp":
-                    return _NOBODY_KNOWS
+                    return NOBODY_KNOWS
                 factor = int(scale or 1)
                 term = self._values(name[0], i, depth)
                 term = self._resolved(term)
-                term = _combine(lambda a, b: a * b, term, _constants({factor}, 64), 64)
-            total = _combine(lambda a, b: a + b, total, term, 64)
+                term = combine(lambda a, b: a * b, term, constants({factor}, 64), 64)
+            total = combine(lambda a, b: a + b, total, term, 64)
         return total
 
     def _resolved(self, values: Values) -> Values:
@@ -218,21 +220,24 @@ _UNARY: dict[str, Callable[[int], int]] = {
 }
 
 
-def _combine(function: Callable[[int, int], int], one: Values, two: Values, bits: int) -> Values:
+def combine(function: Callable[[int, int], int], one: Values, two: Values, bits: int) -> Values:
+    """What comes of every pair of two values, in so many bits."""
     pairs = list(product(one, two))
     if len(pairs) > _MOST_VALUES:
-        return _NOBODY_KNOWS
+        return NOBODY_KNOWS
     if any(v.what is not What.CONSTANT for pair in pairs for v in pair):
-        return _NOBODY_KNOWS
-    return _constants({function(a.number, b.number) for a, b in pairs}, bits)
+        return NOBODY_KNOWS
+    return constants({function(a.number, b.number) for a, b in pairs}, bits)
 
 
-def _constants(numbers: set[int], bits: int) -> Values:
+def constants(numbers: set[int], bits: int) -> Values:
+    """Numbers, in so many bits."""
     mask = (1 << bits) - 1
     return frozenset(Value(What.CONSTANT, n & mask) for n in numbers)
 
 
-def _cut(values: Values, bits: int) -> Values:
+def cut(values: Values, bits: int) -> Values:
+    """The low bits of values; of what is no constant only where that says the same."""
     if bits == 64:
         return values
     mask = (1 << bits) - 1

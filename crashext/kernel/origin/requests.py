@@ -19,8 +19,8 @@ from crashext.allocators import allocates_for_others
 from crashext.hosts.base import Host, ReadFault, Symbol
 from crashext.kernel.access import UnknownLayout, string, u64
 from crashext.kernel.addresses import address_space
-from crashext.kernel.origin.callsites import CallSites, find_calls
-from crashext.kernel.origin.code import ARGUMENTS, MOST_CODE, Code
+from crashext.kernel.origin.callsites import CallSites, find_calls, jumps_on
+from crashext.kernel.origin.code import MOST_CODE, Code
 from crashext.kernel.origin.constants import Constants, Values, What
 from crashext.kernel.origin.entrypoints import (
     ALLOCATING,
@@ -31,12 +31,11 @@ from crashext.kernel.origin.entrypoints import (
     Kind,
     flags_argument,
 )
+from crashext.kernel.origin.readers import Reader, reader
 from crashext.kernel.origin.stores import Store, stores_after
 from crashext.kernel.slab.caches import Caches, SlabCache
 from crashext.kernel.slab.families import family
 
-_DISASSEMBLED = "x86_64"
-"""The one architecture whose code is read; of others only the calls are known."""
 _MOST_FUNCTION_WITHOUT_SIZE = 1 << 14
 _DMA, _RECLAIMABLE, _ACCOUNT = 0x1, 0x10, 0x400000  # of the gfp flags
 _BY_FLAGS = ("", "dma", "rcl", "cg")
@@ -58,11 +57,13 @@ class Request:
     sizes: tuple[int, ...]
     """All sizes, or orders of pages, that it may ask for; empty where it is not known."""
     flags: int | None
+    length: int
+    """Bytes of the call instruction."""
 
     @property
     def offset(self) -> int:
         """Of where the call returns to, as stacks of the kernel have it."""
-        return self.call + 5 - self.function.address
+        return self.call + self.length - self.function.address
 
 
 class Requests:
@@ -144,7 +145,9 @@ class Requests:
         at = None if code is None else code.at(request.call)
         if known is None or code is None or at is None or request.jump:
             return ()
-        return stores_after(code, known, at) if request.entry.returns else ()
+        if not request.entry.returns:
+            return ()
+        return stores_after(code, known, at, self._reader.walk)
 
     def _request(self, row: int) -> Request | None:
         entries, calls = self._entries
@@ -159,10 +162,10 @@ class Requests:
         known, code = self._opened(function, call)
         at = None if code is None else code.at(call)
         if known is None or code is None or at is None:
-            return Request(call, entry, jump, function, (), (), None)
+            return Request(call, entry, jump, function, (), (), None, self._reader.call)
 
         def argument(number: int) -> Values:
-            return known.before(at, ARGUMENTS[number])
+            return known.before(at, self._reader.isa.arguments[number])
 
         caches: set[int] = set()
         if entry.cache >= 0:
@@ -183,20 +186,19 @@ class Requests:
             tuple(sorted(caches & self._addresses)),
             tuple(n & 0xFFFFFFFF if entry.kind is Kind.PAGES else n for n in sizes),
             flags[0] & 0xFFFFFFFF if len(flags) == 1 else None,
+            self._reader.call,
         )
 
     def _opened(self, function: Symbol, call: int) -> tuple[Constants | None, Code | None]:
         """The function's code, the last one kept: calls come in order of address."""
         if self._function[0] != function.address or not function.address:
             data = self._text(function, call)
-            code = Code(data, function.address) if data else None
-            known = None if code is None else Constants(code, self._peek)
+            code = Code(data, function.address, self._reader.isa) if data else None
+            known = None if code is None else self._reader.constants(code, self._peek)
             self._function = function.address, known, code
         return self._function[1:]
 
     def _text(self, function: Symbol, call: int) -> bytes:
-        if self._host.info().arch != _DISASSEMBLED:
-            return b""
         # Where only crash names functions, nobody tells how long they are.
         size = function.size or min(call - function.address + 512, _MOST_FUNCTION_WITHOUT_SIZE)
         if not function.address or not call - function.address < size <= MOST_CODE:
@@ -240,10 +242,13 @@ class Requests:
     def _created(self, call: int, known: Constants, code: Code) -> set[int]:
         """The cache that a function has made itself, by the name that it gave it."""
         at = code.at(call)
-        if at is None or code.all[at].target not in self._creators:
+        target = None if at is None else code.all[at].target
+        if at is None or target is None:
+            return set()
+        if jumps_on(self._host, target) not in self._creators:
             return set()
         found = set()
-        for name in known.before(at, ARGUMENTS[0]):
+        for name in known.before(at, self._reader.isa.arguments[0]):
             if name.what is not What.CONSTANT:
                 continue
             try:
@@ -252,6 +257,10 @@ class Requests:
                 continue
             found |= set() if cache is None else {cache.address}
         return found
+
+    @cached_property
+    def _reader(self) -> Reader:
+        return reader(self._host)
 
     @cached_property
     def _creators(self) -> set[int | None]:

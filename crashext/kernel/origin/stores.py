@@ -33,10 +33,12 @@ class Store:
     """No branch comes before it but that on whether there was memory at all."""
 
 
-def stores_after(code: Code, known: Constants, call: int) -> tuple[Store, ...]:
+def stores_after(
+    code: Code, known: Constants, call: int, way: type[Walk] | None = None
+) -> tuple[Store, ...]:
     """What is stored through the pointer that the call at place `call` returns; the telling ones
     first, where there are many."""
-    walk = _Walk(code, known)
+    walk = (way or Walk)(code, known)
     walk.follow(call + 1)
     found = sorted(walk.stores.values(), key=lambda s: (_dull(s), s.offset))[:_MOST_STORES]
     return tuple(sorted(found, key=lambda s: s.offset))
@@ -48,12 +50,15 @@ def _dull(store: Store) -> int:
     return 1 if store.value else 2
 
 
-class _Walk:
-    """One way through the code, with what is known of the pointer on it."""
+class Walk:
+    """One way through the code, with what is known of the pointer on it; x86-64's."""
+
+    result = "rax"
+    """Where functions return."""
 
     def __init__(self, code: Code, known: Constants) -> None:
         self._code, self._known = code, known
-        self._pointers: dict[str, int] = {"rax": 0}
+        self._pointers: dict[str, int] = {self.result: 0}
         """Registers and stack slots that hold the pointer, and how far into the object."""
         self._certain = True
         self.stores: dict[int, Store] = {}
@@ -68,7 +73,7 @@ class _Walk:
 
     def _step(self, i: int) -> int | None:
         one = self._code.all[i]
-        if one.mnemonic == "jmp":
+        if one.unconditional:
             return self._code.at(one.target or 0)
         if one.ends_block:
             return None

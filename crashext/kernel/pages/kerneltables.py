@@ -4,23 +4,23 @@ NR_PAGETABLE counts tables that went through a constructor: user PTE and PMD tab
 constructors came to the other levels (6.16, and 6.17 for the kernel's). What is found here may be
 counted already: `Frames` says TABLE of those.
 
-Sources: arch/x86/mm/pgtable.c, arch/x86/include/asm/pgalloc.h (4.19 to 6.12). x86-64.
+Sources: arch/x86/mm/pgtable.c, arch/x86/include/asm/pgalloc.h, arch/arm64/mm/pgd.c (4.19 to 6.12).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
-from crashext.hosts.base import Host
-from crashext.kernel.access import Words
-from crashext.kernel.addresses import PAGE_SHIFT, PAGE_SIZE, AddressSpace
+from crashext.hosts.base import Host, ReadFault
+from crashext.kernel.access import Words, u64
+from crashext.kernel.addresses import PAGE_SHIFT, AddressSpace
 from crashext.kernel.lists import entries
 from crashext.kernel.memmap import MemoryMap
+from crashext.kernel.pages.pagetables import Format, rows_of, table_format
 
-_PRESENT, _HUGE = np.uint64(1), np.uint64(1 << 7)
-_FRAME = np.uint64(0x000FFFFFFFFFF000)
-_HALF = 256  # entries of the top level that are user space's
 _MAX_TABLES = 1 << 20
 _MAX_PROCESSES = 1 << 18
 _BATCH = 1 << 10
@@ -28,46 +28,75 @@ _BATCH = 1 << 10
 
 def kernel_tables(host: Host, space: AddressSpace) -> NDArray[np.int64]:
     """Page frames of the tables that map kernel space, below the top: int64[n], ascending."""
-    root = host.address_of("init_top_pgt") or host.address_of("init_level4_pgt")
-    if root is None:
+    form = table_format(host)
+    if form is None:
         return np.zeros(0, np.int64)
-    rows, ok = host.read_many(np.array([root], np.uint64), PAGE_SIZE)
-    entry = np.ascontiguousarray(rows[ok]).view("<u8").reshape(-1)[_HALF:]
-    return _below(host, space, entry, levels=4 if _five_levels(host) else 3)
+    top = rows_of(host, np.array([form.root, *form.others], np.uint64))
+    return _below(host, space, form, top[:, form.kernel :].reshape(-1), len(form.shifts) - 1)
 
 
 def user_tops(host: Host, space: AddressSpace, memory: MemoryMap) -> NDArray[np.int64]:
     """Page frames of the upper levels of every process's tables: int64[n], ascending."""
-    page, head = host.layout("struct page"), host.address_of("pgd_list")
-    link = page.first_of("lru") if page is not None else None
-    if link is None or head is None:
+    form = table_format(host)
+    if form is None:
         return np.zeros(0, np.int64)
-    maps = np.fromiter(entries(host, head, link.offset, _MAX_PROCESSES), np.uint64)
-    pfns, ok = memory.pfns_of(maps)
-    tops = pfns[ok]
+    tops = _listed_tops(host, memory) if form.kernel else _tops_of_tasks(host, space)
     if not len(tops):
         return np.zeros(0, np.int64)
-    rows, ok = host.read_many(space.addresses(tops), PAGE_SIZE)
-    entry = np.ascontiguousarray(rows[ok]).view("<u8").reshape(-1, 512)[:, :_HALF].reshape(-1)
-    below = _below(host, space, entry, levels=2 if _five_levels(host) else 1)
+    # The kernel's half is everybody's; the two last levels have counters.
+    end = form.kernel or None
+    entry = rows_of(host, space.addresses(tops))[:, :end].reshape(-1)
+    below = _below(host, space, form, entry, len(form.shifts) - 3)
     found = [tops.astype(np.int64), below]
     if host.address_of("pti_init") is not None:  # d9e9a6418065 (4.15): a second top for user mode
         found.append(tops[tops & np.uint64(1) == 0].astype(np.int64) + 1)
     return np.unique(np.concatenate(found))
 
 
-def _five_levels(host: Host) -> bool:
-    return host.info().vmcoreinfo.get("NUMBER(pgtable_l5_enabled)", "0") == "1"
+def _listed_tops(host: Host, memory: MemoryMap) -> Words:
+    """Page frames of all top tables, which x86 keeps a list of."""
+    page, head = host.layout("struct page"), host.address_of("pgd_list")
+    link = page.first_of("lru") if page is not None else None
+    if link is None or head is None:
+        return np.zeros(0, np.uint64)
+    maps = np.fromiter(entries(host, head, link.offset, _MAX_PROCESSES), np.uint64)
+    pfns, ok = memory.pfns_of(maps)
+    return pfns[ok]
 
 
-def _below(host: Host, space: AddressSpace, entry: Words, levels: int) -> NDArray[np.int64]:
+def _tops_of_tasks(host: Host, space: AddressSpace) -> Words:
+    """Page frames of the top tables of the tasks on the task list."""
+    found = {top for top in _tables_of_tasks(host) if space.direct.start <= top < space.direct.end}
+    return np.array(sorted(space.pfn(top) for top in found), np.uint64)
+
+
+def _tables_of_tasks(host: Host) -> Iterator[int]:
+    task, mm = host.layout("struct task_struct"), host.layout("struct mm_struct")
+    first = host.address_of("init_task")
+    if task is None or mm is None or first is None or "pgd" not in mm:
+        return
+    if any(member not in task for member in ("tasks", "active_mm")):
+        return
+    try:
+        for one in entries(
+            host, first + task["tasks"].offset, task["tasks"].offset, _MAX_PROCESSES
+        ):
+            memory = u64(host, one + task["active_mm"].offset)
+            if memory:
+                yield u64(host, memory + mm["pgd"].offset)
+    except ReadFault:
+        return
+
+
+def _below(
+    host: Host, space: AddressSpace, form: Format, entry: Words, levels: int
+) -> NDArray[np.int64]:
     """Frames of the tables that entries of an upper table lead to, so many levels deep."""
     found: list[NDArray[np.int64]] = []
     limit = (space.direct.end - space.direct.start) >> PAGE_SHIFT
     total = 0
     for level in range(levels):
-        is_table = (entry & _PRESENT == _PRESENT) & (entry & _HUGE == 0)
-        frames = np.unique((entry[is_table] & _FRAME) >> np.uint64(PAGE_SHIFT))
+        frames = np.unique((entry[form.leads_on(entry)] & form.frame) >> np.uint64(PAGE_SHIFT))
         frames = frames[frames < np.uint64(limit)]
         total += len(frames)
         if not len(frames) or total > _MAX_TABLES:
@@ -77,8 +106,7 @@ def _below(host: Host, space: AddressSpace, entry: Words, levels: int) -> NDArra
             break
         pieces = []
         for first in range(0, len(frames), _BATCH):
-            rows, ok = host.read_many(space.addresses(frames[first : first + _BATCH]), PAGE_SIZE)
-            words = np.ascontiguousarray(rows[ok]).view("<u8").reshape(-1)
-            pieces.append(words[words & _PRESENT == _PRESENT])
+            words = rows_of(host, space.addresses(frames[first : first + _BATCH])).reshape(-1)
+            pieces.append(words[form.present(words)])
         entry = np.concatenate(pieces)
     return np.unique(np.concatenate(found)) if found else np.zeros(0, np.int64)

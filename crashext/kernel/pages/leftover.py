@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from crashext.hosts.base import U64, Bytes, Layout, Member
 from crashext.kernel.access import column, require
-from crashext.kernel.addresses import PAGE_SHIFT, PAGE_SIZE
+from crashext.kernel.addresses import PAGE_SHIFT, PAGE_SIZE, Range
 from crashext.kernel.compound import tails
 from crashext.kernel.memmap import BLOCK_PAGES
 from crashext.kernel.pages.areas import VM_ALLOC, Areas
@@ -29,9 +29,6 @@ from crashext.procfs.vmallocinfo import STACK_CALLERS
 
 MAX_LOOKED = 1 << 20
 """Page frames whose struct pages are read: 64 MiB of them."""
-_MODULE_SPACE = (
-    0xFFFFFFFF80000000  # and up: image and modules, Documentation/arch/x86/x86_64/mm.rst
-)
 _FEW_CALLERS = 64
 _LIST_POISON1 = 0xDEAD000000000100  # include/linux/poison.h
 
@@ -127,7 +124,10 @@ def area_pages(view: KernelView, areas: Areas) -> AreaPages:
                 U64(areas.start[largest]),
             )
         )
-    in_modules = own & (areas.start >= np.uint64(_MODULE_SPACE))
+    in_modules = own & view.space.modules.holds(areas.start)
+    for loaded in view.host.modules():
+        for start, end in loaded.ranges:
+            in_modules |= own & Range(start, end).holds(areas.start)
     found.sort(key=lambda c: (-c.bytes, c.function, c.module))
     stacks, modules = (int(areas.pages[m].sum()) for m in (own & is_stack, in_modules))
     rest = int(areas.pages[own].sum()) - stacks - modules

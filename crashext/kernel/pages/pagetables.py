@@ -1,44 +1,107 @@
-"""Where the kernel's own page tables put a virtual address. x86-64, four and five levels.
+"""Where the kernel's own page tables put a virtual address.
 
-Sources: arch/x86/include/asm/pgtable_types.h (4.19 to 6.12).
+x86-64 with four and five levels, arm64 with three and four of pages of 4 KiB.
+Sources: arch/x86/include/asm/pgtable_types.h, arch/arm64/include/asm/pgtable-hwdef.h
+(4.19 to 6.12).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
+from crashext.hosts.arm64 import vmcoreinfo_number
 from crashext.hosts.base import Addresses, Host, Mask
 from crashext.kernel.access import Words, words_at
-from crashext.kernel.addresses import AddressSpace
+from crashext.kernel.addresses import PAGE_SHIFT, PAGE_SIZE, AddressSpace
+from crashext.kernel.architecture import ARM64, architecture
 
-_PRESENT, _HUGE = 1, 1 << 7
-_FRAME = np.uint64(0x000FFFFFFFFFF000)  # also takes off the encryption bit's usual place (51 up)
-_SHIFTS4 = (39, 30, 21, 12)
-_SHIFTS5 = (48, *_SHIFTS4)
+_BITS = 9  # of an address, which choose an entry of a table
+ENTRIES = 1 << _BITS
+
+
+@dataclass(frozen=True)
+class Format:
+    """What entries of tables say."""
+
+    root: int
+    """Address of the kernel's top table."""
+    others: tuple[int, ...]
+    """Top tables that are in force for moments only, such as at the entry from user space."""
+    shifts: tuple[int, ...]
+    """Bits of an address below those that choose an entry, from the top table on."""
+    frame: np.uint64
+    """Bits of an entry that are a physical address."""
+    mask: np.uint64
+    """What these bits of an entry of an upper table ..."""
+    table: np.uint64
+    """... must be where it leads to a table, and not to a large page."""
+    kernel: int
+    """First entry of the top table that is the kernel's; those before are user space's."""
+
+    def present(self, entries: Words) -> Mask:
+        return np.asarray(entries & np.uint64(1) == 1, np.bool_)
+
+    def leads_on(self, entries: Words) -> Mask:
+        """Entries of an upper table that lead to another table."""
+        return np.asarray(entries & self.mask == self.table, np.bool_)
+
+
+_X86_HUGE = 1 << 7
+_X86_FRAME = 0x000FFFFFFFFFF000  # also takes off the encryption bit's usual place (51 up)
+_ARM64_FRAME = 0x0000FFFFFFFFF000
+_ARM64_OTHERS = ("tramp_pg_dir", "idmap_pg_dir")  # arch/arm64/kernel/vmlinux.lds.S
+
+
+def table_format(host: Host) -> Format | None:
+    """That of this kernel; None where its top table is not among the symbols."""
+    if architecture(host) is ARM64:
+        root, bits = host.address_of("swapper_pg_dir"), vmcoreinfo_number(_notes(host), "VA_BITS")
+        if root is None or bits is None:
+            return None
+        shifts = tuple(reversed(range(PAGE_SHIFT, bits, _BITS)))
+        others = tuple(a for n in _ARM64_OTHERS if (a := host.address_of(n)) is not None)
+        return Format(root, others, shifts, np.uint64(_ARM64_FRAME), np.uint64(3), np.uint64(3), 0)
+    # init_level4_pgt was renamed init_top_pgt by 65ade2f872b4 (4.13).
+    root = host.address_of("init_top_pgt") or host.address_of("init_level4_pgt")
+    if root is None:
+        return None
+    five = _notes(host).get("NUMBER(pgtable_l5_enabled)", "0") == "1"
+    shifts = (48, 39, 30, 21, 12) if five else (39, 30, 21, 12)
+    mask = np.uint64(_X86_HUGE | 1)
+    return Format(root, (), shifts, np.uint64(_X86_FRAME), mask, np.uint64(1), ENTRIES // 2)
+
+
+def _notes(host: Host) -> dict[str, str]:
+    return dict(host.info().vmcoreinfo)
 
 
 def physical(host: Host, space: AddressSpace, addresses: Addresses) -> tuple[Words, Mask]:
     """Physical addresses of kernel virtual ones: ``(uint64[n], ok[n])``; not ok: not mapped."""
     result = np.zeros(len(addresses), np.uint64)
     done = np.zeros(len(addresses), np.bool_)
-    # init_level4_pgt was renamed init_top_pgt by 65ade2f872b4 (4.13).
-    root = host.address_of("init_top_pgt") or host.address_of("init_level4_pgt")
-    if root is None or not len(addresses):
+    form = table_format(host)
+    if form is None or not len(addresses):
         return result, done
-    five = host.info().vmcoreinfo.get("NUMBER(pgtable_l5_enabled)", "0") == "1"
-    shifts = _SHIFTS5 if five else _SHIFTS4
-    tables = np.full(len(addresses), root, np.uint64)
+    tables = np.full(len(addresses), form.root, np.uint64)
     walking = np.ones(len(addresses), np.bool_)
-    for shift in shifts:
-        index = addresses >> np.uint64(shift) & np.uint64(511)
+    for shift in form.shifts:
+        index = addresses >> np.uint64(shift) & np.uint64(ENTRIES - 1)
         entries = np.zeros(len(addresses), np.uint64)
         entries[walking], ok = words_at(host, tables[walking] + index[walking] * np.uint64(8))
         walking[walking] = ok
-        walking &= entries & np.uint64(_PRESENT) == 1
-        leaf = walking & ((entries & np.uint64(_HUGE) != 0) | (shift == 12))
+        walking &= form.present(entries)
+        leaf = walking & (~form.leads_on(entries) | (shift == PAGE_SHIFT))
         inside = np.uint64((1 << shift) - 1)
-        result[leaf] = (entries[leaf] & _FRAME & ~inside) | (addresses[leaf] & inside)
+        result[leaf] = (entries[leaf] & form.frame & ~inside) | (addresses[leaf] & inside)
         done |= leaf
         walking &= ~leaf
-        tables = np.uint64(space.direct.start) + (entries & _FRAME)
+        tables = np.uint64(space.direct.start) + (entries & form.frame)
     return result, done
+
+
+def rows_of(host: Host, tables: Addresses) -> Words:
+    """Entries of whole tables, those that can be read: uint64[n, 512]."""
+    rows, ok = host.read_many(tables, PAGE_SIZE)
+    return np.ascontiguousarray(rows[ok]).view("<u8").reshape(-1, ENTRIES)

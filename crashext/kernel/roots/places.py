@@ -12,15 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crashext.hosts.base import Host, ReadFault, Symbol
-from crashext.kernel.access import variable
-from crashext.kernel.addresses import PAGE_SHIFT, PAGE_SIZE
+from crashext.kernel.addresses import PAGE_SHIFT, PAGE_SIZE, image_shift
 from crashext.kernel.pages.areas import Areas
 from crashext.kernel.pages.frames import Frames, FrameUse
 from crashext.kernel.pages.pagetables import physical
 from crashext.kernel.roots.stacks import Stacks
 from crashext.kernel.slab.view import KernelView
 
-_KERNEL_MAP = 0xFFFFFFFF80000000  # __START_KERNEL_map, arch/x86/include/asm/page_64_types.h
 _OF_IMAGE = (FrameUse.RESERVED, FrameUse.ABSENT, FrameUse.UNKNOWN, None)
 _PERCPU_CALLERS = ("pcpu_get_vm_areas", "pcpu_create_chunk")
 
@@ -65,13 +63,9 @@ class Places:
     def __init__(self, view: KernelView, frames: Frames, areas: Areas, stacks: Stacks) -> None:
         self._view, self._host = view, view.host
         self._frames, self._areas, self._stacks = frames, areas, stacks
-        base = variable(view.host, "phys_base")
-        text, end = view.space.image.start, view.space.image.end
-        # phys_base is signed: where the image is may be lower than where it was linked to be.
-        base = None if base is None else base - (base >> 63 << 64)
-        shift = _KERNEL_MAP - (base or 0)
-        self._image = range(text - shift, end - shift) if base is not None else range(0)
-        self._shift = shift
+        image, shift = view.space.image, image_shift(view.host)
+        self._shift = 0 if shift is None else shift
+        self._image = range(0) if shift is None else range(image.start - shift, image.end - shift)
         self._maps = memory_map_frames(view, len(frames.use))
         # 0 on x86-64 until 6.14, which a host that cannot tell 0 from nothing does not have.
         self._percpu_start = view.host.address_of("__per_cpu_start") or 0

@@ -3,8 +3,8 @@
 A sleeping task's stack is live from its saved stack pointer up; below are left-over words of calls
 that returned long ago. Stacks of dead tasks wait in a cache for the next one.
 
-Sources: include/linux/sched.h (task_struct.stack, thread.sp), kernel/fork.c
-(alloc_thread_stack_node, cached_stacks; 4.19 to 6.12).
+Sources: include/linux/sched.h (task_struct.stack, thread.sp; arm64: thread.cpu_context.sp),
+kernel/fork.c (alloc_thread_stack_node, cached_stacks; 4.19 to 6.12).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from crashext.hosts.base import Bytes, Host, Layout, ReadFault
 from crashext.kernel.access import Words, column, u64
 from crashext.kernel.addresses import PAGE_SHIFT, PAGE_SIZE
+from crashext.kernel.architecture import architecture
 from crashext.kernel.pages.areas import Areas
 from crashext.kernel.pages.pagetables import physical
 from crashext.kernel.slab.objects import State
@@ -26,7 +27,6 @@ from crashext.kernel.slab.view import KernelView
 _MAX_STACK = 1 << 18
 _COMM = 16
 _IRQ_STACK = 4 * PAGE_SIZE  # IRQ_STACK_ORDER 2, arch/x86/include/asm/page_64_types.h
-_RSP = 19  # of struct user_regs_struct, arch/x86/include/asm/user_64.h
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def read_stacks(view: KernelView, table: SlotTable, areas: Areas) -> Stacks:
     pids = column(rows, layout["pid"])
     pointers = _stack_pointers(host, rows, size)
     length = _stack_size(host, areas, starts)
-    running = [regs[_RSP] for regs in host.registers()]
+    running = _running(host)
     comm = layout["comm"].offset
     stacks = []
     for i in np.argsort(starts, kind="stable").tolist():
@@ -152,11 +152,19 @@ def _task_rows(view: KernelView, table: SlotTable) -> tuple[Bytes, int]:
     return rows, size
 
 
+def _running(host: Host) -> list[int]:
+    """Stack pointers of the CPUs."""
+    number = architecture(host).stack_pointer
+    return [registers[number] for registers in host.registers() if number < len(registers)]
+
+
 def _stack_pointers(host: Host, rows: Bytes, size: int) -> Words:
-    task, thread = host.layout("struct task_struct"), host.layout("struct thread_struct")
-    if task is None or thread is None or "thread" not in task or "sp" not in thread:
-        return np.zeros(len(rows), np.uint64)
-    at = task["thread"].offset + thread["sp"].offset
+    at = 0
+    for structure, member in architecture(host).saved_stack_pointer:
+        layout = host.layout(structure)
+        if layout is None or member not in layout:
+            return np.zeros(len(rows), np.uint64)
+        at += layout[member].offset
     if at + 8 > size:
         return np.zeros(len(rows), np.uint64)
     return np.ascontiguousarray(rows[:, at : at + 8]).view("<u8").reshape(-1)
@@ -253,7 +261,7 @@ def _idle_irq_stacks(view: KernelView) -> list[int]:
     """
     host, space = view.host, view.space
     store, top = (host.address_of(n) for n in ("irq_stack_backing_store", "hardirq_stack_ptr"))
-    pointers = [registers[_RSP] for registers in host.registers()]
+    pointers = _running(host)
     if store is None or top is None or len(pointers) != len(space.percpu_offsets):
         return []
     found: list[int] = []

@@ -21,7 +21,7 @@ PAGES = next(e for e in ALLOCATING if e.kind is Kind.PAGES)
 
 def place(number: int, name: str, *orders: int) -> Request:
     function = Symbol(name, TEXT + 0x100 * number, 0x100, "leaky")
-    return Request(function.address + 0x10, PAGES, False, function, (), orders, None)
+    return Request(function.address + 0x10, PAGES, False, function, (), orders, None, 5)
 
 
 def callers(

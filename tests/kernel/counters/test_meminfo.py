@@ -44,6 +44,7 @@ SPACE = AddressSpace(
     vmemmap=Range(0xFFFFEA0000000000, 0xFFFFEA0000400000),
     text=Range(0, 0),
     image=Range(0, 0),
+    modules=Range(0xFFFFFFFF80000000, (1 << 64) - 1),
     percpu_offsets=(0x1000, 0x2000),
     percpu_first_chunk=Range(0, 0),
 )

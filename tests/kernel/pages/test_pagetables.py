@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from drgn.helpers.linux.mm import follow_phys
 
 from crashext.kernel.pages.pagetables import physical
 from tests.conftest import lab_host, lab_view
-from tests.fake import word
+from tests.fake import INFO, word
 from tests.kernel.machine import DIRECT, Machine
 from tests.kernel.oracle import drgn_program
 
 VMALLOC = 0xFFFFC90000000000
 
 
-@pytest.mark.parametrize("name", ["default", "healthy"])
+@pytest.mark.parametrize("name", ["default", "healthy", "healthy@arm64"])
 def test_addresses_of_every_kind_are_where_drgn_finds_them(name: str) -> None:
     """The kernel image (2 MiB pages), the direct map, the memory map, modules and vmalloc."""
     prog, view = drgn_program(name), lab_view(name)
     rng = np.random.default_rng(0)
     space = view.space
+    memory = space.addresses(view.memory.block_pfns.min())  # arm64's begins at 1 GiB
     some = [
         space.image.start + rng.integers(0, 0x1000000, 40).astype(np.uint64),
-        space.direct.start + rng.integers(1 << 20, 200 << 20, 40).astype(np.uint64),
+        memory + rng.integers(1 << 20, 200 << 20, 40).astype(np.uint64),
         view.memory.block_maps[:20] + np.uint64(640),
     ]
     some += [
@@ -76,6 +79,25 @@ def test_missing_tables_cost_their_addresses_only() -> None:
     found, ok = physical(made.host, made.space, np.array([VMALLOC, 0x12345], np.uint64))
     assert ok.tolist() == [False, True]
     assert found[1] == 0x40012345
+
+
+def test_arm64s_tables_lead_to_pages_and_to_large_ones() -> None:
+    """Three levels, as 39 bits of addresses have: 1 GiB, 2 MiB and 4 KiB."""
+    notes = {"NUMBER(VA_BITS)": "39", "PAGESIZE": "4096"}
+    made = Machine(16, info=replace(INFO, arch="aarch64", vmcoreinfo=notes))
+    made.host.symbols["swapper_pg_dir"] = DIRECT + 0x1000
+    top, middle, last = ([0] * 512 for _ in range(3))
+    top[1], top[256] = 0x80000000 | 1 << 54 | 0x701, 0x2000 | 3  # a block, and a table
+    middle[0], middle[1] = 0x40200000 | 0x701, 0x3000 | 3
+    last[5] = 0x4567000 | 1 << 54 | 0x703
+    for at, table in ((0x1000, top), (0x2000, middle), (0x3000, last)):
+        made.host.put(DIRECT + at, word(*table))
+    base = (1 << 64) - (1 << 39)
+    wanted = [base + (1 << 30) + 0x12345, base + (256 << 30) + 0x777]
+    wanted += [base + (256 << 30) + (1 << 21) + 0x5678, base + (256 << 30) + (1 << 21)]
+    found, ok = physical(made.host, made.space, np.array(wanted, np.uint64))
+    assert ok.tolist() == [True, True, True, False]
+    assert found[:3].tolist() == [0x80012345, 0x40200777, 0x4567678]
 
 
 def test_a_kernel_without_a_known_root_maps_nothing() -> None:

@@ -1,0 +1,69 @@
+"""What an arm64 function writes into the memory that it has just allocated; see stores.py."""
+
+from __future__ import annotations
+
+from crashext.hosts.base import U64
+from crashext.kernel.origin.code import Instruction
+from crashext.kernel.origin.code_arm64 import REGISTERS, memory, stored
+from crashext.kernel.origin.constants import What
+from crashext.kernel.origin.stores import Store, Walk
+
+
+class Arm64Walk(Walk):
+    """One way through the code, with what is known of the pointer on it."""
+
+    result = "x0"
+
+    def _branch(self, i: int) -> int | None:
+        one, before = self._code.all[i], self._code.all[i - 1]
+        parts = one.parts
+        if one.mnemonic in ("cbz", "cbnz") and _whole(parts[0]) in self._pointers:
+            return i + 1 if one.mnemonic == "cbz" else self._code.at(one.target or 0)
+        compared = before.parts
+        if before.mnemonic in ("cmp", "cmn") and compared and _whole(compared[0]) in self._pointers:
+            return i + 1  # whether it is an ERR_PTR()
+        self._certain = False
+        return i + 1
+
+    def _move(self, i: int, one: Instruction) -> None:
+        parts, after = one.parts, {}
+        if one.mnemonic == "mov" and len(parts) == 2 and _whole(parts[1]) in self._pointers:
+            after[_whole(parts[0])] = self._pointers[parts[1]]
+        elif one.mnemonic in ("add", "sub") and len(parts) == 3 and parts[2].startswith("#"):
+            if _whole(parts[1]) in self._pointers:
+                step = int(parts[2][1:], 0)
+                step = step if one.mnemonic == "add" else -step
+                after[_whole(parts[0])] = self._pointers[parts[1]] + step
+        elif one.mnemonic == "ldr" and (where := memory(parts[1])) is not None:
+            kept = self._pointers.get(f"[sp+{where.offset:#x}]") if where.base == "sp" else None
+            if kept is not None:
+                after[_whole(parts[0])] = kept
+        for register, bits, where in stored(one):
+            if where.base == "sp" and bits == 64 and register in self._pointers:
+                after[f"[sp+{where.offset:#x}]"] = self._pointers[register]
+        for written in self._code.writes(i):
+            self._pointers.pop(written, None)
+        self._pointers.update((name, at) for name, at in after.items() if name)
+
+    def _store(self, i: int, one: Instruction) -> None:
+        for register, bits, where in stored(one):
+            if where.base not in self._pointers:
+                continue
+            offset = self._pointers[where.base] + where.offset
+            if offset < 0:
+                continue
+            self.stores.pop(offset, None)
+            if register in self._pointers and bits == 64:
+                into = U64(self._pointers[register])
+                self.stores[offset] = Store(offset, 8, "self", into, self._certain)
+                continue
+            values = self._known.operand(i, register)
+            if len(values) == 1 and (value := next(iter(values))).what is What.CONSTANT:
+                number = U64(value.number & (1 << bits) - 1)
+                self.stores[offset] = Store(offset, bits // 8, "value", number, self._certain)
+
+
+def _whole(operand: str) -> str:
+    """A 64-bit register; "" for anything else."""
+    name, bits = REGISTERS.get(operand, ("", 0))
+    return name if bits == 64 else ""
