@@ -18,7 +18,6 @@ from crashext.analysis.results.estimate import Estimate, clustered_share
 from crashext.analysis.results.evidence import Allocator, UnreachableMemory
 from crashext.analysis.results.standing import Beyond, Siblings
 from crashext.hosts.base import U64
-from crashext.kernel.addresses import PAGE_SHIFT
 from crashext.kernel.roots.places import symbolic
 from crashext.wording import called, plural
 
@@ -49,7 +48,7 @@ def _of_area(marked: Reach, ladder: Ladder, node: int) -> Beyond:
         what=f"vmalloc areas of {called(name, module)}",
         count=Estimate.known(len(rows)),
         of=len(marked.nodes.area_row),
-        bytes=int(areas.pages[rows].sum()) << PAGE_SHIFT,
+        bytes=int(areas.pages[rows].sum()) << areas.page_shift,
         unreachable=Estimate.known(int(lost.sum())),
     )
     frames = areas.frame[areas.frame_area == row]
@@ -97,7 +96,7 @@ def _of_block(marked: Reach, ladder: Ladder, node: int) -> Beyond:
         what=f"blocks of {plural(pages, 'page')} with the same in them: {content}",
         count=count,
         of=len(rows),
-        bytes=count.estimate * pages << PAGE_SHIFT,
+        bytes=count.estimate * pages << view.space.page_shift,
         unreachable=unreachable,
     )
     frames = np.arange(frame, frame + pages, dtype=np.uint64)

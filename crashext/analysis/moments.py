@@ -16,13 +16,13 @@ from crashext.analysis.overview import Overview
 from crashext.analysis.verdict.facts import AreaFact, CacheFact
 from crashext.hosts.base import HostError
 from crashext.hosts.plain import from_plain
-from crashext.kernel.addresses import PAGE_SIZE
 from crashext.procfs.counters import MemInfo
 from crashext.procfs.folder import Moment
 from crashext.procfs.slabinfo import SlabInfo, SlabLine
 
 _SCHEMAS = ("crashext/verdict/2", "crashext/procfs/2")
 _MOST = 1 << 19
+_UNIT = 4096  # bytes that slabs are counted in here, whatever the pages are
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Counted:
     callers: tuple[Caller, ...] | None
     exact: bool
     """Objects were counted one by one, or by /proc."""
-    page_size: int = PAGE_SIZE
+    page_size: int = _UNIT
     """The unit of `slabs`, whatever the machine's pages are."""
 
 
@@ -101,7 +101,7 @@ def _slabs(caches: Iterable[CacheFact]) -> SlabInfo:
     lines = []
     for cache in caches:
         slabs = max(0, cache.slabs)
-        per_slab = (cache.slots // slabs, cache.bytes // PAGE_SIZE // slabs) if slabs else (0, 0)
+        per_slab = (cache.slots // slabs, cache.bytes // _UNIT // slabs) if slabs else (0, 0)
         lines.append(
             SlabLine(
                 cache.name,

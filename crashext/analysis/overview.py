@@ -41,7 +41,6 @@ from crashext.analysis.verdict.facts import (
 )
 from crashext.hosts.base import U64, HostError, Info
 from crashext.hosts.plain import answered
-from crashext.kernel.addresses import PAGE_SHIFT, PAGE_SIZE
 from crashext.kernel.counters.clock import uptime, wall_clock
 from crashext.kernel.counters.rcu import read_backlog
 from crashext.kernel.pages.areas import Areas, read_areas
@@ -167,7 +166,7 @@ def _counted(view: KernelView, accounting: Accounting, progress: Progress) -> Fa
         explained=0,
         holders=(),
         areas=tuple(
-            AreaFact(c.function, c.module, c.areas, c.bytes // PAGE_SIZE, c.bytes, None)
+            AreaFact(c.function, c.module, c.areas, c.bytes // view.space.page_size, c.bytes, None)
             for c in accounting.callers
         ),
         pages=None
@@ -206,7 +205,7 @@ def _cache(view: KernelView, cache: SlabCache) -> CacheFact:
     used = usage(view, cache, view.index)
     return CacheFact(
         cache.name,
-        used.slabs * slab_bytes(cache),
+        used.slabs * slab_bytes(cache, view.space.page_size),
         used.slabs,
         used.allocated,
         used.slots,
@@ -257,7 +256,7 @@ def _judged_pages(
 ) -> PagesFact:
     """What reachability says of pages, `left` being those that are unaccounted for."""
     lost = tuple(m for m in memory if m.kind == "pages")
-    size = marked.nodes.blocks.pages << PAGE_SHIFT
+    size = marked.nodes.blocks.pages << marked.view.space.page_shift
     return replace(
         pages,
         unreachable=sum(m.bytes for m in lost),
@@ -323,7 +322,7 @@ def _areas(marked: Reach) -> tuple[AreaFact, ...]:
         symbol = view.host.symbol_at(int(areas.caller[row]))
         key = (symbol.name, symbol.module) if symbol else (f"{int(areas.caller[row]):#x}", "")
         entry = sums.setdefault(key, [0, 0, 0, 0])
-        size = int(areas.pages[row]) * PAGE_SIZE
+        size = int(areas.pages[row]) * view.space.page_size
         entry[0] += 1
         entry[1] += int(areas.pages[row])
         entry[2] += size

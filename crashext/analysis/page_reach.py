@@ -14,7 +14,6 @@ from crashext.analysis.reach.reachability import Reach
 from crashext.analysis.results.evidence import UnreachableMemory
 from crashext.analysis.verdict.facts import PagesHolder
 from crashext.hosts.base import U64
-from crashext.kernel.addresses import PAGE_SHIFT
 from crashext.kernel.roots.places import Place, PlaceKind
 
 _EXAMPLES = 4
@@ -56,7 +55,7 @@ def _areas(marked: Reach) -> list[UnreachableMemory]:
                 module,
                 len(mine),
                 int(pages.sum()),
-                int(np.where(pages > 0, pages << PAGE_SHIFT, size).sum()),
+                int(np.where(pages > 0, pages << nodes.view.space.page_shift, size).sum()),
                 (),
                 tuple(U64(a) for a in areas.start[mine[:_EXAMPLES]].tolist()),
             )
@@ -87,7 +86,7 @@ def _pages(marked: Reach, modules: list[str]) -> list[UnreachableMemory]:
                 module,
                 round(len(mine) * scale),
                 pages,
-                pages << PAGE_SHIFT,
+                pages << view.space.page_shift,
                 tuple(
                     sorted((o, round(n * scale)) for o, n in Counter(orders[mine].tolist()).items())
                 ),
@@ -135,7 +134,7 @@ def page_holders(marked: Reach, frames: NDArray[np.int64]) -> tuple[PagesHolder,
         if place.kind is not PlaceKind.WEAK:
             pages[_owner(place)] += total
     return tuple(
-        PagesHolder(*owner, blocks[owner], total << PAGE_SHIFT)
+        PagesHolder(*owner, blocks[owner], total << nodes.view.space.page_shift)
         for owner, total in sorted(pages.items(), key=lambda p: (-p[1], p[0]))[:_MOST_HOLDERS]
     )
 

@@ -10,14 +10,14 @@ from crashext.analysis.memory.accounting import Accounting
 from crashext.analysis.memory.memsplit import MemorySplit
 from crashext.analysis.verdict.facts import AreaFact, CacheFact, Facts
 from crashext.hosts.base import Info
-from crashext.kernel.addresses import PAGE_SIZE
 from crashext.kernel.slab.caches import SlabCache
 from crashext.kernel.slab.view import KernelView
 
 
 def by_counters(view: KernelView, accounting: Accounting, why: str) -> Facts:
     """The facts without the memory map; `why` says what of it is missing."""
-    caches = [_cache(cache) for cache in view.caches.all if cache.counters is not None]
+    page = view.space.page_size
+    caches = [_cache(cache, page) for cache in view.caches.all if cache.counters is not None]
     caches.sort(key=lambda c: (-c.bytes, c.name))
     return Facts(
         split=accounting.split,
@@ -26,7 +26,7 @@ def by_counters(view: KernelView, accounting: Accounting, why: str) -> Facts:
         explained=0,
         holders=(),
         areas=tuple(
-            AreaFact(c.function, c.module, c.areas, c.bytes // PAGE_SIZE, c.bytes, None)
+            AreaFact(c.function, c.module, c.areas, c.bytes // page, c.bytes, None)
             for c in accounting.callers
         ),
         pages=None,
@@ -58,10 +58,10 @@ def nothing(info: Info, why: str) -> Facts:
     )
 
 
-def _cache(cache: SlabCache) -> CacheFact:
+def _cache(cache: SlabCache, page: int) -> CacheFact:
     """A cache by its nodes' counters, which do not tell how many of the slots are free."""
     assert cache.counters is not None
-    size = cache.counters.slabs * slab_bytes(cache)
+    size = cache.counters.slabs * slab_bytes(cache, page)
     return CacheFact(
         cache.name,
         size,
@@ -74,7 +74,7 @@ def _cache(cache: SlabCache) -> CacheFact:
     )
 
 
-def slab_bytes(cache: SlabCache) -> int:
-    """Size of one slab of the cache: a power of two of pages."""
-    pages = -(-cache.slot_size * cache.objects_per_slab // PAGE_SIZE)
-    return PAGE_SIZE << max(0, (pages - 1).bit_length())
+def slab_bytes(cache: SlabCache, page: int) -> int:
+    """Size of one slab of the cache: a power of two of pages of so many bytes."""
+    pages = -(-cache.slot_size * cache.objects_per_slab // page)
+    return page << max(0, (pages - 1).bit_length())

@@ -17,7 +17,6 @@ from crashext.analysis.results.standing import Thing
 from crashext.analysis.results.texts import MOST_LINES
 from crashext.hosts.base import U64
 from crashext.hosts.percpu import PERCPU_END
-from crashext.kernel.addresses import PAGE_SHIFT, PAGE_SIZE
 from crashext.kernel.pages.areas import VM_IOREMAP, VM_MAP
 from crashext.kernel.pages.describe import PageState, describe_page, page_state
 from crashext.kernel.pages.frames import FrameUse
@@ -78,7 +77,7 @@ class WhatIs:
 
     def _percpu_symbol(self, address: int) -> Thing:
         host, space = self._view.host, self._view.space
-        symbol = host.symbol_at(address) if address >= PAGE_SIZE else None
+        symbol = host.symbol_at(address) if address >= self._view.space.page_size else None
         if symbol is None:
             return _nothing(address, "not a kernel address that is mapped")
         copies = [
@@ -106,24 +105,26 @@ class WhatIs:
         view = self._view
         frame = view.space.pfn(address)
         marked, state = self._marked, page_state(view.host, view.memory, frame)
-        start = U64(address & -PAGE_SIZE)
+        start = U64(address & -view.space.page_size)
         if marked is None:
             what = describe_page(view.host, view.memory, frame)
-            return Thing("page", what, start, PAGE_SIZE, "", _page_lines(view, state))
+            return Thing("page", what, start, view.space.page_size, "", _page_lines(view, state))
         return self._frame(marked, address, frame, state)
 
     def _frame(self, marked: Reach, address: int, frame: int, state: PageState | None) -> Thing:
         view = self._view
-        start = U64(address & -PAGE_SIZE)
+        start = U64(address & -view.space.page_size)
         lines = _page_lines(view, state)
         use = FrameUse(int(marked.frames.use[frame])) if frame < len(marked.frames.use) else None
         area, mapped = marked.areas.at(np.array([frame], np.int64))
         if area[0] >= 0 and use is FrameUse.KERNEL:
             here = int(mapped[0])
-            inside = self._in_area(marked, int(area[0]), here + address % PAGE_SIZE)
+            inside = self._in_area(marked, int(area[0]), here + address % view.space.page_size)
             return replace(inside, details=(*inside.details, f"page {here:x} of it", *lines))
         if use is FrameUse.FREE:
-            return Thing("page", f"page frame {frame:#x}: free", start, PAGE_SIZE, "free", lines)
+            return Thing(
+                "page", f"page frame {frame:#x}: free", start, view.space.page_size, "free", lines
+            )
         node = int(marked.nodes.of_frame[frame]) if use is FrameUse.KERNEL else -1
         if node >= marked.nodes.first_block:
             return self._block(marked, node - marked.nodes.first_block, frame, lines)
@@ -133,14 +134,16 @@ class WhatIs:
             return replace(known, details=lines)
         if use is None or use is FrameUse.ABSENT:
             what = f"page frame {frame:#x}, whose struct page is not in this dump"
-            return Thing("page", what, start, PAGE_SIZE, "unknown")
+            return Thing("page", what, start, view.space.page_size, "unknown")
         of = "the memory map: struct pages" if place.kind is PlaceKind.STRUCT_PAGE else _USES[use]
-        return Thing("page", f"page frame {frame:#x}: {of}", start, PAGE_SIZE, "allocated", lines)
+        return Thing(
+            "page", f"page frame {frame:#x}: {of}", start, view.space.page_size, "allocated", lines
+        )
 
     def _block(self, marked: Reach, row: int, frame: int, lines: tuple[str, ...]) -> Thing:
         blocks = marked.nodes.blocks
         first, pages = int(blocks.first[row]), int(blocks.pages[row])
-        size = f"{pages << PAGE_SHIFT:,} bytes"
+        size = f"{pages << self._view.space.page_shift:,} bytes"
         if blocks.kmalloc[row]:
             what = f"large kmalloc() of {size}, from the page allocator"
         elif blocks.compound[row]:
@@ -150,7 +153,13 @@ class WhatIs:
         begin = U64(self._view.space.address(first))
         inside = (f"page {frame - first} of it",) if frame != first else ()
         return Thing(
-            "pages", what, begin, pages << PAGE_SHIFT, "allocated", (*inside, *lines), begin
+            "pages",
+            what,
+            begin,
+            pages << self._view.space.page_shift,
+            "allocated",
+            (*inside, *lines),
+            begin,
         )
 
     def _struct_page(self, address: int) -> Thing:
@@ -198,7 +207,7 @@ class WhatIs:
             return _stack(stack, address)
         symbol = view.host.symbol_at(int(areas.caller[row])) if areas.caller[row] else None
         by = f", by {named(symbol, int(areas.caller[row]))}" if areas.caller[row] else ""
-        size = end - start - PAGE_SIZE
+        size = end - start - view.space.page_size
         if row in marked.stacks.rows:
             what = "stack of a task that is gone, kept for the next one"
             return Thing("stack", what, U64(start), size, "free")
@@ -212,7 +221,7 @@ class WhatIs:
         lines = []
         if areas.pages[row]:
             lines.append(f"{plural(int(areas.pages[row]), 'page')} of its own")
-        if address >= end - PAGE_SIZE:
+        if address >= end - view.space.page_size:
             lines.append(f"{address:x} is in its guard page")
         return Thing("area", what, U64(start), size, "allocated", tuple(lines), U64(start))
 
@@ -248,7 +257,7 @@ def _page_lines(view: KernelView, state: PageState | None) -> tuple[str, ...]:
         return ()
     flags = f" ({'|'.join(state.flags)})" if state.flags else ""
     lines = [
-        f"page frame {state.pfn:#x}, {state.pfn << PAGE_SHIFT:#x} physical; struct page "
+        f"page frame {state.pfn:#x}, {state.pfn << view.space.page_shift:#x} physical; struct page "
         f"{state.address:x}: count {state.count}, flags {state.raw_flags:#x}{flags}"
     ]
     if state.mapping:

@@ -76,13 +76,14 @@ class CrashHost:
         dump = dump_file(self._sys)
         self._dump = Path(dump)
         self._file = _file(self._dump) if dump else DumpFile("live", None)
+        notes = self._vmcoreinfo()
         self._info = Info(
             release=self._sys.get("RELEASE", ""),
             arch=self._sys.get("MACHINE", "").split(" ")[0],
-            page_size=_PAGE,
+            page_size=int(notes.get("PAGESIZE", _PAGE)),
             live=not dump,
             source=self._dump.name if dump else "/proc/kcore",
-            vmcoreinfo=self._vmcoreinfo(),
+            vmcoreinfo=notes,
             damage=self._file.damage,
         )
         self._watch_direct_map()

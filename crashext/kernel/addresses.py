@@ -15,8 +15,6 @@ from crashext.hosts.base import Addresses, Host, ReadFault
 from crashext.kernel.access import UnknownLayout, Words, u64, variable
 from crashext.kernel.architecture import ARM64, architecture
 
-PAGE_SHIFT = 12
-PAGE_SIZE = 1 << PAGE_SHIFT
 USER_LOW, USER_HIGH = 0x0000550000000000, 0x00007FFFFFFFFFFF
 """Where programs and their libraries, heaps and stacks are, when they are not below 4 GiB."""
 
@@ -55,18 +53,29 @@ class AddressSpace:
     """`__per_cpu_offset` of each possible CPU."""
     percpu_first_chunk: Range
     """Addresses of the first per-CPU chunk's unit of the first possible CPU."""
+    page_shift: int = 12
+    """Bits of an address that are inside a page."""
+
+    @property
+    def page_size(self) -> int:
+        """Bytes of a page."""
+        return 1 << self.page_shift
 
     def address(self, pfn: int) -> int:
         """Direct-map address of a page frame."""
-        return self.direct.start + (pfn << PAGE_SHIFT)
+        return self.direct.start + (pfn << self.page_shift)
 
     def addresses(self, pfns: Words) -> Addresses:
         """Direct-map addresses of page frames: uint64[n] -> uint64[n]."""
-        return np.uint64(self.direct.start) + (pfns << np.uint64(PAGE_SHIFT))
+        return np.uint64(self.direct.start) + (pfns << np.uint64(self.page_shift))
 
     def pfn(self, address: int) -> int:
         """Page frame of a direct-map address."""
-        return (address - self.direct.start) >> PAGE_SHIFT
+        return (address - self.direct.start) >> self.page_shift
+
+    def frames(self, offsets: Words) -> Words:
+        """Page frames of offsets in the direct map, which are physical addresses."""
+        return offsets >> np.uint64(self.page_shift)
 
 
 def address_space(host: Host) -> AddressSpace:
@@ -75,7 +84,7 @@ def address_space(host: Host) -> AddressSpace:
     max_pfn = variable(host, "max_pfn")
     if not max_pfn:
         raise UnknownLayout("max_pfn cannot be read: how much memory there is stays unknown")
-    return (_arm64 if known is ARM64 else _x86)(host, max_pfn << PAGE_SHIFT)
+    return (_arm64 if known is ARM64 else _x86)(host, max_pfn << page_shift(host))
 
 
 def _x86(host: Host, end: int) -> AddressSpace:
@@ -93,7 +102,7 @@ def _x86(host: Host, end: int) -> AddressSpace:
     return AddressSpace(
         direct=Range(direct, direct + end),
         vmalloc=Range(vmalloc, vmalloc + (12800 if five_level else 32) * _TIB),
-        vmemmap=Range(vmemmap, vmemmap + (end >> PAGE_SHIFT) * (page.size if page else 64)),
+        vmemmap=Range(vmemmap, vmemmap + (end >> 12) * (page.size if page else 64)),
         text=text,
         image=image,
         modules=Range(_KERNEL_MAP, (1 << 64) - 1),
@@ -104,7 +113,7 @@ def _x86(host: Host, end: int) -> AddressSpace:
 
 def _arm64(host: Host, end: int) -> AddressSpace:
     info = host.info()
-    ranges = arm64_ranges(info.vmcoreinfo, lambda name: variable(host, name), PAGE_SHIFT)
+    ranges = arm64_ranges(info.vmcoreinfo, lambda name: variable(host, name), page_shift(host))
     if ranges is None:
         raise UnknownLayout("VA_BITS or PHYS_OFFSET is not in VMCOREINFO: where is the linear map?")
     # The first pages are not mapped: the image begins with the EFI header.
@@ -118,7 +127,18 @@ def _arm64(host: Host, end: int) -> AddressSpace:
         modules=Range(*ranges.modules),
         percpu_offsets=percpu_offsets(host),
         percpu_first_chunk=_first_chunk(host),
+        page_shift=page_shift(host),
     )
+
+
+def page_shift(host: Host) -> int:
+    """Bits of an address that are inside a page."""
+    return page_size(host).bit_length() - 1
+
+
+def page_size(host: Host) -> int:
+    """Bytes of a page."""
+    return host.info().page_size
 
 
 def _image(host: Host, first: str) -> tuple[Range, Range]:

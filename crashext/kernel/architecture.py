@@ -11,9 +11,6 @@ from crashext.hosts.arm64 import ARCH as ARM64_NAME
 from crashext.hosts.base import Host
 from crashext.kernel.access import UnknownLayout
 
-PAGE_SIZES = (4096,)
-"""Of pages that the engine counts in."""
-
 
 @dataclass(frozen=True)
 class Architecture:
@@ -26,6 +23,7 @@ class Architecture:
     """(structure, member) on the way from a task_struct to the one of a task that does not run."""
     call: int
     """Bytes of a call instruction."""
+    page_sizes: tuple[int, ...]
 
 
 X86_64 = Architecture(
@@ -33,6 +31,7 @@ X86_64 = Architecture(
     19,  # rsp of struct user_regs_struct, arch/x86/include/asm/user_64.h
     (("struct task_struct", "thread"), ("struct thread_struct", "sp")),
     5,
+    (4096,),
 )
 ARM64 = Architecture(
     ARM64_NAME,
@@ -43,6 +42,7 @@ ARM64 = Architecture(
         ("struct cpu_context", "sp"),
     ),
     4,
+    (4096, 16384, 65536),
 )
 
 
@@ -51,9 +51,7 @@ def architecture(host: Host) -> Architecture:
     info = host.info()
     for known in (X86_64, ARM64):
         if info.arch == known.name:
-            if info.page_size not in PAGE_SIZES:
-                raise UnknownLayout(
-                    f"only pages of 4 KiB are understood so far, not of {info.page_size >> 10} KiB"
-                )
+            if info.page_size not in known.page_sizes:
+                raise UnknownLayout(f"pages of {info.page_size:,} bytes are not {info.arch}'s")
             return known
     raise UnknownLayout(f"only x86-64 and arm64 kernels are understood so far, not {info.arch}")

@@ -13,7 +13,7 @@ import numpy as np
 
 from crashext.hosts.base import Addresses, Bytes, Host, Mask, ReadFault
 from crashext.kernel.access import UnknownLayout, Words, require, words_at
-from crashext.kernel.addresses import PAGE_SHIFT, PAGE_SIZE, AddressSpace
+from crashext.kernel.addresses import AddressSpace
 
 BLOCK_PAGES = 4096  # page frames a block: 256 KiB of map, 16 MiB of memory
 _SECTION_FLAGS = 0x3F  # low bits of section_mem_map (SECTION_MAP_LAST_BIT <= 6)
@@ -101,7 +101,7 @@ class MemoryMap:
 def memory_map(host: Host, space: AddressSpace) -> MemoryMap:
     """Find the sections that have a memory map. Raises `UnknownLayout`."""
     page_size = require(host, "struct page", "flags").size
-    sections = _sections(host, page_size) or _flat(host, space)
+    sections = _sections(host, page_size, space.page_shift) or _flat(host, space)
     pfns, maps, counts = [], [], []
     for pfn, address, pages in sections:
         for start in range(0, pages, BLOCK_PAGES):
@@ -118,7 +118,7 @@ def memory_map(host: Host, space: AddressSpace) -> MemoryMap:
     )
 
 
-def _sections(host: Host, page_size: int) -> list[tuple[int, int, int]]:
+def _sections(host: Host, page_size: int, page_shift: int) -> list[tuple[int, int, int]]:
     """(first pfn, address of its struct page, pages) of each present section, sorted."""
     fields = host.info().vmcoreinfo
     # 83e3c48729d9 (4.15) made mem_section a pointer; VMCOREINFO gives the array either way.
@@ -127,15 +127,15 @@ def _sections(host: Host, page_size: int) -> list[tuple[int, int, int]]:
     bits = fields.get("NUMBER(SECTION_SIZE_BITS)")
     if root_address is None or length is None or size is None or bits is None:
         return []
-    entry, shift = _number(size, 8, PAGE_SIZE), _number(bits, PAGE_SHIFT, 36)
+    entry, shift = _number(size, 8, host.info().page_size), _number(bits, page_shift, 36)
     count = _number(length, 1, _MAX_ROOTS)
     map_at = _number(fields.get("OFFSET(mem_section.section_mem_map)", "0"), 0, entry - 8)
-    per_root = PAGE_SIZE // entry
+    per_root = host.info().page_size // entry
     roots = np.uint64(_number(root_address, 0, _WORD, 16)) + np.arange(
         count, dtype=np.uint64
     ) * np.uint64(8)
     tables, ok = words_at(host, roots)
-    pages = 1 << (shift - PAGE_SHIFT)
+    pages = 1 << (shift - page_shift)
     found: list[tuple[int, int, int]] = []
     for root in np.flatnonzero(ok & (tables != 0)).tolist():
         entries = tables[root] + np.arange(per_root, dtype=np.uint64) * np.uint64(entry)
@@ -165,7 +165,7 @@ def _number(text: str, least: int, most: int, base: int = 10) -> int:
 
 
 def _flat(host: Host, space: AddressSpace) -> list[tuple[int, int, int]]:
-    pages = (space.direct.end - space.direct.start) >> PAGE_SHIFT
+    pages = (space.direct.end - space.direct.start) >> space.page_shift
     if pages > _MAX_PAGES:
         raise UnknownLayout("max_pfn says more memory than any machine has")
     return [(0, space.vmemmap.start, pages)]

@@ -54,6 +54,14 @@ def test_ranges_that_nobody_tells_follow_from_the_bits_of_addresses() -> None:
     assert found.vmemmap[1] >= told.vmemmap[1]
 
 
+@pytest.mark.parametrize(("shift", "start"), [(14, 0xFFFFFF0000000000), (16, 0xFFFFFFC000000000)])
+def test_larger_pages_have_a_smaller_memory_map(shift: int, start: int) -> None:
+    found = arm64_ranges({**BARE, "NUMBER(PHYS_OFFSET)": "0x40000000"}, nothing, shift)
+    assert found is not None
+    assert found.vmemmap[0] == start
+    assert found.linear[0] == 0xFFFF000000000000
+
+
 def test_before_5_4_the_linear_map_is_the_upper_half() -> None:
     notes = {"SYMBOL(_stext)": "ffff000008080000", "NUMBER(VA_BITS)": "48"}
     found = arm64_ranges(notes, {"memstart_addr": RAM}.get, 12)

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from crashext.analysis.memory.by_frames import PageCount, stacks_of
 from crashext.analysis.memory.memsplit import MemorySplit, Part, memory_split
 from crashext.analysis.memory.quantities import Check, Line, Reserved, Unaccounted
-from crashext.kernel.addresses import PAGE_SHIFT, PAGE_SIZE
 from crashext.kernel.counters.meminfo import KernelCounters
 from crashext.kernel.counters.tasks import read_processes
 from crashext.kernel.counters.vmstat import read_cpu_free
@@ -140,28 +139,33 @@ def _by_counters(
     rest: Leftover | None,
 ) -> MemorySplit | None:
     """The counters' split, with what a dump knows better than /proc."""
-    base = memory_split(meminfo, VmallocInfo(()), PAGE_SIZE)
+    base = memory_split(meminfo, VmallocInfo(()), view.space.page_size)
     if base is None:
         return None
     ours = ("vmalloc", "per-CPU", "kernel stacks")
     parts = [p for p in base.parts if p.name not in ours]
     cpu_free = read_cpu_free(view.host, view.space) or 0
-    parts.insert(1, Part("free, on CPUs' lists", "free", cpu_free << PAGE_SHIFT))
+    parts.insert(1, Part("free, on CPUs' lists", "free", cpu_free << view.space.page_shift))
     used = counters.vmalloc if counters.vmalloc is not None else mapped.pages
-    stacks, note = stacks_of(meminfo, mapped)
+    stacks, note = stacks_of(view, meminfo, mapped)
     other = max(0, used - mapped.stacks - mapped.modules)
     percpu = counters.percpu
     inside = 0 if percpu is None else max(0, percpu.pages - percpu.boot)
     parts += [
-        Part("vmalloc", "kernel", other << PAGE_SHIFT),
-        Part("modules", "kernel", mapped.modules << PAGE_SHIFT, "with compiled BPF programs"),
+        Part("vmalloc", "kernel", other << view.space.page_shift),
+        Part(
+            "modules",
+            "kernel",
+            mapped.modules << view.space.page_shift,
+            "with compiled BPF programs",
+        ),
         Part("kernel stacks", "kernel", stacks, note),
-        Part("per-CPU", "kernel", inside << PAGE_SHIFT),
+        Part("per-CPU", "kernel", inside << view.space.page_shift),
     ]
     if rest is not None:
-        tables = rest.tables << PAGE_SHIFT
+        tables = rest.tables << view.space.page_shift
         parts.append(Part("page tables in no counter", "kernel", tables, "found by walking them"))
-        tracing = rest.tracing << PAGE_SHIFT
+        tracing = rest.tracing << view.space.page_shift
         parts.append(Part("tracing and stack depot", "kernel", tracing, "found by walking them"))
     parts = [p for p in parts if p.bytes or p.name == "free"]
     return MemorySplit(base.total, tuple(parts), base.total - sum(p.bytes for p in parts))
@@ -183,12 +187,12 @@ def _reserved(view: KernelView, counters: KernelCounters, frames: Frames | None)
     size = space.image.end - space.image.start
     where, ok = physical(view.host, space, np.array([space.image.start], np.uint64))
     if frames is not None and ok[0]:
-        image = reserved_pages(view, frames, int(where[0]), size) << PAGE_SHIFT
+        image = reserved_pages(view, frames, int(where[0]), size) << view.space.page_shift
     return Reserved(
-        total=max(0, zones.present - zones.managed) << PAGE_SHIFT,
+        total=max(0, zones.present - zones.managed) << view.space.page_shift,
         image=image,
         memory_map=view.memory.pages * view.memory.page_size,
-        percpu=(counters.percpu.boot if counters.percpu else 0) << PAGE_SHIFT,
+        percpu=(counters.percpu.boot if counters.percpu else 0) << view.space.page_shift,
     )
 
 

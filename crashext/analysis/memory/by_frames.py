@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from crashext.analysis.memory.memsplit import MemorySplit, Part
 from crashext.analysis.memory.pagegroups import PageGroups, group_pages
 from crashext.analysis.memory.quantities import Check, Order, Unaccounted
-from crashext.kernel.addresses import PAGE_SHIFT
 from crashext.kernel.counters.meminfo import KernelCounters
 from crashext.kernel.counters.vmstat import read_cpu_free
 from crashext.kernel.pages.filesystems import Tmpfs
@@ -58,8 +57,8 @@ class PageCount:
         # A stack without VMAP_STACK, an EPT table, a bounce buffer: known by number only.
         others = sum(meminfo.get(name) or 0 for name in _NOWHERE_ELSE)
         if not mapped.stacks:
-            others += stacks_of(meminfo, mapped)[0]
-        self.others = min(others >> PAGE_SHIFT, len(self.left))
+            others += stacks_of(view, meminfo, mapped)[0]
+        self.others = min(others >> self._view.space.page_shift, len(self.left))
 
     def _total(self) -> int:
         """Page frames that MemTotal means: all but what was reserved at boot."""
@@ -76,13 +75,13 @@ class PageCount:
         Slab counters have them since 6a486c0ad4dc (5.4), and struct pages tell only since 6.15.
         All are compound; where no other compound page is left, these are they.
         """
-        slab = (self._meminfo.get("Slab") or 0) >> PAGE_SHIFT
+        slab = (self._meminfo.get("Slab") or 0) >> self._view.space.page_shift
         counted = min(max(0, slab - self.count[FrameUse.SLAB]), len(self._rest.frames))
         whole = self.blocks.looked == len(self._rest.frames)
         if self.blocks.kmalloc.any():
             return counted, whole
         compound = int(self.blocks.pages[self.blocks.compound].sum())
-        slack = max(_TOLERANCE >> PAGE_SHIFT, counted // 100)
+        slack = max(_TOLERANCE >> self._view.space.page_shift, counted // 100)
         return counted, whole and 0 < compound <= counted + slack
 
     def split(self) -> MemorySplit:
@@ -111,11 +110,11 @@ class PageCount:
             ("known by number only", "kernel", self.others, self._others_note()),
         ]
         parts = tuple(
-            Part(name, group, n << PAGE_SHIFT, note)
+            Part(name, group, n << self._view.space.page_shift, note)
             for name, group, n, note in pages
             if n or name == "free"
         )
-        total = self.total << PAGE_SHIFT
+        total = self.total << self._view.space.page_shift
         return MemorySplit(total, parts, total - sum(p.bytes for p in parts))
 
     def _of_areas(self, found: int) -> tuple[int, int]:
@@ -141,7 +140,11 @@ class PageCount:
         cached, shmem = size("Cached"), size("Shmem") or 0
         total = self._counters.total
         found: list[tuple[str, int | None, int]] = [
-            ("MemTotal", None if total is None else total << PAGE_SHIFT, self.total),
+            (
+                "MemTotal",
+                None if total is None else total << self._view.space.page_shift,
+                self.total,
+            ),
             ("free", self._free(), count[FrameUse.FREE]),
             ("anonymous", size("AnonPages"), count[FrameUse.ANON]),
             (
@@ -161,11 +164,11 @@ class PageCount:
             found.append(("kernel stacks", size("KernelStack"), stacks))
         percpu = self._counters.percpu
         if percpu is not None:
-            inside = max(0, percpu.pages - percpu.boot) << PAGE_SHIFT
+            inside = max(0, percpu.pages - percpu.boot) << self._view.space.page_shift
             found.append(("per-CPU", inside, rest.percpu))
         for name, counted, pages in found:
             if counted is not None and (counted or pages):
-                yield Check(name, counted, pages << PAGE_SHIFT)
+                yield Check(name, counted, pages << self._view.space.page_shift)
         if tmpfs and all(t.complete for t in tmpfs):
             yield Check("shmem, file by file", shmem, sum(t.bytes for t in tmpfs))
 
@@ -173,7 +176,9 @@ class PageCount:
         free = self._meminfo.get("MemFree")
         if free is None:
             return None
-        return free + ((read_cpu_free(self._view.host, self._view.space) or 0) << PAGE_SHIFT)
+        return free + (
+            (read_cpu_free(self._view.host, self._view.space) or 0) << self._view.space.page_shift
+        )
 
     def unaccounted(self) -> Unaccounted:
         """The frames that are left: as they were allocated, and what is in them."""
@@ -212,8 +217,9 @@ def _without(
     return frames[~inside]
 
 
-def stacks_of(meminfo: MemInfo, mapped: AreaPages) -> tuple[int, str]:
+def stacks_of(view: KernelView, meminfo: MemInfo, mapped: AreaPages) -> tuple[int, str]:
+    """Bytes of kernel stacks, and how they were counted."""
     if mapped.stacks:
-        return mapped.stacks << PAGE_SHIFT, "with those kept for the next tasks"
+        return mapped.stacks << view.space.page_shift, "with those kept for the next tasks"
     counted = (meminfo.get("KernelStack") or 0) + (meminfo.get("ShadowCallStack") or 0)
     return counted, "by counter only"

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from crashext.analysis.origin.sites import FrameNames
 from crashext.hosts.base import U64
 from crashext.kernel.access import Words
-from crashext.kernel.addresses import PAGE_SIZE
 from crashext.kernel.markers import FILLED
 from crashext.kernel.origin.pageowner import owners_known, read_owners
 from crashext.kernel.origin.stackdepot import StackDepot
@@ -140,7 +139,9 @@ def _owners(view: KernelView, frames: NDArray[np.int64]) -> Iterator[tuple[int, 
 def _contents(view: KernelView, frames: NDArray[np.int64]) -> Iterator[tuple[int, Label]]:
     for start in range(0, len(frames), _BATCH):
         some = frames[start : start + _BATCH]
-        rows, ok = view.host.read_many(view.space.addresses(some.astype(np.uint64)), PAGE_SIZE)
+        rows, ok = view.host.read_many(
+            view.space.addresses(some.astype(np.uint64)), view.space.page_size
+        )
         words = np.ascontiguousarray(rows).view("<u8")
         for i in np.flatnonzero(ok).tolist():
             kind, detail, module = _describe(view, words[i])

@@ -14,14 +14,12 @@ from crashext.analysis.reach.nodes import Nodes
 from crashext.analysis.reach.scan import readable_frames, scan_memory
 from crashext.hosts.base import Mask
 from crashext.kernel.access import Words
-from crashext.kernel.addresses import PAGE_SHIFT, PAGE_SIZE
 from crashext.kernel.pages.frames import Frames, FrameUse
 from crashext.progress import Progress
 
 _TABLE_FLAGS = np.uint64(0xFFF0000000000FFF)
 """Bits of an entry of a page table that are no address: x86-64, EPT and VT-d alike."""
 _PRESENT = np.uint64(3)
-_ENTRIES = PAGE_SIZE // 8
 _ENTRIES_LEAST = 4  # used entries that a page needs to be taken for a table
 _MAX_SPLIT = 10  # MAX_ORDER: no allocation is larger
 
@@ -77,7 +75,9 @@ class _PhysicalAddresses:
     def __init__(self, nodes: Nodes, marks: Marks, wanted: Mask) -> None:
         self._nodes, self._reached = nodes, marks.reached
         limit = len(nodes.of_frame)
-        self._limit = np.uint64(limit << PAGE_SHIFT)
+        self._shift = np.uint64(nodes.view.space.page_shift)
+        self._entries = nodes.view.space.page_size // 8
+        self._limit = np.uint64(limit << nodes.view.space.page_shift)
         self._wanted = wanted
         asked = np.zeros(limit, np.bool_)
         blocks = nodes.of_frame >= nodes.first_block
@@ -91,8 +91,8 @@ class _PhysicalAddresses:
         inside = (place < self._limit) & (place != 0)
         # An address alone; in a page full of entries of a page table, with their flags.
         alone = words & _TABLE_FLAGS == 0
-        at = np.flatnonzero(inside & (alone | _in_tables(words, inside)))
-        frame = (place[at] >> np.uint64(PAGE_SHIFT)).astype(np.int64)
+        at = np.flatnonzero(inside & (alone | _in_tables(words, inside, self._entries)))
+        frame = (place[at] >> self._shift).astype(np.int64)
         hit = self._asked[frame]
         at, frame = at[hit], frame[hit]
         if not len(at):
@@ -100,16 +100,16 @@ class _PhysicalAddresses:
         where = np.uint64(offset) + at.astype(np.uint64) * np.uint64(8)
         holder = self._nodes.at_offsets(where)
         live = (holder < 0) | self._reached[np.maximum(holder, 0)]
-        live &= self._wanted[(where >> np.uint64(PAGE_SHIFT)).astype(np.intp)]
+        live &= self._wanted[(where >> self._shift).astype(np.intp)]
         self.found[self._nodes.of_frame[frame[live]] - self._nodes.first_block] = True
 
 
-def _in_tables(words: Words, inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _in_tables(words: Words, inside: NDArray[np.bool_], entries: int) -> NDArray[np.bool_]:
     """Words of pages most of whose words, where they are not zero, may be entries: bool[n]."""
     result = np.zeros(len(words), np.bool_)
-    whole = len(words) // _ENTRIES * _ENTRIES
-    pages = words[:whole].reshape(-1, _ENTRIES)
-    entry = (inside[:whole] & (words[:whole] & _PRESENT != 0)).reshape(-1, _ENTRIES)
+    whole = len(words) // entries * entries
+    pages = words[:whole].reshape(-1, entries)
+    entry = (inside[:whole] & (words[:whole] & _PRESENT != 0)).reshape(-1, entries)
     used = np.count_nonzero(pages, axis=1)
     table = (2 * np.count_nonzero(entry, axis=1) > used) & (used >= _ENTRIES_LEAST)
     result[:whole] = (entry & table[:, None]).reshape(-1)

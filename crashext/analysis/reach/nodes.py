@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from crashext.hosts.base import Mask, ReadFault
 from crashext.kernel.access import Words
-from crashext.kernel.addresses import PAGE_SHIFT
 from crashext.kernel.memmap import BLOCK_PAGES
 from crashext.kernel.pages.areas import VM_ALLOC, VM_MAP, Areas
 from crashext.kernel.pages.frames import Frames, FrameUse
@@ -111,8 +110,10 @@ class Nodes:
         is_area = ~is_slot & ~is_block
         result[is_slot] = self.table.length[self.table.rows(nodes[is_slot])]
         pages = self.areas.pages[self.area_row[nodes[is_area] - self.first_area]]
-        result[is_area] = pages.astype(np.int64) << PAGE_SHIFT
-        result[is_block] = self.blocks.pages[nodes[is_block] - self.first_block] << PAGE_SHIFT
+        result[is_area] = pages.astype(np.int64) << self.view.space.page_shift
+        result[is_block] = (
+            self.blocks.pages[nodes[is_block] - self.first_block] << self.view.space.page_shift
+        )
         return result
 
     def pointed_at(self, values: Words) -> NDArray[np.int64]:
@@ -123,7 +124,7 @@ class Nodes:
         """
         found = np.full(len(values), -1, np.int64)
         offsets = values - np.uint64(self.table.start)
-        direct = offsets < np.uint64(len(self.table.row_of_page) << PAGE_SHIFT)
+        direct = offsets < np.uint64(len(self.table.row_of_page) << self.view.space.page_shift)
         found[direct] = self.at_offsets(offsets[direct])
         rest = np.flatnonzero(~direct)
         found[rest] = self._in_areas(values[rest])
@@ -137,7 +138,7 @@ class Nodes:
     def at_offsets(self, offsets: Words) -> NDArray[np.int64]:
         """Nodes whose memory is at direct-map offsets: uint64[n] -> int64[n]."""
         slot, _ = self.table.locate(offsets)
-        frame = (offsets >> np.uint64(PAGE_SHIFT)).astype(np.int64)
+        frame = (offsets >> np.uint64(self.view.space.page_shift)).astype(np.int64)
         inside = frame < len(self.of_frame)
         return np.where(
             (slot < 0) & inside, self.of_frame[np.minimum(frame, len(self.of_frame) - 1)], slot

@@ -18,14 +18,12 @@ from crashext.analysis.reach.scan import KERNEL_USES, readable_frames, scan_memo
 from crashext.analysis.reach.silent import silent_words
 from crashext.hosts.base import Host, Mask
 from crashext.kernel.access import Words
-from crashext.kernel.addresses import PAGE_SHIFT, PAGE_SIZE
 from crashext.kernel.counters.rcu import cached_pages
 from crashext.kernel.pages.frames import Frames, FrameUse
 from crashext.kernel.roots.stacks import Stacks
 from crashext.kernel.slab.objects import State
 from crashext.progress import Progress
 
-_SHIFT = np.uint64(PAGE_SHIFT)
 _ROOTS_KEPT = 4  # words that are remembered for each object they point at
 _ALLOCATED = (FrameUse.SLAB, FrameUse.KERNEL, FrameUse.UNKNOWN)
 _MAYBE_SLAB = (FrameUse.SLAB, FrameUse.UNKNOWN)
@@ -108,7 +106,8 @@ def find_references(
     missing = frames.count(*_ALLOCATED) - int(np.isin(seen, _ALLOCATED).sum())
     missing_slab = frames.count(*_MAYBE_SLAB) - int(np.isin(seen, _MAYBE_SLAB).sum())
     unknown = frames.count(FrameUse.UNKNOWN) - int((seen == FrameUse.UNKNOWN).sum())
-    return scanner.result(Coverage(len(seen), missing, missing_slab, total << PAGE_SHIFT, unknown))
+    size = total << view.space.page_shift
+    return scanner.result(Coverage(len(seen), missing, missing_slab, size, unknown))
 
 
 class _Pointers:
@@ -120,6 +119,7 @@ class _Pointers:
         self._table = table = nodes.table
         self._silent = silent_words(view, table)
         space = view.space
+        self._shift, self._in_page = np.uint64(space.page_shift), np.uint64(space.page_size - 1)
         # All that nodes can be pointed at by lies in these, wherever the kernel image is.
         ranges = (space.direct, space.vmalloc, space.vmemmap)
         lowest = min(r.start for r in ranges)
@@ -136,7 +136,7 @@ class _Pointers:
         task = view.caches.find("task_struct")
         self._task = None if task is None else view.caches.index(task)
         self._stale = np.zeros(len(nodes.of_frame), np.bool_)
-        cached = (cached_pages(view.host, space) - np.uint64(space.direct.start)) >> _SHIFT
+        cached = (cached_pages(view.host, space) - np.uint64(space.direct.start)) >> self._shift
         self._stale[cached[cached < np.uint64(len(self._stale))].astype(np.intp)] = True
         self._edges: dict[bool, list[tuple[Nodes32, Nodes32]]] = {False: [], True: []}
         self._rooted: dict[bool, list[tuple[Words, Nodes32]]] = {False: [], True: []}
@@ -155,7 +155,7 @@ class _Pointers:
         """Words at `where`; most lead to no node."""
         nodes, table = self._nodes, self._table
         found = nodes.pointed_at(values)
-        good = (found >= 0) & self._wanted[where >> PAGE_SHIFT]
+        good = (found >= 0) & self._wanted[where >> self._shift.astype(np.int64)]
         in_object = np.flatnonzero(good & (found < nodes.first_area))
         good[in_object] = table.state[found[in_object]] == State.ALLOCATED
         self._without_flags(good, values, found)
@@ -179,12 +179,12 @@ class _Pointers:
 
     def _sort(self, where: Words, target: Nodes32, by_page: bool) -> None:
         """By what the words are in."""
-        nodes, frame = self._nodes, (where >> np.uint64(PAGE_SHIFT)).astype(np.intp)
+        nodes, frame = self._nodes, (where >> self._shift).astype(np.intp)
         in_slab = self._table.row_of_page[frame] >= 0
         holder = np.where(in_slab, -1, nodes.of_frame[frame])
         in_node = holder >= 0
         rest = ~in_slab & ~in_node
-        in_node &= ~self._stale[frame] | (where & np.uint64(PAGE_SIZE - 1) < np.uint64(8))
+        in_node &= ~self._stale[frame] | (where & self._in_page < np.uint64(8))
         if in_slab.any():
             self._in_slabs(where[in_slab], target[in_slab], by_page)
         if in_node.any():
@@ -203,9 +203,7 @@ class _Pointers:
             both &= table.caches(target[at].astype(np.int64)) == self._task
             held[at[both]] = False
         if self._any_ignored:
-            record = self._ignored[
-                table.row_of_page[(where >> np.uint64(PAGE_SHIFT)).astype(np.intp)]
-            ]
+            record = self._ignored[table.row_of_page[(where >> self._shift).astype(np.intp)]]
             held &= ~record | (within == np.uint64(self._rcu))
         at = np.flatnonzero(held & (target >= self._nodes.first_area))
         held[at[self._nodes.describes(table.addresses(source[at]), target[at])]] = False

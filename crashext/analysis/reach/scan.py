@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from crashext.hosts.base import Host, Mask, ReadFault
 from crashext.kernel.access import Words
-from crashext.kernel.addresses import PAGE_SHIFT, PAGE_SIZE
+from crashext.kernel.addresses import page_shift
 from crashext.kernel.pages.frames import Frames, FrameUse
 from crashext.kernel.slab.view import KernelView
 from crashext.progress import Progress
@@ -60,8 +60,8 @@ def scan_memory(
                 for scanner in scanners:
                     scanner.look(offset + 8 * begin, words[begin : begin + _BLOCK])
             missing.append(unread[wanted[unread]])
-            here = offset >> PAGE_SHIFT
-            done += int(wanted[here : here + (len(data) >> PAGE_SHIFT)].sum())
+            here = offset >> view.space.page_shift
+            done += int(wanted[here : here + (len(data) >> view.space.page_shift)].sum())
             progress(what, done, total)
     return np.concatenate(missing)
 
@@ -71,9 +71,10 @@ def present_frames(host: Host, frames: int) -> Mask | None:
     ranges = host.present()
     if ranges is None:
         return None
+    shift = page_shift(host)
     held = np.zeros(frames, np.bool_)
     for start, end in ranges:
-        first, last = -(-start >> PAGE_SHIFT), min(end >> PAGE_SHIFT, frames)
+        first, last = -(-start >> shift), min(end >> shift, frames)
         held[min(first, frames) : last] = True
     return held
 
@@ -84,7 +85,7 @@ def readable_frames(
     """bool[frames]: page frames of these uses that the dump holds, none past the end of memory."""
     wanted = np.isin(frames.use, np.array([int(u) for u in uses], np.uint8))
     # The last section of the memory map goes on where memory has ended.
-    wanted[(view.space.direct.end - view.space.direct.start) >> PAGE_SHIFT :] = False
+    wanted[(view.space.direct.end - view.space.direct.start) >> view.space.page_shift :] = False
     return wanted if present is None else wanted & present[: len(wanted)]
 
 
@@ -110,14 +111,16 @@ def _read_frames(
 
     A missing page reads as zeros.
     """
-    per_read = _READ >> PAGE_SHIFT
+    per_read = _READ >> view.space.page_shift
     for pfn in range(first, last, per_read):
         count = min(per_read, last - pfn)
         address = view.space.address(pfn)
         try:
-            data = view.host.read(address, count << PAGE_SHIFT)
-            yield pfn << PAGE_SHIFT, data, np.zeros(0, np.int64)
+            data = view.host.read(address, count << view.space.page_shift)
+            yield pfn << view.space.page_shift, data, np.zeros(0, np.int64)
         except ReadFault:
-            pages = np.uint64(address) + np.arange(count, dtype=np.uint64) * np.uint64(PAGE_SIZE)
-            rows, ok = view.host.read_many(pages, PAGE_SIZE)
-            yield pfn << PAGE_SHIFT, rows.tobytes(), pfn + np.flatnonzero(~ok)
+            pages = np.uint64(address) + np.arange(count, dtype=np.uint64) * np.uint64(
+                view.space.page_size
+            )
+            rows, ok = view.host.read_many(pages, view.space.page_size)
+            yield pfn << view.space.page_shift, rows.tobytes(), pfn + np.flatnonzero(~ok)

@@ -12,7 +12,6 @@ import numpy as np
 
 from crashext.hosts.base import Mask
 from crashext.kernel.access import Words, column
-from crashext.kernel.addresses import PAGE_SIZE
 from crashext.kernel.pages.idleareas import idle_records
 from crashext.kernel.pages.pagetables import physical
 from crashext.kernel.slab.arraycaches import stale_entries
@@ -86,9 +85,9 @@ def _offsets(view: KernelView, begin: Words, end: Words) -> tuple[Words, Words]:
     """Direct-map offsets of virtual ranges, in pieces that each lie in one page."""
     some = begin < end
     pieces = [
-        (max(a, page), min(b, page + PAGE_SIZE))
+        (max(a, page), min(b, page + view.space.page_size))
         for a, b in zip(begin[some].tolist(), end[some].tolist(), strict=True)
-        for page in range(a & -PAGE_SIZE, b, PAGE_SIZE)
+        for page in range(a & -view.space.page_size, b, view.space.page_size)
     ]
     if not pieces:
         return _NONE, _NONE

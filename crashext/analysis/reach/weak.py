@@ -13,7 +13,6 @@ from crashext.analysis.reach.reachability import Reach
 from crashext.analysis.reach.scan import present_frames, readable_frames, scan_memory
 from crashext.hosts.base import Mask
 from crashext.kernel.access import Words
-from crashext.kernel.addresses import PAGE_SHIFT
 from crashext.kernel.pages.frames import FrameUse
 from crashext.kernel.slab.objects import State
 from crashext.kernel.slab.slots import Slots
@@ -32,7 +31,7 @@ def weakly_held(marked: Reach, slots: Slots, progress: Progress) -> NDArray[np.b
         return np.zeros(0, np.bool_)
     view, table = marked.view, marked.table
     starts = table.addresses(slots) - np.uint64(table.start)
-    pages = view.memory.maps_of(starts >> np.uint64(PAGE_SHIFT))
+    pages = view.memory.maps_of(starts >> np.uint64(view.space.page_shift))
     present = present_frames(view.host, len(marked.frames.use))
     wanted = readable_frames(view, marked.frames, present, FrameUse.SLAB, FrameUse.KERNEL)
     seen = _WeakReferences(marked, starts, pages, wanted)
@@ -71,7 +70,10 @@ class _WeakReferences:
     def _counts(self, where: Words, in_objects_only: bool) -> NDArray[np.bool_]:
         """Which words may hold something: those in allocated objects, and, as physical addresses
         are, in pages that a driver shares with its device."""
-        table, page = self._marked.table, (where >> np.uint64(PAGE_SHIFT)).astype(np.intp)
+        table, page = (
+            self._marked.table,
+            (where >> np.uint64(self._marked.view.space.page_shift)).astype(np.intp),
+        )
         source, _ = table.locate(where)
         at = np.maximum(source, 0)
         good = (source >= 0) & (table.state[at] == State.ALLOCATED)

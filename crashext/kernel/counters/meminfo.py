@@ -12,7 +12,7 @@ import numpy as np
 
 from crashext.hosts.base import Host, ReadFault
 from crashext.kernel.access import u64, variable, words_at
-from crashext.kernel.addresses import PAGE_SIZE, AddressSpace
+from crashext.kernel.addresses import AddressSpace
 from crashext.kernel.counters.vmstat import VmStat, Zones, read_vmstat, read_zones
 from crashext.kernel.pages.filesystems import buffer_pages
 from crashext.kernel.pages.hugetlb import HugePool, read_hugetlb
@@ -20,7 +20,6 @@ from crashext.kernel.pages.percpu import PerCpu, percpu_sum, read_percpu
 from crashext.procfs.counters import MemInfo
 
 _KIB = 1024
-_HUGE_PAGES = 512  # pages of a transparent huge page
 _MAX_SWAPFILES = 32
 _TABLE_SIZES = ("4k", "2M", "1G")
 
@@ -88,34 +87,34 @@ class KernelCounters:
         return MemInfo(sizes, dict(self._counts()))
 
     def _sizes(self) -> Iterator[tuple[str, int | None]]:
-        yield "MemTotal", _bytes(self.total)
-        yield "MemFree", _bytes(self.pages("NR_FREE_PAGES"))
-        yield "MemAvailable", _bytes(self._available())
-        yield "Buffers", _bytes(self.buffers)
+        yield "MemTotal", self._bytes(self.total)
+        yield "MemFree", self._bytes(self.pages("NR_FREE_PAGES"))
+        yield "MemAvailable", self._bytes(self._available())
+        yield "Buffers", self._bytes(self.buffers)
         cached, swapped = self.pages("NR_FILE_PAGES"), self.swap_cache()
         if cached is not None:
             cached = max(0, cached - (swapped or 0) - (self.buffers or 0))
-        yield "Cached", _bytes(cached)
-        yield "SwapCached", _bytes(swapped)
+        yield "Cached", self._bytes(cached)
+        yield "SwapCached", self._bytes(swapped)
         yield from self._lists()
         yield from self._swap()
         for name, enumerators in _LINES:
-            yield name, _bytes(self.pages(*enumerators))
+            yield name, self._bytes(self.pages(*enumerators))
         yield from self._slab()
         yield from self._stacks()
         # Counted in pages since 69473e5de873 (5.12), which came with NR_SWAPCACHE; before in huge
         # pages.
-        scale = 1 if self.host.enumerator("NR_SWAPCACHE") is not None else _HUGE_PAGES
+        scale = 1 if self.host.enumerator("NR_SWAPCACHE") is not None else self.space.page_size // 8
         for name, enumerator in _HUGE_LINES:
             value = self.pages(enumerator)
-            yield name, None if value is None else value * scale * PAGE_SIZE
+            yield name, None if value is None else value * scale * self.space.page_size
         yield "CommitLimit", self._commit_limit()
         yield "Committed_AS", self._committed()
         yield "VmallocTotal", (self.space.vmalloc.end - self.space.vmalloc.start - 1) & ~1023
-        yield "VmallocUsed", _bytes(self.vmalloc)
-        yield "Percpu", _bytes(self.percpu.pages if self.percpu else None)
-        yield "HardwareCorrupted", _bytes(variable(self.host, "num_poisoned_pages"))
-        yield "CmaTotal", _bytes(variable(self.host, "totalcma_pages"))
+        yield "VmallocUsed", self._bytes(self.vmalloc)
+        yield "Percpu", self._bytes(self.percpu.pages if self.percpu else None)
+        yield "HardwareCorrupted", self._bytes(variable(self.host, "num_poisoned_pages"))
+        yield "CmaTotal", self._bytes(variable(self.host, "totalcma_pages"))
         yield from self._direct_map()
         if self.hugetlb:
             yield "Hugetlb", sum(pool.bytes for pool in self.hugetlb)
@@ -145,7 +144,9 @@ class KernelCounters:
             item = self.host.enumerator(f"LRU_{name}")
             if item is None or not 0 <= base + item < len(values):
                 return
-            known[name] = max(0, int(values[base + item] + more[base + item])) * PAGE_SIZE
+            known[name] = (
+                max(0, int(values[base + item] + more[base + item])) * self.space.page_size
+            )
         for list_name in ("Active", "Inactive"):
             anon, file = (known[f"{list_name.upper()}_{kind}"] for kind in ("ANON", "FILE"))
             yield list_name, anon + file
@@ -160,28 +161,30 @@ class KernelCounters:
         if free is None or reserve is None or self.zones is None or not lists:
             return None
         low = self.zones.low
-        cache = ((lists["Active(file)"] or 0) + (lists["Inactive(file)"] or 0)) // PAGE_SIZE
+        cache = (
+            (lists["Active(file)"] or 0) + (lists["Inactive(file)"] or 0)
+        ) // self.space.page_size
         slabs = self.pages("NR_SLAB_RECLAIMABLE_B", "NR_SLAB_RECLAIMABLE") or 0
         other = self.pages("NR_KERNEL_MISC_RECLAIMABLE", "NR_INDIRECTLY_RECLAIMABLE_BYTES") or 0
         freeable = sum(n - min(n // 2, low) for n in (cache, slabs + other))
         return max(0, free - reserve + freeable)
 
     def _swap(self) -> Iterator[tuple[str, int | None]]:
-        yield "SwapTotal", _bytes(variable(self.host, "total_swap_pages"))
-        yield "SwapFree", _bytes(variable(self.host, "nr_swap_pages"))
+        yield "SwapTotal", self._bytes(variable(self.host, "total_swap_pages"))
+        yield "SwapFree", self._bytes(variable(self.host, "nr_swap_pages"))
         size = variable(self.host, "zswap_pool_total_size")  # until 6.10 there was a number
         yield "Zswap", size
-        yield "Zswapped", _bytes(variable(self.host, "zswap_stored_pages"))
+        yield "Zswapped", self._bytes(variable(self.host, "zswap_stored_pages"))
 
     def _slab(self) -> Iterator[tuple[str, int | None]]:
         reclaimable = self.pages("NR_SLAB_RECLAIMABLE_B", "NR_SLAB_RECLAIMABLE")
         rest = self.pages("NR_SLAB_UNRECLAIMABLE_B", "NR_SLAB_UNRECLAIMABLE")
         if reclaimable is None or rest is None:
             return
-        yield "Slab", (reclaimable + rest) * PAGE_SIZE
+        yield "Slab", (reclaimable + rest) * self.space.page_size
         other = self.pages("NR_KERNEL_MISC_RECLAIMABLE")  # b29940c1abd7 (4.20)
         if other is not None:
-            yield "KReclaimable", (reclaimable + other) * PAGE_SIZE
+            yield "KReclaimable", (reclaimable + other) * self.space.page_size
 
     def _stacks(self) -> Iterator[tuple[str, int | None]]:
         in_kb = self.pages("NR_KERNEL_STACK_KB")  # 4.9; before, in stacks
@@ -189,7 +192,7 @@ class KernelCounters:
             yield "KernelStack", in_kb * _KIB
         else:
             stacks = self.pages("NR_KERNEL_STACK")
-            yield "KernelStack", None if stacks is None else stacks * 4 * PAGE_SIZE
+            yield "KernelStack", None if stacks is None else stacks * 4 * self.space.page_size
         shadow = self.pages("NR_KERNEL_SCS_KB")
         yield "ShadowCallStack", None if shadow is None else shadow * _KIB
 
@@ -199,13 +202,13 @@ class KernelCounters:
         ratio = variable(self.host, "sysctl_overcommit_ratio", 4)
         if ratio is None or self.total is None:
             return None
-        huge = sum(pool.bytes for pool in self.hugetlb) // PAGE_SIZE
+        huge = sum(pool.bytes for pool in self.hugetlb) // self.space.page_size
         allowed = kbytes // 4 if kbytes else (self.total - huge) * ratio // 100
-        return _bytes(allowed + (variable(self.host, "total_swap_pages") or 0))
+        return self._bytes(allowed + (variable(self.host, "total_swap_pages") or 0))
 
     def _committed(self) -> int | None:
         at = self.host.address_of("vm_committed_as")
-        return None if at is None else _bytes(percpu_sum(self.host, self.space, at))
+        return None if at is None else self._bytes(percpu_sum(self.host, self.space, at))
 
     def _direct_map(self) -> Iterator[tuple[str, int | None]]:
         table = self.host.address_of("direct_pages_count")
@@ -213,13 +216,15 @@ class KernelCounters:
             return
         for i, name in enumerate(_TABLE_SIZES, 1):  # enum pg_level starts with PG_LEVEL_NONE
             try:
-                yield f"DirectMap{name}", u64(self.host, table + 8 * i) * PAGE_SIZE << 9 * (i - 1)
+                yield (
+                    f"DirectMap{name}",
+                    u64(self.host, table + 8 * i) * self.space.page_size << 9 * (i - 1),
+                )
             except ReadFault:
                 return
 
-
-def _bytes(pages: int | None) -> int | None:
-    return None if pages is None else max(0, pages) * PAGE_SIZE
+    def _bytes(self, pages: int | None) -> int | None:
+        return None if pages is None else max(0, pages) * self.space.page_size
 
 
 def _swapper_pages(host: Host) -> int | None:

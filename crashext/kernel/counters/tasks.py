@@ -10,14 +10,13 @@ from collections.abc import Callable
 
 from crashext.hosts.base import Host, Layout, ReadFault, UnknownLayout
 from crashext.kernel.access import string
-from crashext.kernel.addresses import PAGE_SIZE, AddressSpace
+from crashext.kernel.addresses import AddressSpace
 from crashext.kernel.lists import entries
 from crashext.kernel.pages.percpu import percpu_sum
 from crashext.procfs.processes import Process
 
 _MAX_TASKS = 1 << 18
 _COMM = 16
-_PTE_TABLE = 4096
 
 
 def read_processes(host: Host, space: AddressSpace) -> tuple[Process, ...]:
@@ -68,7 +67,7 @@ def _process(
     shmem = counter("MM_SHMEMPAGES")  # eca56ff906bd (4.5); before, a part of file
     tables = number("pgtables_bytes", 1)  # af5b0f6a09e4 (4.15)
     if tables is None:
-        levels = [number(name, _PTE_TABLE) for name in ("nr_ptes", "nr_pmds", "nr_puds")]
+        levels = [number(name, space.page_size) for name in ("nr_ptes", "nr_pmds", "nr_puds")]
         tables = sum(n for n in levels if n is not None)
     return Process(
         pid=pid,
@@ -78,9 +77,9 @@ def _process(
         rss_file=file,
         rss_shmem=shmem,
         swap=counter("MM_SWAPENTS"),
-        locked=number("locked_vm", PAGE_SIZE),
+        locked=number("locked_vm", space.page_size),
         page_tables=tables,
-        hugetlb=number("hugetlb_usage", PAGE_SIZE),
+        hugetlb=number("hugetlb_usage", space.page_size),
     )
 
 
@@ -106,10 +105,12 @@ def _counters(
             return None
         if spread and percpu is not None:
             total = percpu_sum(host, space, address + member.offset + item * percpu.size)
-            return None if total is None else max(0, total) * PAGE_SIZE
+            return None if total is None else max(0, total) * space.page_size
         at = member.offset + 8 * item
         own = unfolded[item] if item < len(unfolded) else 0
-        return max(0, int.from_bytes(row[at : at + 8], "little", signed=True) + own) * PAGE_SIZE
+        return (
+            max(0, int.from_bytes(row[at : at + 8], "little", signed=True) + own) * space.page_size
+        )
 
     return value
 

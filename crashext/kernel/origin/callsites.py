@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from crashext.hosts.arm64 import ARCH as ARM64
 from crashext.hosts.base import Host, Mask, ReadFault
 from crashext.kernel.access import Words
-from crashext.kernel.addresses import PAGE_SIZE
 
+_PAGE = 4096  # the smallest there are: what may be missing by itself
 _MOST_TEXT = 512 << 20  # of a kernel with all its modules; more is nonsense
 _PIECE = 4 << 20
 _X86_CALL, _X86_JUMP = 0xE8, 0xE9
@@ -124,11 +124,11 @@ def _jumps_on(data: NDArray[np.uint8], start: int) -> tuple[Words, Words]:
 
 def _read(host: Host, start: int, size: int) -> tuple[NDArray[np.uint8], int]:
     """The bytes, zeros where the dump has none, and how many those are."""
-    first = start - start % PAGE_SIZE
-    pages = np.arange(first, start + size, PAGE_SIZE, dtype=np.uint64)
-    data, ok = host.read_many(pages, PAGE_SIZE)
+    first = start - start % _PAGE
+    pages = np.arange(first, start + size, _PAGE, dtype=np.uint64)
+    data, ok = host.read_many(pages, _PAGE)
     flat = data.reshape(-1)[start - first : start - first + size]
-    return np.ascontiguousarray(flat), int((~ok).sum()) * PAGE_SIZE
+    return np.ascontiguousarray(flat), int((~ok).sum()) * _PAGE
 
 
 def _which(targets: Words, wanted: Words) -> tuple[NDArray[np.int64], Mask]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from crashext.hosts.base import Addresses, Bytes, Host, Layout, Mask, ReadFault
 from crashext.kernel.access import Words, column, u32, variable, words_at
-from crashext.kernel.addresses import PAGE_SHIFT, PAGE_SIZE
+from crashext.kernel.addresses import page_shift, page_size
 
 _INVALID = np.uint64(1)  # PAGE_EXT_INVALID: the section is going offline
 _MAX_ORDER_PAGES = 1024
@@ -156,7 +156,7 @@ def _sparse(
     try:
         # VMCOREINFO's symbol is what the roots' array is at, see `memmap`.
         array = int(fields["SYMBOL(mem_section)"], 16)
-        shift = int(fields["NUMBER(SECTION_SIZE_BITS)"]) - PAGE_SHIFT
+        shift = int(fields["NUMBER(SECTION_SIZE_BITS)"]) - page_shift(host)
         roots = int(fields["LENGTH(mem_section)"])
     except (KeyError, ValueError):
         return bad
@@ -164,11 +164,11 @@ def _sparse(
         0 <= array <= _WORD
         and 0 < shift < 30
         and 0 < roots <= _MAX_ROOTS
-        and 0 < section_size <= PAGE_SIZE
+        and 0 < section_size <= page_size(host)
     ):
         return bad
     numbers, inverse = np.unique(pfns >> np.uint64(shift), return_inverse=True)
-    per_root = np.uint64(PAGE_SIZE // section_size)
+    per_root = np.uint64(page_size(host) // section_size)
     root = numbers // per_root
     known = root < np.uint64(roots)
     tables, ok = words_at(host, np.uint64(array) + np.where(known, root, 0) * np.uint64(8))

@@ -14,9 +14,10 @@ import numpy as np
 
 from crashext.hosts.base import Host, Layout
 from crashext.kernel.access import Words, column, words_at
+from crashext.kernel.addresses import page_shift, page_size
 
 _ALIGN = 4  # DEPOT_STACK_ALIGN: offsets count 16 bytes
-_POOL_BYTES = 1 << 14  # 1 << (PAGE_SHIFT + DEPOT_POOL_ORDER)
+_POOL_PAGES = 4  # 1 << DEPOT_POOL_ORDER
 _MAX_FRAMES = 64  # CONFIG_STACKDEPOT_MAX_FRAMES
 _MAX_HEADER = 256  # bytes before the frames: 24 to 40 in the kernels known
 _PROBES = 64  # handles that decide which way of decoding is this kernel's
@@ -27,7 +28,8 @@ _GENERATIONS = (
     (17, 0),  # 6.8, which dropped the valid bit
     (17, 1),  # 3ee34eabac2a (6.9): no stack may have handle 0
 )
-_OFFSET_BITS = 10
+_OFFSET_BITS = 10  # of pages of 4 KiB; a pool is four pages, whatever their size
+_USUAL_SHIFT = 12
 
 Stack = tuple[int, ...]
 
@@ -41,17 +43,18 @@ class _Coding:
     """What the kernel added to the number of the pool."""
     indirect: bool
     """The symbol is a pointer to the array of pools, not the array."""
+    offset_bits: int
 
     @property
     def mask(self) -> int:
         """The bits that say where the record is; those above are flags, or the caller's own."""
-        return (1 << self.pool_bits + _OFFSET_BITS) - 1
+        return (1 << self.pool_bits + self.offset_bits) - 1
 
     def pool(self, handles: Words) -> Words:
         return (handles & np.uint64((1 << self.pool_bits) - 1)) - np.uint64(self.bias)
 
     def offset(self, handles: Words) -> Words:
-        return (handles >> np.uint64(self.pool_bits) & np.uint64((1 << _OFFSET_BITS) - 1)) << (
+        return (handles >> np.uint64(self.pool_bits) & np.uint64((1 << self.offset_bits) - 1)) << (
             np.uint64(_ALIGN)
         )
 
@@ -99,13 +102,17 @@ class StackDepot:
         union = self._host.layout("union handle_parts")
         names = ("slabindex", "pool_index", "pool_index_plus_1")
         index = union.first_of(*names) if union is not None else None
-        generations: tuple[tuple[int, int], ...] = _GENERATIONS
+        larger = page_shift(self._host) - _USUAL_SHIFT
+        generations = tuple((bits - larger, bias) for bits, bias in _GENERATIONS)
         if union is not None and index is not None and index.bit_size:
             # The name says which, unless a back-port changed one without the other.
             bias = 1 if "pool_index_plus_1" in union else 0
             generations = ((index.bit_size, bias), (index.bit_size, 1 - bias))
         # stack_pools became a pointer in newer kernels; the records say which it is.
-        return [_Coding(bits, bias, far) for far in (False, True) for bits, bias in generations]
+        offset = _OFFSET_BITS + larger
+        return [
+            _Coding(bits, bias, far, offset) for far in (False, True) for bits, bias in generations
+        ]
 
     def _fetch(self, record: Layout, coding: _Coding, handles: Words) -> dict[int, Stack]:
         assert self._pools is not None
@@ -116,7 +123,9 @@ class StackDepot:
                 return {}
             start = base[0]
         number, offset = coding.pool(handles), coding.offset(handles)
-        sane = (number < np.uint64(1 << coding.pool_bits)) & (offset < np.uint64(_POOL_BYTES))
+        sane = (number < np.uint64(1 << coding.pool_bits)) & (
+            offset < np.uint64(_POOL_PAGES * page_size(self._host))
+        )
         handles, number, offset = handles[sane], number[sane], offset[sane]
         pools, ok = words_at(self._host, start + number * np.uint64(8))
         ok &= pools != 0

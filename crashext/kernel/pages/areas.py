@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from crashext.hosts.base import Host, ReadFault
 from crashext.kernel import rbtree
 from crashext.kernel.access import Words, column
-from crashext.kernel.addresses import PAGE_SHIFT, PAGE_SIZE
 from crashext.kernel.memmap import MemoryMap
 from crashext.kernel.pages.vmalloc import description, tree_roots
 
@@ -50,6 +49,7 @@ class Areas:
     """int32[n]: its number in the area."""
     faults: int
     """Areas or page arrays that could not be read."""
+    page_shift: int
 
     def at(self, frames: NDArray[np.int64]) -> tuple[NDArray[np.int64], Words]:
         """Areas that page frames are mapped in (-1: none), and the virtual addresses there."""
@@ -58,7 +58,7 @@ class Areas:
         at = np.minimum(np.searchsorted(self.frame, frames), len(self.frame) - 1)
         found = self.frame[at] == frames
         area = np.where(found, self.frame_area[at].astype(np.int64), -1)
-        offset = self.frame_index[at].astype(np.uint64) << np.uint64(PAGE_SHIFT)
+        offset = self.frame_index[at].astype(np.uint64) << np.uint64(self.page_shift)
         return area, np.where(found, self.start[np.maximum(area, 0)] + offset, np.uint64(0))
 
 
@@ -70,7 +70,7 @@ def read_areas(host: Host, memory: MemoryMap) -> Areas:
     if area is None or structure is None or not len(nodes):
         none = np.zeros(0, np.int64)
         small = none.astype(np.int32)
-        return Areas(*(empty,) * 8, none, small, small, faults)
+        return Areas(*(empty,) * 8, none, small, small, faults, memory.space.page_shift)
     rows, ok = host.read_many(nodes, area.size)
     faults += int((~ok).sum())
     rows, nodes = rows[ok], nodes[ok]
@@ -105,6 +105,7 @@ def read_areas(host: Host, memory: MemoryMap) -> Areas:
         which,
         number,
         faults + missing,
+        memory.space.page_shift,
     )
 
 
@@ -121,7 +122,7 @@ def _frames(
     host: Host, memory: MemoryMap, start: Words, end: Words, pages: Words, arrays: Words
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32], int]:
     """The page frames of every area from its array of struct pages, sorted by frame."""
-    room = (end - start) // np.uint64(PAGE_SIZE)
+    room = (end - start) // np.uint64(memory.space.page_size)
     rows = np.flatnonzero((arrays != 0) & (pages > 0) & (pages <= room))
     frames, which, numbers = [], [], []
     left, faults = MAX_PAGES, 0

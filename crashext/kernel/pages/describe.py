@@ -8,7 +8,6 @@ import numpy as np
 
 from crashext.hosts.base import Host
 from crashext.kernel.access import column
-from crashext.kernel.addresses import PAGE_SHIFT
 from crashext.kernel.memmap import MemoryMap
 
 _FLAGS = (
@@ -93,7 +92,7 @@ def describe_page(host: Host, memory: MemoryMap, pfn: int) -> str:
         bit = host.enumerator(flag)
         return bit is not None and bool((field("flags") or 0) >> bit & 1)
 
-    what = f"page frame {pfn:#x} ({pfn << PAGE_SHIFT:#x} physical)"
+    what = f"page frame {pfn:#x} ({pfn << memory.space.page_shift:#x} physical)"
     if has("PG_reserved"):
         return f"{what}: reserved, kernel image or boot memory"
     if field("_refcount", "_count") == 0:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from crashext.hosts.base import Host, Layout, ReadFault, UnknownLayout
 from crashext.kernel.access import string, u64
-from crashext.kernel.addresses import PAGE_SIZE, AddressSpace
+from crashext.kernel.addresses import AddressSpace
 from crashext.kernel.lists import entries
 from crashext.kernel.pages.percpu import percpu_sum
 
@@ -166,12 +166,12 @@ def _describe(
     return Tmpfs(
         kind=kind,
         mounted=_mounted(host, inodes, block, superblock),
-        bytes=sum(n for _, n in files) * PAGE_SIZE,
-        used=None if used is None else used * PAGE_SIZE,
-        limit=None if limit is None else limit * PAGE_SIZE,
+        bytes=sum(n for _, n in files) * space.page_size,
+        used=None if used is None else used * space.page_size,
+        limit=None if limit is None else limit * space.page_size,
         files=len(files),
         complete=complete,
-        largest=tuple(ShmemFile(inodes.path(i), n * PAGE_SIZE) for i, n in largest),
+        largest=tuple(ShmemFile(inodes.path(i), n * space.page_size) for i, n in largest),
     )
 
 

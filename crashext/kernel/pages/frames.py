@@ -27,7 +27,6 @@ _MAX_ORDER = 18
 _HUGETLB_DTOR = 2
 _LAST_FLAG = 63  # of page flags; a page type of the same name is more
 _COSTLY_ORDER = 3  # PAGE_ALLOC_COSTLY_ORDER
-_HUGE_ORDER = 9  # pageblock_order on x86-64: 2 MiB
 
 
 class FrameUse(enum.IntEnum):
@@ -325,21 +324,23 @@ def _pcp_heads(host: Host, space: AddressSpace) -> list[tuple[int, int]]:
     lists = pages["lists"]
     count = min(lists.size // 16, 64)
     kinds = host.enumerator("MIGRATE_PCPTYPES") or count
+    huge = space.page_shift - 3
     return [
-        ((int(pointer) + cpu + lists.offset + 16 * i) & (1 << 64) - 1, _pcp_order(i, kinds))
+        ((int(pointer) + cpu + lists.offset + 16 * i) & (1 << 64) - 1, _pcp_order(i, kinds, huge))
         for pointer in pointers[ok & (pointers != 0)]
         for cpu in space.percpu_offsets
         for i in range(count)
     ]
 
 
-def _pcp_order(number: int, kinds: int) -> int:
+def _pcp_order(number: int, kinds: int, huge: int) -> int:
     """Order of the blocks on a per-CPU list: pindex_to_order() in mm/page_alloc.c.
 
-    44042b449872 (5.14) keeps orders up to 3 there, one list a migrate type, and then huge pages.
+    44042b449872 (5.14) keeps orders up to 3 there, one list a migrate type, and then huge pages:
+    as many as one page of a table has entries.
     """
     order = number // kinds
-    return order if order <= _COSTLY_ORDER else _HUGE_ORDER
+    return order if order <= _COSTLY_ORDER else huge
 
 
 def node_addresses(host: Host) -> list[int]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from crashext.hosts.base import Host
 from crashext.kernel.access import column, variable
-from crashext.kernel.addresses import PAGE_SHIFT
+from crashext.kernel.addresses import page_size
 
 _MAX_POOLS = 16
 _MAX_ORDER = 30
@@ -46,7 +46,7 @@ def read_hugetlb(host: Host) -> tuple[HugePool, ...]:
     rows, ok = host.read_many(where, layout.size)
     columns = [column(rows, layout[name]).tolist() for name in names]
     return tuple(
-        HugePool((1 << PAGE_SHIFT) << order, pages, free, reserved, surplus, i == default)
+        HugePool(page_size(host) << order, pages, free, reserved, surplus, i == default)
         for i, (order, pages, free, reserved, surplus) in enumerate(zip(*columns, strict=True))
         if ok[i] and order <= _MAX_ORDER
     )

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from crashext.hosts.base import Host, ReadFault
 from crashext.kernel.access import Words, u64
-from crashext.kernel.addresses import PAGE_SHIFT, AddressSpace
+from crashext.kernel.addresses import AddressSpace
 from crashext.kernel.lists import entries
 from crashext.kernel.memmap import MemoryMap
 from crashext.kernel.pages.pagetables import Format, rows_of, table_format
@@ -31,7 +31,7 @@ def kernel_tables(host: Host, space: AddressSpace) -> NDArray[np.int64]:
     form = table_format(host)
     if form is None:
         return np.zeros(0, np.int64)
-    top = rows_of(host, np.array([form.root, *form.others], np.uint64))
+    top = rows_of(host, np.array([form.root, *form.others], np.uint64), form.top)
     return _below(host, space, form, top[:, form.kernel :].reshape(-1), len(form.shifts) - 1)
 
 
@@ -40,12 +40,17 @@ def user_tops(host: Host, space: AddressSpace, memory: MemoryMap) -> NDArray[np.
     form = table_format(host)
     if form is None:
         return np.zeros(0, np.int64)
-    tops = _listed_tops(host, memory) if form.kernel else _tops_of_tasks(host, space)
+    if form.kernel:
+        tops = _listed_tops(host, memory)
+        where = space.addresses(tops)
+    else:
+        where = _tops_of_tasks(host, space)
+        tops = space.frames(where - np.uint64(space.direct.start))
     if not len(tops):
         return np.zeros(0, np.int64)
     # The kernel's half is everybody's; the two last levels have counters.
     end = form.kernel or None
-    entry = rows_of(host, space.addresses(tops))[:, :end].reshape(-1)
+    entry = rows_of(host, where, form.top)[:, :end].reshape(-1)
     below = _below(host, space, form, entry, len(form.shifts) - 3)
     found = [tops.astype(np.int64), below]
     if host.address_of("pti_init") is not None:  # d9e9a6418065 (4.15): a second top for user mode
@@ -65,9 +70,9 @@ def _listed_tops(host: Host, memory: MemoryMap) -> Words:
 
 
 def _tops_of_tasks(host: Host, space: AddressSpace) -> Words:
-    """Page frames of the top tables of the tasks on the task list."""
+    """Addresses of the top tables of the tasks on the task list; smaller than a page, some."""
     found = {top for top in _tables_of_tasks(host) if space.direct.start <= top < space.direct.end}
-    return np.array(sorted(space.pfn(top) for top in found), np.uint64)
+    return np.array(sorted(found), np.uint64)
 
 
 def _tables_of_tasks(host: Host) -> Iterator[int]:
@@ -93,10 +98,12 @@ def _below(
 ) -> NDArray[np.int64]:
     """Frames of the tables that entries of an upper table lead to, so many levels deep."""
     found: list[NDArray[np.int64]] = []
-    limit = (space.direct.end - space.direct.start) >> PAGE_SHIFT
+    limit = (space.direct.end - space.direct.start) >> space.page_shift
     total = 0
     for level in range(levels):
-        frames = np.unique((entry[form.leads_on(entry)] & form.frame) >> np.uint64(PAGE_SHIFT))
+        frames = np.unique(
+            (entry[form.leads_on(entry)] & form.frame) >> np.uint64(space.page_shift)
+        )
         frames = frames[frames < np.uint64(limit)]
         total += len(frames)
         if not len(frames) or total > _MAX_TABLES:
@@ -106,7 +113,9 @@ def _below(
             break
         pieces = []
         for first in range(0, len(frames), _BATCH):
-            words = rows_of(host, space.addresses(frames[first : first + _BATCH])).reshape(-1)
+            words = rows_of(
+                host, space.addresses(frames[first : first + _BATCH]), space.page_size // 8
+            )
             pieces.append(words[form.present(words)])
         entry = np.concatenate(pieces)
     return np.unique(np.concatenate(found)) if found else np.zeros(0, np.int64)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from crashext.hosts.base import U64, Bytes, Layout, Member
 from crashext.kernel.access import column, require
-from crashext.kernel.addresses import PAGE_SHIFT, PAGE_SIZE, Range
+from crashext.kernel.addresses import Range
 from crashext.kernel.compound import tails
 from crashext.kernel.memmap import BLOCK_PAGES
 from crashext.kernel.pages.areas import VM_ALLOC, Areas
@@ -119,8 +119,8 @@ def area_pages(view: KernelView, areas: Areas) -> AreaPages:
                 name,
                 module,
                 len(rows),
-                int(areas.pages[rows].sum()) << PAGE_SHIFT,
-                int(areas.pages[largest]) << PAGE_SHIFT,
+                int(areas.pages[rows].sum()) << view.space.page_shift,
+                int(areas.pages[largest]) << view.space.page_shift,
                 U64(areas.start[largest]),
             )
         )
@@ -233,5 +233,8 @@ def _some(frames: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int
 
 def reserved_pages(view: KernelView, frames: Frames, start: int, size: int) -> int:
     """RESERVED page frames in a physical range, in pages."""
-    first, last = start >> PAGE_SHIFT, (start + size + PAGE_SIZE - 1) >> PAGE_SHIFT
+    first, last = (
+        start >> view.space.page_shift,
+        (start + size + view.space.page_size - 1) >> view.space.page_shift,
+    )
     return int((frames.use[first:last] == FrameUse.RESERVED).sum())

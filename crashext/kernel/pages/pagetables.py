@@ -1,6 +1,6 @@
 """Where the kernel's own page tables put a virtual address.
 
-x86-64 with four and five levels, arm64 with three and four of pages of 4 KiB.
+x86-64 with four and five levels, arm64 with as many as its pages and addresses take.
 Sources: arch/x86/include/asm/pgtable_types.h, arch/arm64/include/asm/pgtable-hwdef.h
 (4.19 to 6.12).
 """
@@ -14,11 +14,8 @@ import numpy as np
 from crashext.hosts.arm64 import vmcoreinfo_number
 from crashext.hosts.base import Addresses, Host, Mask
 from crashext.kernel.access import Words, words_at
-from crashext.kernel.addresses import PAGE_SHIFT, PAGE_SIZE, AddressSpace
+from crashext.kernel.addresses import AddressSpace, page_shift, page_size
 from crashext.kernel.architecture import ARM64, architecture
-
-_BITS = 9  # of an address, which choose an entry of a table
-ENTRIES = 1 << _BITS
 
 
 @dataclass(frozen=True)
@@ -37,6 +34,8 @@ class Format:
     """What these bits of an entry of an upper table ..."""
     table: np.uint64
     """... must be where it leads to a table, and not to a large page."""
+    top: int
+    """Entries of a top table."""
     kernel: int
     """First entry of the top table that is the kernel's; those before are user space's."""
 
@@ -48,9 +47,10 @@ class Format:
         return np.asarray(entries & self.mask == self.table, np.bool_)
 
 
-_X86_HUGE = 1 << 7
+_X86_HUGE, _X86_ENTRIES = 1 << 7, 512
 _X86_FRAME = 0x000FFFFFFFFFF000  # also takes off the encryption bit's usual place (51 up)
 _ARM64_FRAME = 0x0000FFFFFFFFF000
+_ARM64_TABLE = np.uint64(3), np.uint64(3)
 _ARM64_OTHERS = ("tramp_pg_dir", "idmap_pg_dir")  # arch/arm64/kernel/vmlinux.lds.S
 
 
@@ -60,9 +60,11 @@ def table_format(host: Host) -> Format | None:
         root, bits = host.address_of("swapper_pg_dir"), vmcoreinfo_number(_notes(host), "VA_BITS")
         if root is None or bits is None:
             return None
-        shifts = tuple(reversed(range(PAGE_SHIFT, bits, _BITS)))
+        page = page_shift(host)
+        shifts = tuple(reversed(range(page, bits, page - 3)))  # entries are of 8 bytes
+        top = 1 << bits - shifts[0]
         others = tuple(a for n in _ARM64_OTHERS if (a := host.address_of(n)) is not None)
-        return Format(root, others, shifts, np.uint64(_ARM64_FRAME), np.uint64(3), np.uint64(3), 0)
+        return Format(root, others, shifts, np.uint64(_ARM64_FRAME), *_ARM64_TABLE, top, 0)
     # init_level4_pgt was renamed init_top_pgt by 65ade2f872b4 (4.13).
     root = host.address_of("init_top_pgt") or host.address_of("init_level4_pgt")
     if root is None:
@@ -70,7 +72,9 @@ def table_format(host: Host) -> Format | None:
     five = _notes(host).get("NUMBER(pgtable_l5_enabled)", "0") == "1"
     shifts = (48, 39, 30, 21, 12) if five else (39, 30, 21, 12)
     mask = np.uint64(_X86_HUGE | 1)
-    return Format(root, (), shifts, np.uint64(_X86_FRAME), mask, np.uint64(1), ENTRIES // 2)
+    return Format(
+        root, (), shifts, np.uint64(_X86_FRAME), mask, np.uint64(1), _X86_ENTRIES, _X86_ENTRIES // 2
+    )
 
 
 def _notes(host: Host) -> dict[str, str]:
@@ -87,12 +91,13 @@ def physical(host: Host, space: AddressSpace, addresses: Addresses) -> tuple[Wor
     tables = np.full(len(addresses), form.root, np.uint64)
     walking = np.ones(len(addresses), np.bool_)
     for shift in form.shifts:
-        index = addresses >> np.uint64(shift) & np.uint64(ENTRIES - 1)
+        count = form.top if shift == form.shifts[0] else page_size(host) // 8
+        index = addresses >> np.uint64(shift) & np.uint64(count - 1)
         entries = np.zeros(len(addresses), np.uint64)
         entries[walking], ok = words_at(host, tables[walking] + index[walking] * np.uint64(8))
         walking[walking] = ok
         walking &= form.present(entries)
-        leaf = walking & (~form.leads_on(entries) | (shift == PAGE_SHIFT))
+        leaf = walking & (~form.leads_on(entries) | (shift == form.shifts[-1]))
         inside = np.uint64((1 << shift) - 1)
         result[leaf] = (entries[leaf] & form.frame & ~inside) | (addresses[leaf] & inside)
         done |= leaf
@@ -101,7 +106,7 @@ def physical(host: Host, space: AddressSpace, addresses: Addresses) -> tuple[Wor
     return result, done
 
 
-def rows_of(host: Host, tables: Addresses) -> Words:
-    """Entries of whole tables, those that can be read: uint64[n, 512]."""
-    rows, ok = host.read_many(tables, PAGE_SIZE)
-    return np.ascontiguousarray(rows[ok]).view("<u8").reshape(-1, ENTRIES)
+def rows_of(host: Host, tables: Addresses, count: int) -> Words:
+    """The first `count` entries of tables, of those that can be read: uint64[n, count]."""
+    rows, ok = host.read_many(tables, 8 * count)
+    return np.ascontiguousarray(rows[ok]).view("<u8").reshape(-1, count)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from crashext.hosts.base import Host, ReadFault
 from crashext.kernel.access import u64, variable
-from crashext.kernel.addresses import PAGE_SHIFT, PAGE_SIZE, AddressSpace
+from crashext.kernel.addresses import AddressSpace, page_size
 from crashext.kernel.pages.areas import Areas
 from crashext.kernel.pages.pagetables import physical
 
@@ -59,7 +59,8 @@ def _first_unit(host: Host) -> int:
         )
     except ReadFault:
         return 0
-    return max(0, start + pages * PAGE_SIZE - end - base) >> PAGE_SHIFT
+    size = page_size(host)
+    return max(0, start + pages * size - end - base) // size
 
 
 def percpu_frames(host: Host, space: AddressSpace, areas: Areas) -> NDArray[np.int64]:
@@ -71,13 +72,13 @@ def percpu_frames(host: Host, space: AddressSpace, areas: Areas) -> NDArray[np.i
     left = _MAX_PAGES
     for row in rows.tolist():
         start, end = int(areas.start[row]), int(areas.end[row])
-        count = min((end - start) >> PAGE_SHIFT, left)
+        count = min((end - start) >> space.page_shift, left)
         left -= count
         for first in range(0, count, _PIECE):
             pages = np.arange(first, min(first + _PIECE, count), dtype=np.uint64)
-            where = np.uint64(start) + (pages << np.uint64(PAGE_SHIFT))
+            where = np.uint64(start) + (pages << np.uint64(space.page_shift))
             at, ok = physical(host, space, where)
-            found.append((at[ok] >> np.uint64(PAGE_SHIFT)).astype(np.int64))
+            found.append((at[ok] >> np.uint64(space.page_shift)).astype(np.int64))
     return np.unique(np.concatenate(found)) if found else np.zeros(0, np.int64)
 
 

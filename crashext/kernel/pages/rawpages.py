@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from crashext.hosts.base import Host, Layout, ReadFault, UnknownLayout
 from crashext.kernel.access import u64, variable, words_at
-from crashext.kernel.addresses import PAGE_SIZE, AddressSpace
+from crashext.kernel.addresses import AddressSpace
 from crashext.kernel.lists import entries
 
 _MAX_GROUPS = 1 << 16
@@ -44,7 +44,7 @@ def raw_pages(host: Host, space: AddressSpace) -> NDArray[np.int64]:
     return np.unique(np.concatenate(frames)) if frames else np.zeros(0, np.int64)
 
 
-def _ftrace_records(host: Host, _: AddressSpace) -> Iterator[tuple[int, int]]:
+def _ftrace_records(host: Host, space: AddressSpace) -> Iterator[tuple[int, int]]:
     """(address, pages) of each group of dyn_ftrace records: one for each traceable function."""
     layout, record = host.layout("struct ftrace_page"), host.layout("struct dyn_ftrace")
     at = variable(host, "ftrace_pages_start")
@@ -59,7 +59,7 @@ def _ftrace_records(host: Host, _: AddressSpace) -> Iterator[tuple[int, int]]:
             pages = 1 << order if order <= _MAX_ORDER else 0
         else:  # a count of records, before there was an order
             size = (_number(row, layout, "size") or 0) * record.size
-            pages = min(-(-size // PAGE_SIZE), 1 << _MAX_ORDER)
+            pages = min(-(-size // space.page_size), 1 << _MAX_ORDER)
         yield _number(row, layout, "records") or 0, pages
         at = _number(row, layout, "next") or 0
 
@@ -116,7 +116,7 @@ def _buffer(host: Host, buffer: int, cpus: int) -> Iterator[tuple[int, int]]:
                 break
 
 
-def _depot_pools(host: Host, _: AddressSpace) -> Iterator[tuple[int, int]]:
+def _depot_pools(host: Host, space: AddressSpace) -> Iterator[tuple[int, int]]:
     """(address, pages) of the stack depot's pools."""
     # Renamed by 961c949b012f (6.3).
     table = host.address_of("stack_pools") or host.address_of("stack_slabs")
@@ -134,6 +134,6 @@ def _depot_pools(host: Host, _: AddressSpace) -> Iterator[tuple[int, int]]:
     where = np.uint64(table) + np.arange(count, dtype=np.uint64) * np.uint64(8)
     pools, ok = words_at(host, where)
     # Pools are aligned to their size; what is behind the array's end hardly is.
-    ok &= (pools != 0) & (pools % np.uint64(PAGE_SIZE << _POOL_ORDER) == 0)
+    ok &= (pools != 0) & (pools % np.uint64(space.page_size << _POOL_ORDER) == 0)
     for pool in pools[ok].tolist():
         yield int(pool), 1 << _POOL_ORDER

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crashext.hosts.base import Host, ReadFault, Symbol
-from crashext.kernel.addresses import PAGE_SHIFT, PAGE_SIZE, image_shift
+from crashext.kernel.addresses import image_shift
 from crashext.kernel.pages.areas import Areas
 from crashext.kernel.pages.frames import Frames, FrameUse
 from crashext.kernel.pages.pagetables import physical
@@ -73,14 +73,16 @@ class Places:
 
     def name(self, offset: int) -> Place:
         """The place of the word at a direct-map offset."""
-        frame = offset >> PAGE_SHIFT
+        frame = offset >> self._view.space.page_shift
         use = FrameUse(int(self._frames.use[frame])) if frame < len(self._frames.use) else None
         # Init memory is given to the page allocator after boot: free_init_pages(), 2.6.24 on.
         if offset in self._image and use in _OF_IMAGE:
             return self._variable(offset + self._shift)
         area, page = self._areas.at(np.array([frame], np.int64))
         if area[0] >= 0:
-            return self._mapped(int(area[0]), int(page[0]) + offset % PAGE_SIZE, offset)
+            return self._mapped(
+                int(area[0]), int(page[0]) + offset % self._view.space.page_size, offset
+            )
         percpu = self._percpu(offset)
         if percpu is not None:
             return percpu
@@ -88,7 +90,9 @@ class Places:
             return Place(PlaceKind.STRUCT_PAGE, "a struct page")
         if use is FrameUse.RESERVED:
             return Place(PlaceKind.BOOT, f"boot memory at {offset:#x} physical")
-        return Place(PlaceKind.PAGE, f"page frame {frame:#x} +{offset % PAGE_SIZE:#x}")
+        return Place(
+            PlaceKind.PAGE, f"page frame {frame:#x} +{offset % self._view.space.page_size:#x}"
+        )
 
     def _stack(self, address: int) -> Place | None:
         stack = self._stacks.at(address)
@@ -178,5 +182,8 @@ def memory_map_frames(view: KernelView, count: int) -> NDArray[np.bool_]:
         return found
     sizes = view.memory.block_pages * np.uint64(view.memory.page_size)
     for start, size in zip(starts[ok].tolist(), sizes[ok].tolist(), strict=True):
-        found[start >> PAGE_SHIFT : (start + size + PAGE_SIZE - 1) >> PAGE_SHIFT] = True
+        found[
+            start >> view.space.page_shift : (start + size + view.space.page_size - 1)
+            >> view.space.page_shift
+        ] = True
     return found

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from crashext.hosts.base import Bytes, Host, Layout, ReadFault
 from crashext.kernel.access import Words, column, u64
-from crashext.kernel.addresses import PAGE_SHIFT, PAGE_SIZE
 from crashext.kernel.architecture import architecture
 from crashext.kernel.pages.areas import Areas
 from crashext.kernel.pages.pagetables import physical
@@ -26,7 +25,7 @@ from crashext.kernel.slab.view import KernelView
 
 _MAX_STACK = 1 << 18
 _COMM = 16
-_IRQ_STACK = 4 * PAGE_SIZE  # IRQ_STACK_ORDER 2, arch/x86/include/asm/page_64_types.h
+_IRQ_STACK = 16384  # IRQ_STACK_ORDER 2, arch/x86/include/asm/page_64_types.h
 
 
 @dataclass(frozen=True)
@@ -55,6 +54,7 @@ class Stacks:
     """Rows of `Areas` that are stacks of tasks that are gone."""
     rows: frozenset[int]
     """Rows of `Areas` that are stacks of any task."""
+    page_shift: int
 
     def of_gone(self, area: int) -> bool:
         """Whether an area is the stack of a task that is gone."""
@@ -64,9 +64,9 @@ class Stacks:
         """Which direct-map offsets lie in a dead part of a stack."""
         if not len(self.dead_frame):
             return np.zeros(len(offsets), np.bool_)
-        frames = (offsets >> np.uint64(PAGE_SHIFT)).astype(np.int64)
+        frames = (offsets >> np.uint64(self.page_shift)).astype(np.int64)
         at = np.minimum(np.searchsorted(self.dead_frame, frames), len(self.dead_frame) - 1)
-        inside = (offsets & np.uint64(PAGE_SIZE - 1)).astype(np.int64)
+        inside = (offsets & np.uint64((1 << self.page_shift) - 1)).astype(np.int64)
         begin, end = self.dead_part[at, 0], self.dead_part[at, 1]
         return np.asarray((self.dead_frame[at] == frames) & (inside >= begin) & (inside < end))
 
@@ -85,11 +85,11 @@ def read_stacks(view: KernelView, table: SlotTable, areas: Areas) -> Stacks:
     rows, size = _task_rows(view, table)
     layout = host.layout("struct task_struct")
     if layout is None or "stack" not in layout or not len(rows):
-        return Stacks((), *_NOTHING, _NO_ROWS)
+        return Stacks((), *_NOTHING, _NO_ROWS, view.space.page_shift)
     starts = column(rows, layout["stack"])
     pids = column(rows, layout["pid"])
     pointers = _stack_pointers(host, rows, size)
-    length = _stack_size(host, areas, starts)
+    length = _stack_size(view, areas, starts)
     running = _running(host)
     comm = layout["comm"].offset
     stacks = []
@@ -108,7 +108,7 @@ def read_stacks(view: KernelView, table: SlotTable, areas: Areas) -> Stacks:
         stacks.append(
             Stack(start, live, end, int(pids[i]), name.decode("ascii", "backslashreplace"))
         )
-    return Stacks(tuple(stacks), *_dead_parts(view, areas, stacks))
+    return Stacks(tuple(stacks), *_dead_parts(view, areas, stacks), view.space.page_shift)
 
 
 def owned_stacks(view: KernelView) -> Words | None:
@@ -183,14 +183,14 @@ def _has_exited(layout: Layout, row: Bytes) -> bool:
     return "exit_state" in layout and bool(column(row, layout["exit_state"])[0])
 
 
-def _stack_size(host: Host, areas: Areas, starts: Words) -> int:
+def _stack_size(view: KernelView, areas: Areas, starts: Words) -> int:
     """THREAD_SIZE: a stack's area without its guard page."""
     at = np.searchsorted(areas.start, starts)
     at = at[at < len(areas.start)]
     mine = at[np.isin(areas.start[at], starts)]
-    sizes = (areas.pages[mine] << np.uint64(PAGE_SHIFT)).astype(np.int64)
+    sizes = (areas.pages[mine] << np.uint64(view.space.page_shift)).astype(np.int64)
     sizes = sizes[(sizes > 0) & (sizes <= _MAX_STACK)]
-    return int(np.median(sizes)) if len(sizes) else 4 * PAGE_SIZE  # THREAD_SIZE_ORDER 2
+    return int(np.median(sizes)) if len(sizes) else 4 * view.space.page_size  # THREAD_SIZE_ORDER 2
 
 
 def _dead_parts(
@@ -222,11 +222,13 @@ def _dead_parts(
     heads = np.zeros(len(areas.start), np.int64)
     heads[gone] = header.size if header is not None else 0
     addresses = areas.start[areas.frame_area] + (
-        areas.frame_index.astype(np.uint64) << np.uint64(PAGE_SHIFT)
+        areas.frame_index.astype(np.uint64) << np.uint64(view.space.page_shift)
     )
     limit = limits[areas.frame_area]
     dead = limit > addresses
-    end = np.minimum(limit[dead] - addresses[dead], np.uint64(PAGE_SIZE)).astype(np.int64)
+    end = np.minimum(limit[dead] - addresses[dead], np.uint64(view.space.page_size)).astype(
+        np.int64
+    )
     begin = np.where(areas.frame_index[dead] == 0, heads[areas.frame_area[dead]], 0)
     frames = [areas.frame[dead]]
     parts = [np.stack([begin, end], axis=1)]
@@ -235,7 +237,7 @@ def _dead_parts(
         parts.append(np.array([[0, part]], np.int64))
     for idle in _idle_irq_stacks(view):
         frames.append(np.array([idle], np.int64))
-        parts.append(np.array([[0, PAGE_SIZE]], np.int64))
+        parts.append(np.array([[0, view.space.page_size]], np.int64))
     frame = np.concatenate(frames)
     order = np.argsort(frame, kind="stable")
     of_gone = frozenset(np.flatnonzero(gone).tolist())
@@ -246,10 +248,12 @@ def _elsewhere(view: KernelView, stacks: list[Stack]) -> list[tuple[int, int]]:
     """(page frame, dead bytes at its start) of stacks that are not vmalloc'ed: init_task's."""
     found = []
     for stack in stacks:
-        pages = np.arange(stack.start, stack.live, PAGE_SIZE, dtype=np.uint64)
+        pages = np.arange(stack.start, stack.live, view.space.page_size, dtype=np.uint64)
         where, ok = physical(view.host, view.space, pages)
         for page, at in zip(pages[ok].tolist(), where[ok].tolist(), strict=True):
-            found.append((at >> PAGE_SHIFT, min(stack.live - page, PAGE_SIZE)))
+            found.append(
+                (at >> view.space.page_shift, min(stack.live - page, view.space.page_size))
+            )
     return found
 
 
@@ -275,5 +279,5 @@ def _idle_irq_stacks(view: KernelView) -> list[int]:
         busy = any(a <= sp < b for sp in pointers for a, b in ranges)
         if not busy and space.direct.start <= start < space.direct.end:
             first = space.pfn(start)
-            found += range(first, first + _IRQ_STACK // PAGE_SIZE)
+            found += range(first, first + _IRQ_STACK // view.space.page_size)
     return found

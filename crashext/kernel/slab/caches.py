@@ -206,7 +206,7 @@ def _cache(
     except ReadFault:
         name = f"<unreadable name at {address:#x}>"
     flags = frozenset(n for n, bit in flag_bits.items() if row["flags"] & bit)
-    sizes = geometry(row, kind, "RED_ZONE" in flags)
+    sizes = geometry(host, row, kind, "RED_ZONE" in flags)
     if sizes is None:
         return None
     return SlabCache(

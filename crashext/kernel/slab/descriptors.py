@@ -16,11 +16,9 @@ import numpy as np
 
 from crashext.hosts.base import Bytes, Host, Layout, Mask, Member
 from crashext.kernel.access import UnknownLayout, Words, column, require
-from crashext.kernel.addresses import PAGE_SHIFT, PAGE_SIZE, AddressSpace
+from crashext.kernel.addresses import AddressSpace
 from crashext.kernel.compound import Tails, tails
 from crashext.kernel.memmap import MemoryMap
-
-_IN_PAGE = ~np.uint64(PAGE_SIZE - 1)
 
 
 class Allocator(enum.Enum):
@@ -91,7 +89,7 @@ class SlabFields:
 
         Returns the rows, the page frames that they are of, and which were read.
         """
-        pfns = (addresses - np.uint64(space.direct.start)) >> np.uint64(PAGE_SHIFT)
+        pfns = (addresses - np.uint64(space.direct.start)) >> np.uint64(space.page_shift)
         rows, ok = memory.rows(pfns)
         is_tail = np.flatnonzero(ok & self.tails.among(rows))
         if len(is_tail):
@@ -122,7 +120,9 @@ class SlabFields:
         at = column(rows, self.behind)
         found, ok = memory.host.read_many(at, self.slab.size)
         first = column(found, self.slab["s_mem"])
-        start = (first - column(found, self.slab["colouroff"])) & _IN_PAGE
+        start = (first - column(found, self.slab["colouroff"])) & ~np.uint64(
+            memory.space.page_size - 1
+        )
         return Described(
             cache=column(rows, self.owner),
             page=start,

@@ -12,7 +12,7 @@ import numpy as np
 
 from crashext.hosts.base import Host, Layout, Member
 from crashext.kernel.access import column, require, variable, words_at
-from crashext.kernel.addresses import PAGE_SHIFT
+from crashext.kernel.addresses import page_size
 from crashext.kernel.slab.descriptors import Allocator
 
 MAX_NODES = 1024
@@ -67,7 +67,7 @@ def prefix(layout: Layout) -> int:
     return max(m.offset + m.size for n, m in layout.members.items() if n not in _NODE_ARRAYS)
 
 
-def geometry(row: Row, kind: Allocator, red_zone: bool) -> Geometry | None:
+def geometry(host: Host, row: Row, kind: Allocator, red_zone: bool) -> Geometry | None:
     """The sizes; None where they are impossible."""
     found = _of_slub(row, red_zone) if kind is Allocator.SLUB else _of_slab(row)
     room = found.slot_size - found.pad
@@ -76,7 +76,7 @@ def geometry(row: Row, kind: Allocator, red_zone: bool) -> Geometry | None:
         possible &= found.freelist_offset + 8 <= room
     else:
         possible &= found.order <= _MAX_ORDER
-        possible &= found.objects * found.slot_size <= 1 << PAGE_SHIFT + found.order
+        possible &= found.objects * found.slot_size <= page_size(host) << found.order
     return found if possible else None
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from crashext.hosts.base import Bytes, Host, Mask
 from crashext.kernel.access import Words
-from crashext.kernel.addresses import PAGE_SIZE, AddressSpace
+from crashext.kernel.addresses import AddressSpace
 from crashext.kernel.memmap import MemoryMap
 from crashext.kernel.slab.caches import SlabCache
 from crashext.kernel.slab.cpulists import CpuLists, cpu_lists
@@ -206,16 +206,17 @@ class SlabReader:
         holed = np.flatnonzero(~ok)
         if not len(holed):
             return data, readable
-        lead = (bases[holed] & np.uint64(PAGE_SIZE - 1)).astype(np.int64)
-        pages = int(page_spans(bases[holed], np.full(len(holed), length, np.uint64)).max())
-        start = bases[holed] & ~np.uint64(PAGE_SIZE - 1)
-        where = start[:, None] + np.arange(pages, dtype=np.uint64)[None] * np.uint64(PAGE_SIZE)
-        pieces, pieces_ok = self._host.read_many(where.reshape(-1), PAGE_SIZE)
+        page = self._space.page_size
+        lead = (bases[holed] & np.uint64(page - 1)).astype(np.int64)
+        pages = int(page_spans(bases[holed], np.full(len(holed), length, np.uint64), page).max())
+        start = bases[holed] & ~np.uint64(page - 1)
+        where = start[:, None] + np.arange(pages, dtype=np.uint64)[None] * np.uint64(page)
+        pieces, pieces_ok = self._host.read_many(where.reshape(-1), page)
         inside = lead[:, None] + np.arange(length)[None]
         data[holed] = np.take_along_axis(pieces.reshape(len(holed), -1), inside, axis=1)
         there = pieces_ok.reshape(len(holed), pages)
         slot = lead[:, None] + np.arange(objects)[None] * size
-        first, last = slot // PAGE_SIZE, (slot + size - 1) // PAGE_SIZE
+        first, last = slot // page, (slot + size - 1) // page
         before = np.concatenate(
             [np.zeros((len(holed), 1), np.int64), np.cumsum(~there, axis=1)], axis=1
         )

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from crashext.hosts.base import Host
 from crashext.kernel.access import Words
-from crashext.kernel.addresses import PAGE_SHIFT, AddressSpace
+from crashext.kernel.addresses import AddressSpace
 from crashext.kernel.memmap import MemoryMap
 from crashext.kernel.slab.caches import Caches
 from crashext.kernel.slab.descriptors import slab_fields
@@ -61,7 +61,7 @@ class SlabPointers:
 
     def _by_struct_page(self, values: Words) -> tuple[NDArray[np.int64], Words]:
         pfns, inverse = np.unique(
-            (values - np.uint64(self._space.direct.start)) >> np.uint64(PAGE_SHIFT),
+            (values - np.uint64(self._space.direct.start)) >> np.uint64(self._space.page_shift),
             return_inverse=True,
         )
         rows, heads, ok = self._fields.rows_of(

@@ -15,7 +15,6 @@ import numpy as np
 
 from crashext.hosts.base import Host, Mask, ReadFault
 from crashext.kernel.access import Words, u64
-from crashext.kernel.addresses import PAGE_SHIFT, PAGE_SIZE
 from crashext.kernel.memmap import Block, MemoryMap
 from crashext.kernel.slab.caches import Caches
 from crashext.kernel.slab.descriptors import Allocator, SlabFields, slab_fields
@@ -23,7 +22,7 @@ from crashext.progress import Progress
 
 MAP_BUDGET = 256 << 20  # bytes of memory map read before the pass becomes a sample (16 GiB of RAM)
 _MAP_LIMIT = 4 * MAP_BUDGET  # ... and at most this much in search of a rare cache's slabs
-MAX_SLAB_BYTES = PAGE_SIZE << 10
+MAX_SLAB_BYTES = 4 << 20
 _CACHE = 3  # of the columns that the pass collects
 _COLUMNS = 6
 _KFENCE_POOL = 2 << 20  # (255 + 1) * 2 pages, the default CONFIG_KFENCE_NUM_OBJECTS
@@ -158,10 +157,10 @@ def _decode(
     lead = told.first - told.page  # huge where the first slot is before the page
     possible = told.ok & (objects > 0) & (told.inuse <= objects)
     possible &= objects * sizes <= MAX_SLAB_BYTES
-    pages = page_spans(told.first, objects * sizes)
+    pages = page_spans(told.first, objects * sizes, memory.space.page_size)
     if fields.allocator is not Allocator.SLUB:
         pages = np.uint64(1) << orders
-        room = pages << np.uint64(PAGE_SHIFT)
+        room = pages << np.uint64(memory.space.page_shift)
         possible &= (lead < room) & (lead + objects * sizes <= room)
     # Where each of a slab's pages names its descriptor, the first one speaks for all.
     own = told.page == memory.space.addresses(pfns)
@@ -183,8 +182,8 @@ def _outside_kfence(host: Host, addresses: Words) -> Mask:
     return np.asarray(addresses - np.uint64(pool) >= np.uint64(_KFENCE_POOL), np.bool_)
 
 
-def page_spans(addresses: Words, sizes: Words) -> Words:
-    """Pages that some bytes touch: uint64[n], uint64[n] -> uint64[n]."""
-    before = addresses & np.uint64(PAGE_SIZE - 1)
-    spans: Words = (before + sizes + np.uint64(PAGE_SIZE - 1)) >> np.uint64(PAGE_SHIFT)
+def page_spans(addresses: Words, sizes: Words, page: int) -> Words:
+    """Pages of so many bytes that some bytes touch: uint64[n], uint64[n] -> uint64[n]."""
+    before = addresses & np.uint64(page - 1)
+    spans: Words = (before + sizes + np.uint64(page - 1)) // np.uint64(page)
     return spans

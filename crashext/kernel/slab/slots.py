@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from crashext.hosts.base import Mask
 from crashext.kernel.access import Words
-from crashext.kernel.addresses import PAGE_SHIFT, PAGE_SIZE
 from crashext.kernel.slab.objects import State
 from crashext.kernel.slab.slabs import SlabIndex
 from crashext.kernel.slab.view import KernelView
@@ -46,6 +45,7 @@ class SlotTable:
     """int32[page frames]: row of the slab that has the page, -1 where none has."""
     broken: int
     """Slabs whose freelist is broken: their slots that are not known to be free are UNKNOWN."""
+    page_shift: int
 
     @property
     def count(self) -> int:
@@ -57,7 +57,7 @@ class SlotTable:
         `offsets` are from the start of the direct map, below its end. The slot is -1 where no
         object is, pads and metadata included.
         """
-        row = self.row_of_page[(offsets >> np.uint64(PAGE_SHIFT)).astype(np.intp)]
+        row = self.row_of_page[(offsets >> np.uint64(self.page_shift)).astype(np.intp)]
         at = np.maximum(row, 0)
         inside = offsets - (self.index.address[at] - np.uint64(self.start))
         number = inside // self.size[at]
@@ -84,7 +84,7 @@ class SlotTable:
         """Slots whose objects hold the addresses, -1 elsewhere: uint64[n] -> int64[n]."""
         offsets = addresses - np.uint64(self.start)
         found = np.full(len(addresses), -1, np.int64)
-        inside = offsets < np.uint64(len(self.row_of_page) << PAGE_SHIFT)
+        inside = offsets < np.uint64(len(self.row_of_page) << self.page_shift)
         found[inside] = self.locate(offsets[inside])[0]
         return found
 
@@ -129,14 +129,18 @@ def slot_table(
             broken += int(batch.broken.sum())
         progress("free slots", done, len(caches))
     if present is not None:
-        _forget_missing(row_of_page, present, index, first, sizes, start, state)
-    return SlotTable(index, first, state, sizes, pads, lengths, start, row_of_page, broken)
+        _forget_missing(
+            row_of_page, present, index, first, sizes, start, view.space.page_shift, state
+        )
+    return SlotTable(
+        index, first, state, sizes, pads, lengths, start, row_of_page, broken, view.space.page_shift
+    )
 
 
 def _pages(view: KernelView, index: SlabIndex) -> NDArray[np.int32]:
-    frames = (view.space.direct.end - view.space.direct.start) >> PAGE_SHIFT
+    frames = (view.space.direct.end - view.space.direct.start) >> view.space.page_shift
     row_of_page = np.full(frames, -1, np.int32)
-    pfns = (index.page - np.uint64(view.space.direct.start)) >> np.uint64(PAGE_SHIFT)
+    pfns = (index.page - np.uint64(view.space.direct.start)) >> np.uint64(view.space.page_shift)
     for span in np.unique(index.pages).tolist():
         rows = np.flatnonzero(index.pages == span)
         pages = pfns[rows, None].astype(np.int64) + np.arange(span)[None]
@@ -153,6 +157,7 @@ def _forget_missing(
     first: Slots,
     sizes: Words,
     start: int,
+    shift: int,
     state: NDArray[np.uint8],
 ) -> None:
     """Slots that touch a page which is not in the dump are unreadable."""
@@ -162,10 +167,10 @@ def _forget_missing(
     lost = pages[~held[pages]]
     for some in (lost[at : at + _PIECE] for at in range(0, len(lost), _PIECE)):
         rows = row_of_page[some]
-        inside = (some << PAGE_SHIFT) - (index.address[rows] - np.uint64(start)).astype(np.int64)
+        inside = (some << shift) - (index.address[rows] - np.uint64(start)).astype(np.int64)
         size = sizes[rows].astype(np.int64)
         low = np.maximum(inside // size, 0)
-        high = np.minimum(-(-(inside + PAGE_SIZE) // size), index.objects[rows].astype(np.int64))
+        high = np.minimum(-(-(inside + (1 << shift)) // size), index.objects[rows].astype(np.int64))
         count = np.maximum(high - low, 0)
         number = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
         state[np.repeat(first[rows] + low, count) + number] = State.UNREADABLE

@@ -7,7 +7,7 @@ from drgn.helpers.linux.mm import totalram_pages
 from drgn.helpers.linux.percpu import percpu_counter_sum
 from drgn.helpers.linux.pid import for_each_task
 
-from crashext.kernel.addresses import PAGE_SIZE, AddressSpace, Range
+from crashext.kernel.addresses import AddressSpace, Range
 from crashext.kernel.counters.meminfo import KernelCounters
 from crashext.kernel.counters.tasks import read_processes
 from crashext.kernel.counters.vmstat import read_cpu_free, read_vmstat
@@ -126,7 +126,7 @@ def test_processes_are_drgns(name: str) -> None:
     ours = {
         p.pid: (
             p.comm,
-            [(n or 0) // PAGE_SIZE for n in (p.rss_anon, p.rss_file, p.rss_shmem)],
+            [(n or 0) // 4096 for n in (p.rss_anon, p.rss_file, p.rss_shmem)],
             p.page_tables,
         )
         for p in read_processes(view.host, view.space)

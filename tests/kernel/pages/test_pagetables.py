@@ -100,6 +100,24 @@ def test_arm64s_tables_lead_to_pages_and_to_large_ones() -> None:
     assert found[:3].tolist() == [0x80012345, 0x40200777, 0x4567678]
 
 
+@pytest.mark.parametrize(("page", "shifts"), [(14, (47, 36, 25, 14)), (16, (42, 29, 16))])
+def test_tables_of_larger_pages_have_more_entries(page: int, shifts: tuple[int, ...]) -> None:
+    """16 and 64 KiB with 48 bits of addresses: the top table has 2 entries, or 64."""
+    notes = {"NUMBER(VA_BITS)": "48"}
+    info = replace(INFO, arch="aarch64", page_size=1 << page, vmcoreinfo=notes)
+    made = Machine(16, info=info)
+    made.host.symbols["swapper_pg_dir"] = DIRECT + (1 << page)
+    address = (1 << 64) - (1 << 48) + (1 << 47) + (5 << page) + 0x123
+    for level, shift in enumerate(shifts, 1):
+        below = 0x45670000 if shift == page else level + 1 << page
+        count = 1 << (48 - shift if level == 1 else page - 3)
+        table = [0] * count
+        table[address >> shift & count - 1] = below | 3
+        made.host.put(DIRECT + (level << page), word(*table))
+    found, ok = physical(made.host, made.space, np.array([address], np.uint64))
+    assert (ok.tolist(), found.tolist()) == ([True], [0x45670123])
+
+
 def test_a_kernel_without_a_known_root_maps_nothing() -> None:
     made = Machine(16)
     found, ok = physical(made.host, made.space, np.array([VMALLOC], np.uint64))
