@@ -88,6 +88,7 @@ def find_structure(view: KernelView, name: str, module: str | None = None) -> St
     if found is not None:
         return found
     if isinstance(host, RecordedHost) and host.unanswered > before:
+        host.unanswered = before  # the error says it, to whoever needs the type
         raise HostError(
             f"this session did not record {name}: objsim ADDRESS --as {quote(name)} --record FILE "
             "on the dump makes one that does"

@@ -216,13 +216,13 @@ def test_a_tail_that_points_forward_or_nowhere_is_not_followed() -> None:
     assert (classified(made).use[5:8] == FrameUse.KERNEL).all()
 
 
-def test_missing_struct_pages_are_absent_and_counted() -> None:
+def test_missing_struct_pages_are_unknown_and_counted() -> None:
     made = machine(256)
     made.slab(3)
     made.put(3, 48, 0x1_FFFFFFFF)
     made.tear(64, 64)
     result = classified(made)
-    assert (result.use[64:128] == FrameUse.ABSENT).all()
+    assert (result.use[64:128] == FrameUse.UNKNOWN).all()
     assert result.missing == 64
     assert result.use[3] == FrameUse.SLAB
     assert (result.use[128:] == FrameUse.KERNEL).all()
