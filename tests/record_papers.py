@@ -25,7 +25,7 @@ from unittest.mock import patch
 from tests.conftest import SESSIONS, run
 from tests.papers import PAPERS, ROOT
 
-WIDTH = "100"
+WIDTH = "80"
 _TRANSCRIPT = SESSIONS / "unlinked-nodes.crash.txt"
 _BLOCK = re.compile(
     r"^(?P<shows><!-- shows: (?P<recipe>.*) -->\n)?"

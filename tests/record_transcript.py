@@ -17,9 +17,9 @@ from tests.record_samples import FOLDER
 LINES = (
     "extend leakscan.py",
     "kmem -S kmalloc-32 | tail -4",
-    "leakscan | head -7",
-    "leakscan kmalloc-32 | head -18",
-    "leakscan --orphans | head -7",
+    "leakscan",
+    "leakscan kmalloc-32 | head -13",
+    "leakscan --orphans | head -9",
     "leakscan kmaloc-32",
 )
 
@@ -28,7 +28,7 @@ def main() -> None:
     """Write the transcript."""
     with tempfile.TemporaryDirectory() as home:
         build = os.environ["CRASHEXT_PYKDUMP"].split(":")[0]
-        crash = Crash(Path(home), build, "vmcore", "nodes")
+        crash = Crash(Path(home), build, "vmcore", "nodes", window=(24, 80))
         said = "\n".join(f"crash> {line}\n{_still(crash.ask(line))}\n" for line in LINES)
         crash.quit()
     (FOLDER / "unlinked-nodes.crash.txt").write_text(said)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from crashext.analysis.settings import Settings
 from crashext.commands.place import Place
+from crashext.report.topics import TOPICS
 
 MOST_SUBJECTS = 16
 
@@ -64,6 +65,8 @@ class OverviewOptions:
     before: Path | None
     look: Look
     printing: Printing
+    topics: tuple[str, ...] = ()
+    """Parts of the text to print; a cache that is called so wins."""
 
 
 @dataclass(frozen=True)
@@ -182,13 +185,15 @@ def leakscan_options(given: argparse.Namespace, place: Place) -> LeakscanOptions
     texts = [] if place.inside or _source(given).given else _texts(given.caches)
     if given.procfs or texts:
         return _procfs(given, texts)
-    if given.before is not None and (given.caches or given.orphans):
+    caches = [word for word in given.caches if word not in TOPICS]
+    if given.before is not None and (caches or given.orphans):
         raise Refusal("--before compares whole machines: leave out CACHE and --orphans")
     if given.orphans:
         return _orphans(given, place)
     if given.list is not None:
         raise Refusal("--list writes the addresses that --orphans finds: add --orphans")
-    return _caches(given, place) if given.caches else _overview(given, place)
+    topics = given.walker != "kmem" and all(word in TOPICS for word in given.caches)
+    return _overview(given, place) if topics or not given.caches else _caches(given, place)
 
 
 def objsim_options(given: argparse.Namespace, place: Place) -> ObjsimOptions | ExcerptOptions:
@@ -227,7 +232,10 @@ def objsim_options(given: argparse.Namespace, place: Place) -> ObjsimOptions | E
 def _overview(given: argparse.Namespace, place: Place) -> OverviewOptions:
     if given.walker == "kmem":
         raise Refusal("--walker kmem lists the objects of a CACHE: say which")
-    return OverviewOptions(_memory(given, place), given.before, _look(given), _printing(given))
+    topics = tuple(given.caches)
+    return OverviewOptions(
+        _memory(given, place), given.before, _look(given), _printing(given), topics
+    )
 
 
 def _caches(given: argparse.Namespace, place: Place) -> CacheOptions:

@@ -8,10 +8,11 @@ from crashext.analysis.memory.growth import Compared, growth
 from crashext.analysis.moments import of_overview
 from crashext.analysis.overview import look_over, unreadable
 from crashext.analysis.verdict.rules import judge
+from crashext.commands import cache
 from crashext.commands.again import asking, asking_of_files, made
 from crashext.commands.before import earlier
 from crashext.commands.opening import open_host, open_view
-from crashext.commands.options import OverviewOptions
+from crashext.commands.options import CacheOptions, OverviewOptions
 from crashext.commands.output import Output
 from crashext.commands.place import Place
 from crashext.commands.questions import Question, options_of
@@ -36,6 +37,8 @@ def _answer(options: OverviewOptions, place: Place, progress: Progress) -> Outpu
     question = Question("leakscan", options=options_of(look.settings, look.refs))
     host = open_host(options.source, place)
     with open_view(host, options.source.record, question) as opened:
+        if any(opened.view.caches.find(word) is not None for word in options.topics):
+            return _of_caches(options, place, progress)
         # The earlier moment first: it may be no such thing, and this one takes longer.
         before = _before(options, opened.view.host, progress)
         again = asking(place, options.source, host, look.settings.seed)
@@ -54,7 +57,9 @@ def _answer(options: OverviewOptions, place: Place, progress: Progress) -> Outpu
     how = made(again, question, look, *earlier_moment)
     verbose = options.printing.verbose
     return Output(
-        text=lambda console: print_overview(overview, facts, verdicts, console, verbose, again),
+        text=lambda console: print_overview(
+            overview, facts, verdicts, console, verbose, again, options.topics
+        ),
         json=lambda: document(replace(overview, facts=facts), verdicts),
         page=lambda amounts: overview_page(overview, facts, verdicts, how, amounts),
         lost=opened.lost,
@@ -67,14 +72,21 @@ def _unreadable(gone: KernelMissing, options: OverviewOptions, place: Place) -> 
     again = asking_of_files(place, live=False)
     question = Question("leakscan", options=options_of(look.settings, look.refs))
     verdicts, how = judge(overview.facts), made(again, question, look)
+    verbose, topics = options.printing.verbose, options.topics
     return Output(
         text=lambda console: print_overview(
-            overview, overview.facts, verdicts, console, options.printing.verbose, again
+            overview, overview.facts, verdicts, console, verbose, again, topics
         ),
         json=lambda: document(overview, verdicts),
         page=lambda amounts: overview_page(overview, overview.facts, verdicts, how, amounts),
         lost=options.source.record is not None,
     )
+
+
+def _of_caches(options: OverviewOptions, place: Place, progress: Progress) -> Output:
+    """This kernel has a cache that is called like a topic: caches are what the words name."""
+    named = CacheOptions(options.source, options.topics, False, options.look, options.printing)
+    return cache.answer(named, place, progress)
 
 
 def _before(options: OverviewOptions, host: Host, progress: Progress) -> Compared | None:

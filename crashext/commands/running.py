@@ -32,11 +32,11 @@ from crashext.commands.output import Output
 from crashext.commands.place import Place
 from crashext.hosts.base import HostError, ReadFault, UnknownLayout
 from crashext.progress import Progress, silent
+from crashext.report.lines import NARROWEST, without_trailing_blanks
 from crashext.report.safe import safe
 from crashext.report.text import write_addresses
 
 _PIPED_WIDTH = 120
-_NARROWEST = 40
 _MOMENT = 1.0  # seconds without a word that nobody minds
 
 _MODES: dict[type[Options], Callable[[Any, Place, Progress], Output]] = {
@@ -93,12 +93,9 @@ def _print(printing: Printing, output: Output) -> None:
         print(output.json())
     else:
         console = _console()
-        if console.is_terminal:
+        with console.capture() as page:
             output.text(console)
-        else:
-            with console.capture() as page:
-                output.text(console)
-            print("\n".join(line.rstrip() for line in page.get().splitlines()))
+        print(without_trailing_blanks(page.get()), end="")
         write_addresses(output.listed, sys.stdout)
     sys.stdout.flush()
 
@@ -107,7 +104,7 @@ def _console() -> Console:
     """Colours and the window's width on a terminal; neither when piped, unless COLUMNS is set."""
     piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
     console = Console(highlight=False, markup=False, emoji=False)
-    console.width = _PIPED_WIDTH if piped else max(console.width, _NARROWEST)
+    console.width = _PIPED_WIDTH if piped else max(console.width, NARROWEST)
     return console
 
 

@@ -6,6 +6,7 @@ dentry``, ``in crash: vm 102``. All others run as they are printed.
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,11 +14,13 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.text import Text
 
+from crashext.report.lines import folded
 from crashext.report.safe import safe
 
 _OURS = ("leakscan", "objsim")
 _CRASHS = "crash> "
 _DIM = "dim"
+_WORD = re.compile(r"(?:'[^']*'|\"[^\"]*\"|[^ ])+")
 
 
 def _anything(words: Sequence[str]) -> bool:
@@ -80,12 +83,35 @@ def _of_running_machine(words: Sequence[str]) -> bool:
 
 
 def print_step(console: Console, asking: Asking, step: str, label: str = "") -> None:
-    """One next command, on a line of its own that nobody folds, and what its answer tells."""
+    """One next command, and what its answer tells."""
+    for text, style in step_lines(asking, step, label, console.width):
+        console.print(Text(text, style=style), soft_wrap=True)
+
+
+def step_lines(asking: Asking, step: str, label: str, width: int) -> list[tuple[str, str]]:
+    """The lines of it, and how each is to look. At a shell a long command goes on behind a
+    backslash, so that it runs as it is printed; elsewhere it is left to the window to fold."""
     command, why = split(step)
-    line = Text(f"{label}{safe(asking.typed(command))}")
-    console.print(line, soft_wrap=True)
-    if why:
-        console.print(Text(f"{' ' * len(label)}  {safe(why)}", style=_DIM))
+    lines = [(f"{label}{safe(asking.typed(command))}", "")]
+    if asking.tool == "shell" and len(lines[0][0]) > width:
+        typed = _continued(_WORD.findall(lines[0][0][len(label) :]), len(label), width)
+        lines = [(label + typed[0], ""), *((f"{' ' * len(label)}  {t}", "") for t in typed[1:])]
+    hang = len(label) + 2
+    told = folded(f"{' ' * hang}{safe(why)}", width, hang) if why else []
+    return lines + [(text, _DIM) for text in told]
+
+
+def _continued(words: list[str], label: int, width: int) -> list[str]:
+    """The words in lines that end in a backslash; a word alone may be too long."""
+    lines = [words[0]]
+    for word in words[1:]:
+        room = width - label - len(" \\") - (2 if len(lines) > 1 else 0)
+        if len(lines[-1]) + 1 + len(word) <= room:
+            lines[-1] += f" {word}"
+        else:
+            lines[-1] += " \\"
+            lines.append(word)
+    return lines
 
 
 def split(step: str) -> tuple[str, str]:

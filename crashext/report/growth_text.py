@@ -6,9 +6,9 @@ from rich.console import Console
 from rich.text import Text
 
 from crashext.analysis.memory.growth import CacheGrowth, CallerGrowth, Growth
+from crashext.report.lines import line
 from crashext.report.safe import safe
 from crashext.report.tables import new_table, show_table
-from crashext.report.text import line
 from crashext.wording import called, difference_text, duration, percent, size_text
 
 _FEW, _MANY = 8, 40

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from crashext.analysis.results.estimate import count_text
 from crashext.analysis.results.joined import JoinedTrace, MarkedCache, MarkedSite
+from crashext.report.lines import line
 from crashext.report.safe import safe
 from crashext.wording import plural, some_of
 
@@ -25,10 +26,10 @@ def print_joined(trace: JoinedTrace, console: Console, verbose: bool) -> None:
     for cache in trace.caches:
         _cache(console, cache, verbose)
     for note in trace.notes:
-        _line(console, safe(note), _WARN)
+        line(console, safe(note), _WARN)
     for remark in trace.remarks:
-        _line(console, safe(remark), _DIM)
-    _line(console, joined_rest(trace), _DIM)
+        line(console, safe(remark), _DIM)
+    line(console, joined_rest(trace), _DIM)
 
 
 def joined_answer(cache: MarkedCache) -> str:
@@ -54,7 +55,7 @@ def joined_answer(cache: MarkedCache) -> str:
 
 
 def _cache(console: Console, cache: MarkedCache, verbose: bool) -> None:
-    _line(console, joined_answer(cache), _BOLD)
+    line(console, joined_answer(cache), _BOLD)
     if not cache.outstanding:
         return
     first, named = cache.sites[0], _certain(cache)
@@ -62,14 +63,14 @@ def _cache(console: Console, cache: MarkedCache, verbose: bool) -> None:
     leaked = _guilty(cache)
     if named and leaked is not None:
         group = next(g for g in cache.groups if g.number == leaked)
-        _line(
+        line(
             console,
             f"cache: {safe(cache.cache)}   object: {group.exemplar:x} (group {group.number})   "
             f"similar objects: {count_text(group.objects)}",
         )
-        _line(console, f"leaking function: {_place(first)}", _MARK)
+        line(console, f"leaking function: {_place(first)}", _MARK)
     for text in _outcomes(cache):
-        _line(console, f"  {text}")
+        line(console, f"  {text}")
 
 
 def _certain(cache: MarkedCache) -> bool:
@@ -112,7 +113,7 @@ def _sites(console: Console, cache: MarkedCache, limit: int) -> None:
     rest = cache.sites[limit:]
     if rest:
         objects, marked = sum(s.outstanding for s in rest), sum(s.marked for s in rest)
-        _line(
+        line(
             console,
             f"  {plural(len(rest), 'more place')} (-v shows): {objects:,} outstanding, "
             f"{marked:,} marked",
@@ -155,7 +156,3 @@ def joined_rest(trace: JoinedTrace) -> str:
     if trace.moved:
         parts.append(f"{trace.moved:,} where there is no slab of their size any more")
     return f"trace {safe(trace.source)}: {', '.join(parts)}"
-
-
-def _line(console: Console, text: str, style: str = "") -> None:
-    console.print(Text(text, style=style))

@@ -8,11 +8,14 @@ from crashext.analysis.memory.accounting import Accounting
 from crashext.analysis.memory.memsplit import MemorySplit
 from crashext.analysis.memory.pagegroups import PageGroup
 from crashext.analysis.memory.quantities import Check, Unaccounted
+from crashext.report.lines import COLUMN
 from crashext.report.safe import safe
 from crashext.wording import called, part_of, percent, percent_of, plural, size_text
 
 _FEW = 5
 _BAR = 20
+BARS_FROM = 110
+"""Columns of a window that has room for bars, and for notes behind them."""
 _KINDS = {
     "zeros": "zeros",
     "one-value": "one value all over",
@@ -30,7 +33,7 @@ def memory_lines(accounting: Accounting, rows: int = _FEW, bars: bool = False) -
     At most `rows` lines of each list; `bars` draws the parts of memory.
     """
     split = accounting.split
-    lines = [_headline(split)]
+    lines = [memory_sentence(split)]
     lines += _split(split, _BAR if bars else 0)
     lines += _aside(accounting)
     lines += _checks(accounting)
@@ -42,7 +45,8 @@ def memory_lines(accounting: Accounting, rows: int = _FEW, bars: bool = False) -
     return lines
 
 
-def _headline(split: MemorySplit) -> str:
+def memory_sentence(split: MemorySplit) -> str:
+    """How memory is split, in one line."""
     groups = ", ".join(f"{size_text(split.sum(g))} {g}" for g in ("free", "user", "kernel"))
     return (
         f"{size_text(split.total)} of memory: {groups}, {size_text(split.unaccounted)} unaccounted"
@@ -60,11 +64,11 @@ def _split(split: MemorySplit, bar: int) -> Iterator[str]:
 
 def _row(name: str, size: int, total: int, note: str, bar: int) -> str:
     share = percent_of(size, total) if total else ""
-    text = f"  {name:<34} {size_text(size):>12} {share:>7}"
+    text = f"  {name:<33} {size_text(size):>11} {share:>7}"
     if bar:
         drawn = "#" * min(bar, round(bar * max(0, size) / total)) if total else ""
         text = f"{text}  {drawn:{bar}}"
-    return (f"{text}  {safe(note)}" if note else text).rstrip()
+    return (f"{text}  {COLUMN}{safe(note)}" if note else text).rstrip()
 
 
 def _aside(accounting: Accounting) -> Iterator[str]:
@@ -116,7 +120,8 @@ def _unaccounted(rest: Unaccounted, rows: int) -> Iterator[str]:
     if rest.unreadable:
         yield f"  {part_of(rest.unreadable, rest.sampled, 'sampled page')} are not in the dump"
     for group in rest.groups[:rows]:
-        yield f"  {percent(group.share):>7}  {plural(group.pages, 'page'):>14}  {_group(group)}"
+        pages = plural(group.pages, "page")
+        yield f"  {percent(group.share):>7}  {pages:>14}  {COLUMN}{_group(group)}"
 
 
 def _group(group: PageGroup) -> str:
@@ -135,7 +140,7 @@ def _callers(accounting: Accounting, rows: int) -> Iterator[str]:
         yield "vmalloc by caller:"
     for c in some:
         name = safe(called(c.function, c.module))
-        yield f"  {size_text(c.bytes):>12}  {plural(c.areas, 'area'):>12}  {name}"
+        yield f"  {size_text(c.bytes):>12}  {plural(c.areas, 'area'):>12}  {COLUMN}{name}"
 
 
 def _users(accounting: Accounting, rows: int) -> Iterator[str]:
@@ -152,7 +157,7 @@ def _users(accounting: Accounting, rows: int) -> Iterator[str]:
             ("locked", p.locked),
         )
         parts = ", ".join(f"{name} {size_text(size)}" for name, size in kinds if size)
-        yield f"  {size_text(p.rss):>12}  {safe(p.comm)} (pid {p.pid}): {parts}"
+        yield f"  {size_text(p.rss):>12}  {COLUMN}{safe(p.comm)} (pid {p.pid}): {parts}"
     some = [t for t in accounting.tmpfs if t.bytes][:rows]
     if some:
         yield "Files in memory (tmpfs and its kin):"
@@ -162,4 +167,4 @@ def _users(accounting: Accounting, rows: int) -> Iterator[str]:
         largest = ", ".join(
             f"{safe(f.name) or 'no name'} {size_text(f.bytes)}" for f in t.largest[:1]
         )
-        yield f"  {size_text(t.bytes):>12}  {where}: {files}, largest {largest}"
+        yield f"  {size_text(t.bytes):>12}  {COLUMN}{where}: {files}, largest {largest}"

@@ -10,8 +10,9 @@ from crashext.analysis.results.estimate import count_text, share_text
 from crashext.analysis.results.reports import Kin, MemberValue, Pair, SimilarityReport, Subject
 from crashext.analysis.results.standing import Beyond, Standing
 from crashext.report.evidence_text import caller_lines, record_lines
+from crashext.report.lines import line
 from crashext.report.safe import safe
-from crashext.report.text import footer, line, print_group, print_words
+from crashext.report.text import footer, print_group, print_words
 from crashext.report.types_text import candidate_lines, member_lines
 from crashext.wording import percent, plural, size_text, some_of
 

@@ -17,9 +17,10 @@ from crashext.analysis.results.reports import OrphanReport
 from crashext.analysis.types.candidates import settled
 from crashext.hosts.base import HostError
 from crashext.report.evidence_text import allocator_headline, caller_lines
+from crashext.report.lines import line
 from crashext.report.reach_text import reachability_lines
 from crashext.report.safe import safe
-from crashext.report.text import footer, line
+from crashext.report.text import footer
 from crashext.wording import bracketed, called, percent_of, plural, size_text, some_of
 
 _FEW_GROUPS = 12

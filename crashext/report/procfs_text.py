@@ -16,9 +16,9 @@ from crashext.procfs.processes import Process
 from crashext.procfs.stacks import PrintedFrame, wanted_at
 from crashext.report.asking import Asking
 from crashext.report.growth_text import print_growth
+from crashext.report.lines import line
 from crashext.report.safe import safe
 from crashext.report.tables import new_table, show_table
-from crashext.report.text import line
 from crashext.report.verdict_text import print_verdicts
 from crashext.wording import called, duration, percent_of, plural, size_text, some_of
 

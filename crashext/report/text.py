@@ -24,6 +24,7 @@ from crashext.report.asking import Asking, print_step
 from crashext.report.evidence_text import allocator_lines
 from crashext.report.joined_text import print_joined
 from crashext.report.kinds import COLOURS, UNKNOWN
+from crashext.report.lines import line
 from crashext.report.reach_text import (
     cache_reach_lines,
     headline,
@@ -257,23 +258,21 @@ def footer(
     console: Console,
     kernel: Kernel | None,
     skipped: tuple[Skipped, ...],
-    interrupted: bool,
+    interrupted: str | bool,
     seed: int | None,
 ) -> None:
-    """`seed` is None where nothing was chosen at random."""
+    """`interrupted` may say what the answer has; `seed` is None where nothing was random."""
     for item in skipped:
         line(console, f"skipped: {item.count:,} {safe(item.what)}; {safe(item.effect)}", _WARN)
     if interrupted:
-        line(console, "interrupted: this is what was known so far", _WARN)
+        told = "interrupted: this is what was known so far, without what is skipped"
+        line(console, interrupted if isinstance(interrupted, str) else told, _WARN)
     if kernel is not None:
-        state = "running kernel" if kernel.live else "dump"
-        line(
-            console,
-            f"{state} {safe(kernel.source)}, Linux {safe(kernel.release)} {safe(kernel.arch)}"
-            + ("" if seed is None else f"; intervals are 95 %; seed {seed}"),
-            _DIM,
-        )
+        how = "" if seed is None else f"; intervals are 95 %; seed {seed}"
+        line(console, source_line(kernel) + how, _DIM)
 
 
-def line(console: Console, text: str, style: str = "") -> None:
-    console.print(Text(text, style=style))
+def source_line(kernel: Kernel) -> str:
+    """Which kernel was looked at, and where."""
+    state = "running kernel" if kernel.live else "dump"
+    return f"{state} {safe(kernel.source)}, Linux {safe(kernel.release)} {safe(kernel.arch)}"

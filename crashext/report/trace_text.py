@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from crashext.report.lines import line
 from crashext.report.safe import safe
 from crashext.trace.summary import Cache, Site, TraceSummary
 from crashext.wording import difference_text, plural, size_text
@@ -23,9 +24,9 @@ _DIM, _BOLD, _HEAD, _WARN, _MARK = "dim", "bold", "bold cyan", "yellow", "bold r
 
 def print_trace(trace: TraceSummary, console: Console, verbose: bool) -> None:
     """The answer to `leakscan --trace FILE`."""
-    _line(console, trace_answer(trace), _BOLD)
+    line(console, trace_answer(trace), _BOLD)
     if trace.hashed:
-        _line(
+        line(
             console,
             "the pointers are hashed: they pair, but no object can be found by them in a dump; "
             "for real ones use an own tracing instance with options/hash-ptr 0 (Linux 5.12 and "
@@ -36,19 +37,19 @@ def print_trace(trace: TraceSummary, console: Console, verbose: bool) -> None:
     _sites(console, trace.sites, marked, _MANY_SITES if verbose else _FEW_SITES)
     few = _MANY_OTHERS if verbose else _FEW_OTHERS
     if any(site.outstanding for site in trace.pages):
-        _line(console, "Pages, the slab allocator's own included:", _HEAD)
+        line(console, "Pages, the slab allocator's own included:", _HEAD)
         _sites(console, trace.pages, False, few)
     _caches(console, trace, verbose)
     _tasks(console, trace, few)
     if verbose and trace.has_stacks:
         _stacks(console, trace)
     for item in trace.skipped:
-        _line(console, f"skipped: {item.count:,} {safe(item.what)}; {safe(item.effect)}", _WARN)
+        line(console, f"skipped: {item.count:,} {safe(item.what)}; {safe(item.effect)}", _WARN)
     if trace.interrupted:
-        _line(console, "interrupted: this is what was known so far", _WARN)
+        line(console, "interrupted: this is what was known so far", _WARN)
     for remark in trace.remarks:
-        _line(console, safe(remark), _DIM)
-    _line(console, f"trace {safe(trace.source)}{_modules(trace)}", _DIM)
+        line(console, safe(remark), _DIM)
+    line(console, f"trace {safe(trace.source)}{_modules(trace)}", _DIM)
 
 
 def trace_answer(trace: TraceSummary) -> str:
@@ -91,7 +92,7 @@ def _sites(console: Console, sites: tuple[Site, ...], marked: bool, limit: int) 
     rest = held[limit:]
     if rest:
         objects = sum(site.outstanding for site in rest)
-        _line(console, f"  {plural(len(rest), 'more place')} with {objects:,} outstanding")
+        line(console, f"  {plural(len(rest), 'more place')} with {objects:,} outstanding")
 
 
 def _caches(console: Console, trace: TraceSummary, verbose: bool) -> None:
@@ -99,15 +100,15 @@ def _caches(console: Console, trace: TraceSummary, verbose: bool) -> None:
     limit = _MANY_CACHES if verbose else _FEW_CACHES
     if not grown:
         return
-    _line(console, "Caches, or sizes where the trace names no cache:", _HEAD)
+    line(console, "Caches, or sizes where the trace names no cache:", _HEAD)
     for cache in grown[:limit]:
-        _line(
+        line(
             console,
             f"  {safe(cache.name)}: alloc {cache.allocs} free {cache.frees}, "
             f"{size_text(cache.bytes)} outstanding, {_rate(cache)}",
         )
     if grown[limit:]:
-        _line(console, f"  {plural(len(grown) - limit, 'more cache')} (-v shows)")
+        line(console, f"  {plural(len(grown) - limit, 'more cache')} (-v shows)")
 
 
 def _rate(cache: Cache) -> str:
@@ -126,15 +127,15 @@ def _tasks(console: Console, trace: TraceSummary, limit: int) -> None:
     rest = trace.by_task[limit:]
     if rest:
         shown.append(f"{len(rest):,} more {sum(h.outstanding for h in rest):,}")
-    _line(console, f"Allocated by: {', '.join(shown)}")
+    line(console, f"Allocated by: {', '.join(shown)}")
 
 
 def _stacks(console: Console, trace: TraceSummary) -> None:
-    _line(console, "Stacks of the outstanding objects:", _HEAD)
+    line(console, "Stacks of the outstanding objects:", _HEAD)
     for held in trace.by_stack[:_FEW_OTHERS]:
         frames = trace.stacks[held.index]
         way = " < ".join(safe(frame) for frame in frames) if frames else "(none recorded)"
-        _line(console, f"  {held.outstanding:,}: {way}")
+        line(console, f"  {held.outstanding:,}: {way}")
 
 
 def _modules(trace: TraceSummary) -> str:
@@ -151,7 +152,3 @@ def _modules(trace: TraceSummary) -> str:
 
 def _table() -> Table:
     return Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style=_HEAD)
-
-
-def _line(console: Console, text: str, style: str = "") -> None:
-    console.print(Text(text, style=style))

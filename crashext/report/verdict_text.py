@@ -12,15 +12,25 @@ from crashext.analysis.verdict.facts import CacheFact, Facts
 from crashext.analysis.verdict.verdict import Verdict
 from crashext.kernel.slab.families import bucket_owners, family
 from crashext.report.asking import Asking, print_step
+from crashext.report.brief_text import (
+    Brief,
+    growth_sentence,
+    print_brief,
+    skipped_sentence,
+    title,
+)
 from crashext.report.growth_text import print_growth
-from crashext.report.memory_text import memory_lines
+from crashext.report.lines import COLUMN, line
+from crashext.report.memory_text import BARS_FROM, memory_lines, memory_sentence
 from crashext.report.reach_text import nameless, reachability_lines
 from crashext.report.safe import safe
-from crashext.report.text import footer, line
+from crashext.report.text import footer, source_line
+from crashext.report.topics import TOPICS
 from crashext.wording import called, percent, plural, size_text
 
 _FEW_CACHES, _MANY_CACHES = 5, 20
 _FEW_MEMBERS = 3
+_FEW_ROWS, _MANY_ROWS = 5, 20
 _NAME = 24
 
 
@@ -31,47 +41,101 @@ def print_overview(
     console: Console,
     verbose: bool,
     asking: Asking,
+    topics: Sequence[str] = (),
 ) -> None:
-    """The answer to `leakscan` with no argument: the first line is the worst verdict.
+    """The answer to `leakscan` with no cache: one screen of it, all of it, or some `topics`.
 
     `facts` are the overview's own, with growth if it was asked for.
     """
-    print_verdicts(verdicts, console, asking)
-    if facts.growth is not None:
-        print_growth(facts.growth, console, verbose)
-    if overview.accounting is not None:
-        line(console, "Where memory is", "bold cyan")
-        for text in memory_lines(overview.accounting, bars=console.is_terminal):
-            line(console, f"  {text}")
-    print_page_holders(facts, console, verbose)
-    print_caches(facts, console, verbose)
+    known = _known(overview, facts)
+    if not verbose and not topics:
+        print_brief(verdicts, _brief(overview, facts, known), console, asking)
+        return
+    for topic in topics or known:
+        if topic == "why":
+            print_verdicts(verdicts, console, asking)
+        elif topic == "growth":
+            _growth(facts, console, verbose)
+        elif topic == "memory":
+            _memory(overview, console, verbose)
+        elif topic == "pages":
+            print_page_holders(facts, console, verbose)
+        else:
+            print_caches(facts, console, verbose)
     for text in reachability_lines(facts.reachability):
         line(console, safe(text), "dim")
-    footer(console, overview.kernel, overview.skipped, overview.interrupted, 0)
+    footer(console, overview.kernel, overview.skipped, told_of(overview), 0)
+
+
+def _known(overview: Overview, facts: Facts) -> tuple[str, ...]:
+    """The topics that there is something to say of."""
+    unsaid = {
+        "growth": facts.growth is None,
+        "memory": overview.accounting is None,
+        "pages": facts.pages is None,
+        "caches": not facts.caches,
+    }
+    return tuple(topic for topic in TOPICS if not unsaid.get(topic))
+
+
+def _brief(overview: Overview, facts: Facts, topics: tuple[str, ...]) -> Brief:
+    limits = (skipped_sentence(overview.skipped), told_of(overview))
+    kernel = overview.kernel
+    return Brief(
+        memory_sentence(overview.accounting.split) if overview.accounting is not None else "",
+        growth_sentence(facts.growth),
+        tuple(text for text in limits if text),
+        source_line(kernel),
+        topics,
+    )
+
+
+def told_of(overview: Overview) -> str:
+    """What an interrupted look over the machine has, and has not; "" where it was not."""
+    if not overview.interrupted:
+        return ""
+    return (
+        "interrupted: counters, caches and page frames are all in this; who points at what is "
+        "not, so nothing here says leak"
+    )
+
+
+def _memory(overview: Overview, console: Console, verbose: bool) -> None:
+    line(console, "Where memory is", "bold cyan")
+    if overview.accounting is None:
+        line(console, "  how much memory there is was not recorded")
+        return
+    rows = _MANY_ROWS if verbose else _FEW_ROWS
+    bars = console.is_terminal and console.width >= BARS_FROM
+    for text in memory_lines(overview.accounting, rows, bars):
+        line(console, f"  {text}")
+
+
+def _growth(facts: Facts, console: Console, verbose: bool) -> None:
+    if facts.growth is None:
+        line(console, "growth: since when? --before OLD names an earlier moment")
+    else:
+        print_growth(facts.growth, console, verbose)
 
 
 def print_verdicts(verdicts: tuple[Verdict, ...], console: Console, asking: Asking) -> None:
     """Each verdict with its evidence."""
     for number, verdict in enumerate(verdicts):
-        line(console, _title(verdict), "bold" if not number else "")
+        line(console, title(verdict), "bold" if not number else "", hang=4)
         for text in verdict.evidence:
-            line(console, f"  for:     {safe(text)}")
+            line(console, f"  for:     {COLUMN}{safe(text)}")
         for text in verdict.against:
-            line(console, f"  against: {safe(text)}")
+            line(console, f"  against: {COLUMN}{safe(text)}")
         print_step(console, asking, verdict.next, "  next:    ")
-
-
-def _title(verdict: Verdict) -> str:
-    where = "" if verdict.where == "none" else f", {verdict.where}"
-    return f"{verdict.kind}{where} ({verdict.confidence} confidence): {safe(verdict.says)}"
 
 
 def print_page_holders(facts: Facts, console: Console, verbose: bool) -> None:
     """Who holds the pages that no counter has."""
     pages = facts.pages
-    if pages is None or pages.unreachable is None or not (pages.held or pages.unreachable):
-        return
     line(console, "Pages in no counter", "bold cyan")
+    if pages is None or pages.unreachable is None or not (pages.held or pages.unreachable):
+        line(console, "  nobody looked who holds them" if pages else "  not counted")
+        return
     rows = [(h.bytes, f"held by {called(h.root, h.module)}") for h in pages.held]
     shown = rows if verbose else rows[:_FEW_CACHES]
     rest = sum(size for size, _ in rows[len(shown) :])
@@ -81,13 +145,11 @@ def print_page_holders(facts: Facts, console: Console, verbose: bool) -> None:
     shown.append((pages.unreachable, "unreachable"))
     for size, what in shown:
         if size:
-            line(console, f"  {size_text(size):>12}  {safe(what)}")
+            line(console, f"  {size_text(size):>12}  {COLUMN}{safe(what)}")
 
 
 def print_caches(facts: Facts, console: Console, verbose: bool) -> None:
     """The largest caches with what is known of each; caches of one purpose under their sum."""
-    if not facts.caches:
-        return
     line(console, "Largest slab caches", "bold cyan")
     for name, members in cache_families(facts.caches)[: _MANY_CACHES if verbose else _FEW_CACHES]:
         if len(members) == 1:
@@ -116,8 +178,8 @@ def _sum(caches: Sequence[CacheFact]) -> str:
     use = percent(allocated / slots if slots else 1.0)
     size = size_text(sum(c.bytes for c in caches))
     if not all(c.counted for c in caches):
-        return f"{size:>10}"
-    return f"{size:>10}  {allocated:>11,} objects, {use:>7} used"
+        return f"{COLUMN}{size:>10}"
+    return f"{COLUMN}{size:>10}  {allocated:>11,} objects, {use:>7} used"
 
 
 def _cache(facts: Facts, cache: CacheFact) -> str:

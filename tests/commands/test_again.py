@@ -19,7 +19,7 @@ from tests.in_crash.test_bridge import session
 from tests.record_samples import SAMPLES, Sample
 from tests.report.pages import Parsed
 
-_NEXT = re.compile(r"^  next:    (.*)$", re.MULTILINE)
+_NEXT = re.compile(r"^ *next: +(.*)$", re.MULTILINE)
 _STEPS = re.compile(r"^  (?:  What likeness .* )?Next:\n((?:    .*\n?)+)", re.MULTILINE)
 _ELSEWHERE = re.compile(r"(in the dump|in crash|on the machine): ")
 
@@ -42,8 +42,9 @@ def advised(*arguments: object, folder: Path) -> list[str]:
     line = shlex.join([sys.executable, "-m", "crashext", *map(str, arguments)])
     ran = shell(line, folder)
     assert ran.returncode == 0, ran.stderr
-    found = _NEXT.findall(ran.stdout)
-    for block in _STEPS.findall(ran.stdout):
+    out = re.sub(r" \\\n +", " ", ran.stdout)  # a long command goes on behind a backslash
+    found = _NEXT.findall(out)
+    for block in _STEPS.findall(out):
         found += [row[4:] for row in block.splitlines() if row[4:5] not in ("", " ")]
     assert found
     return list(dict.fromkeys(found))
@@ -68,7 +69,7 @@ WITH_ADVICE = [s for s in SAMPLES if s.question != ("--orphans",)]
 def test_of_the_sample_sessions(sample: Sample) -> None:
     """A session answers what it was recorded for; the rest, it says, is to be asked of the dump."""
     name = f"{sample.name}.session"
-    commands = advised("leakscan", "-r", name, *sample.question[:1], folder=SESSIONS)
+    commands = advised("leakscan", "-v", "-r", name, *sample.question[:1], folder=SESSIONS)
     for command in check(commands, SESSIONS):
         assert command.startswith(("in the dump: ", "in crash: ")), command
 
@@ -80,7 +81,7 @@ def test_of_lab_dumps(name: str, question: list[str], tmp_path: Path) -> None:
     for link, target in (("a vmcore", dump.vmcore), ("a vmlinux", dump.vmlinux)):
         (tmp_path / link).symlink_to(target)
     where = ("-c", "a vmcore", "-s", "a vmlinux")
-    commands = advised("leakscan", *where, *question, folder=tmp_path)
+    commands = advised("leakscan", "-v", *where, *question, folder=tmp_path)
     elsewhere = check(commands, tmp_path)
     assert len(elsewhere) < len(commands)
     assert all(command.startswith("in crash: ") for command in elsewhere)
@@ -89,7 +90,7 @@ def test_of_lab_dumps(name: str, question: list[str], tmp_path: Path) -> None:
 def test_of_crash() -> None:
     """Bare, as everything is typed there; crash takes no comments after a command."""
     with session("default") as crash:
-        found = _NEXT.findall(crash.ask("leakscan"))
+        found = _NEXT.findall(crash.ask("leakscan -v"))
         ours = [command for command in found if command.startswith("leakscan ")]
         assert ours
         said = crash.ask(ours[0])
@@ -109,7 +110,7 @@ def test_of_drgn() -> None:
         assert (ran.returncode, ran.stderr) == (0, ""), command
         return ran.stdout
 
-    found = _NEXT.findall(typed("leakscan"))
+    found = _NEXT.findall(typed("leakscan -v"))
     assert all(command.startswith("%") for command in found)
     for question in ("%leakscan kmalloc-32", "%leakscan --orphans"):
         assert typed(next(c for c in found if c.startswith(question)).removeprefix("%"))

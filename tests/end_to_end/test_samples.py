@@ -78,7 +78,7 @@ def test_the_transcript_from_crash_says_what_its_session_says(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """`python -m tests.record_transcript` and `record_samples` are of one dump."""
-    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
     transcript = (SESSIONS / "unlinked-nodes.crash.txt").read_text()
     shown = transcript.split("crash> leakscan kmalloc-32 |")[1].split("\n\n")[0].splitlines()[1:]
     ran = run("leakscan", "-r", SESSIONS / "unlinked-nodes.session", "kmalloc-32")

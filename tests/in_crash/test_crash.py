@@ -43,6 +43,7 @@ class Crash:
         form: str,
         scenario: str = "default",
         scroll: str | None = "off",
+        window: tuple[int, int] = (50, 160),
     ) -> None:
         setup.main(["setup", "--write", "--crashrc", str(home / ".crashrc"), pykdump])
         dump = lab_dump(scenario)
@@ -55,7 +56,7 @@ class Crash:
             encoding="utf-8",
             codec_errors="replace",
             timeout=60,
-            dimensions=(50, 160),
+            dimensions=window,
         )
         # crash shows each line of the file as if it were typed, and then its first prompt.
         lines = (home / ".crashrc").read_text().splitlines()

@@ -55,7 +55,7 @@ def test_memory_has_bars_in_a_terminal_only() -> None:
         out = io.StringIO()
         console = Console(file=out, width=200, force_terminal=terminal, color_system=None)
         verdicts = judge(overview.facts)
-        print_overview(overview, overview.facts, verdicts, console, False, Asking())
+        print_overview(overview, overview.facts, verdicts, console, True, Asking())
         pages.append(out.getvalue())
     assert "75.6 %  ###############" in pages[0]
     assert "75.6 %  #" not in pages[1]

@@ -1,0 +1,158 @@
+"""The verdict on one screen: the answer, why, what else was found, and what to type next.
+
+It has room for 24 rows of 80 columns, the typed line and the next prompt among them. What does not
+fit is left to `-v` and to the topics; what limits the answer is always there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.text import Text
+
+from crashext.analysis.memory.growth import Growth
+from crashext.analysis.verdict.verdict import Verdict
+from crashext.report.asking import Asking, step_lines
+from crashext.report.lines import COLUMN, folded
+from crashext.report.safe import safe
+from crashext.skipped import Skipped
+from crashext.wording import (
+    bracketed,
+    called,
+    difference_text,
+    duration,
+    plural,
+    size_text,
+    some_of,
+)
+
+ROWS = 22
+_MOST_EVIDENCE, _MOST_OTHERS = 4, 8
+_FEW_GROWN = 3
+_DIM, _BOLD, _HEAD, _WARN = "dim", "bold", "bold cyan", "yellow"
+
+Line = tuple[str, str]
+"""A line that fits the window, and its style."""
+
+
+@dataclass(frozen=True)
+class Brief:
+    """What is said beside the verdicts, a sentence each; "" where there is nothing to say."""
+
+    memory: str
+    growth: str
+    limits: tuple[str, ...]
+    """Of the answer: what was interrupted, skipped, not understood."""
+    source: str
+    topics: tuple[str, ...]
+
+
+def print_brief(
+    verdicts: Sequence[Verdict], brief: Brief, console: Console, asking: Asking
+) -> None:
+    """All of it. The first verdict is the worst."""
+    for text, style in brief_lines(verdicts, brief, console.width, asking):
+        console.print(Text(text, style=style), soft_wrap=True)
+
+
+def brief_lines(
+    verdicts: Sequence[Verdict], brief: Brief, width: int, asking: Asking
+) -> list[Line]:
+    """The evidence takes the rows that the rest leaves."""
+    first = verdicts[0]
+    head = _styled(folded(title(first), width, 4), _BOLD)
+    others = _others(verdicts[1:], width)
+    tail = _styled(folded(brief.memory, width)) if brief.memory else []
+    tail += _styled(folded(brief.growth, width)) if brief.growth else []
+    tail += [line for text in brief.limits for line in _styled(folded(text, width), _WARN)]
+    tail += _styled(folded(brief.source, width), _DIM)
+    more = f"more: leakscan -v, or of one thing: leakscan {', '.join(brief.topics)}"
+    tail += step_lines(asking, first.next, "next: ", width)
+    tail += _styled(folded(more, width, 6), _DIM)
+    room = ROWS - len(head) - len(tail)
+    least = _evidence(first, width, 2, room)
+    for most in range(min(_MOST_OTHERS, len(verdicts)) - 1, -1, -1):
+        if len(others) + len(least) > room:
+            others = _others(verdicts[1:], width, most)
+    return [*head, *_evidence(first, width, _MOST_EVIDENCE, room - len(others)), *others, *tail]
+
+
+def title(verdict: Verdict) -> str:
+    """``leak, slab (high confidence): 200,000 kmalloc-32 objects …``"""
+    where = "" if verdict.where == "none" else f", {verdict.where}"
+    return f"{verdict.kind}{where} ({verdict.confidence} confidence): {safe(verdict.says)}"
+
+
+def _evidence(verdict: Verdict, width: int, most: int, room: int) -> list[Line]:
+    """The strongest for it, and the strongest against it, in at most `room` lines."""
+    against = [
+        text for t in verdict.against[:1] for text in folded(f"  against: {COLUMN}{safe(t)}", width)
+    ]
+    against = against if len(against) <= room else []
+    lines: list[str] = []
+    left = room - len(against)
+    for text in verdict.evidence[:most]:
+        some = folded(f"  for:     {COLUMN}{safe(text)}", width)
+        if len(lines) + len(some) > left:
+            break
+        lines += some
+    return _styled([*lines, *against])
+
+
+def _others(verdicts: Sequence[Verdict], width: int, most: int = _MOST_OTHERS) -> list[Line]:
+    """A line each: what it is, how large, how sure, and who."""
+    if not verdicts:
+        return []
+    shown = verdicts[:most]
+    if not shown:
+        return [(f"also: {plural(len(verdicts), 'more verdict')}: why", "")]
+    cells = [
+        (_kind(v), size_text(v.bytes) if v.bytes else "", v.confidence, _who(v)) for v in shown
+    ]
+    kind, size, sure = (max(len(row[i]) for row in cells) for i in range(3))
+    rows = [f"  {a:{kind}}  {b:>{size}}  {c:{sure}}  {d}" for a, b, c, d in cells]
+    rows = [row if len(row) <= width else f"{row[: width - 3].rstrip()}..." for row in rows]
+    hidden = len(verdicts) - len(rows)
+    more = [(f"  and {hidden:,} more: why", "")] if hidden else []
+    return [("also:", _HEAD), *_styled(rows), *more]
+
+
+def _kind(verdict: Verdict) -> str:
+    return verdict.kind + ("" if verdict.where == "none" else f", {verdict.where}")
+
+
+def _who(verdict: Verdict) -> str:
+    """Whose it is in few words; where nothing says, the beginning of the verdict's sentence."""
+    who = verdict.culprit
+    if who.cache or who.caller:
+        return safe(called(who.cache or who.caller, who.module))
+    what = verdict.says.split(": ")[0].removeprefix(f"{size_text(verdict.bytes)} of ")
+    return safe(who.process or who.mount or bracketed(what, who.module))
+
+
+def growth_sentence(growth: Growth | None) -> str:
+    """What grew most since the earlier moment."""
+    if growth is None:
+        return ""
+    grown = [(c.name, c.bytes) for c in growth.caches if c.bytes > 0]
+    grown += [(called(c.function, c.module), c.bytes) for c in growth.vmalloc if c.bytes > 0]
+    grown.sort(key=lambda item: (-item[1], item[0]))
+    time = "" if growth.seconds is None else f" in {duration(growth.seconds)}"
+    names = [f"{safe(name)} {difference_text(size)}" for name, size in grown]
+    what = some_of(names, _FEW_GROWN) if names else "no cache and no caller of vmalloc"
+    return f"grew{time} since {safe(growth.paths[0])}: {what}"
+
+
+def skipped_sentence(skipped: Sequence[Skipped]) -> str:
+    """What was skipped, all in one sentence."""
+    if not skipped:
+        return ""
+    first = skipped[0]
+    more = f"; {plural(len(skipped) - 1, 'more remark')} (-v)" if len(skipped) > 1 else ""
+    return f"skipped: {first.count:,} {safe(first.what)}; {safe(first.effect)}{more}"
+
+
+def _styled(texts: Sequence[str], style: str = "") -> list[Line]:
+    return [(text, style) for text in texts]

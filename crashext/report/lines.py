@@ -1,0 +1,51 @@
+"""Lines of text in a window: none is wider, and what is folded hangs under its own text.
+
+Callers hand in text that is safe for a terminal: printable ASCII, so that a character is a column.
+"""
+
+from __future__ import annotations
+
+import re
+
+from rich.console import Console
+from rich.text import Text
+
+NARROWEST = 60
+COLUMN = "\t"
+"""Before a row's last column: what is folded hangs there. No string of a dump has one."""
+_STEP = 2
+_ROOM = 20
+_MARK = re.compile(r" *(?:- )?")
+_ENDS = re.compile(r" +(?=(?:\x1b\[[0-9;]*m| )*$)", re.MULTILINE)
+
+
+def line(console: Console, text: str, style: str = "", hang: int | None = None) -> None:
+    """Print one line; what does not fit goes on at column `hang`, by default a step further in."""
+    for part in folded(text, console.width, hang):
+        console.print(Text(part, style=style), soft_wrap=True)
+
+
+def folded(text: str, width: int, hang: int | None = None) -> list[str]:
+    """`text` in lines of at most `width` columns."""
+    if COLUMN in text:
+        hang = text.index(COLUMN)
+        text = text.replace(COLUMN, "", 1)
+    if len(text) <= width:
+        return [text.rstrip()]
+    mark = _MARK.match(text)
+    start = mark.end() if mark else 0
+    if hang is None or hang > width - _ROOM:
+        hang = min(start if text[:start].endswith("- ") else start + _STEP, width - _ROOM)
+    lines, rest, room, least = [], text.rstrip(), width, start
+    while len(rest) > room:
+        at = rest.rfind(" ", least + 1, room + 1)
+        at = at if at > least else room
+        lines.append(rest[:at].rstrip())
+        rest, room, least = rest[at:].lstrip(), width - hang, 0
+    lines.append(rest)
+    return [lines[0], *(" " * hang + part for part in lines[1:] if part)]
+
+
+def without_trailing_blanks(page: str) -> str:
+    """What was printed, with tables no wider than what is in them."""
+    return _ENDS.sub("", page)
