@@ -23,7 +23,7 @@ def first(out: str) -> str:
     """The first verdict's sentence, on one line."""
     lines = out.splitlines()
     end = next(i for i, line in enumerate(lines) if line.startswith(("  for:", "  next:")))
-    return " ".join(lines[:end])
+    return " ".join(" ".join(lines[:end]).split())
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def test_what_is_folded_hangs_under_its_text() -> None:
     assert all(t[:4].isspace() and t[4] != " " for t in folded(f"  - {LONG}", 80)[1:])
     assert all(t[:2].isspace() and t[2] != " " for t in folded(LONG, 80)[1:])
     # Where no room is left under a last column, a step further in than the row.
-    assert folded("    " + "x" * 50 + f"  {COLUMN}{LONG}", 60)[1].startswith("      some words")
+    assert folded("    " + "x" * 50 + f"  {COLUMN}{LONG}", 60)[1].startswith("      words of a")
 
 
 def test_a_word_too_long_for_any_line_is_cut_and_nothing_lost() -> None:
