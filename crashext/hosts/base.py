@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -198,6 +199,19 @@ class SourceHost(Protocol):
         """(function, ``file:line``) of the instruction at `address`, the innermost inlined function
         first; empty where the debug info does not say. The function may be "".
         """
+        ...
+
+
+@runtime_checkable
+class DebugFilesHost(Protocol):
+    """A host that knows where debug files are."""
+
+    def module_files(self) -> Mapping[str, Path]:
+        """Those of loaded modules that the user gave, or that the tool has open, by module."""
+        ...
+
+    def debug_folders(self) -> Sequence[Path]:
+        """Folders that have other debug files of this kernel."""
         ...
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
@@ -323,6 +323,15 @@ class CrashHost:
             for name, base, size in line.findall(self._modules_text)
         )
 
+    def module_files(self) -> Mapping[str, Path]:
+        found = LOADED.findall(self._modules_text)
+        paths = {name: Path(path.split("  ")[0]) for name, path in found}
+        return {name: path for name, path in paths.items() if path.is_file()}
+
+    def debug_folders(self) -> Sequence[Path]:
+        beside = [self._dump.parent] if self._file.present is not None else []
+        return list(dict.fromkeys([*beside, *(path.parent for path in self.debug_files())]))
+
     @cached_property
     def _modules_text(self) -> str:
         return self._ask_modules()
@@ -387,6 +396,8 @@ class CrashHost:
             return None
 
 
+# ffffffffc050f0c0  leaklab  ffffffffc050a000  36864  /root/leaklab.ko
+LOADED = re.compile(r"^[0-9a-f]{8,16}\s+(\S+)\s+[0-9a-f]{8,16}\s+\d+\s+(/\S.*?) *$", re.MULTILINE)
 _SOURCE = re.compile(r"\s(\S+\.\w+): (\d{1,7})\s*$")
 _EXPRESSION = re.compile(r"^[\w\s.>()&*+\-\[\]]{1,200}$")
 

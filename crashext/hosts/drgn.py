@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -57,8 +57,16 @@ class DrgnHost:
 
     has_debug_info = True
 
-    def __init__(self, program: drgn.Program, source: str, core: Path | None = None) -> None:
-        """`core` is the dump, where the program does not know it."""
+    def __init__(
+        self,
+        program: drgn.Program,
+        source: str,
+        core: Path | None = None,
+        folders: Sequence[Path] = (),
+    ) -> None:
+        """`core` is the dump, where the program does not know it; `folders` are where the debug
+        files are that the user gave.
+        """
         self._program = program
         self._source = source
         self._module_symbols_loaded = False
@@ -69,6 +77,7 @@ class DrgnHost:
         self._file = DumpFile("live", None)
         if program.core_dump_path is not None:
             core = Path(str(program.core_dump_path))
+        self._folders = ([] if core is None else [core.parent]) + list(folders)
         if core is not None and not program.flags & drgn.ProgramFlags.IS_LIVE:
             self._file = examine(core)
         vmcoreinfo = program["VMCOREINFO"].string_().decode("ascii", "replace")
@@ -252,6 +261,21 @@ class DrgnHost:
             if isinstance(m, drgn.RelocatableModule) and m.address_ranges
         )
 
+    def module_files(self) -> Mapping[str, Path]:
+        return {
+            m.name: Path(m.debug_file_path)
+            for m in self._program.modules()
+            if isinstance(m, drgn.RelocatableModule) and m.debug_file_path
+        }
+
+    def debug_folders(self) -> Sequence[Path]:
+        try:
+            path = self._program.main_module().debug_file_path
+        except LookupError:
+            path = None
+        own = [] if path is None else [Path(path).parent]
+        return list(dict.fromkeys([*self._folders, *own]))
+
     def prefer(self, types: Types) -> None:
         """Ask `types` before the debug info; before the first question."""
         self._types = types
@@ -356,7 +380,7 @@ def open_core(core: Path, debug: Sequence[Path]) -> DrgnHost:
             raise HostError(f"{why} (no VMCOREINFO note, and none is found in its memory)")
         program = found
     _load_debug_info(program, debug)
-    return DrgnHost(program, core.name, core)
+    return DrgnHost(program, core.name, core, [path.parent for path in debug])
 
 
 def open_live(debug: Sequence[Path]) -> DrgnHost:
@@ -373,7 +397,7 @@ def open_live(debug: Sequence[Path]) -> DrgnHost:
     except Exception as error:  # drgn raises bare Exception for what it has no class for
         raise HostError(f"cannot look at the running kernel: {_one_line(error)}") from error
     _load_debug_info(program, debug)
-    return DrgnHost(program, str(_KCORE))
+    return DrgnHost(program, str(_KCORE), folders=[path.parent for path in debug])
 
 
 def _load_debug_info(program: drgn.Program, debug: Sequence[Path]) -> None:

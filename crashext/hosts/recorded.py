@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 from crashext.hosts.base import (
     Addresses,
     Bytes,
+    DebugFilesHost,
     Host,
     HostError,
     Info,
@@ -129,6 +130,13 @@ class RecordingHost:
     def source_of(self, address: int) -> list[tuple[str, str]]:
         """Only answers that are kept as a whole hold lines of source."""
         return self._host.source_of(address) if isinstance(self._host, SourceHost) else []
+
+    def module_files(self) -> Mapping[str, Path]:
+        """As above: what is read there is part of answers."""
+        return self._host.module_files() if isinstance(self._host, DebugFilesHost) else {}
+
+    def debug_folders(self) -> Sequence[Path]:
+        return self._host.debug_folders() if isinstance(self._host, DebugFilesHost) else ()
 
     def save(self, path: Path, command: str) -> None:
         """Write the session file; raises `HostError` when it cannot be written."""

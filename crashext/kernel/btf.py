@@ -15,7 +15,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-_MAGIC = 0xEB9F
+MAGIC = 0xEB9F
 _HEADER = 24
 _MAX_NAME = 256
 _MAX_CHAIN = 64  # modifiers and typedefs around one type
@@ -90,7 +90,7 @@ def _parse(name: str, data: bytes) -> _Unit | None:
     head = np.frombuffer(data[:_HEADER], "<u4").tolist()
     magic, version = head[0] & 0xFFFF, head[0] >> 16 & 0xFF
     _, length, type_at, type_size, text_at, text_size = head
-    if magic != _MAGIC or version != 1 or length < _HEADER or type_at % 4 or type_size % 4:
+    if magic != MAGIC or version != 1 or length < _HEADER or type_at % 4 or type_size % 4:
         return None
     type_at, text_at = length + type_at, length + text_at
     if max(type_at + type_size, text_at + text_size) > len(data):
@@ -171,6 +171,11 @@ class Btf:
 
     def __len__(self) -> int:
         return len(self._start)
+
+    @property
+    def base(self) -> tuple[int, int]:
+        """The number that a module's types, and the place that its strings begin at."""
+        return self._base_types, self._base_text
 
     def module(self, number: int) -> str:
         """The module that a type belongs to; "" for the kernel."""

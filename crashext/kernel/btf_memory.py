@@ -18,11 +18,17 @@ def read_btf(host: Host) -> Btf | None:
     """The BTF of the kernel (4.18, CONFIG_DEBUG_INFO_BTF) and of its loaded modules (5.11,
     36e68442d1af); None where this kernel carries none, or it is not in the dump.
     """
-    kernel = _kernel_btf(host)
+    blobs = read_blobs(host)
     try:
-        return None if kernel is None else Btf(kernel, tuple(_module_btf(host)))
+        return None if blobs is None else Btf(*blobs)
     except ValueError:
         return None
+
+
+def read_blobs(host: Host) -> tuple[bytes, tuple[tuple[str, bytes], ...]] | None:
+    """The data that `read_btf` makes types of: the kernel's, and each module's by its name."""
+    kernel = _kernel_btf(host)
+    return None if kernel is None else (kernel, tuple(_module_btf(host)))
 
 
 def read_kernel_btf(host: Host) -> Btf | None:

@@ -172,3 +172,18 @@ def test_the_code_names_who_allocated_what_was_lost(name: str) -> None:
     places = [g["callers"]["sites"][0]["site"] for g in groups]
     assert expected <= {p["function"].partition(".")[0] for p in places if p["module"]}
     assert {p["module"] for p in places} <= {"leaklab", ""}
+
+
+@pytest.mark.parametrize(
+    ("part", "struct"),
+    [("nodes", "leaklab_node"), ("private", "leaklab_obj"), ("chain", "leaklab_link")],
+)
+def test_modules_without_btf_have_their_types_from_their_debug_file(part: str, struct: str) -> None:
+    """5.10's modules carry none; the file that lies beside the dump is found by its build ID."""
+    dump = lab_dump("default@bullseye")
+    one = int(read_addresses(dump.addresses(part))[0])
+    ran = run("objsim", *on("default@bullseye"), "--no-refs", "--json", f"{one:#x}")
+    (subject,) = ran.document["subjects"]
+    best = subject["types"][0]
+    assert (best["name"], best["module"]) == (f"struct {struct}", "leaklab")
+    assert subject["members"]

@@ -15,8 +15,8 @@ from crashext.analysis.results.reports import SitesReport
 from crashext.hosts.base import U64, Host, HostError, SourceHost
 from crashext.hosts.keeping import keep
 from crashext.hosts.plain import answered
+from crashext.kernel.foreign import foreign_modules
 from crashext.kernel.origin.entrypoints import Kind
-from crashext.kernel.origin.modules import foreign_modules
 from crashext.kernel.origin.requests import Request, requests_of
 from crashext.kernel.slab.caches import SlabCache
 from crashext.kernel.slab.view import KernelView

@@ -8,8 +8,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from crashext.analysis.likeness.words import Classifier, WordMap
+from crashext.analysis.likeness.words import Classifier, Kind, WordMap
 from crashext.analysis.results.evidence import TypeCandidate
+from crashext.analysis.types.lookups import modules_at
 from crashext.analysis.types.ranking import MOST_CANDIDATES, Ranker
 from crashext.hosts.plain import answered
 from crashext.kernel.slab.caches import SlabCache
@@ -36,9 +37,12 @@ class Types:
         """
 
         def compute() -> tuple[TypeCandidate, ...] | None:
-            if self._view.btf is None:
+            values = words.values[rows][words.kinds[rows] == Kind.MODULE]
+            btf = self._view.types.with_modules(modules_at(self._view.host, values))
+            if btf is None:
                 return None
-            self._ranker = self._ranker or Ranker(self._view, self._view.btf, self._classifier)
+            if self._ranker is None or self._ranker.btf is not btf:
+                self._ranker = Ranker(self._view, btf, self._classifier)
             return tuple(self._ranker.rank(cache, words, rows))
 
         key = f"types {cache.name} {exemplar:#x}"

@@ -9,7 +9,7 @@ import numpy as np
 
 from crashext.analysis.likeness.words import Classifier, Kind
 from crashext.analysis.types.fit import Observed
-from crashext.hosts.base import ReadFault, Symbol
+from crashext.hosts.base import Host, ReadFault, Symbol
 from crashext.hosts.keeping import keep
 from crashext.kernel.access import Words
 from crashext.kernel.btf import Btf, BtfKind
@@ -32,7 +32,7 @@ class Lookups:
 
     def __init__(self, view: KernelView, btf: Btf, classifier: Classifier) -> None:
         self.view, self.btf, self._classifier = view, btf, classifier
-        self.fields = keep(view.host, "fields", lambda: Fields(btf), large=True)
+        self.fields = keep(view.host, ("fields", len(btf)), lambda: Fields(btf), large=True)
         sizes = {c.object_size for c in view.caches.all if is_kmalloc(c)}
         self.kmalloc_sizes = sorted(sizes)
         self._symbols: dict[int, Symbol | None] = {}
@@ -194,14 +194,15 @@ class Lookups:
             result.append((Observed(words.row(i), length), frozenset(takes - {""})))
         return result
 
-    def modules_at(self, values: Words) -> set[str]:
-        """The modules that some addresses are in."""
-        return {
-            m.name
-            for m in self.view.host.modules()
-            for a, b in m.ranges
-            if ((values >= np.uint64(a)) & (values < np.uint64(b))).any()
-        }
+
+def modules_at(host: Host, values: Words) -> set[str]:
+    """The modules that some addresses are in."""
+    return {
+        m.name
+        for m in host.modules()
+        for a, b in m.ranges
+        if ((values >= np.uint64(a)) & (values < np.uint64(b))).any()
+    }
 
 
 def is_kmalloc(cache: SlabCache) -> bool:

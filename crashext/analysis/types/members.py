@@ -79,7 +79,7 @@ def find_structure(view: KernelView, name: str, module: str | None = None) -> St
     """
     name = " ".join(name.split())
     key = f"members of {name}" + ("" if module is None else f" of {module or 'the kernel'}")
-    answer = answered(view.host, key, _Answer, lambda: _by_btf(view.btf, name, module))
+    answer = answered(view.host, key, _Answer, lambda: _by_btf(view, name, module))
     if answer is not None and answer.name:
         return _checked(answer)
     host = view.host
@@ -97,10 +97,14 @@ def find_structure(view: KernelView, name: str, module: str | None = None) -> St
     raise HostError(f"this kernel has no {name}" + (f": did you mean {hint}?" if hint else ""))
 
 
-def _by_btf(btf: Btf | None, name: str, module: str | None) -> _Answer | None:
+def _by_btf(view: KernelView, name: str, module: str | None) -> _Answer | None:
+    btf = view.btf
+    number = None if btf is None else btf.find(name, module)
+    if number is None:  # a module's that nobody has asked for yet?
+        btf = view.types.with_all()
+        number = None if btf is None else btf.find(name, module)
     if btf is None:
         return None
-    number = btf.find(name, module)
     if number is None:
         known = [*btf.named(BtfKind.STRUCT), *btf.named(BtfKind.UNION)]
         bare = name.rpartition(" ")[2]

@@ -11,11 +11,11 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from crashext.analysis.likeness.words import Classifier, WordMap
+from crashext.analysis.likeness.words import Classifier, Kind, WordMap
 from crashext.analysis.results.evidence import TypeCandidate
 from crashext.analysis.results.texts import MOST_LINES
 from crashext.analysis.types.fit import Observed
-from crashext.analysis.types.lookups import Lookups, is_kmalloc
+from crashext.analysis.types.lookups import Lookups, is_kmalloc, modules_at
 from crashext.analysis.types.votes import TELLS, Note, Votes
 from crashext.kernel.btf import Btf
 from crashext.kernel.slab.caches import SlabCache
@@ -33,13 +33,15 @@ class Ranker:
     """Ranks structs for groups of one kernel's objects."""
 
     def __init__(self, view: KernelView, btf: Btf, classifier: Classifier) -> None:
-        self._btf, self._look = btf, Lookups(view, btf, classifier)
+        self.btf, self._look = btf, Lookups(view, btf, classifier)
         self._fields = self._look.fields
 
     def rank(
         self, cache: SlabCache, words: WordMap, rows: NDArray[np.intp], most: int = MOST_CANDIDATES
     ) -> tuple[TypeCandidate, ...]:
         """The best candidates for objects `rows` of `words`, at most `most`."""
+        values = words.values[rows][words.kinds[rows] == Kind.MODULE]
+        held = frozenset(modules_at(self._look.view.host, values))
         rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), _ROWS)).astype(np.intp)]
         width = min(words.values.shape[1], _WORDS)
         seen = Observed(
@@ -48,7 +50,7 @@ class Ranker:
             ),
             min(cache.object_size, 8 * width),
         )
-        votes = Votes(self._look, seen)
+        votes = Votes(self._look, seen, held)
         priors = self._fitting(cache)
         first = {n: p + self._look.gain(self._fields.of(n), n, seen) for n, p in priors.items()}
         best = sorted(first, key=lambda n: -first[n])[:_JUDGED]
@@ -64,11 +66,11 @@ class Ranker:
             most_explained = np.maximum(most_explained, _by_word(notes, width))
         # What there is to explain: in every word as much as any of the structs does.
         most_to_gain = float(most_explained.sum())
-        ranked = sorted(best, key=lambda n: (-total[n], self._btf.name(n)))
+        ranked = sorted(best, key=lambda n: (-total[n], self.btf.name(n)))
         result: list[TypeCandidate] = []
         names: set[str] = set()
         for number in ranked:
-            name = self._btf.name(number)
+            name = self.btf.name(number)
             if name in names or total[number] <= 0 or len(result) == most:
                 continue
             names.add(name)
@@ -86,11 +88,11 @@ class Ranker:
         good = [n for n in notes if n.gain >= TELLS]
         bad = [n for n in notes if n.gain <= -TELLS]
         return TypeCandidate(
-            name=f"struct {self._btf.name(number)}",
+            name=f"struct {self.btf.name(number)}",
             score=round(score, 4),
             agreements=_lines(good, about),
             disagreements=_lines(bad, []),
-            module=self._btf.module(number),
+            module=self.btf.module(number),
             agree=len({n.offset // 8 for n in good}),
             disagree=len({n.offset // 8 for n in bad}),
             gain=round(gain, 2),
@@ -98,7 +100,7 @@ class Ranker:
 
     def _fitting(self, cache: SlabCache) -> dict[int, float]:
         """Structs that an object of the cache has room for, with what their size costs them."""
-        btf, size = self._btf, cache.object_size
+        btf, size = self.btf, cache.object_size
         result: dict[int, float] = {}
 
         def add(numbers: Iterable[int], prior: float) -> None:

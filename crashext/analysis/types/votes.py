@@ -14,7 +14,7 @@ import numpy as np
 from crashext.analysis.likeness.decode import symbolic
 from crashext.analysis.likeness.words import Kind
 from crashext.analysis.types.fit import Observed
-from crashext.analysis.types.lookups import CODE, Lookups, is_kmalloc
+from crashext.analysis.types.lookups import CODE, Lookups, is_kmalloc, modules_at
 from crashext.kernel.btf import BtfKind
 from crashext.kernel.fields import Choice, Field, Form, Items
 from crashext.kernel.slab.caches import SlabCache
@@ -34,6 +34,7 @@ _PAGE = 2.0
 _TAKES_IT = 1.5
 _NAMES_IT = 0.7
 _POINTS_TO_MODULE = 0.7
+_HOLDS_MODULE = 2.5  # a little more than what chance may add to one of two structs
 _CACHE_NAME = 1.0
 _TARGET_WEIGHT, _TARGET_MOST = 0.5, 3.0
 _TEXT = 1.5
@@ -74,13 +75,13 @@ class Note:
 class Votes:
     """What one group's words hold and lead to."""
 
-    def __init__(self, look: Lookups, seen: Observed) -> None:
+    def __init__(self, look: Lookups, seen: Observed, held: frozenset[str]) -> None:
+        """`held`: modules whose symbols the whole group holds; `seen` may be some of it."""
         self._look, self._seen = look, seen
         self._btf = look.btf
         self._votes: dict[tuple[int, int], float] = {}
-        self._modules = look.modules_at(
-            seen.words.values[seen.words.kinds == Kind.MODULE].reshape(-1)
-        )
+        self._held = held
+        self._modules = set(held)
         self._targets = self._follow()
         self._slots = {w: self._slots_of(w) for w in range(seen.words.kinds.shape[1])}
         self._code = {w: self._common(w, CODE) for w in range(seen.words.kinds.shape[1])}
@@ -114,7 +115,7 @@ class Votes:
             result.setdefault(word, []).append(Target(value, weight, kind, seen, takes))
             if seen is not None:
                 found = seen.words.values[seen.words.kinds == Kind.MODULE].reshape(-1)
-                self._modules |= self._look.modules_at(found)
+                self._modules |= modules_at(self._look.view.host, found)
         return result
 
     def _slots_of(self, word: int) -> list[Slots]:
@@ -257,7 +258,10 @@ class Votes:
         """What speaks for a struct besides its fields."""
         total, said = 0.0, []
         module, name = self._btf.module(number), self._btf.name(number)
-        if module and module in self._modules:
+        if module and module in self._held:
+            total += _HOLDS_MODULE
+            said.append(f"the objects hold symbols of {module}, which defines it")
+        elif module and module in self._modules:
             total += _POINTS_TO_MODULE
             said.append(f"the objects lead to {module}, which defines it")
         if not is_kmalloc(cache) and _named_like(cache.name, name):

@@ -15,8 +15,8 @@ from crashext.hosts.derived import derived
 from crashext.kernel.access import UnknownLayout
 from crashext.kernel.addresses import AddressSpace, address_space
 from crashext.kernel.btf import Btf
-from crashext.kernel.btf_memory import read_btf
 from crashext.kernel.memmap import MemoryMap, memory_map
+from crashext.kernel.module_types import KernelTypes
 from crashext.kernel.slab.caches import Caches, SlabCache, read_caches
 from crashext.kernel.slab.freelist import Encoding, Proof
 from crashext.kernel.slab.objects import SlabReader, State
@@ -96,10 +96,15 @@ class KernelView:
             )
         return self._pointers
 
-    @cached_property
+    @property
     def btf(self) -> Btf | None:
         """The kernel's and its modules' types; None where the dump has no BTF."""
-        return read_btf(self.host)
+        return self.types.with_modules()
+
+    @cached_property
+    def types(self) -> KernelTypes:
+        """The same, with what debug files tell of modules that carry no BTF."""
+        return KernelTypes(self.host)
 
     def reader(self, cache: SlabCache) -> SlabReader:
         """The reader of one cache's slabs; kept, because it holds the CPUs' freelists."""

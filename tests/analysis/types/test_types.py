@@ -11,6 +11,7 @@ import pytest
 
 from crashext.analysis.likeness.similarity import group
 from crashext.analysis.likeness.survey import make_classifier, survey
+from crashext.analysis.likeness.words import Kind
 from crashext.analysis.results.evidence import TypeCandidate
 from crashext.analysis.settings import Settings
 from crashext.analysis.types.candidates import Types, inconclusive, rivals
@@ -195,3 +196,18 @@ class _Without:
 
     def address_of(self, name: str) -> int | None:
         return None if name.endswith("_BTF") else self._host.address_of(name)
+
+
+def test_a_struct_of_the_module_that_the_objects_name_beats_one_of_the_kernel_by_chance() -> None:
+    """The ends of the messages' list, which the module's own variable begins."""
+    view = lab_view("default")
+    cache = view.caches.find("kmalloc-512")
+    assert cache is not None
+    words = survey(view, make_classifier(view), cache, _SETTINGS, silent).words
+    message = words.values[:, 3] == np.uint64(int.from_bytes(b"IPMI mes", "little"))
+    ends = np.flatnonzero(message & (words.kinds[:, :2] == Kind.MODULE).any(axis=1))
+    assert len(ends) == 2
+    types = _ranker("default").rank(cache, words, ends)
+    assert (types[0].name, types[0].module) == ("struct leaklab_message", "leaklab")
+    assert "the objects hold symbols of leaklab, which defines it" in types[0].agreements
+    assert rivals(types) == types[:1]
