@@ -22,6 +22,7 @@ from crashext.analysis.page_reach import module_in, page_holders
 from crashext.analysis.partial import by_counters, nothing, slab_bytes
 from crashext.analysis.reach.marked import marked
 from crashext.analysis.reach.reachability import Reach, complete_index
+from crashext.analysis.reach.scan import present_frames
 from crashext.analysis.reach.totals import unreachable_counts
 from crashext.analysis.results.estimate import Estimate
 from crashext.analysis.results.evidence import OrphanGroup, UnreachableCache, UnreachableMemory
@@ -44,7 +45,7 @@ from crashext.hosts.plain import answered
 from crashext.kernel.counters.clock import uptime, wall_clock
 from crashext.kernel.counters.rcu import read_backlog
 from crashext.kernel.pages.areas import Areas, read_areas
-from crashext.kernel.pages.frames import Frames, frames
+from crashext.kernel.pages.frames import Frames, FrameUse, frames
 from crashext.kernel.slab.caches import SlabCache
 from crashext.kernel.slab.usage import usage
 from crashext.kernel.slab.view import KernelView, NoMemoryMap
@@ -114,7 +115,7 @@ def _gather(
     accounting = account(view, uses, areas, settings.seed)
     if accounting is None:
         raise HostError("how much memory there is cannot be read: give a CACHE to look at")
-    if view.host.info().damage and not all(check.agrees for check in accounting.checks):
+    if _lacks_slabs(view, uses) and not all(check.agrees for check in accounting.checks):
         # What areas and structures have cannot be found where their descriptions are missing.
         accounting = replace(accounting, found=None)
     facts = _counted(view, accounting, progress)
@@ -130,6 +131,13 @@ def _gather(
         facts = replace(facts, limits=(*facts.limits, "nobody looked who points at what: --refs"))
     moment = Moment(wall_clock(view.host), uptime(view.host), None)
     return Overview(kernel_of(view.host), facts, accounting, skipped, moment, interrupted)
+
+
+def _lacks_slabs(view: KernelView, uses: Frames) -> bool:
+    """Whether the dump lacks pages of slabs, or may."""
+    present = present_frames(view.host, len(uses.use))
+    slabs = np.isin(uses.use, (FrameUse.SLAB, FrameUse.UNKNOWN))
+    return bool(present is not None and (slabs & ~present).any())
 
 
 def _without_map(view: KernelView, settings: Settings, why: str) -> Overview:

@@ -15,6 +15,7 @@ from crashext.analysis.results.estimate import Share, clustered_share
 from crashext.analysis.results.evidence import Held, Reachability
 from crashext.kernel.access import Words
 from crashext.kernel.slab.objects import State
+from crashext.kernel.tested import untested
 from crashext.wording import percent_of
 
 
@@ -109,6 +110,8 @@ def reachability_of(marked: Reach) -> Reachability:
             f"too many objects for the memory budget: of {names} only random slabs are judged, "
             "and what they hold is followed upwards"
         )
+    if newer := untested(marked.view.host.info().release):
+        notes.append(newer)
     if marked.view.host.info().live:
         notes.append("memory changed while it was read: an orphan may be an object on the move")
     return Reachability(

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import get_args
 
+from crashext.analysis.results.estimate import count_text
+from crashext.analysis.results.evidence import Reachability
 from crashext.analysis.verdict.commands import of_cache, of_largest_cache
 from crashext.analysis.verdict.damage_rules import unseen, without_areas
 from crashext.analysis.verdict.facts import Facts
@@ -43,6 +45,7 @@ from crashext.analysis.verdict.verdict import Culprit, Outcome, Verdict, Where
 from crashext.analysis.verdict.wording import confidence, doubts, not_seen
 from crashext.wording import called, percent_of, size_text
 
+_SUSPECTS = 3
 _SEVERITY = get_args(Outcome)
 
 Rule = Callable[[Facts], Iterator[Verdict]]
@@ -110,10 +113,23 @@ def misunderstood(facts: Facts) -> Verdict | None:
         "cannot tell: "
         + (f"{size_text(size)} of slab objects look unreachable, but " if size else "")
         + "who points at what was not understood in this dump",
-        seen.misgivings,
+        (*seen.misgivings, *_suspects(facts, seen)),
         tuple(n for n in seen.notes if not any(m in n for m in seen.misgivings)),
         of_largest_cache(facts, "what is in the largest cache, and how much of it is alike"),
     )
+
+
+def _suspects(facts: Facts, seen: Reachability) -> Iterator[str]:
+    """What looks unreachable most, where missing pages are why the mark is not believed."""
+    if not seen.slab_pages_missing:
+        return
+    some = [f for f in facts.unreachable or () if f.by == "reachability" and f.cache]
+    for fact in sorted(some, key=lambda f: -f.bytes)[:_SUSPECTS]:
+        told = f": {fact.evidence[0]}" if fact.evidence else ""
+        yield (
+            f"{count_text(fact.objects)} {fact.cache} objects ({size_text(fact.bytes)}) look "
+            f"unreachable{told}"
+        )
 
 
 def _unjudged(facts: Facts) -> Facts:

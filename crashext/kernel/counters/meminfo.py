@@ -69,7 +69,9 @@ class KernelCounters:
         total = variable(host, "_totalram_pages") or variable(host, "totalram_pages")
         self.total: int | None = total or (self.zones.managed if self.zones else None)
         """MemTotal in pages."""
-        self.vmalloc: int | None = variable(host, "nr_vmalloc_pages")  # 97105f0ab7b8 (5.3)
+        # 97105f0ab7b8 (5.3) made it a variable; it is an item of vmstat in 7.2.
+        counted = variable(host, "nr_vmalloc_pages")
+        self.vmalloc: int | None = self.pages("NR_VMALLOC") if counted is None else counted
 
     def pages(self, *names: str) -> int | None:
         """A counter in pages; None where this kernel has none of these names."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from crashext.analysis.orphans import scan_orphans
+from crashext.analysis.reach.group_reach import reachability_of
 from crashext.analysis.reach.holes import orphans_by_holes
 from crashext.analysis.reach.reachability import Class
 from crashext.analysis.results.evidence import HIDDEN
@@ -81,6 +84,15 @@ def test_pages_without_a_struct_page_may_hold_anything() -> None:
     assert set(class_of(marked, *held)) == {Class.HELD}
     assert marked.references.coverage.missing_slab == 1
     assert np.any(orphans_by_holes(marked))
+
+
+def test_a_kernel_newer_than_any_tested_is_said_to_be_so() -> None:
+    for release, newer in (("7.2.13+deb14-amd64", 0), ("7.3.0-rc1", 1), ("10.0", 1), ("odd", 0)):
+        kernel = Kernel()
+        kernel.object()
+        kernel.host._info = replace(kernel.host.info(), release=release)
+        notes = reachability_of(kernel.marked()).notes
+        assert sum("newer than 7.2, the newest that was tested" in note for note in notes) == newer
 
 
 def test_pages_that_nobody_knows_may_be_in_use_where_slab_pages_are_missing() -> None:
