@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from markupsafe import escape
 
 from tests.conftest import ask, lab_dump, on
+from tests.report.pages import Parsed
 
 
 def typed(*lines: str, debug_info: bool = True) -> subprocess.CompletedProcess[str]:
@@ -38,6 +40,18 @@ def test_without_debug_info_it_is_the_same_twice() -> None:
 
 def test_pipes_work() -> None:
     assert typed("leakscan kmalloc-32 | head -1").stdout.startswith("kmalloc-32: 200,000 of")
+
+
+def test_a_page_is_the_shells_but_for_the_words_to_ask_again(tmp_path: Path) -> None:
+    typed(f"leakscan kmalloc-32 --html {tmp_path}/drgn.html")
+    ran = ask("leakscan", *on("default"), "kmalloc-32", "--html", tmp_path / "shell.html")
+    assert ran.status == 0
+    drgns, shells = (Parsed((tmp_path / f"{who}.html").read_text()) for who in ("drgn", "shell"))
+    assert "%leakscan kmalloc-32" in [e.text for e in drgns.all("code")]
+    for page in (drgns, shells):
+        for one in page.all("code"):
+            page.page = page.page.replace(f"<code>{escape(one.text)}</code>", "<code></code>")
+    assert drgns.page == shells.page
 
 
 @pytest.mark.parametrize(

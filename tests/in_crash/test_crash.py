@@ -22,6 +22,7 @@ from crashext.commands import setup
 from tests.conftest import ask, lab_dump, on, only_if
 from tests.in_crash.processes import engines_of
 from tests.lab import read_addresses
+from tests.report.pages import Parsed, figures
 
 BUILDS = [p for p in os.environ.get("CRASHEXT_PYKDUMP", "").split(":") if p]
 FORMS = ("vmcore", "vmcore.kdump", "vmcore.d31")
@@ -158,6 +159,25 @@ def test_pipes_files_and_colours(crash: Crash) -> None:
     written = (crash.home / "out.txt").read_text()
     assert written.startswith("kmalloc-32: 200,000 of")
     assert "\x1b" not in written
+
+
+@pytest.mark.parametrize("question", ["", "--orphans", "kmalloc-32"])
+def test_a_page(crash: Crash, question: str) -> None:
+    """Written where crash was started, it says what is printed and asks again in crash's words."""
+    line = f"leakscan {question}".strip()
+    crash.ask(f"{line} --html page.html > page.txt")
+    page = Parsed((crash.home / "page.html").read_text("ascii"))
+    printed = " ".join((crash.home / "page.txt").read_text().split())
+    assert page.one("h1").text in printed
+    assert line in [e.text for e in page.all("code")]
+    crash.ask(f"{line} --json > page.json")
+    assert page.values
+    assert page.values <= figures(json.loads((crash.home / "page.json").read_text()))
+
+
+def test_a_page_that_cannot_be_written(crash: Crash) -> None:
+    said = crash.ask("leakscan kmalloc-32 --html nowhere/page.html").strip()
+    assert said == "leakscan: cannot write report nowhere/page.html: No such file or directory"
 
 
 def test_the_pager_returns(crash: Crash) -> None:

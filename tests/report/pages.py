@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
+from typing import Any
 
 _SHAPES = ("rect", "path", "polyline")
 """The elements that may close themselves, as those of an SVG may."""
@@ -68,3 +70,20 @@ class Parsed(HTMLParser):
     def values(self) -> set[int]:
         """Numbers that the page gives exactly."""
         return {int(e.attributes["value"]) for e in self.all("data")}
+
+
+def figures(document: dict[str, Any]) -> set[int]:
+    """Every figure that a page of what `document` says may give."""
+    found = set(_integers(document))
+    for cache in document.get("caches", ()):  # a group's memory: the document has count and size
+        for group in cache.get("groups", ()):
+            found.add(group["objects"]["estimate"] * cache["slot_size"])
+    return found
+
+
+def _integers(value: object) -> Iterator[int]:
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _integers(inner)
+    elif isinstance(value, int):
+        yield value
