@@ -96,7 +96,7 @@ def joined(
     whole = replace(report, skipped=(*report.skipped, *said))
 
     def text(console: Console) -> None:
-        print_verdicts(verdicts, console, again)
+        print_verdicts(verdicts, console, again, printing.verbose)
         print_leak_report(whole, console, printing.verbose, again)
 
     how = made(again, Question("leakscan", caches), look, *words)

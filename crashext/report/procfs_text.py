@@ -37,7 +37,7 @@ def print_proc_report(
     """The answer to `leakscan --procfs DIR…`."""
     rows = _MANY if verbose else _FEW
     snapshot = report.snapshot
-    print_verdicts(verdicts, console, asking)
+    print_verdicts(verdicts, console, asking, verbose)
     line(console, proc_answer(report), _HEAD)
     if report.split is not None:
         _split(console, report.split)

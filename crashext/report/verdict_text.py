@@ -53,7 +53,7 @@ def print_overview(
         return
     for topic in topics or known:
         if topic == "why":
-            print_verdicts(verdicts, console, asking)
+            print_verdicts(verdicts, console, asking, verbose)
         elif topic == "growth":
             _growth(facts, console, verbose)
         elif topic == "memory":
@@ -118,7 +118,9 @@ def _growth(facts: Facts, console: Console, verbose: bool) -> None:
         print_growth(facts.growth, console, verbose)
 
 
-def print_verdicts(verdicts: tuple[Verdict, ...], console: Console, asking: Asking) -> None:
+def print_verdicts(
+    verdicts: tuple[Verdict, ...], console: Console, asking: Asking, verbose: bool = False
+) -> None:
     """Each verdict with its evidence."""
     for number, verdict in enumerate(verdicts):
         line(console, title(verdict), "bold" if not number else "", hang=4)
@@ -126,6 +128,8 @@ def print_verdicts(verdicts: tuple[Verdict, ...], console: Console, asking: Aski
             line(console, f"  for:     {COLUMN}{safe(text)}")
         for text in verdict.against:
             line(console, f"  against: {COLUMN}{safe(text)}")
+        if verbose and verdict.overturned_by:
+            line(console, f"  unless:  {COLUMN}{safe(verdict.overturned_by)}")
         print_step(console, asking, verdict.next, "  next:    ")
 
 

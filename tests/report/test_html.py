@@ -192,7 +192,7 @@ def test_a_verdict_is_what_the_document_says(folder: Path) -> None:
     assert f"{verdict['confidence']} confidence" in found.one("header").text
     items = {e.text for e in found.all("li")}
     for one in said["verdicts"]:
-        assert {*one["for"], *one["against"]} <= items
+        assert {*one["for"], *one["against"], one["overturned_by"]} <= items
     parts = [p["bytes"] for p in facts["split"]["parts"]]
     assert {facts["split"]["total"], facts["split"]["unaccounted"], *parts} <= found.values
     for lost in facts["unreachable"]:

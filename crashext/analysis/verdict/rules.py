@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import get_args
 
+from msgspec import structs
+
 from crashext.analysis.results.estimate import count_text
 from crashext.analysis.results.evidence import Reachability
 from crashext.analysis.verdict.commands import of_cache, of_largest_cache
@@ -23,6 +25,7 @@ from crashext.analysis.verdict.holder_rules import (
     uncounted_vmalloc,
     unnamed_user_memory,
 )
+from crashext.analysis.verdict.overturn import overturned_by
 from crashext.analysis.verdict.page_rules import (
     held_pages,
     large_areas,
@@ -92,6 +95,7 @@ def judge(facts: Facts) -> tuple[Verdict, ...]:
             _healthy(facts) if facts.total else _no_total(facts)
         ]
     found = [explained(facts, completed(facts, verdict)) for verdict in found]
+    found = [structs.replace(v, overturned_by=overturned_by(facts, v)) for v in found]
     found.sort(key=lambda v: (_SEVERITY.index(v.kind), -v.bytes))
     if facts.source == "procfs":
         found = known_first(facts, found)

@@ -49,3 +49,5 @@ class Verdict(msgspec.Struct, frozen=True, rename={"kind": "class", "evidence": 
     against: tuple[str, ...]
     next: str
     """The one next command, plain: crash's begin with ``crash> ``; after `` # ``, what it tells."""
+    overturned_by: str = ""
+    """What would show that it is wrong, though nothing that was seen speaks against it."""

@@ -50,7 +50,7 @@ def _blocks(verdict: Verdict, made: Made) -> tuple[Block, ...]:
     if verdict.evidence:
         blocks.append(Points("For it:", verdict.evidence, "good"))
     if verdict.against:
-        blocks.append(Points("Against it, or what would overturn it:", verdict.against, "warn"))
+        blocks.append(Points("Against it:", verdict.against, "warn"))
     else:
         blocks.append(
             Line(
@@ -58,6 +58,8 @@ def _blocks(verdict: Verdict, made: Made) -> tuple[Block, ...]:
                 "quiet",
             )
         )
+    if verdict.overturned_by:
+        blocks.append(Points("What would overturn it:", (verdict.overturned_by,)))
     named = verdict.culprit
     rows = (
         ("memory", size_text(verdict.bytes) if verdict.bytes else ""),
