@@ -111,20 +111,27 @@ def proc(folder: Path) -> tuple[Any, ...]:
 
 
 def page(kind: str, folder: Path, poison: Poison) -> Callable[[Amounts], Page]:
-    made = Made(poison("x"), Asking("shell"), ((poison("x"), poison("x")),))
+    return changed(kind, folder, lambda value: poisoned(value, poison), poison("x"))
+
+
+def changed(
+    kind: str, folder: Path, change: Callable[[Any], Any], word: str = "x"
+) -> Callable[[Amounts], Page]:
+    """The page of results that were changed."""
+    made = Made(word, Asking("shell"), ((word, word),))
     if kind == "verdict":
-        overview, verdicts = (poisoned(v, poison) for v in verdict())
+        overview, verdicts = map(change, verdict())
         return lambda amounts: overview_page(overview, overview.facts, verdicts, made, amounts)
     if kind == "cache":
-        leaks = poisoned(caches(), poison)
+        leaks = change(caches())
         return lambda amounts: leak_page(leaks, (), made, amounts)
     if kind == "orphans":
-        unreachable = poisoned(orphans(), poison)
+        unreachable = change(orphans())
         return lambda amounts: orphans_page(unreachable, made, amounts)
     if kind == "trace":
-        summary = poisoned(trace(folder), poison)
+        summary = change(trace(folder))
         return lambda amounts: trace_page(summary, made, amounts)
-    found, facts, verdicts = (poisoned(v, poison) for v in proc(folder))
+    found, facts, verdicts = map(change, proc(folder))
     return lambda amounts: proc_page(found, facts, verdicts, made, amounts)
 
 

@@ -147,16 +147,15 @@ class Amounts:
     """How much of a long report is shown."""
 
     rows: int
-    """Of a table, and cards of a section."""
+    """Of a table, cards of a section, and caches."""
     words: int
     """Words of an object."""
     text: int
     """Characters of one string."""
 
 
-AMPLE = Amounts(40, 512, 2000)
-SCANT = Amounts(12, 64, 200)
-"""Where an ample page is too large to send."""
+AMOUNTS = (Amounts(40, 512, 2000), Amounts(12, 64, 200), Amounts(4, 16, 100))
+"""The first is ample; each next is for where a page would be too large to send."""
 
 
 def number(value: int, tone: str = "", text: str = "") -> Cell:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from crashext.analysis.results.estimate import count_text, share_text
 from crashext.analysis.results.joined import JoinedTrace, MarkedCache
@@ -65,16 +65,24 @@ def leak_page(
         subtitle=of_kernel(report.kernel),
         sections=(
             *first_section(verdicts, made),
-            *other_sections(verdicts, made),
+            *other_sections(verdicts, made, amounts),
             *(_trace(report.trace, answer, amounts) if report.trace is not None else ()),
             *(
                 Section(c.name, tuple(_cache(c, cache_answer(c) != answer, made, amounts)))
-                for c in report.caches
+                for c in report.caches[: amounts.rows]
             ),
+            *_others(report.caches[amounts.rows :], amounts),
             limits_section((), report.skipped, report.interrupted, amounts, report.reachability),
             made_section(made, report.kernel, following),
         ),
     )
+
+
+def _others(caches: Sequence[CacheReport], amounts: Amounts) -> Iterator[Section]:
+    """Caches that have no section of their own, by their answers."""
+    if caches:
+        said = tuple(cache_answer(c) for c in caches[: 10 * amounts.rows])
+        yield Section(plural(len(caches), "more cache"), (Points("", said),))
 
 
 def _cache(cache: CacheReport, said: bool, made: Made, amounts: Amounts) -> Iterator[Block]:

@@ -44,7 +44,7 @@ def overview_page(
         sections=(
             *first_section(verdicts, made),
             memory_section(facts, amounts),
-            *other_sections(verdicts, made),
+            *other_sections(verdicts, made, amounts),
             *growth_sections(facts.growth, facts.split, amounts),
             *_unreachable(facts, amounts),
             *_pages(facts, amounts),

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import sys
 from collections.abc import Callable
 from functools import lru_cache
 from importlib.resources import files
@@ -23,7 +24,7 @@ from markupsafe import Markup
 
 from crashext import __version__
 from crashext.hosts.base import HostError
-from crashext.report.html.blocks import AMPLE, SCANT, Amounts, Page
+from crashext.report.html.blocks import AMOUNTS, Amounts, Page
 from crashext.report.safe import safe
 
 MOST_BYTES = 2 << 20
@@ -41,16 +42,21 @@ def write_page(page: Callable[[Amounts], Page], path: Path) -> None:
 
 def render(page: Callable[[Amounts], Page]) -> str:
     """The report as HTML, under 2 MiB: with fewer rows where it would be more."""
-    text = _rendered(page(AMPLE), AMPLE)
-    return text if len(text) < MOST_BYTES else _rendered(page(SCANT), SCANT)
+    *ample, last = AMOUNTS
+    for amounts in ample:
+        text = _rendered(page(amounts), amounts, MOST_BYTES)
+        if len(text) < MOST_BYTES:
+            return text
+    return _rendered(page(last), last)
 
 
-def _rendered(page: Page, amounts: Amounts) -> str:
+def _rendered(page: Page, amounts: Amounts, most: int = sys.maxsize) -> str:
+    """Not to its end where it becomes longer than `most`."""
     style, script = _own("style.css"), _own("script.js")
-    return (
+    pieces = (
         _environment(amounts.text)
         .get_template("page.html")
-        .render(
+        .generate(
             page=page,
             style=Markup(style),
             script=Markup(script),
@@ -59,6 +65,13 @@ def _rendered(page: Page, amounts: Amounts) -> str:
             version=__version__,
         )
     )
+    found, length = [], 0
+    for piece in pieces:
+        found.append(piece)
+        length += len(piece)
+        if length >= most:
+            break
+    return "".join(found)
 
 
 @lru_cache

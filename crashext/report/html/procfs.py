@@ -48,7 +48,7 @@ def proc_page(
         sections=(
             *first_section(verdicts, made),
             Section("Where memory is", tuple(memory)),
-            *other_sections(verdicts, made),
+            *other_sections(verdicts, made, amounts),
             *growth_sections(report.growth, report.split, amounts),
             *_nonempty("Who has it", [*_holders(report, amounts)]),
             *_nonempty("Who allocated it", [*_allocated(snapshot, amounts)]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from crashext.analysis.verdict.verdict import Verdict
-from crashext.report.html.blocks import Block, Card, Line, Points, Section, Terms, Tone
+from crashext.report.html.blocks import Amounts, Block, Card, Line, Points, Section, Terms, Tone
 from crashext.report.html.made import Made, steps
 from crashext.wording import called, size_text
 
@@ -39,10 +39,19 @@ def first_section(verdicts: tuple[Verdict, ...], made: Made) -> tuple[Section, .
     return (Section("Why", _blocks(verdicts[0], made)),) if verdicts else ()
 
 
-def other_sections(verdicts: tuple[Verdict, ...], made: Made) -> tuple[Section, ...]:
+def other_sections(
+    verdicts: tuple[Verdict, ...], made: Made, amounts: Amounts
+) -> tuple[Section, ...]:
     """What else is to be said of the machine."""
-    cards = tuple(Card(v.says, _blocks(v, made), verdict_tags(v)) for v in verdicts[1:])
-    return (Section("Also", cards),) if cards else ()
+    told, untold = verdicts[1 : 1 + amounts.rows], verdicts[1 + amounts.rows :]
+    blocks: list[Block] = [Card(v.says, _blocks(v, made), verdict_tags(v)) for v in told]
+    if untold:
+        blocks.append(Points(f"And {len(untold):,} more:", _sentences(untold, amounts)))
+    return (Section("Also", tuple(blocks)),) if blocks else ()
+
+
+def _sentences(verdicts: tuple[Verdict, ...], amounts: Amounts) -> tuple[str, ...]:
+    return tuple(f"{v.kind}: {v.says}" for v in verdicts[: 10 * amounts.rows])
 
 
 def _blocks(verdict: Verdict, made: Made) -> tuple[Block, ...]:
