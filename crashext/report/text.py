@@ -39,7 +39,11 @@ from crashext.wording import percent, plural, size_text
 
 _FEW_GROUPS = 3
 _FEW_WORDS = 32
-_NAME = 24
+_NAME, _SHORT_NAME = 24, 10
+_ROOMY = 72
+"""Columns from which a hop is shown with its address, which the word nearly says."""
+_FIXED = 38
+"""Columns of a word's offset and value with what is between them."""
 _CHUNK = 1 << 16
 _DIM, _BOLD, _HEAD, _WARN, _MARK = "dim", "bold", "bold cyan", "yellow", "bold red"
 
@@ -188,7 +192,9 @@ def print_words(
     table = Table.grid(padding=(0, 2))
     table.add_column("offset", no_wrap=True)
     if names:
-        table.add_column("name", max_width=_NAME, overflow="fold")
+        # What is left beside offsets and values is shared with the meanings.
+        width = max(_SHORT_NAME, min(_NAME, (console.width - _FIXED) // 2))
+        table.add_column("name", max_width=width, overflow="fold")
     compared = in_group or bool(marked)
     for column in ("value", "mark", "meaning") if compared else ("value", "meaning"):
         table.add_column(column, no_wrap=column != "meaning", overflow="fold")
@@ -218,7 +224,8 @@ def print_words(
             called.get(word.offset, ""),
         )
         for hop in word.hops:
-            row("", "", "", Text(f"-> {hop.address:x}, {safe(hop.what)}", style=_DIM))
+            where = f"{hop.address:x}, " if console.width >= _ROOMY else ""
+            row("", "", "", Text(f"-> {where}{safe(hop.what)}", style=_DIM))
     console.print(Padding(table, (0, 0, 0, 6)))
 
 

@@ -161,6 +161,20 @@ def _page(program: drgn.Program, fits: Callable[[bool, int], object]) -> int:
     raise AssertionError("no such page")
 
 
+@pytest.mark.parametrize("width", [60, 80])
+@pytest.mark.parametrize("part", ["nodes", "chain", "tasks", "vmalloc", "pages2"])
+def test_nothing_is_wider_than_the_window_and_what_is_folded_hangs(
+    part: str, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    first, *lines = _said(f"{_part(part)[3]:#x}").splitlines()
+    assert max(map(len, [first, *lines])) <= width
+    assert not first.startswith(" ")
+    flush = [line for line in lines if not line.startswith("  ")]
+    assert len(flush) == 1
+    assert flush[0].startswith("dump vmcore, Linux")
+
+
 def test_a_session_says_the_same(tmp_path: Any) -> None:
     node = f"{_part('nodes')[777]:#x}"
     session, told = recorded(tmp_path, "objsim", "default", node)
