@@ -10,8 +10,10 @@ from __future__ import annotations
 import bz2
 import io
 import lzma
+import re
 import tarfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -21,7 +23,11 @@ from crashext.hosts.base import HostError
 _MIB = 1 << 20
 _CHUNK = 1 << 18
 _MOST_UNPACKED = 16 << 30
-_MOST_MEMBERS = 1 << 19
+_MOST_TIMES = 200
+_SURELY = 256 * _MIB
+"""Texts of machines shrink to a twentieth, seldom to a hundredth; a bomb to less than a thousandth.
+Below `_SURELY` nobody minds."""
+_MOST_MEMBERS = 100_000
 _MOST_AT_ONCE = 64 * _MIB
 _LZMA_MEMORY = 512 * _MIB
 _BLOCK = 512
@@ -41,7 +47,7 @@ class _Unpacked(io.RawIOBase):
         self._file, self._form = file, form
         self._unpack = _unpacker(form)
         self._ready = bytearray()
-        self._at = 0
+        self._at = self._taken = 0
         self._ended = False
         self.cut_off = False
         """It ends before it says that it does."""
@@ -75,17 +81,22 @@ class _Unpacked(io.RawIOBase):
         self._at += len(part)
         if self._at > _MOST_UNPACKED:
             raise TooMuch(f"the archive unpacks to more than {_MOST_UNPACKED >> 30} GiB")
+        if self._at > max(_SURELY, _MOST_TIMES * self._taken):
+            raise TooMuch(f"the archive unpacks to more than {_MOST_TIMES} times its size")
         return part
 
     def _fill(self) -> None:
         data = b"" if self._unpack.needs_input is False else self._file.read(_CHUNK)
+        self._taken += len(data)
         try:
             self._ready += self._unpack.some(data)
         except (OSError, EOFError, zlib.error, lzma.LZMAError, MemoryError, ValueError) as error:
             raise HostError(f"the archive is damaged: {error}") from error
         if self._unpack.ended:  # another stream may follow
             rest = self._unpack.rest
-            more = rest + self._file.read(_CHUNK)
+            another = self._file.read(_CHUNK)
+            self._taken += len(another)
+            more = rest + another
             if more.lstrip(b"\0"):
                 self._unpack = _unpacker(self._form)
                 self._ready += self._unpack.some(more)
@@ -206,29 +217,59 @@ def _of_tar(
     limit: int,
     complain: Callable[[str, str, int], None],
 ) -> Iterator[tuple[str, bytes, float]]:
-    refused = count = 0
+    refused: Counter[str] = Counter()
+    count = 0
     try:
         with tarfile.TarFile(fileobj=stream) as tar:  # type: ignore[arg-type]
             while (member := tar.next()) is not None:
                 tar.members = []  # type: ignore[attr-defined]  # it would keep them all
                 count += 1
                 if count > _MOST_MEMBERS:
-                    complain("archive members", "left out: there are too many", 1)
+                    complain("archive members", f"left out: more than {_MOST_MEMBERS:,}", 1)
                     break
-                if not _is_plain(member.name):
-                    refused += 1
+                if why := _unusable(member, wanted):
+                    refused[why] += 1
                 elif member.isreg() and wanted(member.name):
                     file = tar.extractfile(member)
                     data = file.read(min(limit, member.size)) if file is not None else b""
                     if member.size > limit:
                         complain(member.name, f"only its first {limit >> 20} MiB were read", 1)
                     yield member.name, data, float(member.mtime)
+            else:
+                if any(stream.read(_BLOCK * 20)):  # tarfile takes a broken header for the end
+                    complain("the archive", "the rest of it was not read: it is damaged", 1)
+    except RecursionError:
+        complain("the archive", "the rest of it was not read: headers of headers", 1)
     except (tarfile.TarError, OSError, ValueError, OverflowError, EOFError) as error:
         complain("the archive", f"the rest of it was not read: {error}", 1)
-    if refused:
-        complain(
-            "archive members with .. or an absolute path", "refused: they lead out of it", refused
-        )
+    for why, number in refused.items():
+        complain(f"archive members {why}", _REFUSALS[why], number)
+
+
+_OUTSIDE, _LINKS, _DEVICES, _INNER = (
+    "with .. or an absolute path",
+    "that are links",
+    "that are devices",
+    "that are archives",
+)
+_REFUSALS = {
+    _OUTSIDE: "refused: they lead out of it",
+    _LINKS: "not followed",
+    _DEVICES: "refused",
+    _INNER: "not read: unpack them, and name one",
+}
+_INNER_NAME = re.compile(r"\.(?:tar|tgz|txz|tbz2?)(?:\.\w{1,4})?$", re.ASCII)
+
+
+def _unusable(member: tarfile.TarInfo, wanted: Callable[[str], bool]) -> str:
+    """Why a member is not read that might be asked for; "" where there is no such reason."""
+    if not _is_plain(member.name):
+        return _OUTSIDE
+    if member.isdev():
+        return _DEVICES
+    if (member.issym() or member.islnk()) and wanted(member.name):
+        return _LINKS
+    return _INNER if member.isreg() and _INNER_NAME.search(member.name) else ""
 
 
 def _is_plain(name: str) -> bool:
