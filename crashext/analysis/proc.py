@@ -95,6 +95,8 @@ class Snapshot:
     """Memory cgroups that the kernel keeps, and how many of them are dying."""
     cgroup: tuple[tuple[str, int], ...] = ()
     """What one memory cgroup has, by its memory.stat, largest first."""
+    cgroup_limit: int = 0
+    """Where it ran into its limit: an OOM report of it, not of the machine."""
     vmalloc_space: tuple[int, int] = (0, 0)
     """Areas and bytes of addresses, by crash's kmem -v."""
     recognised: tuple[Recognised, ...] = ()
@@ -185,7 +187,10 @@ def read_snapshot(source: ProcFolder | Saved, progress: Progress | None = None) 
         known=known_holders(folder, told.meminfo, told.vmstat, told.page_size),
         modules=modules(folder.lines("lsmod")),
         cgroups=_cgroups(folder),
-        cgroup=cgroup_parts(folder.each("memory_stat")),
+        cgroup=cgroup_parts(
+            [*folder.each("memory_stat"), *([told.oom.cgroup] if told.oom is not None else [])]
+        ),
+        cgroup_limit=(told.oom.cgroup_limit or 0) if told.oom is not None else 0,
         vmalloc_space=_vmalloc_space(parsed),
         recognised=folder.recognised,
     )
@@ -208,6 +213,7 @@ def read_snapshot(source: ProcFolder | Saved, progress: Progress | None = None) 
             snapshot.known,
             snapshot.outstanding,
             snapshot.cgroup,
+            snapshot.cgroup_limit,
         )
     )
     if not any(f is not None for f in facts) and not some:

@@ -84,6 +84,7 @@ def proc_facts(report: ProcReport) -> Facts:
         outstanding=tuple(_outstanding(snapshot)),
         vmalloc_space=snapshot.vmalloc_space,
         cgroup=snapshot.cgroup,
+        cgroup_limit=snapshot.cgroup_limit,
     )
 
 

@@ -12,14 +12,24 @@ from crashext.commands.before import earlier
 from crashext.commands.options import ProcfsOptions
 from crashext.commands.output import Output
 from crashext.commands.place import Place
+from crashext.commands.trace import alone
 from crashext.procfs.saved import saved
 from crashext.progress import Progress
+from crashext.report.asking import Asking
 from crashext.report.documents import ProcFiles, document
 from crashext.report.html.procfs import proc_page
 from crashext.report.procfs_text import print_proc_report
+from crashext.trace import trace_table
+from crashext.trace.source import is_trace
+
+_NO_MEMORY = Asking("shell", answers=lambda words: False)
 
 
 def answer(options: ProcfsOptions, place: Place, progress: Progress) -> Output:
+    path = options.paths[0]
+    if options.before is None and len(options.paths) == 1 and is_trace(path):
+        how = made_of_files(place, _NO_MEMORY, ["--trace", str(path)])
+        return alone(trace_table(path), options.printing, how)
     moments = [read_snapshot(one, progress) for path in options.paths for one in saved(path)]
     before = (
         None

@@ -22,19 +22,25 @@ _GAP = re.compile(r"\s{65,}")
 _QUOTE = re.compile(r"(?:\s{0,2}[>|]\s?(?=[\s>|]|[^\s>|]))+")
 _ODD = re.compile("[&\x1b\u00a0\r\u200b\ufeff]|\\\\xc2\\\\xa0")
 _MONTH = r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)"
+_STAMP = r"\[\s{0,12}\d{1,12}\.\d{1,9}"
 _PREFIX = re.compile(
     rf"""(?:<\d{{1,3}}>)?\s*
-    (?:(?:{_MONTH}\s+\d{{1,2}}\s+\d\d:\d\d:\d\d(?:\.\d+)?          # syslog, journalctl
-        |\d{{4}}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[\d.,:+Z-]{{0,20}})       # ... -o short-iso
-       \s+(?:\S{{1,128}}\s+)?kernel(?:\[\d+\])?:\s?)?
+    (?:\d{{1,3}},\d{{1,12}},\d{{1,18}},[^;]{{1,64}};)?                # /dev/kmsg
+    (?:\d\d-\d\d\s\d\d:\d\d:\d\d\.\d{{3}}\s+\d+\s+\d+\s[VDIWEF]\s.{{0,32}}?:\s  # logcat
+      |(?:{_MONTH}\s+\d{{1,2}}\s+\d\d:\d\d:\d\d(?:\.\d+)?          # syslog, journalctl
+        |(?:\w{{3}}\s)?\d{{4}}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[\d.,:+Z-]{{0,20}}  # ... -o short-iso
+         (?:\s[A-Z]{{2,5}})?)                                         # ... -o short-full
+       (?:\s+(?:\S{{1,128}}\s+)?kernel(?:\[\d+\])?:\s?|\s+(?:\S{{1,128}}\s+)?(?={_STAMP})))?
     (?:kern\s{{0,3}}:\w{{1,8}}\s{{0,3}}:\s?)?                          # dmesg -x
-    (?:\[\s{{0,12}}(\d{{1,12}}\.\d{{1,9}})\](?:\[\s{{0,8}}[TC]\d{{1,9}}\])?\s?
+    (?:\[\s{{0,12}}(\d{{1,12}}\.\d{{1,9}})(?:,\d{{1,4}})?\](?:\s?\[\s{{0,8}}[TC]\d{{1,9}}\])?\s?
       (?:\S{{1,128}}\s+kernel:\s?)?                                 # journalctl -o short-monotonic
       |\[\w{{3}}\s{_MONTH}\s+\d{{1,2}}\s\d\d:\d\d:\d\d\s\d{{4}}\]\s?      # dmesg -T
       |\[\s*[+]\s{{0,8}}\d{{1,9}}\.\d{{1,9}}\]\s?)?""",
     re.ASCII | re.VERBOSE,
 )
-_STARTS_LOG = re.compile(rf"\s*(?:<\d|\[|\d{{4}}-|{_MONTH}\s|kern\s)", re.ASCII)
+_STARTS_LOG = re.compile(
+    rf"\s*(?:<\d|\[|(?:\w{{3}}\s)?\d{{4}}-|\d\d-\d\d\s|\d{{1,3}},\d|{_MONTH}\s|kern\s)", re.ASCII
+)
 _NUMBER = re.compile(r"\s{0,8}(\d{1,7})(?:[\t:.|)]\s?|\s{1,2})", re.ASCII)
 # Where a number has no name but its file's, that stays.
 _GREP = re.compile(

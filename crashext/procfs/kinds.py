@@ -46,10 +46,19 @@ SHAPES: tuple[tuple[str, str], ...] = (
     ("zoneinfo", r"\s*Node\s+\d+, zone\s+\w+\s*$"),
     ("vmallocinfo", r"\s*(?:0x)?(?:[0-9a-f]{8,16}|\(_*ptrval_*\))-(?:0x)?\S{8,18}\s+\d+(?:\s|$)"),
     ("kmemleak", r"\s*(?:kmemleak: )?unreferenced (?:percpu )?object "),
-    ("page_owner", r"\s*Page allocated via order |\d+ times(?:, \d+ pages)?(?:, .{0,200})?:\s*$"),
+    (
+        "page_owner",
+        r"\s*Page allocated via order |\d+ times(?:, \d+ pages)?(?:, .{0,200})?:\s*$"
+        r"|\d+ times, \d+ pages(?:, .{0,200})?\s*$",
+    ),
     ("page_owner_stacks", r"\s*(?:nr_base_pages|stack_count): \d+\s*$"),
     ("slub_trace", r"\s*TRACE \S.{0,255}? (?:alloc|free) (?:0x)?[0-9a-f]{8,16} inuse="),
     ("bpftrace", r"\s*@\w{0,64}\[.{0,256}(?:$|\]: )"),
+    (
+        "trace",
+        r".{0,120}\b(?:kmem:)?(?:kmalloc|kmem_cache_alloc|kfree|kmem_cache_free|mm_page_\w+)"
+        r"(?:_node)?:\s.{0,120}\b(?:call_site|page|pfn)=",
+    ),
     ("kmem_v", r"\s*NR_[A-Z_0-9]+: \d+\s*$"),
     ("alloc_traces", r"\s*\d+ (?:<not-available>|\S+\+0x\S+(?: \[[\w-]+\])?) (?:waste=\S+ )?age="),
     (
@@ -141,6 +150,7 @@ MEMBERS: dict[str, re.Pattern[str]] = {
             r"|Unreclaimable slab|Name\s+Used|\S+\s+\d+KB\s+\d+KB|\[\s*\d+\]|\[\s*pid\s*\]"
             r"|Free swap|Total swap|Tasks state|Out of memory|CPU|Hardware|Call [Tt]race|Swap cache"
             r"|cpu \d+ (?:hot|cold)|Free pages:|\S+ cpuset=|Pid: |Modules linked"
+            r"|(?:memory|memory\+swap|swap|kmem): usage|Memory cgroup|Task in /|oom-kill:"
             r"|(?:DMA|Normal|HighMem)|Active:\d|free:|Killed|\[<|Mem-[Ii]nfo)|" + _FRAME,
         ),
         (
@@ -164,6 +174,7 @@ MEMBERS: dict[str, re.Pattern[str]] = {
         ("vmmemctl", r"\s*[\w ]{1,30}:\s+(?:0x)?[0-9a-f]+(?:\s|$)"),
         ("hv_balloon", r"\s*\w+\s*: .*"),
         ("page_owner_stacks", rf"\s*0x[0-9a-f]+\s*$|{_FRAME}"),
+        ("trace", r"#|\s+=>|.{0,120}<(?:user )?stack trace>"),
         ("memleak", r"\s+\S|\d+ bytes in \d+ allocations from|b['\"]"),
         ("bpftrace", r"\s+\S|.{0,256}\]: (?:\d|count )|(?:count|[\w/:.-]{1,64}),\s*$"),
         (

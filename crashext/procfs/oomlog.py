@@ -33,6 +33,9 @@ _HUGE = re.compile(r".*hugepages_total=(\d{1,9}) .*hugepages_size=(\d{1,9})kB", 
 _VICTIM = re.compile(r"(.{1,64}?) invoked oom-killer", re.ASCII)
 _TASK_HEAD = re.compile(r"\s*\[\s*pid\s*\]\s+uid\s+tgid\s+total_vm\s+rss\b.*name\s*", re.ASCII)
 _TASK = re.compile(r"\s*\[\s*(\d{1,10})\]\s+(\d{1,10}\s.*\S)\s*", re.ASCII)
+_LIMIT = re.compile(r"\s*memory: usage (\d{1,15})kB, limit (\d{1,15})kB, failcnt \d+\s*", re.ASCII)
+_OF_CGROUP = re.compile(r"\s*Memory cgroup stats(?: for .{0,1024}?)?:\s(.*\d[KM]B.*)", re.ASCII)
+_IN_KIB = re.compile(r"(\w{1,40}):(\d{1,15})KB", re.ASCII)
 _SWAP = re.compile(r"\s*(Free swap|Total swap)\s*=\s*(\d{1,15})kB\s*", re.ASCII)
 
 
@@ -51,6 +54,11 @@ class OomReport:
     """``Memory allocations:`` (6.10+)."""
     invoked_by: str
     """"" where nobody ran out of memory: SysRq."""
+
+    cgroup_limit: int | None = None
+    """Where a memory cgroup ran into its limit, not the machine."""
+    cgroup: tuple[str, ...] = ()
+    """Its counters as lines of a memory.stat, where the report has them in one line (to 4.18)."""
 
     @property
     def damaged(self) -> int:
@@ -73,7 +81,14 @@ def parse_oom(lines: Iterable[str]) -> OomReport:
         _tasks(kept, page),
         tags if tags.tags else None,
         victim.strip(),
+        next((int(m[2]) * _KIB for line in kept if (m := _LIMIT.fullmatch(line))), None),
+        _cgroup(kept),
     )
+
+
+def _cgroup(lines: Iterable[str]) -> tuple[str, ...]:
+    found = next((m[1] for line in lines if (m := _OF_CGROUP.fullmatch(line))), "")
+    return tuple(f"{name} {int(number) * _KIB}" for name, number in _IN_KIB.findall(found))
 
 
 def _values(lines: Iterable[str]) -> tuple[dict[str, int], Counter[str], Counter[str]]:

@@ -34,7 +34,13 @@ _OWNER = re.compile(
 )
 _PFN = re.compile(r"PFN (?:0x)?[0-9a-f]{1,16}\b.*", re.ASCII)
 _TYPE = re.compile(r"PFN \S+ (?:Page \S+ )?type (\w+)", re.ASCII)
-_TIMES = re.compile(r"(\d{1,19}) times(?:, (\d{1,19}) pages)?(?:, .*)?:", re.ASCII)
+# page_owner_sort; with --cull the stack, or who asked, comes without a block of page_owner.
+_TIMES = re.compile(
+    r"(\d{1,19}) times(?:, (\d{1,19}) pages)?(?:,? .*?)?(?:, (?:\d+ )?PID (\d{1,10}))?"
+    r"(?:, TGID \d{1,10})?(?:, task_comm_name: (.{0,64}?))?(?:, allocated by [A-Z |]+)?"
+    r"(?: \((?:UN)?RELEASED\))?\s*(:?)",
+    re.ASCII,
+)
 _STACK_PAGES = re.compile(r"\s*(nr_base_pages|stack_count): (\d{1,19})\s*", re.ASCII)
 _ASIDE = re.compile(
     r"(?:Page has been migrated, .*|Charged .*|Slab cache page|SLAB_PAGE .*|\[detail\].*"
@@ -137,7 +143,7 @@ class _Reader:
         if not text:
             self.end()
         elif head := _OWNER.fullmatch(text):
-            times, pages = self._block.times, self._block.pages
+            times, pages = self._block.times, self._block.pages  # page_owner_sort said them
             if self._block.order is not None:  # no blank line between: the end was cut off
                 self.end()
                 times, pages = 1, None
@@ -155,6 +161,8 @@ class _Reader:
             self.end()
             self._block.times = int(times_said[1])
             self._block.pages = int(times_said[2]) if times_said[2] else None
+            self._block.pid = int(times_said[3]) if times_said[3] else None
+            self._block.comm = times_said[4] or ""
         elif summed := _STACK_PAGES.fullmatch(text):
             self._total(int(summed[2]))
         elif not _ASIDE.fullmatch(text):
@@ -176,6 +184,9 @@ class _Reader:
     def end(self) -> None:
         """A block is over: add it to its stack's sums."""
         block, self._block = self._block, _Block()
+        if block.order is None and block.pages is not None:
+            self._add(block, block.times, block.pages)
+            return
         if block.order is None:
             self._damaged += len(block.stack)  # frames of nothing
             return

@@ -37,6 +37,7 @@ _LIVE = (
     "/sys/devices/system/xen_memory/xen_memory0/info/low_kb",
     "/sys/devices/system/xen_memory/xen_memory0/info/high_kb",
 )
+_MACHINE = frozenset(("meminfo", "kmem_i", "free"))
 _LIVE_LIMIT = 1 << 20
 
 
@@ -249,8 +250,10 @@ def _complaints(
     if unknown:
         shown = "; ".join(samples[:2])
         say("lines", unknown, f"of no kind that is known, such as: {shown}")
-    if any(one.kind == "memory_stat" for one in final.recognised) and SNAPSHOTS & set(final.kinds):
+    if any(one.kind == "memory_stat" for one in final.recognised) and _MACHINE & set(final.kinds):
         say("memory.stat", 1, "not used: it counts one cgroup, not the machine")
+    for name in {one.name for one in final.recognised if one.kind == "trace"}:
+        say(f"trace in {name}", 1, "not used here: leakscan --trace FILE answers it")
     if pieces.passed:
         say("files", pieces.passed, "not looked at: their names say nothing of memory")
 
@@ -304,7 +307,17 @@ def _cut(piece: Piece) -> tuple[Cut, int, list[str]]:
             seen = set()
         seen.add(part.kind)
         cut.moments[-1].setdefault(part.kind, []).append(part)
+    _once_at_the_end(cut)
     return cut, parts.unknown, list(parts.samples)
+
+
+def _once_at_the_end(cut: Cut) -> None:
+    """Of several moments, what a text has once belongs to the last: how much memory there is."""
+    for kind in SNAPSHOTS:
+        having = [moment for moment in cut.moments if kind in moment]
+        if len(having) == 1 and having[0] is not cut.moments[-1]:
+            cut.moments[-1][kind] = having[0].pop(kind)
+    cut.moments = [moment for moment in cut.moments if moment]
 
 
 def _lines(piece: Piece) -> list[str]:

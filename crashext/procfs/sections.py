@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from crashext.procfs.cleaning import MAX_LINE, clean, is_prompt, stamp
 from crashext.procfs.kinds import JOINED, MEMBERS, OPENS, SHAPES
 from crashext.procfs.names import of_command, one_number, promised
-from crashext.procfs.wrapping import unwrapped
+from crashext.procfs.wrapping import WRAPPED, unwrapped
 
 MAX_SECTIONS = 4096
 _MAX_SAMPLES = 5
@@ -159,7 +159,7 @@ class _Reader:
             self._drop(self._pending)
         found = [s for s in self._found if s.lines]
         for section in found:
-            if section.kind in ("slabinfo", "vmallocinfo"):
+            if section.kind in WRAPPED:
                 section.lines = list(unwrapped(section.kind, section.lines))
         return Sections(found, self._unknown, tuple(self._samples))
 

@@ -18,8 +18,8 @@ _MAX_JOINED = 4096
 
 
 def unwrapped(kind: str, lines: Iterable[str]) -> Iterator[str]:
-    """Lines of slabinfo or vmallocinfo as they were before a mail client broke them."""
-    return _slabinfo(lines) if kind == "slabinfo" else _vmallocinfo(lines)
+    """Lines of a kind as they were before a mail client broke them."""
+    return _UNWRAPPERS[kind](lines)
 
 
 def _slabinfo(lines: Iterable[str]) -> Iterator[str]:
@@ -53,3 +53,47 @@ def _vmallocinfo(lines: Iterable[str]) -> Iterator[str]:
         held = line
     if held:
         yield held
+
+
+_KMEMLEAK_WHOLE = re.compile(r".*(?:\(age \d+\.\d+s\)|\(size \d+\):)\s*")
+_KMEMLEAK_HEAD = re.compile(r'\s*(?:comm "|unreferenced )')
+_KMEMLEAK_REST = re.compile(
+    r"(?:\(?age )?\d*\.?\d*s?\)|jiffies \d+.*|\d+(?: \(age .*)?|pid \d+.*"
+    r"|\(size \d+\):|\d+\):|object .*"
+)
+_KMEMLEAK_MODULE = re.compile(r"\s*\[\w[\w-]*\]\s*")
+_FRAME_END = re.compile(r"\s*(?:\[<[0-9a-fx_().ptrval]+>\]\s*)?\S+\+0x[0-9a-f]+/0x[0-9a-f]+\s*")
+_ADDRESS_ONLY = re.compile(r"\s*\[<[0-9a-fx_().ptrval]+>\]\s*")
+_HEX = re.compile(r"\s*(?:[0-9a-f]{2}(?:\s+|$)){4,32}")
+
+
+def _kmemleak(lines: Iterable[str]) -> Iterator[str]:
+    """Heads of blocks, modules behind their frames, and the characters beside a hex dump."""
+    held = ""
+    for line in lines:
+        text = line.strip()
+        if (
+            (_KMEMLEAK_HEAD.match(held) and not _KMEMLEAK_WHOLE.fullmatch(held))
+            and _KMEMLEAK_REST.fullmatch(text)
+        ) or (
+            (_FRAME_END.fullmatch(held) and _KMEMLEAK_MODULE.fullmatch(line))
+            or (_ADDRESS_ONLY.fullmatch(held) and "+0x" in line)
+        ):
+            held = f"{held.rstrip()} {text}"[:_MAX_JOINED]
+            continue
+        if (dump := _HEX.match(held)) and _is_shown(dump, text):
+            continue
+        if held:
+            yield held
+        held = line
+    if held:
+        yield held
+
+
+def _is_shown(dump: re.Match[str], text: str) -> bool:
+    """Whether `text` are the characters of the bytes before it: as many, and no bytes again."""
+    return len(text) == len(dump[0].split()) and not _HEX.match(text)
+
+
+_UNWRAPPERS = {"slabinfo": _slabinfo, "vmallocinfo": _vmallocinfo, "kmemleak": _kmemleak}
+WRAPPED = frozenset(_UNWRAPPERS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -16,8 +17,26 @@ from crashext.hosts.base import HostError
 PIECE = 1 << 20
 _TRACE_DAT = b"\x17\x08\x44tracing"
 _PERF_DATA = (b"PERFILE2", b"2ELIFREP")
+_HEAD = 1 << 16
+_EVENT = re.compile(
+    rb"^[^\n=]{1,120}\b(?:kmem:)?(?:kmalloc|kmem_cache_alloc|kfree|kmem_cache_free|mm_page_\w+)"
+    rb"(?:_node)?:\s+(?:\([^\n=]{1,120}\)\s+)?(?:call_site|page|pfn)=",
+    re.MULTILINE,
+)
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2"}
 _PATIENCE = 10.0  # seconds that a finished trace-cmd gets to end
+
+
+def is_trace(path: Path) -> bool:
+    """Whether a file begins as a trace of allocations."""
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+    except OSError:
+        return False
+    return head.startswith((_TRACE_DAT, *_PERF_DATA)) or _EVENT.search(head) is not None
 
 
 def pieces(path: Path) -> Iterator[bytes]:

@@ -17,6 +17,8 @@ from crashext.procfs.counters import MemInfo
 from crashext.procfs.folder import Moment
 from crashext.procfs.slabinfo import SlabInfo
 
+IN_USE = "in use, by processes or the kernel"
+"""The same where the source does not tell processes and the kernel apart."""
 IN_NO_COUNTER = "in no counter"
 """What is missing from the counters of meminfo, as a line of its own."""
 _FALLEN = 0.05
@@ -230,6 +232,9 @@ def _meminfo(snapshots: Sequence[Compared]) -> tuple[LineGrowth, ...]:
     first, last = (_in_no_counter(s) for s in (told[0], told[-1]))
     if first is not None and last is not None:
         lines.append(LineGrowth(IN_NO_COUNTER, first, last))
+    first, last = (_in_use(s) for s in (told[0], told[-1]))
+    if first is not None and last is not None:
+        lines.append(LineGrowth(IN_USE, first, last))
     return tuple(sorted((n for n in lines if n.bytes), key=lambda n: (-n.bytes, n.name)))
 
 
@@ -237,6 +242,15 @@ def _in_no_counter(snapshot: Compared) -> int | None:
     """Bytes that no counter has, where processes' memory is counted and nobody else's is not."""
     meminfo = snapshot.meminfo
     if meminfo is None or meminfo.get("AnonPages") is None or snapshot.exact:
+        return None
+    split = memory_split(meminfo, None, snapshot.page_size)
+    return None if split is None else split.unaccounted
+
+
+def _in_use(snapshot: Compared) -> int | None:
+    """Bytes that are neither free nor a cache, where more is not told: `free`, crash's kmem -i."""
+    meminfo = snapshot.meminfo
+    if meminfo is None or meminfo.get("AnonPages") is not None or snapshot.exact:
         return None
     split = memory_split(meminfo, None, snapshot.page_size)
     return None if split is None else split.unaccounted

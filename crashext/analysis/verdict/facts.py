@@ -274,6 +274,8 @@ class Facts:
     """What one memory cgroup has, by its memory.stat, largest first."""
     damage: str = ""
     """Why memory is missing that the dump was to hold, and how much; "" where none is."""
+    cgroup_limit: int = 0
+    """Where it ran into its limit and the machine did not run out."""
 
     @property
     def total(self) -> int:

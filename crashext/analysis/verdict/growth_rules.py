@@ -6,12 +6,13 @@ that is said.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from msgspec import structs
 
-from crashext.analysis.memory.growth import IN_NO_COUNTER, CacheGrowth, CallerGrowth, Growth
+from crashext.analysis.memory.growth import IN_NO_COUNTER, IN_USE, CacheGrowth, CallerGrowth, Growth
 from crashext.analysis.verdict.commands import of_areas, of_cache
 from crashext.analysis.verdict.facts import AreaFact, CacheFact, Facts
 from crashext.analysis.verdict.verdict import Culprit, Verdict, Where
@@ -72,6 +73,7 @@ _COUNTERS: dict[str, tuple[Where, str, str]] = {
     "PageTables": ("pages", "memory of page tables", "grep VmPTE /proc/[0-9]*/status"),
     "VmallocUsed": ("vmalloc", "vmalloc memory", "cat /proc/vmallocinfo"),
     "GPUActive": ("pages", "memory of graphics drivers", "cat /sys/kernel/debug/dri/0/gem_names"),
+    IN_USE: ("none", "memory in use, by processes or the kernel,", "cat /proc/meminfo"),
     IN_NO_COUNTER: ("pages", "memory in no counter", "sort -rn /proc/allocinfo"),
 }
 """Lines of meminfo that grow where something leaks: where it is, its name, who tells more."""
@@ -119,8 +121,16 @@ def _held(facts: Facts, cache: CacheGrowth, largest: CacheFact) -> Verdict:
         ("everything is reachable: its owner may still drain it",)
         if looked
         else ("growth alone is no leak: nobody looked whether they are still held",),
-        of_cache(largest.name),
+        _look_into(facts, largest.name),
     )
+
+
+def _look_into(facts: Facts, cache: str) -> str:
+    """What to do about a cache: saved texts need no dump yet, nor a reboot."""
+    if facts.source != "procfs" or facts.has_dump:
+        return of_cache(cache)
+    name = cache if re.fullmatch(r"[\w.:-]{1,128}", cache, re.ASCII) else ""
+    return f"leakscan --live 60 {name} # as root, without a reboot: who allocates and does not free"
 
 
 def _fragmented(facts: Facts, cache: CacheGrowth, largest: CacheFact) -> Verdict:

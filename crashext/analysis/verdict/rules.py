@@ -188,9 +188,13 @@ def _no_total(facts: Facts) -> Verdict:
         whole = sum(of for _, of in facts.cgroup)
         evidence.append(
             f"in one memory cgroup {name} is {size_text(size)}, {percent_of(size, whole)} of what "
-            "memory.stat counts"
+            "its counters have"
         )
         evidence += [f"its {part}: {size_text(of)}" for part, of in facts.cgroup[1:4]]
+    if facts.cgroup_limit:
+        limit = size_text(facts.cgroup_limit)
+        said = f"a memory cgroup ran into its limit of {limit}, not the machine out of memory"
+        evidence.insert(0, "; ".join([said, *evidence[:1]]))
     return Verdict(
         "cannot-tell",
         where,
