@@ -5,48 +5,12 @@ from typing import List
 
 import crash
 
+import crashext_help
 import crashext_poke
 
 HERE = os.path.dirname(os.path.realpath(crashext_poke.__file__))
 COMMANDS = ("leakscan", "objsim")
-
-_HELP = {
-    "leakscan": (
-        "says whether memory is leaked, where, and by whom",
-        "[options] [CACHE...]",
-        """  Without a cache: the verdict over the whole machine, with the evidence for and
-  against it, and where all memory is. With one: its objects, full slabs included,
-  grouped by likeness and decoded; who points at them, who allocated them, what
-  struct they may be. `leakscan -h` lists the options.
-
-    --orphans      every object of every cache that nothing reaches
-    --sites CACHE  which code allocates from a cache
-    --no-refs      do not look for who points at objects
-    --json         print one JSON document
-    --html FILE    also write the report as one HTML file
-    --record FILE  record what was looked at, to replay elsewhere
-    -v             all groups, all words
-
-EXAMPLE
-    crash> leakscan
-    crash> leakscan --orphans
-    crash> leakscan kmalloc-32
-    crash> leakscan dentry | head -20
-    crash> leakscan kmalloc-64 > report""",
-    ),
-    "objsim": (
-        "compares slab objects, or finds every object like one",
-        "[options] ADDR...",
-        """  With one address: what the object there is, and how many objects of its cache are
-  like it (--list prints them). With several: how alike they are, and where they
-  differ. An address is hexadecimal, a symbol, or an expression. `objsim -h` lists
-  the options.
-
-EXAMPLE
-    crash> objsim ffff88031e138000
-    crash> objsim ffff88031e138000 ffff88031e138020""",
-    ),
-}
+_RUNNING = ("/proc/kcore", "/dev/mem", "/dev/crash")
 
 _kept: List[bytes] = []  # strings that crash points at
 
@@ -56,10 +20,24 @@ def register() -> bool:
     if not _reachable():
         return False
     known = crash.get_epython_cmds()
+    if set(COMMANDS) <= set(known):
+        return True
+    said = crashext_help.texts(_live())
     for name in COMMANDS:
         if name not in known:
-            crash.register_epython_prog(name, *_HELP[name])
+            crash.register_epython_prog(name, *said[name])
     return True
+
+
+def _live() -> bool:
+    """Whether crash looks at a running kernel."""
+    try:
+        said = str(crash.exec_crash_command("sys", 1))
+    except crash.error:
+        return False
+    lines = [line.split() for line in said.splitlines()]
+    files = [words[1:] for words in lines if words[:1] == ["DUMPFILE:"]]
+    return not any(words and not words[0].startswith(_RUNNING) for words in files)
 
 
 def take_over_extend() -> bool:

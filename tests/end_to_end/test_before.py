@@ -81,7 +81,7 @@ def test_what_grew_since_an_earlier_moment_of_any_kind(
 
 
 def test_a_dump_against_a_dump(old: dict[str, Path]) -> None:
-    ran = run("leakscan", *now(), "--before", old["dump"])
+    ran = run("leakscan", "-v", *now(), "--before", old["dump"])
     assert (ran.status, ran.err) == (0, "")
     assert "  for:     kmalloc-32 grew by 79,9" in ran.out or "grew by 80,0" in ran.out
     rows = [line.split() for line in ran.out.splitlines()]
