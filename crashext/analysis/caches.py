@@ -21,7 +21,7 @@ from crashext.analysis.likeness.survey import (
 from crashext.analysis.origin.joining import Joiner
 from crashext.analysis.reach.on_demand import ReachOnDemand
 from crashext.analysis.results.estimate import Estimate
-from crashext.analysis.results.evidence import Reachability
+from crashext.analysis.results.evidence import CacheReach, Reachability
 from crashext.analysis.results.joined import Traced
 from crashext.analysis.results.reports import CacheReport, Group, LeakReport
 from crashext.analysis.settings import MEMORY_BUDGET, Settings
@@ -30,8 +30,9 @@ from crashext.kernel.slab.caches import Caches, SlabCache
 from crashext.kernel.slab.slabs import MAP_BUDGET
 from crashext.kernel.slab.usage import Usage
 from crashext.kernel.slab.view import KernelView
-from crashext.progress import Progress
+from crashext.progress import Progress, part
 from crashext.skipped import Skipped
+from crashext.wording import plural
 
 REPORTED_GROUPS = 8
 TYPED_GROUPS = 3
@@ -65,20 +66,30 @@ def scan_caches(
     reachability: Reachability | None = None
     joiner: Joiner | None = None
     interrupted = False
+    progress = part(progress, 0, 100)
     try:
-        view.scan(wanted, settings.seed, progress, 1 << 62 if refs else budget)
+        view.scan(wanted, settings.seed, part(progress, 0, 10), 1 << 62 if refs else budget)
         skipped += map_gaps(view)
-        judge = ReachOnDemand(view, settings, progress, memory, refs)
+        each = 90 // max(1, len(chosen))
+        looking = part(progress, 10 + each // 5, 10 + each * 3 // 5)  # within the first cache
+        judge = ReachOnDemand(view, settings, looking, memory, refs)
         joiner = None if traced is None else Joiner(view, traced, settings)
-        for asked, cache in chosen:
-            report, gaps = examine_cache(view, cache, asked, settings, progress, judge, joiner)
+        for number, (asked, cache) in enumerate(chosen):
+            mine = part(progress, 10 + each * number, 10 + each * (number + 1))
+            report, gaps = examine_cache(view, cache, asked, settings, mine, judge, joiner)
             reports.append(report)
             skipped += gaps
         reachability = judge.reachability
         if refs and reachability is None:
             skipped.append(Skipped("who points at the objects", 1, "this session cannot tell"))
+    except Partly as known:
+        interrupted = True
+        reports.append(known.report)
+        skipped += known.gaps
     except KeyboardInterrupt:
         interrupted = True
+    if interrupted:
+        skipped += [_not_reached(cache) for _, cache in chosen[len(reports) :]]
     return LeakReport(
         kernel_of(view.host),
         settings.seed,
@@ -90,6 +101,23 @@ def scan_caches(
         reachability,
         None if joiner is None else joiner.result(),
     )
+
+
+class Partly(Exception):
+    """A cache was interrupted when its objects were known, and not yet who points at them."""
+
+    def __init__(self, report: CacheReport, gaps: tuple[Skipped, ...]) -> None:
+        super().__init__(report.name)
+        self.report, self.gaps = report, gaps
+
+
+def _not_reached(cache: SlabCache) -> Skipped:
+    """What is known of a cache whose objects nobody looked at any more."""
+    counted = ""
+    if cache.counters is not None:
+        slabs, slots = cache.counters.slabs, cache.counters.objects
+        counted = f"; the kernel counts {plural(slabs, 'slab')} with {plural(slots, 'slot')}"
+    return Skipped(f"cache: {cache.name}", 1, f"interrupted before its objects were read{counted}")
 
 
 def find_cache(caches: Caches, name: str) -> SlabCache:
@@ -116,29 +144,38 @@ def examine_cache(
 ) -> tuple[CacheReport, tuple[Skipped, ...]]:
     """Sample, group, decode one cache; `view.scan` was called."""
     classifier = make_classifier(view)
-    seen = survey(view, classifier, cache, settings, progress)
+    seen = survey(view, classifier, cache, settings, part(progress, 0, 20))
     words, sample, population = seen.words, seen.sample, seen.population
     grouping = group(words, settings.threshold, settings.metric, seen.rng)
     described = Described(view, classifier, cache, words, sample.address, settings)
     reported = grouping.clusters[:REPORTED_GROUPS]
     groups: list[Group] = []
-    for number, cluster in enumerate(reported):
-        progress(f"{cache.name}: groups", number, len(reported))
-        like_free = residue(words, seen.free, cluster.exemplar, cache.freelist_offset, settings)
-        found = described.group(
-            cluster,
-            population.share(cluster.members),
-            population.allocated,
-            like_free,
-            typed=number < TYPED_GROUPS,
-        )
-        held = judge.held(cache, found.exemplar, population, cluster.members)
-        absent = found.absent_rungs if not groups else ()
-        groups.append(replace(found, held=held, absent_rungs=absent))
-    if joiner is not None:
-        groups = joiner.join(
-            cache, population, words, grouping.clusters, groups, judge, classifier, progress
-        )
+    reach: CacheReach | None = None
+    interrupted = False
+    try:
+        for number, cluster in enumerate(reported):
+            share = 20 if not number else 60 + 40 * number // len(reported)
+            progress(f"{cache.name}: group {number + 1}", share, 100)
+            like_free = residue(words, seen.free, cluster.exemplar, cache.freelist_offset, settings)
+            found = described.group(
+                cluster,
+                population.share(cluster.members),
+                population.allocated,
+                like_free,
+                typed=number < TYPED_GROUPS,
+            )
+            groups.append(replace(found, absent_rungs=() if groups else found.absent_rungs))
+            held = judge.held(cache, found.exemplar, population, cluster.members)
+            groups[-1] = replace(groups[-1], held=held)
+        if joiner is not None:
+            groups = joiner.join(
+                cache, population, words, grouping.clusters, groups, judge, classifier, progress
+            )
+        reach = judge.of_cache(cache)
+    except KeyboardInterrupt:
+        if not groups:
+            raise
+        interrupted = True
     others = grouping.clusters[REPORTED_GROUPS:]
     more = np.concatenate([np.zeros(0, np.intp), *(c.members for c in others)])
     report = CacheReport(
@@ -162,9 +199,24 @@ def examine_cache(
         rest=population.share(grouping.alone).of(population.allocated),
         rest_examined=not grouping.exhausted,
         next_steps=_next_steps(cache.name, groups, looked=judge.wanted),
-        reach=judge.of_cache(cache),
+        reach=reach,
     )
+    if interrupted:
+        raise Partly(report, (*seen.gaps, *_interrupted(cache, groups, len(reported))))
     return report, seen.gaps
+
+
+def _interrupted(cache: SlabCache, groups: list[Group], all_groups: int) -> list[Skipped]:
+    """What an interrupted look at a cache lacks."""
+    unjudged, rest = sum(1 for g in groups if g.held is None), all_groups - len(groups)
+    return [
+        Skipped(f"{cache.name}: {what}", count, f"interrupted before {unknown}")
+        for what, count, unknown in (
+            ("groups not judged", unjudged, "it was known who points at them"),
+            ("smaller groups", rest, "they were described"),
+        )
+        if count
+    ]
 
 
 def _total(count: int, used: Usage, cache: SlabCache) -> Estimate:

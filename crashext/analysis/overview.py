@@ -50,7 +50,7 @@ from crashext.kernel.slab.caches import SlabCache
 from crashext.kernel.slab.usage import usage
 from crashext.kernel.slab.view import KernelView, NoMemoryMap
 from crashext.procfs.folder import Moment
-from crashext.progress import Progress
+from crashext.progress import Progress, part
 from crashext.skipped import Skipped
 from crashext.wording import bracketed, some_of
 
@@ -106,11 +106,12 @@ def _gather(
     traced: Traced | None,
 ) -> Overview:
     try:
-        complete_index(view, progress)
+        complete_index(view, part(progress, 0, 10))
     except NoMemoryMap as missing:
         return _without_map(view, settings, str(missing))
     skipped = tuple(map_gaps(view))
-    uses = frames(view.host, view.memory, view.space, progress)
+    uses = frames(view.host, view.memory, view.space, part(progress, 10, 15))
+    progress("accounting for all memory", 15, 100)
     areas = read_areas(view.host, view.memory)
     accounting = account(view, uses, areas, settings.seed)
     if accounting is None:
@@ -118,7 +119,7 @@ def _gather(
     if _lacks_slabs(view, uses) and not all(check.agrees for check in accounting.checks):
         # What areas and structures have cannot be found where their descriptions are missing.
         accounting = replace(accounting, found=None)
-    facts = _counted(view, accounting, progress)
+    facts = _counted(view, accounting, part(progress, 25, 35))
     interrupted = False
     if refs:
         try:
@@ -233,8 +234,10 @@ def _judged(
     traced: Traced | None,
 ) -> Facts:
     """What reachability adds."""
-    reached = marked(view, settings, progress, budget)
-    report = orphan_report(reached, settings, progress)
+    progress("what can be reached", 35, 100)
+    reached = marked(view, settings, part(progress, 35, 60), budget)
+    progress("what is unreachable", 60, 100)
+    report = orphan_report(reached, settings, part(progress, 60, 90))
     pages = facts.pages
     # What a missing slab page pointed at may be anything, pages and areas too.
     holed = reached.references.coverage.missing_slab > 0
@@ -249,7 +252,7 @@ def _judged(
             reached, traced, tuple(_unreachable(c, report.orphans) for c in report.caches)
         ),
         explained=report.totals.explained,
-        holders=holder_facts(reached, facts, progress),
+        holders=holder_facts(reached, facts, part(progress, 90, 100)),
         areas=tuple(_not_hidden(a) if holed else a for a in _areas(reached)),
         pages=pages,
         reachability=report.reachability,

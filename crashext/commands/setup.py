@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shlex
 import shutil
 import sys
 import tempfile
@@ -39,9 +40,9 @@ _NAMES = ("mpykdump64.so", "mpykdump.so", "pykdump64.so")
 
 
 # What works in a crash that cannot load PyKdump, such as crash 9 (gdb 16) with PyKdump 3.5.3.
-_WITHOUT_PYKDUMP = """without PyKdump, type in crash, with the two paths that its 'sys' shows:
-  !leakscan -c DUMPFILE -s KERNEL
-or run 'drgn -c DUMPFILE -s KERNEL' and type %leakscan there"""
+_WITHOUT_PYKDUMP = """without PyKdump, type in crash{paths}:
+  !{leakscan} -c {core} -s {kernel}
+or run '{drgn} -c {core} -s {kernel}' and type %leakscan there"""
 
 
 class SetupError(Exception):
@@ -135,14 +136,28 @@ def _try(pykdump: Path, lines: str, on: list[Path] | None) -> None:
         return
     why = linkers_complaint(Path(crash), pykdump)
     if why is not None:
-        raise SetupError(f"{crash} cannot load {pykdump}: {why}\n{_WITHOUT_PYKDUMP}")
+        raise SetupError(f"{crash} cannot load {pykdump}: {why}\n{_instead(on)}")
     if on is None:
         return
     loads = "" if f"extend {_quoted(pykdump)}" in lines else f"extend {_quoted(pykdump)}\n"
     why = trial(Path(crash), loads + lines, *on)
     if why is not None:
-        raise SetupError(f"tried in {crash}, leakscan does not run: {why}\n{_WITHOUT_PYKDUMP}")
+        raise SetupError(f"tried in {crash}, leakscan does not run: {why}\n{_instead(on)}")
     print(f"tried in {crash}: leakscan runs")
+
+
+def _instead(on: list[Path] | None) -> str:
+    """The lines that work without PyKdump, of the session that was tried where one was."""
+    beside = Path(sys.executable).parent  # crash's shell may not find what is in a venv
+    programs = {
+        name: shlex.quote(str(beside / name) if (beside / name).is_file() else name)
+        for name in ("leakscan", "drgn")
+    }
+    if on is None:
+        paths = ", with the two paths that its 'sys' shows"
+        return _WITHOUT_PYKDUMP.format(paths=paths, core="DUMPFILE", kernel="KERNEL", **programs)
+    kernel, core = (shlex.quote(str(path.absolute())) for path in on)
+    return _WITHOUT_PYKDUMP.format(paths="", core=core, kernel=kernel, **programs)
 
 
 def find_pykdump(given: Path | None) -> Path:

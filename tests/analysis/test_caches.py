@@ -114,3 +114,52 @@ def test_numbers_are_no_text() -> None:
         kernel.object("kmalloc-64", 0x41424344, i, 0x4142434445464748, i)
     (cache,) = scan(kernel).caches
     assert not any(note.startswith("text") for note in cache.groups[0].notes)
+
+
+def interrupted_at(words: str) -> tuple[LeakReport, list[int]]:
+    """The report of a kernel with a group, when Ctrl-C comes while `words` are going on."""
+    kernel = Kernel()
+    for i in range(200):
+        kernel.object("kmalloc-64", 0xDEAD000000000122, 1, 2, 3, i)
+    kernel.object("kmalloc-32", 1)
+    shares: list[int] = []
+
+    def progress(what: str, done: int, total: int) -> None:
+        shares.append(100 * done // total)
+        if words in what:
+            raise KeyboardInterrupt
+
+    names = ["kmalloc-64", "kmalloc-32"]
+    return scan_caches(kernel.view(), names, SETTINGS, progress, refs=True), shares
+
+
+def test_interrupted_before_anything_was_read_the_counters_are_told() -> None:
+    report, _ = interrupted_at("slabs")
+    assert (report.interrupted, report.caches) == (True, ())
+    assert [s.what for s in report.skipped] == ["cache: kmalloc-64", "cache: kmalloc-32"]
+    assert all(s.effect.startswith("interrupted before") for s in report.skipped)
+
+
+def test_interrupted_while_it_looks_who_points_there_the_group_is_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("crashext.analysis.reach.on_demand.marked", interrupted)
+    report, _ = interrupted_at("nothing")
+    (cache,) = report.caches
+    assert cache.groups[0].objects.estimate == 200
+    assert cache.groups[0].held is None
+    told = {s.what: s.effect for s in report.skipped}
+    assert told["kmalloc-64: groups not judged"] == (
+        "interrupted before it was known who points at them"
+    )
+    assert "cache: kmalloc-32" in told
+
+
+def test_progress_is_a_share_of_the_whole_and_never_goes_back() -> None:
+    report, shares = interrupted_at("nothing")
+    assert not report.interrupted
+    assert shares == sorted(shares)
+    assert shares[-1] > 60
