@@ -17,17 +17,18 @@ from crashext.analysis.likeness.words import Classifier, WordMap
 from crashext.analysis.origin.content import content_owners
 from crashext.analysis.origin.sites import FrameNames, Stack
 from crashext.analysis.results.evidence import Allocator
-from crashext.hosts.base import Bytes, Mask, UnknownLayout
+from crashext.hosts.base import Bytes, Host, Mask, UnknownLayout
 from crashext.kernel.access import Words
 from crashext.kernel.counters.clock import Clock, clock
 from crashext.kernel.origin.allocprofile import object_tags, profiled, read_tags
 from crashext.kernel.origin.kmemleak import read_records, watched
 from crashext.kernel.origin.memcg import accounted, cgroup_paths, object_cgroups
-from crashext.kernel.origin.pageowner import owners_known, read_owners
+from crashext.kernel.origin.pageowner import keeps_owners, owners_known, read_owners
 from crashext.kernel.origin.slabexts import slab_bases
 from crashext.kernel.origin.stackdepot import StackDepot
 from crashext.kernel.origin.tracks import read_tracks, tracked
 from crashext.kernel.slab.caches import SlabCache
+from crashext.kernel.slab.descriptors import SlabKind, slab_kind
 from crashext.kernel.slab.view import KernelView
 from crashext.wording import some_of
 
@@ -131,7 +132,7 @@ class Ladder:
 
     def _tracks(self, cache: SlabCache, objects: Words) -> tuple[Allocator, ...] | str:
         if not tracked(cache):
-            return f"{cache.name} has no user tracking (slub_debug=U)"
+            return f"{cache.name} has no user tracking ({_user_option(self._view.host)})"
         tracks = read_tracks(self._view.host, cache, objects)
         # A track without a stack still has the address of the call.
         stacks = self._stacks(tracks.handle, tracks.inline, tracks.addr, tracks.ok)
@@ -298,17 +299,23 @@ class Ladder:
             options.append("sysctl.vm.mem_profiling=1")
         if host.layout("struct kmemleak_object") is not None:
             options.append("kmemleak=on")
-        if host.layout("struct page_owner") is not None:
+        if keeps_owners(host):
             options.append("page_owner=on")
         if not options:
+            debug_option = "SLUB_DEBUG" if slab_kind(host) is SlabKind.SLUB else "DEBUG_SLAB"
             return (
                 "cannot tell who allocated them: no record in this dump, and this kernel is built "
-                "without SLUB_DEBUG, PAGE_OWNER, DEBUG_KMEMLEAK and MEM_ALLOC_PROFILING"
+                f"without {debug_option}, PAGE_OWNER, DEBUG_KMEMLEAK and MEM_ALLOC_PROFILING"
             )
         return (
             "cannot tell who allocated them: no record in this dump; booted with "
             f"{' or '.join(options)} the kernel would have noted it"
         )
+
+
+def _user_option(host: Host) -> str:
+    slub = slab_kind(host) is SlabKind.SLUB
+    return "slub_debug=U" if slub else "CONFIG_DEBUG_SLAB"
 
 
 def _spread(n: int, most: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

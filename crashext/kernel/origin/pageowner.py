@@ -45,6 +45,11 @@ class PageOwners:
     """The page frame is allocated and has a record."""
 
 
+def keeps_owners(host: Host) -> bool:
+    """Whether this kernel is built to track page owners."""
+    return host.layout("struct page_owner") is not None or _record(host) is not None
+
+
 def owners_known(host: Host) -> bool:
     """Whether this kernel tracks page owners, and does now."""
     key = host.address_of("page_owner_inited")

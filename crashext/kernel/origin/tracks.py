@@ -18,7 +18,7 @@ import numpy as np
 from crashext.hosts.base import Addresses, Host, Mask, ReadFault
 from crashext.kernel.access import UnknownLayout, Words, column, require, u32, words_at
 from crashext.kernel.slab.caches import SlabCache
-from crashext.kernel.slab.descriptors import Allocator, allocator
+from crashext.kernel.slab.descriptors import SlabKind, slab_kind
 
 _MAX_TRACK = 4096
 _FRAMES = 16  # TRACK_ADDRS_COUNT
@@ -65,7 +65,7 @@ def read_tracks(
     """
     if not tracked(cache):
         raise UnknownLayout(f"{cache.name} keeps no tracks (SLAB_STORE_USER is not set)")
-    if allocator(host) is not Allocator.SLUB:
+    if slab_kind(host) is not SlabKind.SLUB:
         return _user_words(host, cache, objects)
     track = require(host, "struct track", "addr", "pid", "cpu", "when")
     start = _info_end(host, cache) + int(event) * track.size

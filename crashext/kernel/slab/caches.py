@@ -14,7 +14,7 @@ import numpy as np
 from crashext.hosts.base import Host, Layout, ReadFault
 from crashext.kernel import rbtree
 from crashext.kernel.access import UnknownLayout, column, require, string, u64, words_at
-from crashext.kernel.slab.descriptors import Allocator, allocator
+from crashext.kernel.slab.descriptors import SlabKind, slab_kind
 from crashext.kernel.slab.geometry import (
     NodeCounters,
     Row,
@@ -119,7 +119,7 @@ def _other_spelling(name: str) -> str:
 
 def read_caches(host: Host) -> Caches:
     """Walk the list of caches. Raises `UnknownLayout` where the allocator is not understood."""
-    kind = allocator(host)
+    kind = slab_kind(host)
     layout = require(host, "struct kmem_cache", "name", "flags")
     # cache_chain, linked through `next`, in SLAB before 18004c5d4084 (3.6).
     head = host.address_of("slab_caches") or host.address_of("cache_chain")
@@ -197,7 +197,7 @@ def _flag_bits(host: Host) -> dict[str, int]:
 
 
 def _cache(
-    host: Host, kind: Allocator, address: int, row: Row, flag_bits: dict[str, int]
+    host: Host, kind: SlabKind, address: int, row: Row, flag_bits: dict[str, int]
 ) -> SlabCache | None:
     """What its own structure says of a cache; None where the sizes are impossible."""
     layout = row.layout

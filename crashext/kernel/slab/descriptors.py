@@ -21,7 +21,7 @@ from crashext.kernel.compound import Tails, tails
 from crashext.kernel.memmap import MemoryMap
 
 
-class Allocator(enum.Enum):
+class SlabKind(enum.Enum):
     """How a kernel knows the free slots of a slab."""
 
     SLUB = "slub"
@@ -58,7 +58,7 @@ class Described:
 class SlabFields:
     """Where this kernel keeps what its allocator knows of a slab."""
 
-    allocator: Allocator
+    kind: SlabKind
     slab: Layout
     """Of struct slab, or of struct page where that serves."""
     owner: Member
@@ -105,10 +105,10 @@ class SlabFields:
         none = np.zeros(len(rows), np.uint64)
         every = np.ones(len(rows), np.bool_)
         owner, slab = column(rows, self.owner), self.slab
-        if self.allocator is Allocator.CHAINED:
+        if self.kind is SlabKind.CHAINED:
             return self._elsewhere(memory, rows, page)
         free = column(rows, slab["freelist"])
-        if self.allocator is Allocator.SLAB:
+        if self.kind is SlabKind.SLAB:
             first, active = column(rows, slab["s_mem"]), column(rows, slab["active"])
             return Described(owner, page, first, active, None, free, none, every)
         inuse, objects = column(rows, slab["inuse"]), column(rows, slab["objects"])
@@ -136,34 +136,34 @@ class SlabFields:
         )
 
 
-def allocator(host: Host) -> Allocator:
+def slab_kind(host: Host) -> SlabKind:
     """Which allocator this kernel has. Raises `UnknownLayout` where it is none of the three."""
     cache = host.layout("struct kmem_cache")
     if cache is None:
         raise UnknownLayout("this kernel's debug info has no struct kmem_cache")
     if "offset" in cache:
-        return Allocator.SLUB
+        return SlabKind.SLUB
     if "num" not in cache or "gfporder" not in cache:
         # Removed by 6630e950d532 (6.4).
         raise UnknownLayout("this kernel's slab allocator is SLOB, which keeps no caches apart")
     slab = host.layout("struct slab")
     old = slab is not None and "free" in slab and "s_mem" in slab
-    return Allocator.CHAINED if old else Allocator.SLAB
+    return SlabKind.CHAINED if old else SlabKind.SLAB
 
 
 _MEMBERS = {
-    Allocator.SLUB: ("inuse", "objects", "freelist"),
-    Allocator.SLAB: ("s_mem", "active", "freelist"),
-    Allocator.CHAINED: ("s_mem", "colouroff", "inuse", "free"),
+    SlabKind.SLUB: ("inuse", "objects", "freelist"),
+    SlabKind.SLAB: ("s_mem", "active", "freelist"),
+    SlabKind.CHAINED: ("s_mem", "colouroff", "inuse", "free"),
 }
 
 
 def slab_fields(host: Host) -> SlabFields:
     """Decide this kernel's way to mark and describe slabs. Raises `UnknownLayout`."""
-    kind = allocator(host)
+    kind = slab_kind(host)
     page = require(host, "struct page", "flags")
     slab = host.layout("struct slab")
-    if slab is None or not ("slab_cache" in slab or kind is Allocator.CHAINED):
+    if slab is None or not ("slab_cache" in slab or kind is SlabKind.CHAINED):
         slab = page
     for member in _MEMBERS[kind]:
         if member not in slab:
@@ -182,13 +182,13 @@ def slab_fields(host: Host) -> SlabFields:
     return SlabFields(kind, slab, owner, behind, page, tails(host, page), flag, page_type)
 
 
-def _links(page: Layout, slab: Layout, kind: Allocator) -> tuple[Member, Member | None]:
+def _links(page: Layout, slab: Layout, kind: SlabKind) -> tuple[Member, Member | None]:
     """Where a slab's page names its cache and its struct slab.
 
     1b4f59e356cc (3.7) gave them members of their own; before, page.lru served for both
     (page_set_cache(), page_set_slab() in mm/slab.c, 2.6.32).
     """
-    if kind is not Allocator.CHAINED:
+    if kind is not SlabKind.CHAINED:
         own = slab.first_of("slab_cache", "slab")  # renamed by the same for SLUB
         return slab["slab_cache"] if own is None else own, None
     lru = page.first_of("lru")

@@ -13,7 +13,7 @@ import numpy as np
 from crashext.hosts.base import Host, Layout, Member
 from crashext.kernel.access import column, require, variable, words_at
 from crashext.kernel.addresses import page_size
-from crashext.kernel.slab.descriptors import Allocator
+from crashext.kernel.slab.descriptors import SlabKind
 
 MAX_NODES = 1024
 _MAX_SLOT = 1 << 25
@@ -67,12 +67,12 @@ def prefix(layout: Layout) -> int:
     return max(m.offset + m.size for n, m in layout.members.items() if n not in _NODE_ARRAYS)
 
 
-def geometry(host: Host, row: Row, kind: Allocator, red_zone: bool) -> Geometry | None:
+def geometry(host: Host, row: Row, kind: SlabKind, red_zone: bool) -> Geometry | None:
     """The sizes; None where they are impossible."""
-    found = _of_slub(row, red_zone) if kind is Allocator.SLUB else _of_slab(row)
+    found = _of_slub(row, red_zone) if kind is SlabKind.SLUB else _of_slab(row)
     room = found.slot_size - found.pad
     possible = 0 < found.object_size <= room <= _MAX_SLOT and found.objects > 0
-    if kind is Allocator.SLUB:
+    if kind is SlabKind.SLUB:
         possible &= found.freelist_offset + 8 <= room
     else:
         possible &= found.order <= _MAX_ORDER

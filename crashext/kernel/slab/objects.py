@@ -19,7 +19,7 @@ from crashext.kernel.addresses import AddressSpace
 from crashext.kernel.memmap import MemoryMap
 from crashext.kernel.slab.caches import SlabCache
 from crashext.kernel.slab.cpulists import CpuLists, cpu_lists
-from crashext.kernel.slab.descriptors import Allocator, Described, SlabFields, slab_fields
+from crashext.kernel.slab.descriptors import Described, SlabFields, SlabKind, slab_fields
 from crashext.kernel.slab.freelist import Encoding, Proof, Walk, prove_encoding, walk
 from crashext.kernel.slab.indexed import chained, numbered
 from crashext.kernel.slab.slabs import MAX_SLAB_BYTES, SlabIndex, page_spans
@@ -133,7 +133,7 @@ class SlabReader:
         rows, pfns, rows_ok = self._rows_of(bases)
         told = self._fields.described(self._memory, rows, pfns)
         on_cpu = np.zeros(len(bases), np.bool_)
-        if self._fields.allocator is Allocator.SLUB:
+        if self._fields.kind is SlabKind.SLUB:
             cpu_heads, on_cpu = self._cpu_heads(bases)
             own, local = self._freelists(
                 data, readable, bases, np.where(rows_ok, told.free, np.uint64(0)), cpu_heads
@@ -178,7 +178,7 @@ class SlabReader:
     def _slot_numbers(self, told: Described, objects: int) -> Walk:
         """SLAB: by the numbers of the free slots."""
         host, fields = self._host, self._fields
-        if fields.allocator is Allocator.CHAINED:
+        if fields.kind is SlabKind.CHAINED:
             return chained(host, told.free, told.next, told.inuse, objects)
         return numbered(host, told.free, told.inuse, objects, self.cache.index_width)
 

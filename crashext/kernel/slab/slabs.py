@@ -17,7 +17,7 @@ from crashext.hosts.base import Host, Mask, ReadFault
 from crashext.kernel.access import Words, u64
 from crashext.kernel.memmap import Block, MemoryMap
 from crashext.kernel.slab.caches import Caches
-from crashext.kernel.slab.descriptors import Allocator, SlabFields, slab_fields
+from crashext.kernel.slab.descriptors import SlabFields, SlabKind, slab_fields
 from crashext.progress import Progress
 
 MAP_BUDGET = 256 << 20  # bytes of memory map read before the pass becomes a sample (16 GiB of RAM)
@@ -158,7 +158,7 @@ def _decode(
     possible = told.ok & (objects > 0) & (told.inuse <= objects)
     possible &= objects * sizes <= MAX_SLAB_BYTES
     pages = page_spans(told.first, objects * sizes, memory.space.page_size)
-    if fields.allocator is not Allocator.SLUB:
+    if fields.kind is not SlabKind.SLUB:
         pages = np.uint64(1) << orders
         room = pages << np.uint64(memory.space.page_shift)
         possible &= (lead < room) & (lead + objects * sizes <= room)

@@ -146,10 +146,17 @@ def test_a_layout_that_is_not_understood_is_a_rung_that_is_absent() -> None:
     ],
 )
 def test_the_advice_is_what_this_kernel_can_do(built: tuple[str, ...], options: list[str]) -> None:
-    host = FakeHost(*(KMEMLEAK if "kmemleak" in n else layout(n, 64) for n in built))
+    host = FakeHost(KMEM_CACHE, *(KMEMLEAK if "kmemleak" in n else layout(n, 64) for n in built))
     found = ask(view_of(host), PLAIN, OBJECTS)
     assert found.allocators == ()
     assert found.unknown.startswith("cannot tell who allocated them: no record in this dump")
     known = ("slub_debug=U,kmalloc-64", "page_owner=on", "kmemleak=on", "sysctl.vm.mem_profiling=1")
     assert [o for o in known if o in found.unknown] == [o for o in known if o in options]
-    assert ("built without" in found.unknown) == (not options)
+    assert ("built without SLUB_DEBUG," in found.unknown) == (not options)
+
+
+def test_slab_has_an_option_of_its_own() -> None:
+    host = FakeHost(layout("struct kmem_cache", 200, num=(32, 4), gfporder=(36, 4)))
+    found = ask(view_of(host), PLAIN, OBJECTS)
+    assert "built without DEBUG_SLAB," in found.unknown
+    assert any("has no user tracking (CONFIG_DEBUG_SLAB)" in a for a in found.absent)

@@ -11,7 +11,7 @@ from crashext.analysis.reach import reachability
 from crashext.analysis.reach.reachability import Class
 from crashext.kernel.roots.stacks import owned_stacks
 from tests.fake import layout
-from tests.kernel.whole import PAGE, THREAD_SIZE, Kernel, class_of
+from tests.kernel.whole import DIRECT, PAGE, THREAD_SIZE, VMEMMAP, Kernel, class_of
 
 HELD, ORPHAN, STRUCTURE, NOT_JUDGED = Class.HELD, Class.ORPHAN, Class.STRUCTURE, Class.NOT_JUDGED
 POISON = 0xDEAD000000000122
@@ -295,3 +295,14 @@ def test_stacks_that_no_task_has_are_told_from_those_that_tasks_have(kernel: Ker
     owned = owned_stacks(view)
     assert owned is not None
     assert owned.tolist() == [tasks[0][1], tasks[2][1]]
+
+
+def test_a_struct_page_holds_no_object_of_its_own_slab(kernel: Kernel) -> None:
+    """SLAB's s_mem leads to the first slot of the slab, whoever has that."""
+    own, other = kernel.object("kmalloc-64"), kernel.object("kmalloc-128")
+    unused = 56  # of a struct page in this kernel
+    for owner, target in ((own, own), (own, other)):
+        page = VMEMMAP + 64 * ((owner - DIRECT) // PAGE)
+        kernel.write(page + unused, target)
+        expected = HELD if target == other else ORPHAN
+        assert class_of(kernel.marked(), target) == [expected]
