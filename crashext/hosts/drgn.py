@@ -373,7 +373,10 @@ def open_core(core: Path, debug: Sequence[Path]) -> DrgnHost:
     try:
         program.set_core_dump(str(core))
     except Exception as error:  # libkdumpfile's errors arrive as bare Exception
-        why = f"cannot open dump {core}: {_one_line(error)}"
+        said = _one_line(error)
+        # libkdumpfile speaks of its own functions, where names are missing from a header.
+        why = f"cannot open dump {core}: "
+        why += "its header names no kernel" if said.startswith("kdump_") else said
     if not program.flags & drgn.ProgramFlags.IS_LINUX_KERNEL:
         found = open_unusual(core, file)
         if found is None:

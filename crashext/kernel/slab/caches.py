@@ -15,6 +15,7 @@ from crashext.hosts.base import Host, Layout, ReadFault
 from crashext.kernel import rbtree
 from crashext.kernel.access import UnknownLayout, column, require, string, u64, words_at
 from crashext.kernel.slab.descriptors import SlabKind, slab_kind
+from crashext.kernel.slab.families import family
 from crashext.kernel.slab.geometry import (
     NodeCounters,
     Row,
@@ -91,7 +92,8 @@ class Caches:
 
     def find(self, name: str) -> SlabCache | None:
         """The cache called `name`, also by the name of a cache merged into it."""
-        return self._by_name.get(name) or self._by_name.get(_other_spelling(name))
+        spellings = (name, _other_spelling(name), *_names_of_other_times(name))
+        return next((self._by_name[n] for n in spellings if n in self._by_name), None)
 
     def names(self) -> list[str]:
         return sorted(self._by_name)
@@ -115,6 +117,18 @@ def _other_spelling(name: str) -> str:
     if size[:-1].isdigit() and size[-1:] in "kM":
         return f"{prefix}-{int(size[:-1]) * (1024 if size.endswith('k') else 1 << 20)}"
     return name
+
+
+def _names_of_other_times(name: str) -> tuple[str, ...]:
+    """size-512 is kmalloc-512 since SLAB shares kmalloc's caches (3.10); both are said."""
+    plain, variant = family(name)
+    spelled = _other_spelling(plain)
+    if variant == "size":
+        return plain, spelled
+    if variant or not plain.startswith("kmalloc-"):
+        return ()
+    size = spelled if plain[-1:] in "kM" else plain
+    return (f"size-{size.removeprefix('kmalloc-')}",)
 
 
 def read_caches(host: Host) -> Caches:

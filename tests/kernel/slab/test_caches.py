@@ -258,6 +258,12 @@ def test_no_cache_at_all_is_said_so() -> None:
     ("name", "said"),
     [
         ("kmalloc-1k", "kmalloc-1024"),
+        ("size-512", "kmalloc-512"),
+        ("size-1024", "kmalloc-1k"),
+        ("size-1024", "kmalloc-1024"),
+        ("kmalloc-512", "size-512"),
+        ("kmalloc-1k", "size-1024"),
+        ("kmalloc-1024", "size-1024"),
         ("kmalloc-1024", "kmalloc-1k"),
         ("kmalloc-8k", "kmalloc-8192"),
         ("kmalloc-2M", "kmalloc-2097152"),
