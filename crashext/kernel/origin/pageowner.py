@@ -47,7 +47,9 @@ class PageOwners:
 
 def keeps_owners(host: Host) -> bool:
     """Whether this kernel is built to track page owners."""
-    return host.layout("struct page_owner") is not None or _record(host) is not None
+    if host.layout("struct page_owner") is not None:
+        return True
+    return host.address_of("page_owner_inited") is not None and _record(host) is not None
 
 
 def owners_known(host: Host) -> bool:
