@@ -29,7 +29,8 @@ _MAX_TOKEN = 512  # KSYM_NAME_LEN from 6.1
 _ENOUGH = 2  # symbols that must be where VMCOREINFO says
 _PAGE = 4096
 _SYMBOL = re.compile(r"SYMBOL\((\w+)\)")
-_NAMES = re.compile(r"(?:[A-Za-z_.$][\w.$]*+\n)++", re.ASCII)
+# The linker names what it puts in for a broken Cortex-A53 e843419@0583_0000d8e3_2844.
+_NAMES = re.compile(r"(?:[A-Za-z_.$][\w.$]*+\n|e\d++@\w++\n)++", re.ASCII)
 # struct lock_class_key is empty without lockdep: its symbol sits where the next variable begins.
 _LOCK_KEY = re.compile(r"__key(\.\d+)?$")
 # What linker scripts and macros put at an object's address without being one.

@@ -23,7 +23,7 @@ from .own_kernel import compile_kernel, own_kernel
 from .packages import Kernel, fetch, newest_kernel, require_tools
 from .program_build import SOURCE as PROGRAM
 from .program_build import build_program
-from .qemu import EMULATORS, Guest, Machine
+from .qemu import CPU_OF_ANY_PAGES, EMULATORS, Guest, Machine
 from .run import run
 from .scenarios import DEBIAN, Scenario
 from .suites import SUITES, fetch_suite, suite_kernel
@@ -285,6 +285,7 @@ def _boot_and_dump(
             disks=disks,
             console=building / "console.log",
             arch=kernel.arch,
+            cpu=CPU_OF_ANY_PAGES if kernel.release.endswith("k") else "",
         )
         with Guest(machine) as guest:
             if scenario.parameters.get("nodes_later"):

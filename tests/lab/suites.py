@@ -75,6 +75,8 @@ class Suite:
     debian: str = ""
     """The suite's name in Debian's archive, where it is another."""
     arch: str = "amd64"
+    flavour: str = ""
+    """What the name of the kernel's package ends in, after the architecture."""
 
 
 SUITES = {
@@ -85,6 +87,8 @@ SUITES = {
         Suite("sid", pahole="pahole"),
         # Not pahole: the headers of 12 have no vmlinux, module_build.py calls the machine's own.
         Suite("arm64", pahole="", debian="bookworm", arch="arm64"),
+        Suite("arm64-trixie", pahole="pahole", debian="trixie", arch="arm64"),
+        Suite("arm64-16k", pahole="pahole", debian="trixie", arch="arm64", flavour="-16k"),
     )
 }
 
@@ -93,7 +97,7 @@ def suite_kernel(cache: Path, suite: Suite) -> Kernel:
     """Name the kernel of `suite`; its package lists are fetched where that was not done yet."""
     apt = _Apt(_folder(cache, suite) / "apt")
     apt.prepare(suite)
-    meta = f"linux-image-{suite.arch}"
+    meta = f"linux-image-{suite.arch}{suite.flavour}"
     named = f"{meta}:{suite.arch}"
     image = first_dependency(
         run(apt.command("apt-cache", "depends", named)), meta, f"{_IMAGE}[0-9]"

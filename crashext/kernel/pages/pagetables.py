@@ -57,7 +57,7 @@ _ARM64_OTHERS = ("tramp_pg_dir", "idmap_pg_dir")  # arch/arm64/kernel/vmlinux.ld
 def table_format(host: Host) -> Format | None:
     """That of this kernel; None where its top table is not among the symbols."""
     if architecture(host) is ARM64:
-        root, bits = host.address_of("swapper_pg_dir"), vmcoreinfo_number(_notes(host), "VA_BITS")
+        root, bits = host.address_of("swapper_pg_dir"), _address_bits(host)
         if root is None or bits is None:
             return None
         page = page_shift(host)
@@ -75,6 +75,17 @@ def table_format(host: Host) -> Format | None:
     return Format(
         root, (), shifts, np.uint64(_X86_FRAME), mask, np.uint64(1), _X86_ENTRIES, _X86_ENTRIES // 2
     )
+
+
+def _address_bits(host: Host) -> int | None:
+    """Of kernel addresses on this machine: a kernel for 52 bits runs on processors with 48.
+
+    bbdbc11804ff (5.7) noted what is in force, ahead of the first such kernel of pages of 4 KiB.
+    """
+    unused = vmcoreinfo_number(_notes(host), "TCR_EL1_T1SZ")
+    if unused is not None and unused < 64:
+        return 64 - unused
+    return vmcoreinfo_number(_notes(host), "VA_BITS")
 
 
 def _notes(host: Host) -> dict[str, str]:
