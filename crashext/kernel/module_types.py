@@ -7,7 +7,7 @@ Sources: include/linux/module.h and kernel/module/sysfs.c (notes_attrs; 4.5 to 7
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -39,15 +39,18 @@ class KernelTypes:
     def __init__(self, host: Host) -> None:
         self._modules = ModuleTypes(host)
         self._blobs = read_blobs(host)
-        self._kernel: Btf | None = None
         self._read: dict[str, bytes] = {}
         self._btf: Btf | None = None
         try:
             if self._blobs is not None:
-                self._kernel = Btf(self._blobs[0])
                 self._btf = Btf(*self._blobs)
         except ValueError:
             self._blobs = None
+
+    @cached_property
+    def _kernel(self) -> Btf | None:
+        """The kernel's own alone, which modules' types are written over."""
+        return None if self._blobs is None else Btf(self._blobs[0])
 
     @cached_property
     def _eager(self) -> set[str]:
@@ -57,10 +60,10 @@ class KernelTypes:
         """All types, those of `wanted` modules among them where they can be had. Numbers of types
         stay what they were; None where the kernel carries no BTF itself.
         """
-        if self._blobs is None or self._kernel is None or self._btf is None:
+        if self._blobs is None or self._btf is None:
             return None
         missing = sorted((self._eager | set(wanted)) - set(self._btf.modules))
-        found = [(name, self._modules.blob(name, self._kernel)) for name in missing]
+        found = [(name, self._modules.blob(name, lambda: self._kernel)) for name in missing]
         fresh = {name: blob for name, blob in found if blob is not None}
         if fresh:
             self._read.update(fresh)
@@ -97,11 +100,11 @@ class ModuleTypes:
         """Modules that a file is known of."""
         return set(self.named) | set(self._stored)
 
-    def blob(self, module: str, kernel: Btf | None) -> bytes | None:
+    def blob(self, module: str, kernel: Callable[[], Btf | None]) -> bytes | None:
         """BTF over that of `kernel`; None where there is no file of its own."""
         if module not in self._read:
             path = self._path(module)
-            self._read[module] = None if path is None else btf_of_dwarf(path, kernel)
+            self._read[module] = None if path is None else btf_of_dwarf(path, kernel())
         return self._read[module]
 
     def _path(self, module: str) -> Path | None:
