@@ -320,6 +320,25 @@ class Btf:
             self._names[kind] = table
         return self._names[kind]
 
+    @cached_property
+    def _function_names(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Where the names of functions begin in the text, ascending, and the functions."""
+        numbers = np.flatnonzero(self._kinds == BtfKind.FUNC)
+        raw = np.asarray(self._words)[self._starts[numbers]].astype(np.int64)
+        shift = np.array(self._text_shift, np.int64)[np.asarray(self._unit)[numbers]]
+        place = np.where(raw >= self._base_text, raw + shift, raw)
+        order = np.argsort(place, kind="stable")
+        return place[order], numbers[order]
+
+    def functions(self, name: str) -> list[int]:
+        """Every function called `name`, as `named` has them, without reading the others' names."""
+        places, numbers = self._function_names
+        wanted, found, at = b"\0" + name.encode() + b"\0", list[int](), -1
+        while name and (at := self._text.find(wanted, at + 1)) >= 0:
+            low, high = np.searchsorted(places, [at + 1, at + 2]).tolist()
+            found += numbers[low:high].tolist()
+        return sorted(found)
+
     def find(self, name: str, module: str | None = None) -> int | None:
         """The type called ``struct x``, ``union x``, or any of these called ``x``, or a typedef;
         with `module` the one that this module has, "" the kernel.

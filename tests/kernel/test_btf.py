@@ -91,6 +91,14 @@ def test_prototypes(btf: Btf) -> None:
     assert [btf.describe(a) for a in arguments] == ["struct callback_head *"]
 
 
+def test_functions_by_name_are_those_of_the_index(btf: Btf) -> None:
+    index = btf.named(BtfKind.FUNC)
+    several = [name for name, numbers in index.items() if len(numbers) > 1][:20]
+    for name in [*list(index)[::4000], *several, "ops_open"]:
+        assert btf.functions(name) == index[name], name
+    assert btf.functions("no_such_function") == btf.functions("") == []
+
+
 def _blob(types: bytes, text: bytes) -> bytes:
     head = struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(text))
     return head + types + text

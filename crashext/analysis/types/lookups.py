@@ -89,7 +89,7 @@ class Lookups:
             symbol = self.symbol(address)
             found: tuple[int, ...] = ()
             if symbol is not None and symbol.address == address:
-                numbers = self.btf.named(BtfKind.FUNC).get(symbol.name, [])
+                numbers = self.btf.functions(symbol.name)
                 found = tuple(
                     self.btf.target(n)
                     for n in numbers
