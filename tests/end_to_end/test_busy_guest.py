@@ -6,50 +6,24 @@ it is there already, its tests run. The truth is the lab's, and drgn's for what 
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Any
-
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from crashext.analysis.likeness.survey import generator
-from crashext.analysis.reach.reachability import Class, Reach, reach
+from crashext.analysis.reach.reachability import Class
 from crashext.analysis.reach.selfcheck import misgivings
-from crashext.analysis.settings import Settings
-from crashext.progress import silent
-from tests.conftest import few, lab_dump, lab_view, on, run
-from tests.kernel.oracle import allocated_by_drgn, drgn_program
-from tests.kernel.walked import allocated_addresses
-from tests.lab import read_addresses
+from tests.conftest import lab_dump, lab_view
+from tests.end_to_end.guests import (
+    LOST,
+    RECALL,
+    census,
+    classes,
+    compared_with_drgn,
+    lost_share,
+    marked,
+    overview,
+    unexplained,
+)
 
-SETTINGS = Settings(250_000, 0, 0.7, "hamming", 1)
 BOTH = ("busy", "busy-leaks")
-LOST = ("nodes", "private", "tasks", "chain")
-RECALL = 0.98
-
-
-@few
-def marked(name: str) -> Reach:
-    return reach(lab_view(name), silent, lambda c: generator(SETTINGS, c))
-
-
-@cache
-def overview(name: str) -> dict[str, Any]:
-    ran = run("leakscan", *on(name), "--json")
-    assert ran.status == 0, ran.err
-    return ran.document
-
-
-@cache
-def census(name: str) -> dict[str, Any]:
-    ran = run("leakscan", *on(name), "--orphans", "--json")
-    assert ran.status == 0, ran.err
-    return ran.document
-
-
-def addresses(name: str, part: str) -> NDArray[np.uint64]:
-    return np.array(read_addresses(lab_dump(name).addresses(part)), np.uint64)
 
 
 @pytest.mark.parametrize("name", BOTH)
@@ -77,13 +51,9 @@ def test_the_guest_is_busy(name: str) -> None:
 
 @pytest.mark.parametrize("name", BOTH)
 def test_allocated_objects_are_drgns_in_every_cache(name: str) -> None:
-    view, checked, caches = lab_view(name), 0, 0
-    for theirs, expected in allocated_by_drgn(drgn_program(name)):
-        cache = next(c for c in view.caches.all if c.address == theirs.value_())
-        assert allocated_addresses(view, cache) == expected, cache.name
-        checked, caches = checked + len(expected), caches + 1
-    assert caches == len(view.caches.all) > 200
-    assert checked > 200_000
+    caches, objects = compared_with_drgn(name)
+    assert caches > 200
+    assert objects > 200_000
 
 
 @pytest.mark.parametrize("name", BOTH)
@@ -101,28 +71,18 @@ def test_a_busy_guest_that_loses_nothing_is_healthy(name: str) -> None:
 @pytest.mark.parametrize("name", ["busy-leaks"])
 @pytest.mark.parametrize("part", LOST)
 def test_what_was_lost_is_unreachable(name: str, part: str) -> None:
-    found = marked(name)
-    classes = found.classes(found.table.at(addresses(name, part)))
-    assert (classes != Class.NOT_JUDGED).all()
-    assert np.isin(classes, (Class.ORPHAN, Class.STRUCTURE)).mean() >= RECALL
+    assert lost_share(name, part) >= RECALL
 
 
 @pytest.mark.parametrize("name", ["busy-leaks"])
 def test_what_is_in_use_is_held(name: str) -> None:
-    found = marked(name)
-    classes = found.classes(found.table.at(addresses(name, "living")))
-    assert (classes == Class.HELD).all()
+    assert (classes(name, "living") == Class.HELD).all()
 
 
 @pytest.mark.parametrize("name", BOTH)
 def test_nobody_innocent_is_unreachable(name: str) -> None:
     """But for what hangs below leaked tasks, six objects each, and what has an explanation."""
-    found, truth = marked(name), lab_dump(name).truth()["parts"]
-    guilty = [addresses(name, p) for p in truth if p in LOST]
-    known = found.table.at(np.concatenate([np.zeros(0, np.uint64), *guilty]))
-    others = len(np.setdiff1d(found.unreachable(), known))
-    explained = sum(g["objects"] for g in census(name)["orphans"] if g["explanation"])
-    assert others - explained <= 6 * truth.get("tasks", {"count": 0})["count"]
+    assert unexplained(name) == 0
 
 
 @pytest.mark.parametrize("name", ["busy-leaks"])

@@ -12,59 +12,36 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from crashext.analysis.likeness.survey import generator
-from crashext.analysis.reach.reachability import Class, Reach, reach
+from crashext.analysis.reach.reachability import Class
 from crashext.analysis.reach.selfcheck import misgivings
-from crashext.analysis.settings import Settings
-from crashext.progress import silent
-from tests.conftest import few, lab_dump, lab_view, on, run
-from tests.kernel.oracle import allocated_by_drgn, drgn_program
-from tests.kernel.walked import allocated_addresses
-from tests.lab import OWN_KERNELS, SUITES, read_addresses
+from tests.conftest import lab_dump, run
+from tests.end_to_end.guests import (
+    LOST,
+    RECALL,
+    addresses,
+    census,
+    classes,
+    compared_with_drgn,
+    explained,
+    lost_share,
+    marked,
+    overview,
+    unexplained,
+)
+from tests.lab import OWN_KERNELS, SUITES
 
-SETTINGS = Settings(250_000, 0, 0.7, "hamming", 1)
 SCENARIOS = ("healthy", "innocent", "default")
 ALL = [f"{name}@{suite}" for suite in (*SUITES, *OWN_KERNELS) for name in SCENARIOS]
 FILTERED = [name for name in ALL if "@arm64" not in name]
 """Only makedumpfile of the dump's own architecture filters it."""
-LOST = ("nodes", "private", "tasks", "chain")
-RECALL = 0.98
-
-
-@few
-def marked(name: str) -> Reach:
-    return reach(lab_view(name), silent, lambda c: generator(SETTINGS, c))
-
-
-@cache
-def overview(name: str) -> dict[str, Any]:
-    ran = run("leakscan", *on(name), "--json")
-    assert ran.status == 0, ran.err
-    return ran.document
-
-
-@cache
-def census(name: str) -> dict[str, Any]:
-    ran = run("leakscan", *on(name), "--orphans", "--json")
-    assert ran.status == 0, ran.err
-    return ran.document
-
-
-def addresses(name: str, part: str) -> NDArray[np.uint64]:
-    return np.array(read_addresses(lab_dump(name).addresses(part)), np.uint64)
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_allocated_objects_are_drgns_in_every_cache(name: str) -> None:
-    view, checked, caches = lab_view(name), 0, 0
-    for theirs, expected in allocated_by_drgn(drgn_program(name)):
-        cache = next(c for c in view.caches.all if c.address == theirs.value_())
-        assert allocated_addresses(view, cache) == expected, cache.name
-        checked, caches = checked + len(expected), caches + 1
-    assert caches == len(view.caches.all) > 80
-    assert checked > 6_000
+    caches, objects = compared_with_drgn(name)
+    assert caches > 80
+    assert objects > 6_000
 
 
 @pytest.mark.parametrize("name", [n for n in ALL if not n.startswith("default")])
@@ -83,32 +60,21 @@ def test_the_mark_believes_itself(name: str) -> None:
 @pytest.mark.parametrize("name", [n for n in ALL if n.startswith("default")])
 @pytest.mark.parametrize("part", LOST)
 def test_what_was_lost_is_unreachable(name: str, part: str) -> None:
-    found = marked(name)
-    slots = found.table.at(addresses(name, part))
-    classes = found.classes(slots)
-    assert (classes != Class.NOT_JUDGED).all()
-    assert np.isin(classes, (Class.ORPHAN, Class.STRUCTURE)).mean() >= RECALL
+    assert lost_share(name, part) >= RECALL
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_what_is_in_use_is_held(name: str) -> None:
-    found = marked(name)
     for part, facts in lab_dump(name).truth()["parts"].items():
         if facts["caches"] and part not in (*LOST, "freed"):
-            classes = found.classes(found.table.at(addresses(name, part)))
-            assert (classes == Class.HELD).all(), part
+            assert (classes(name, part) == Class.HELD).all(), part
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_nobody_innocent_is_unreachable(name: str) -> None:
     """But for what hangs below leaked tasks, six objects each, and tables registered for good."""
-    found, truth = marked(name), lab_dump(name).truth()["parts"]
-    guilty = [addresses(name, p) for p in truth if p in LOST]
-    known = found.table.at(np.concatenate([np.zeros(0, np.uint64), *guilty]))
-    others = len(np.setdiff1d(found.unreachable(), known))
-    explained = sum(g["objects"] for g in census(name)["orphans"] if g["explanation"])
-    assert others - explained <= 6 * truth.get("tasks", {"count": 0})["count"]
-    assert explained <= 4
+    assert unexplained(name) == 0
+    assert explained(name) <= 4
 
 
 @pytest.mark.parametrize("name", [n for n in ALL if n.startswith("default")])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import jsonschema
 import pytest
@@ -13,6 +12,7 @@ from crashext.analysis.results.reports import Kernel, SitesReport
 from crashext.hosts.base import U64
 from crashext.hosts.plain import plain
 from crashext.hosts.session import load, write
+from crashext.kernel.addresses import PAGE_SIZE
 from crashext.report.documents import KINDS, VERSION
 from crashext.report.schema import PATH, schema, text
 from tests.conftest import SESSIONS, run
@@ -33,21 +33,23 @@ def test_the_file_is_what_the_types_say() -> None:
     jsonschema.Draft202012Validator.check_schema(schema())
 
 
-@pytest.fixture
-def arguments(tmp_path: Path) -> dict[str, tuple[object, ...]]:
+@pytest.fixture(scope="module")
+def arguments(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[object, ...]]:
     """A command for each kind of document."""
-    trace, proc = tmp_path / "trace", tmp_path / "proc"
+    folder = tmp_path_factory.mktemp("sources")
+    trace, proc, sites = folder / "trace", folder / "proc", folder / "sites.session"
     trace.write_text("".join(ALLOC.format(i, 0xFFFF888000100000 + 32 * i) for i in range(40)))
     proc.mkdir()
     (proc / "meminfo").write_text(MEMINFO)
     document, extents = load(SESSIONS / "unlinked-nodes.session")
     document["derived"]["sites kmalloc-32"] = plain(SITES)
-    write(tmp_path / "sites.session", document, [(a, bytes(data)) for a, data in extents])
+    # The places are an answer that it keeps: of memory it needs the caches, not their slabs.
+    write(sites, document, [(a, bytes(data)) for a, data in extents if len(data) < PAGE_SIZE])
     return {
         "leakscan": ("leakscan", "-r", SESSIONS / "unlinked-nodes.session", "kmalloc-32"),
         "objsim": ("objsim", "-r", SESSIONS / "unlinked-nodes.session", NODE),
         "orphans": ("leakscan", "-r", SESSIONS / "orphans.session", "--orphans"),
-        "sites": ("leakscan", "-r", tmp_path / "sites.session", "--sites", "kmalloc-32"),
+        "sites": ("leakscan", "-r", sites, "--sites", "kmalloc-32"),
         "trace": ("leakscan", "--trace", trace),
         "verdict": ("leakscan", "-r", SESSIONS / "many-leaks.session"),
         "procfs": ("leakscan", "--procfs", proc),
