@@ -13,6 +13,10 @@ import crashext
 from tests.papers import PAPERS, ROOT
 
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
+_GUIDES = (ROOT / ".github/CONTRIBUTING.md", ROOT / "crashext/docs/design.md")
+_CODE = re.compile(r"`([^`\n]+)`")
+_FILE = re.compile(r"[\w./-]+\.(?:py|md|c|json)")
+_NAME = re.compile(r"(?=\w*(?:_|[a-z][A-Z]))[A-Za-z_]\w+")  # lower_case, CamelCase
 _FENCED = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 
 
@@ -34,6 +38,21 @@ def test_every_link_leads_somewhere(paper: Path) -> None:
         if not there or (anchor and anchor not in anchors(target)):
             broken.append(link)
     assert broken == []
+
+
+@pytest.mark.parametrize("guide", _GUIDES, ids=lambda p: p.stem)
+def test_the_files_and_names_that_a_guide_sends_to_are_there(guide: Path) -> None:
+    files = [*ROOT.glob("crashext/**/*.*"), *ROOT.glob("tests/**/*.*")]
+    source = "\n".join(p.read_text() for p in files if p.suffix in (".py", ".c"))
+    named = set(re.findall(r"\w+", source))
+    missing = []
+    for word in _CODE.findall(_FENCED.sub("", guide.read_text())):
+        if _FILE.fullmatch(word):
+            if not any(str(p).endswith(f"/{word}") for p in files):
+                missing.append(word)
+        elif _NAME.fullmatch(word) and word not in named:
+            missing.append(word)
+    assert missing == []
 
 
 def test_the_changelog_begins_with_this_version() -> None:

@@ -193,7 +193,7 @@ def _cache(group: KmemleakGroup, snapshot: Snapshot) -> tuple[str, str]:
             return "", f"kmalloc() of {size:,} bytes"
         name = family(f"kmalloc-{size}")[0]
         present = by_name(lines).get(name)
-        # Before 4.20 it was kmalloc-1024, before 3.11 size-1024.
+        # Before 4.20 it was kmalloc-1024, before 3.10 size-1024.
         plain = [m.name for m in present.members if not _variant(m.name)] if present else []
         return (plain[0] if plain else name), ""
     fit = [

@@ -41,7 +41,7 @@ class BareHost(DrgnHost):
     def _require_matching_debug_info(self) -> None:
         """The release string must be where the dump's own symbols say."""
         where = self.address_of("init_uts_ns")
-        told = self._info.vmcoreinfo.get("OFFSET(uts_namespace.name)")  # 5.9 (ca4a9241cc5e)
+        told = self._info.vmcoreinfo.get("OFFSET(uts_namespace.name)")  # 5.11 (ca4a9241cc5e)
         read = _reader(self._program)
         for offset in (0, 4) if told is None else (int(told),):  # a kref before it until 5.10
             try:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from crashext.hosts.base import Host, Layout, Member, ReadFault
-from crashext.kernel.access import u64, variable
+import numpy as np
+from numpy.typing import NDArray
 
-_MAX_DEPTH = 64  # a red-black tree of 2**32 areas is no deeper
+from crashext.hosts.base import Bytes, Host, Layout, Member, ReadFault
+from crashext.kernel import rbtree
+from crashext.kernel.access import Words, column, u64, variable, words_at
 
 
 @dataclass(frozen=True)
@@ -24,10 +26,23 @@ class VmallocArea:
 
 def area_at(host: Host, address: int) -> VmallocArea | None:
     """The vmap_area that holds `address`, by one descent of each busy tree."""
-    for root in tree_roots(host):
-        found = _descend(host, root, address)
-        if found is not None:
-            return found
+    area = host.layout("struct vmap_area")
+    if area is None:
+        return None
+
+    def sides(rows: Bytes, keys: Words) -> NDArray[np.int64]:
+        left, right = keys < column(rows, area["va_start"]), keys >= column(rows, area["va_end"])
+        return right.astype(np.int64) - left
+
+    key = np.array([address], np.uint64)
+    roots, _ = words_at(host, np.array(tree_roots(host), np.uint64))
+    for root in roots.tolist():
+        rows, hit = rbtree.search(host, root, area, area["rb_node"].offset, key, sides)
+        if hit[0]:
+            start, end = (int(column(rows, area[name])[0]) for name in ("va_start", "va_end"))
+            link = description(area)
+            structure = 0 if link is None else int(column(rows, link)[0])
+            return VmallocArea(start, end, _caller(host, structure))
     return None
 
 
@@ -46,39 +61,14 @@ def tree_roots(host: Host) -> list[int]:
     return [start + i * node.size for i in range(min(count, 1024))]
 
 
-def _descend(host: Host, root: int, address: int) -> VmallocArea | None:
-    area, rb = host.layout("struct vmap_area"), host.layout("struct rb_node")
-    if area is None or rb is None:
-        return None
-    try:
-        at = u64(host, root)
-        for _ in range(_MAX_DEPTH):
-            if not at:
-                return None
-            base = at - area["rb_node"].offset
-            start = u64(host, base + area["va_start"].offset)
-            end = u64(host, base + area["va_end"].offset)
-            if start <= address < end:
-                return VmallocArea(start, end, _caller(host, base))
-            side = "rb_left" if address < start else "rb_right"
-            at = u64(host, at + rb[side].offset)
-    except ReadFault:
-        return None
-    return None
-
-
 def description(area: Layout) -> Member | None:
     """Of a vmap_area, what leads to its vm_struct: `private` before db1aecafef58 (3.3)."""
     return area.first_of("vm", "private")
 
 
-def _caller(host: Host, area_address: int) -> int:
-    area, vm = host.layout("struct vmap_area"), host.layout("struct vm_struct")
-    link = None if area is None else description(area)
-    if vm is None or link is None:
-        return 0
+def _caller(host: Host, structure: int) -> int:
+    vm = host.layout("struct vm_struct")
     try:
-        structure = u64(host, area_address + link.offset)
-        return u64(host, structure + vm["caller"].offset) if structure else 0
+        return u64(host, structure + vm["caller"].offset) if structure and vm else 0
     except ReadFault:
         return 0

@@ -1,1 +1,1 @@
-"""SLUB: caches, slabs, objects and slots, freelists, and what an address is."""
+"""SLUB and SLAB: caches, slabs, objects and slots, freelists, and what an address is."""

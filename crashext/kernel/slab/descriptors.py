@@ -185,8 +185,9 @@ def slab_fields(host: Host) -> SlabFields:
 def _links(page: Layout, slab: Layout, kind: SlabKind) -> tuple[Member, Member | None]:
     """Where a slab's page names its cache and its struct slab.
 
-    1b4f59e356cc (3.7) gave them members of their own; before, page.lru served for both
-    (page_set_cache(), page_set_slab() in mm/slab.c, 2.6.32).
+    Both have members of their own since 3.6 ("slab: Use page struct fields instead of casting"),
+    in the union with lru, out of which 1b4f59e356cc (3.8) took slab_cache. Before, page.lru served
+    for both (page_set_cache(), page_set_slab() in mm/slab.c, 2.6.32).
     """
     if kind is not SlabKind.CHAINED:
         own = slab.first_of("slab_cache", "slab")  # renamed by the same for SLUB

@@ -1,6 +1,6 @@
 """Cache names: which caches serve one purpose under several names.
 
-kmalloc has been split and renamed for twenty years: ``size-512`` (SLAB before 3.11),
+kmalloc has been split and renamed for twenty years: ``size-512`` (SLAB before 3.10),
 ``kmalloc-512``, ``kmalloc-1024`` and ``kmalloc-1k`` (4.20), ``dma-kmalloc-512``, ``kmalloc-rcl-``
 (4.20), ``kmalloc-cg-`` (5.14), ``kmalloc-rnd-NN-`` (6.6), ``kmalloc-part-NN-``,
 ``kmalloc-no-objext-``, and the buckets of 6.11 that carry their owner's name (``msg_msg-64``).

@@ -149,7 +149,7 @@ def _points_behind(layout: Layout, nodes: Member) -> bool:
 
 
 def node_layout(host: Host) -> Layout | None:
-    """Of a cache's part on one node; called kmem_list3 by SLAB before ce8eb6c424c7 (3.11)."""
+    """Of a cache's part on one node; called kmem_list3 by SLAB before ce8eb6c424c7 (3.10)."""
     return host.layout("struct kmem_cache_node") or host.layout("struct kmem_list3")
 
 
