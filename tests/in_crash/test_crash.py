@@ -60,7 +60,7 @@ class Crash:
             env={**os.environ, "HOME": str(home), "TERM": "vt100"},
             encoding="utf-8",
             codec_errors="replace",
-            timeout=60,
+            timeout=240,  # on a machine that has other work to do
             dimensions=window,
         )
         # crash shows each line of the file as if it were typed, and then its first prompt.
@@ -259,7 +259,7 @@ def test_epython_without_setup(build: str, tmp_path: Path) -> None:
             "CRASHEXT_PYTHON": sys.executable,
         },
         encoding="utf-8",
-        timeout=60,
+        timeout=240,
         dimensions=(50, 160),
     )
     for line in (f"extend {build}", "set scroll off"):

@@ -81,7 +81,7 @@ def describe(
         notes=(
             *_text(words, cluster),
             *_links(words, cluster.exemplar, decoded),
-            *_notes(decoded, residue),
+            *_notes(decoded, residue, len(cluster.members)),
         ),
         lowest=U64(members.min()),
         highest=U64(members.max()),
@@ -193,8 +193,8 @@ def _links(words: WordMap, exemplar: int, decoded: tuple[Word, ...]) -> list[str
     return notes[:_PLACES]
 
 
-def _notes(words: tuple[Word, ...], residue: float | None) -> tuple[str, ...]:
-    """What the decoded words say together, most telling first."""
+def _notes(words: tuple[Word, ...], residue: float | None, seen: int) -> tuple[str, ...]:
+    """What the decoded words of `seen` objects say together, most telling first."""
     notes = []
     poisons = [w for w in words if w.kind == Kind.LIST_POISON.label and w.agreement >= _MOST]
     if poisons:
@@ -217,7 +217,7 @@ def _notes(words: tuple[Word, ...], residue: float | None) -> tuple[str, ...]:
         for w in words
         if w.hops and w.agreement >= _MOST and w.constant >= _MOST
     ]
-    for w, what in owners[:2]:
+    for w, what in owners[:2] if seen > 1 else ():  # one object has nothing in common
         notes.append(f"+{w.offset:#x} is the same pointer in {_percent(w.constant)}: {what}")
     if residue is not None and residue >= _RESIDUE_SAYS:
         notes.append(
