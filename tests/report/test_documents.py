@@ -12,7 +12,6 @@ from crashext.analysis.results.reports import Kernel, SitesReport
 from crashext.hosts.base import U64
 from crashext.hosts.plain import plain
 from crashext.hosts.session import load, write
-from crashext.kernel.addresses import PAGE_SIZE
 from crashext.report.documents import KINDS, VERSION
 from crashext.report.schema import PATH, schema, text
 from tests.conftest import SESSIONS, run
@@ -44,7 +43,7 @@ def arguments(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[objec
     document, extents = load(SESSIONS / "unlinked-nodes.session")
     document["derived"]["sites kmalloc-32"] = plain(SITES)
     # The places are an answer that it keeps: of memory it needs the caches, not their slabs.
-    write(sites, document, [(a, bytes(data)) for a, data in extents if len(data) < PAGE_SIZE])
+    write(sites, document, [(a, bytes(data)) for a, data in extents if len(data) < 4096])
     return {
         "leakscan": ("leakscan", "-r", SESSIONS / "unlinked-nodes.session", "kmalloc-32"),
         "objsim": ("objsim", "-r", SESSIONS / "unlinked-nodes.session", NODE),
