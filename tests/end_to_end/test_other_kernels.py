@@ -15,7 +15,7 @@ import pytest
 
 from crashext.analysis.reach.reachability import Class
 from crashext.analysis.reach.selfcheck import misgivings
-from tests.conftest import lab_dump, run
+from tests.conftest import lab_dump, on, run
 from tests.end_to_end.guests import (
     LOST,
     RECALL,
@@ -146,8 +146,7 @@ def test_the_code_names_who_allocated_what_was_lost(name: str) -> None:
 )
 def test_modules_without_btf_have_their_types_from_their_debug_file(part: str, struct: str) -> None:
     """5.10's modules carry none; the file that lies beside the dump is found by its build ID."""
-    dump = lab_dump("default@bullseye")
-    one = int(read_addresses(dump.addresses(part))[0])
+    one = int(addresses("default@bullseye", part)[0])
     ran = run("objsim", *on("default@bullseye"), "--no-refs", "--json", f"{one:#x}")
     (subject,) = ran.document["subjects"]
     best = subject["types"][0]
