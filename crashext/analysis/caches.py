@@ -6,7 +6,6 @@ from dataclasses import replace
 from shlex import quote
 
 import numpy as np
-from rapidfuzz import process
 
 from crashext.analysis.described import Described
 from crashext.analysis.likeness.groups import residue
@@ -25,8 +24,9 @@ from crashext.analysis.results.evidence import CacheReach, Reachability
 from crashext.analysis.results.joined import Traced
 from crashext.analysis.results.reports import CacheReport, Group, LeakReport
 from crashext.analysis.settings import MEMORY_BUDGET, Settings
-from crashext.hosts.base import U64, HostError
-from crashext.kernel.slab.caches import Caches, SlabCache
+from crashext.hosts.base import U64
+from crashext.kernel.slab.caches import SlabCache
+from crashext.kernel.slab.named import find_cache
 from crashext.kernel.slab.slabs import MAP_BUDGET
 from crashext.kernel.slab.usage import Usage
 from crashext.kernel.slab.view import KernelView
@@ -49,7 +49,7 @@ def scan_caches(
     memory: int = MEMORY_BUDGET,
     traced: Traced | None = None,
 ) -> LeakReport:
-    """Examine the caches called `names`. Raises `HostError` when one does not exist.
+    """Examine the caches called `names`. Raises `UnknownCache` when one does not exist.
 
     `refs` says whether to look for who points at the objects (None: where that takes seconds);
     `memory` is what the pass for it may use. With a trace's outstanding objects (`traced`), those
@@ -118,19 +118,6 @@ def _not_reached(cache: SlabCache) -> Skipped:
         slabs, slots = cache.counters.slabs, cache.counters.objects
         counted = f"; the kernel counts {plural(slabs, 'slab')} with {plural(slots, 'slot')}"
     return Skipped(f"cache: {cache.name}", 1, f"interrupted before its objects were read{counted}")
-
-
-def find_cache(caches: Caches, name: str) -> SlabCache:
-    """The cache of that name or alias; raises `HostError` with the names that are close."""
-    cache = caches.find(name)
-    if cache is not None:
-        return cache
-    close = process.extract(name, caches.names(), limit=3, score_cutoff=60)
-    hint = ", ".join(n for n, _, _ in close)
-    raise HostError(
-        f"no slab cache is called {name}"
-        + (f": did you mean {hint}?" if hint else f" among the {len(caches.all)} of this kernel")
-    )
 
 
 def examine_cache(

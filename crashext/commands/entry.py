@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from crashext.commands.arguments import BAD_INPUT, Parser, leakscan_parser, objsim_parser
 from crashext.commands.files import check_files
+from crashext.commands.names import unknown_cache
 from crashext.commands.options import Options, Refusal, leakscan_options, objsim_options
 from crashext.commands.place import SHELL, Place
 from crashext.report.safe import safe
@@ -37,6 +38,10 @@ def _command(
         check_files(options)
     except Refusal as why:
         print(f"{parser.prog}: {safe(str(why))}", file=sys.stderr)
+        return BAD_INPUT
+    wrong = unknown_cache(options, place)
+    if wrong:
+        print(f"{parser.prog}: {safe(wrong)}", file=sys.stderr)
         return BAD_INPUT
     from crashext.commands.running import run  # imports all that does the work
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from shlex import quote
 
-from crashext.analysis.caches import find_cache
 from crashext.analysis.origin.places import sites_report
 from crashext.commands.again import asking
 from crashext.commands.opening import open_host, open_view
@@ -12,6 +11,7 @@ from crashext.commands.options import SitesOptions
 from crashext.commands.output import Output
 from crashext.commands.place import Place
 from crashext.commands.questions import Question
+from crashext.kernel.slab.named import find_cache
 from crashext.progress import Progress
 from crashext.report.documents import document
 from crashext.report.html.made import Made

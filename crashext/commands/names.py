@@ -1,0 +1,34 @@
+"""Names of caches, looked up before what does the work is imported: a mistake is told at once."""
+
+from __future__ import annotations
+
+from crashext.commands.options import CacheOptions, Options, SitesOptions
+from crashext.commands.place import Place
+
+
+def unknown_cache(options: Options, place: Place) -> str:
+    """What is wrong with a cache's name, where memory is open; "" where nothing is, and where that
+    cannot be asked: then who does the work says why."""
+    if not place.inside:
+        return ""
+    if isinstance(options, CacheOptions) and not options.kmem:
+        names = options.caches
+    elif isinstance(options, SitesOptions):
+        names = (options.cache,)
+    else:
+        return ""
+    from crashext.hosts.base import HostError, ReadFault, UnknownLayout
+    from crashext.hosts.keeping import keep
+    from crashext.kernel.slab.named import UnknownCache, find_cache
+    from crashext.kernel.slab.view import KernelView
+
+    try:
+        host = place.host
+        view = keep(host, "view", lambda: KernelView(host), large=True)
+        for name in names:
+            find_cache(view.caches, name)
+    except UnknownCache as unknown:
+        return str(unknown)
+    except (HostError, ReadFault, UnknownLayout):
+        return ""
+    return ""
