@@ -81,7 +81,7 @@ class Crash:
         text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", str(self.terminal.before))
         text = text.replace("\r", "").split(line, 1)[-1]
         # The progress bar erases itself on a terminal; here its last state is still to be read.
-        return re.sub(r"(?:[^\n\u2501]*\u2501+ +\d+% *)+\n?", "", text).lstrip("\n")
+        return re.sub(r"(?m)^.*[━╸╺](?: +\d+%)? *\n?", "", text).lstrip("\n")
 
     def memory(self) -> int:
         """Resident KiB of the crash process."""
