@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass, field
 
 from crashext.procfs.cleaning import clean
+from crashext.procfs.othertext import DRGN_ADDRESS, Asked, asked, drgn_array, numbers
 
 _MOST_NAMES = 1 << 16
 _MOST_FILLED = 1 << 20
@@ -89,11 +90,13 @@ class _Reader:
         """``*`` was printed: the last line goes on until the next address."""
         self._last: tuple[int, bytes] | None = None
         self._octal = False
+        self._asked = Asked()
 
     def line(self, raw: str) -> None:
         text = clean(raw)
         if not text.strip():
             return
+        self._asked = asked(text, self._asked)
         if _NOT_OBJECT.match(text):
             self._ignored += 1
         elif text.strip() == "*" and self._last is not None:
@@ -117,9 +120,12 @@ class _Reader:
         return False
 
     def _of_drgn(self, text: str) -> bool:
-        if call := _DRGN_READ.match(text):
+        if call := _DRGN_READ.match(text) or DRGN_ADDRESS.match(text):
             self._read = int(call[1], 16)
             return False
+        if self._read is not None and (array := drgn_array(text)) is not None:
+            at, self._read = self._read, None
+            return self._add(at, array)
         shown = _DRGN_BYTES.match(text) if self._read is not None else None
         if shown is None or self._read is None:
             return False
@@ -139,6 +145,16 @@ class _Reader:
         address = self._address(digits, colon or bool(marked))
         if colon and len(digits) < 8 and not marked:
             return False
+        if colon and (told := numbers(rest, gap, self._asked)) is not None:
+            return self._add(address, told)
+        asked_for = self._asked
+        if (
+            colon
+            and asked_for.base
+            and (asked_for.by_rd or "\t" in gap)
+            and asked_for.base in "dutoc"
+        ):
+            return False  # a number of another base than was asked for
         words = _Words(rest, colon and not marked and len(digits) == 8 and gap == " ")
         if words.undecided:
             self.assumed += self._in_order is None
