@@ -6,7 +6,7 @@
 # make test-browser AXE=axe.min.js    pages in Chromium, judged by axe-core's file; half a minute
 # make test-live    leakscan --live in a guest that carries Python; some minutes more
 # make test-kernels    the tests on kernels of Debian's other suites, and on one with SLAB; fetches 4 GB
-#                      and compiles once
+#                      and compiles once; writes README's table of kernels
 # make test-busy    the tests on a distribution under load; builds it once, 15 minutes
 # make test-kmemleak    the tests that need a kernel of our own; compiles it once, 5 to 25 minutes
 
@@ -38,7 +38,9 @@ style: $(VENV)/installed-dev
 
 test-kernels: LAB_SCENARIO := default@arm64 default@slab
 test-kernels: $(VENV)/installed-dev lab-packages
-	CRASHEXT_KERNELS=1 $(BIN)/pytest tests/end_to_end/test_other_kernels.py
+	CRASHEXT_KERNELS=1 $(BIN)/pytest tests/end_to_end/test_other_kernels.py \
+	    --junit-xml=$(VENV)/kernels.xml
+	$(BIN)/python -m tests.record_support $(VENV)/kernels.xml
 
 test-busy: LAB_SCENARIO := busy
 test-busy: $(VENV)/installed-dev lab-packages

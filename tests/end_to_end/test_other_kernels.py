@@ -7,6 +7,8 @@ it is there already, its tests run. The truth is the lab's, and drgn's for what 
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -15,7 +17,10 @@ import pytest
 
 from crashext.analysis.reach.reachability import Class
 from crashext.analysis.reach.selfcheck import misgivings
-from tests.conftest import lab_dump, on, run
+from crashext.kernel.markers import release_tuple
+from crashext.kernel.tested import NEWEST
+from tests.conftest import lab_dump, lab_view, on, only_if, run
+from tests.end_to_end import test_gallery as gallery
 from tests.end_to_end.guests import (
     LOST,
     RECALL,
@@ -35,21 +40,34 @@ SCENARIOS = ("healthy", "innocent", "default")
 ALL = [f"{name}@{suite}" for suite in (*SUITES, *OWN_KERNELS) for name in SCENARIOS]
 FILTERED = [name for name in ALL if "@arm64" not in name]
 """Only makedumpfile of the dump's own architecture filters it."""
+LAST = "sid"
+"""The newest of them, which has the whole gallery."""
+
+Note = Callable[[str, object], None]
+"""What README's table of kernels is written from: tests/record_support.py."""
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_allocated_objects_are_drgns_in_every_cache(name: str) -> None:
+def test_allocated_objects_are_drgns_in_every_cache(name: str, record_property: Note) -> None:
     caches, objects = compared_with_drgn(name)
     assert caches > 80
     assert objects > 6_000
+    info, layout = lab_view(name).host.info(), lab_view(name).host.layout("struct kmem_cache")
+    assert layout is not None
+    record_property("release", info.release)
+    record_property("built for", f"{info.arch} {'SLUB' if 'offset' in layout else 'SLAB'}")
+    record_property("objects", objects)
+    record_property("caches", caches)
 
 
 @pytest.mark.parametrize("name", [n for n in ALL if not n.startswith("default")])
-def test_a_kernel_that_loses_nothing_is_healthy(name: str) -> None:
+def test_a_kernel_that_loses_nothing_is_healthy(name: str, record_property: Note) -> None:
     document = overview(name)
     assert [v["class"] for v in document["verdicts"]] == ["healthy"]
     assert document["verdict"]["confidence"] == "high"
     assert not [g for g in census(name)["orphans"] if not g["explanation"]]
+    record_property("verdicts", 1)
+    record_property("form", "ELF")
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -59,8 +77,11 @@ def test_the_mark_believes_itself(name: str) -> None:
 
 @pytest.mark.parametrize("name", [n for n in ALL if n.startswith("default")])
 @pytest.mark.parametrize("part", LOST)
-def test_what_was_lost_is_unreachable(name: str, part: str) -> None:
-    assert lost_share(name, part) >= RECALL
+def test_what_was_lost_is_unreachable(name: str, part: str, record_property: Note) -> None:
+    found, lost = lost_share(name, part), len(addresses(name, part))
+    assert found >= RECALL
+    record_property("lost", lost)
+    record_property("found", round(found * lost))
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -71,20 +92,41 @@ def test_what_is_in_use_is_held(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_nobody_innocent_is_unreachable(name: str) -> None:
+def test_nobody_innocent_is_unreachable(name: str, record_property: Note) -> None:
     """But for what hangs below leaked tasks, six objects each, and tables registered for good."""
     assert unexplained(name) == 0
     assert explained(name) <= 4
+    record_property("innocents", unexplained(name))
 
 
 @pytest.mark.parametrize("name", [n for n in ALL if n.startswith("default")])
-def test_the_verdicts_name_what_was_lost(name: str) -> None:
+def test_the_verdicts_name_what_was_lost(name: str, record_property: Note) -> None:
     document, truth = overview(name), lab_dump(name).truth()
     leaks = [v for v in document["verdicts"] if v["class"] == "leak"]
     slab = {v["culprit"]["cache"] for v in leaks if v["where"] == "slab"}
     assert slab == {truth["parts"][p]["cache"] for p in LOST}
     areas = [v["culprit"]["module"] for v in leaks if v["where"] == "vmalloc"]
     assert areas == ["leaklab"]
+    record_property("verdicts", 1)
+
+
+@pytest.mark.parametrize("name", [f"{name}@{LAST}" for name in gallery.GUILTY])
+@only_if(os.environ.get("CRASHEXT_KERNELS"), "make test-kernels has the gallery of the newest one")
+def test_the_newest_kernel_has_the_whole_gallery(name: str, record_property: Note) -> None:
+    gallery.test_the_verdict_is_right(name)
+    record_property("verdicts", 1)
+
+
+def test_no_kernel_is_newer_than_the_product_says_it_was_tested_on() -> None:
+    assert release_tuple(lab_view(f"healthy@{LAST}").host.info().release) == NEWEST
+
+
+@pytest.mark.parametrize("name", [n for n in FILTERED if n.startswith("default")])
+def test_a_compressed_dump_says_the_same(name: str, record_property: Note) -> None:
+    ran = run("leakscan", *on(name, "vmcore.kdump"), "--json")
+    assert ran.status == 0, ran.err
+    assert ran.document["verdicts"] == overview(name)["verdicts"]
+    record_property("form", "kdump")
 
 
 @pytest.mark.parametrize("name", [n for n in ALL if not n.startswith("innocent")])
@@ -109,8 +151,11 @@ def filtered(name: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", [n for n in FILTERED if not n.startswith("default")])
-def test_nobody_is_accused_through_the_holes_of_a_filtered_dump(name: str) -> None:
+def test_nobody_is_accused_through_the_holes_of_a_filtered_dump(
+    name: str, record_property: Note
+) -> None:
     assert {v["class"] for v in filtered(name)} <= {"healthy", "cannot-tell"}
+    record_property("form", "-d 31")
 
 
 @pytest.mark.parametrize("name", [n for n in FILTERED if n.startswith("default")])
