@@ -38,6 +38,10 @@ class Tested:
     def total(self, name: str) -> int:
         return sum(map(int, self.noted[name]))
 
+    def count(self, name: str) -> str:
+        """The sum; "" where no test noted any."""
+        return f"{self.total(name):,}" if self.noted[name] else ""
+
     def row(self, today: date) -> str:
         """Its row of the table."""
         lost = self.total("lost")
@@ -47,8 +51,8 @@ class Tested:
             ", ".join(dict.fromkeys(self.noted["built for"])),
             f"{self.total('objects'):,} in {self.total('caches'):,} caches",
             found,
-            f"{self.total('innocents'):,}",
-            str(self.total("verdicts")),
+            self.count("innocents"),
+            self.count("verdicts"),
             ", ".join(dict.fromkeys(self.noted["form"])),
             today.isoformat(),
         ]
