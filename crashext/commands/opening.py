@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from crashext.hosts.drgn import NoDebugInfo
 
-NO_DEBUG_INFO = "no debug info: types from the dump's own BTF; file and line not known"
+NO_DEBUG_INFO = "no debug info: types from the kernel's own BTF; file and line not known"
 
 
 @dataclass
@@ -58,10 +58,7 @@ def open_host(source: Source, place: Place) -> Host:
         return RecordedHost(source.replay)
     if source.core is not None:
         return open_dump(source.core, source.symbols)
-    # drgn takes a third of a second to import, and a replay does without it.
-    from crashext.hosts.drgn import open_live
-
-    return open_live(list(source.symbols))
+    return _open_live(source.symbols)
 
 
 def open_dump(core: Path, symbols: Sequence[Path]) -> Host:
@@ -79,6 +76,17 @@ def open_dump(core: Path, symbols: Sequence[Path]) -> Host:
     return host
 
 
+def _open_live(symbols: Sequence[Path]) -> Host:
+    """The running kernel, with its debug files, or with none where it carries what they tell."""
+    # drgn takes a third of a second to import, and a replay does without it.
+    from crashext.hosts.drgn import KCORE, NoDebugInfo, open_live
+
+    try:
+        return open_live(list(symbols))
+    except NoDebugInfo as missing:
+        return _open_bare(KCORE, missing, str(KCORE))
+
+
 def open_program(program: drgn.Program, core: Path) -> Host:
     """What somebody has open in drgn, with debug info or without."""
     from crashext.hosts.drgn import DrgnHost, NoDebugInfo, require_debug_info
@@ -90,11 +98,11 @@ def open_program(program: drgn.Program, core: Path) -> Host:
     return DrgnHost(program, core.name if program.core_dump_path else str(core))
 
 
-def _open_bare(core: Path, missing: NoDebugInfo) -> Host:
+def _open_bare(core: Path, missing: NoDebugInfo, source: str = "") -> Host:
     from crashext.hosts.bare import BareHost
 
     try:
-        host = BareHost(missing.program, core.name, core)
+        host = BareHost(missing.program, source or core.name, core)
         types = CarriedTypes(host)
         if not types.known:
             raise HostError(f"it {types.problem}")

@@ -38,7 +38,7 @@ from crashext.hosts.symboltable import SymbolTable
 from crashext.hosts.unusual import open_unusual
 
 _READ_LIMIT = 1 << 20  # bigger pieces gain nothing (measured 2.7 GB/s at 1 MiB on an ELF dump)
-_KCORE = Path("/proc/kcore")
+KCORE = Path("/proc/kcore")
 KERNEL_MISSING = "the kernel's own variables are in the missing part"
 GLOBAL = drgn.SymbolBinding.GLOBAL
 
@@ -394,13 +394,13 @@ def open_live(debug: Sequence[Path]) -> DrgnHost:
     try:
         program.set_kernel()
     except PermissionError as error:
-        raise HostError(f"cannot read {_KCORE}: run as root to look at this kernel") from error
+        raise HostError(f"cannot read {KCORE}: run as root to look at this kernel") from error
     except FileNotFoundError as error:
-        raise HostError(f"this kernel has no {_KCORE}: try --procfs /proc") from error
+        raise HostError(f"this kernel has no {KCORE}: try --procfs /proc") from error
     except Exception as error:  # drgn raises bare Exception for what it has no class for
         raise HostError(f"cannot look at the running kernel: {_one_line(error)}") from error
     _load_debug_info(program, debug)
-    return DrgnHost(program, str(_KCORE), folders=[path.parent for path in debug])
+    return DrgnHost(program, str(KCORE), folders=[path.parent for path in debug])
 
 
 def _load_debug_info(program: drgn.Program, debug: Sequence[Path]) -> None:

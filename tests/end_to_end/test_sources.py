@@ -59,7 +59,7 @@ def test_wrong_vmlinux() -> None:
 def test_no_vmlinux_at_all() -> None:
     """The lab's kernel is not installed, so no build ID lookup can find it: its BTF serves."""
     ran = run("leakscan", "-c", lab_dump("default").vmcore, "kmalloc-32", "--no-refs")
-    assert (ran.status, "no debug info: types from the dump's own BTF" in ran.err) == (0, True)
+    assert (ran.status, "no debug info: types from the kernel's own BTF" in ran.err) == (0, True)
 
 
 @pytest.mark.parametrize("form", ["vmcore", "vmcore.kdump", "vmcore.d31"])

@@ -11,6 +11,7 @@ import shlex
 import shutil
 import sys
 import sysconfig
+import tomllib
 from importlib import metadata
 from pathlib import Path
 from re import findall
@@ -26,10 +27,9 @@ from .run import run
 from .truth import unpack_disk
 
 LIVE = Path(__file__).parent / "guest" / "live"
-PACKAGES = ("numpy", "rapidfuzz", "drgn", "pyelftools", "rich")
-"""crashext's own, and what `_with_requirements` finds that they need."""
 MODULES = ("virtio_pci", "virtio_blk", "crc32c_generic", "ext4")
-LEAK = {"leases": 60_000, "packets": 50}
+NODES = 50_000
+LEAK = {"nodes": NODES, "leases": 60_000, "packets": 50}
 """Leases are granted 100 a second at most: longer than anybody waits."""
 TIMEOUT = 1800.0
 
@@ -104,7 +104,8 @@ def _image(work: Path, vmlinux: Path) -> Path:
     ignored = shutil.ignore_patterns(*_SKIPPED, "config-*")
     shutil.copytree(library, _inside(stage, library), ignore=ignored)
     _copy(python, _inside(stage, python))
-    for package in _with_requirements(PACKAGES):
+    project = tomllib.loads((here / "pyproject.toml").read_text())["project"]
+    for package in _with_requirements(_names(project["dependencies"])):
         for file in metadata.files(package) or ():
             source = Path(str(file.locate()))
             if ".." not in file.parts and source.is_file():
@@ -131,8 +132,13 @@ def _copy(source: Path, target: Path) -> None:
     target.chmod(0o755)
 
 
-def _with_requirements(names: tuple[str, ...]) -> list[str]:
-    """Packages and what they need, however deep; extras are left out."""
+def _names(requirements: list[str]) -> list[str]:
+    """Of packages; extras are left out."""
+    return [findall(r"^[\w.-]+", r)[0] for r in requirements if "extra ==" not in r]
+
+
+def _with_requirements(names: list[str]) -> list[str]:
+    """Packages and what they need, however deep."""
     found: list[str] = []
     waiting = list(names)
     while waiting:
@@ -140,13 +146,13 @@ def _with_requirements(names: tuple[str, ...]) -> list[str]:
         if name in found:
             continue
         try:
-            needed = metadata.requires(name) or []
+            needed = _names(metadata.requires(name) or [])
         except metadata.PackageNotFoundError:
             if name in names:
                 raise LabError(f"this Python has no {name}") from None
             continue  # of another platform or Python
         found.append(name)
-        waiting += [findall(r"^[\w.-]+", r)[0] for r in needed if "extra ==" not in r]
+        waiting += needed
     return found
 
 

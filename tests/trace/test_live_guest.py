@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 
 from tests.conftest import only_if
-from tests.lab.live import run_live
+from tests.lab.live import NODES, run_live
 
 pytestmark = only_if(
     os.environ.get("CRASHEXT_LIVE"),
@@ -52,3 +52,30 @@ def test_the_machine_s_own_tracing_is_as_before(out: Path) -> None:
     before, after = (out / "before").read_text(), (out / "after").read_text()
     assert "sched_process_exit" in before
     assert before == after
+
+
+def answer(out: Path, name: str, schema: Any) -> Any:
+    error = (out / f"{name}.err").read_text()
+    assert (out / f"{name}.status").read_text().strip() == "0", error
+    assert "no debug info: types from the kernel's own BTF" in error
+    document = json.loads((out / f"{name}.json").read_text())
+    jsonschema.validate(document, schema)
+    return document
+
+
+def test_the_running_kernel_is_read_without_debug_info(out: Path, schema: Any) -> None:
+    document = answer(out, "bare", schema)
+    first = document["verdicts"][0]
+    assert (first["class"], first["where"]) == ("leak", "slab")
+    culprit = first["culprit"]
+    assert (culprit["cache"], culprit["module"]) == ("kmalloc-32", "leaklab")
+    assert culprit["caller"].startswith("leaklab_leak_nodes+")
+    assert first["bytes"] >= 0.98 * NODES * 32
+
+
+def test_and_so_is_one_of_its_caches(out: Path, schema: Any) -> None:
+    (cache,) = answer(out, "bare-cache", schema)["caches"]
+    first = cache["groups"][0]
+    assert first["objects"]["low"] <= NODES <= first["objects"]["high"]
+    assert first["callers"]["sites"][0]["site"]["function"] == "leaklab_leak_nodes"
+    assert first["types"][0]["name"] == "struct leaklab_node"
