@@ -78,7 +78,9 @@ def test_every_scenario_has_a_verdict(name: str) -> None:
     verdicts = [truth["verdict"], *truth["also"]]
     assert {verdict["class"] for verdict in verdicts} <= CLASSES
     blamed = {part for verdict in verdicts for part in verdict["parts"]}
-    assert {part for part, facts in truth["parts"].items() if facts["guilty"]} <= blamed
+    guilty = {part for part, facts in truth["parts"].items() if facts["guilty"]}
+    # Areas of vmap() are addresses: the pages in them have another holder.
+    assert guilty - {"vmaps"} <= blamed
     if truth["verdict"]["class"] == "healthy":
         assert (blamed, truth["also"]) == (set(), [])
     for verdict in verdicts:

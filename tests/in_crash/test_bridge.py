@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -273,11 +274,12 @@ def test_a_new_crashext_gets_a_new_engine(tmp_path: Path) -> None:
 
 
 def test_questions_that_crash_cannot_answer_are_refused() -> None:
-    """A read at 0, an unknown type, a bad command: an answer, never an end of the session."""
+    """Reads at 0, at the last word and at list poison: an answer, never an end of the session."""
     with session("healthy") as crash:
         said = crash.ask("objsim 0x0 0xffffffffffffffff 0xdead000000000100")
         assert "Traceback" not in said
-        assert said.count("no slab object") == 3
+        for address in ("0: not ", "ffffffffffffffff: not ", "dead000000000100: not "):
+            assert address in said
 
 
 def test_an_earlier_dump_is_opened_with_crashs_own_debug_file() -> None:
@@ -285,6 +287,6 @@ def test_an_earlier_dump_is_opened_with_crashs_own_debug_file() -> None:
     with session("growth") as crash:
         inside = crash.ask(f"leakscan --before {earlier.vmcore}")
     outside = run("leakscan", *on("growth"), "--before", earlier.vmcore).out
-    grew = [line for line in outside.splitlines() if "kmalloc-32 grew by" in line]
+    grew = re.findall(r"kmalloc-32 \+[\d.]+ MiB", outside)
     assert len(grew) == 1
-    assert grew[0] in inside
+    assert grew[0] in " ".join(inside.split())
