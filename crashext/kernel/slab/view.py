@@ -71,7 +71,7 @@ class KernelView:
         if self._index is None or not (whole and self._whole) or self.host.info().live:
             index = find_slabs(self.host, self.memory, self.caches, wanted, seed, progress, budget)
             if not len(index.address):
-                why = _no_slab(index, len(self.caches.all))
+                why = _no_slab(index, len(self.caches.all), self.host.info().damage)
                 raise NoMemoryMap(why) if index.missing else UnknownLayout(why)
             self._index, self._pointers = index, None
             self._whole = whole
@@ -159,11 +159,12 @@ class KernelView:
         return self.host.symbol_at(address)
 
 
-def _no_slab(index: SlabIndex, caches: int) -> str:
+def _no_slab(index: SlabIndex, caches: int, damage: str) -> str:
     """Why no slab was found, as far as the pass itself can tell."""
     why = "no page frame is marked as a slab"
     if index.missing:
         why = f"{index.missing:,} struct pages are not in the dump"
     elif index.unknown or index.impossible:
         why = f"{index.unknown:,} slabs name no known cache, {index.impossible:,} are impossible"
-    return f"no slab was found of {caches} caches ({why}): the memory map cannot be read"
+    said = f"no slab was found of {caches} caches ({why}): the memory map cannot be read"
+    return f"{said}; the dump is {damage}" if damage else said
