@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from crashext.hosts import crash_text
 from crashext.hosts.base import (
     Addresses,
     Bytes,
@@ -42,14 +43,13 @@ from crashext.hosts.percpu import PERCPU_END, percpu_table, symbol_in
 from crashext.incrash import crashext_wire as wire
 
 if TYPE_CHECKING:
-    from crashext.hosts.drgn import DrgnHost, PhysicalMemory
+    from crashext.hosts.drgn import DrgnHost
+    from crashext.hosts.physical import PhysicalMemory
 
 _PAGE = 4096
 _RUN = 1 << 20
 _BULK = 1 << 18  # bytes from which a read goes to the dump file
 _MAX_VMCOREINFO = 1 << 16
-_OBJECT_FILE = re.compile(r"^[0-9a-f]{8,16}\s.*\s(/\S+)\s*$", re.MULTILINE)  # after mod -s
-_LOCK_KEY = re.compile(r"__key(\.\d+)?$")  # struct lock_class_key, empty without lockdep
 
 
 class CrashHost:
@@ -99,7 +99,7 @@ class CrashHost:
     def debug_files(self) -> list[Path]:
         """The debug files that crash itself opened, as `sys` and `mod` name them."""
         names = [self._sys.get(key, "") for key in ("KERNEL", "DEBUG KERNEL", "DEBUGINFO")]
-        names += _OBJECT_FILE.findall(self._modules_text)
+        names += map(str, crash_text.module_files(self._modules_text).values())
         paths = (Path(name.split("  ")[0].strip()) for name in names if name)
         return [path for path in paths if path.is_file()]
 
@@ -215,9 +215,7 @@ class CrashHost:
             return None
         physical = self._direct.physical(address)
         if self._memory is None:
-            from crashext.hosts.drgn import (
-                PhysicalMemory,  # drgn takes a third of a second to import
-            )
+            from crashext.hosts.physical import PhysicalMemory  # imports drgn: a third of a second
 
             self._memory = PhysicalMemory(self._dump)
         return self._memory.read(physical, size)
@@ -278,9 +276,7 @@ class CrashHost:
 
     @cached_property
     def _percpu_symbols(self) -> list[Symbol]:
-        # 31c40 (d) runqueues
-        line = re.compile(r"^([0-9a-f]{1,6}) \(.\) (\S+)$", re.MULTILINE)
-        found = [(int(a, 16), name) for a, name in line.findall(self._symbol_list)]
+        found = crash_text.percpu_symbols(self._symbol_list)
         return percpu_table(found, self.address_of("__per_cpu_end") or 0)
 
     @lru_cache(maxsize=4096)  # noqa: B019  (one host a process)
@@ -293,8 +289,8 @@ class CrashHost:
         name, _, offset = line.rpartition(" ")
         if not name or name.startswith(".L"):  # a label that the compiler made up names nothing
             return None
-        if _LOCK_KEY.match(name):
-            name = self._beside(address - int(offset)) or name
+        if crash_text.is_lock_key(name):
+            name = crash_text.beside(self._symbol_list, address - int(offset)) or name
         module = next(
             (m.name for m in self.modules() if any(a <= address < b for a, b in m.ranges)), ""
         )
@@ -304,11 +300,6 @@ class CrashHost:
     def _symbol_list(self) -> str:
         return self.crash_command("sym -l")
 
-    def _beside(self, start: int) -> str | None:
-        """Another symbol at the same address: a lock's class key takes no room there."""
-        names = re.findall(rf"^{start:x} \(.\) (\S+)", self._symbol_list, re.MULTILINE)
-        return min((name for name in names if not _LOCK_KEY.match(name)), default=None)
-
     @lru_cache(maxsize=4096)  # noqa: B019
     def address_of(self, name: str) -> int | None:
         (value,) = struct.unpack("<Q", self._ask(wire.ADDRESSES, name.encode()))
@@ -316,17 +307,11 @@ class CrashHost:
 
     @lru_cache(maxsize=1)  # noqa: B019
     def modules(self) -> Sequence[Module]:
-        # ffffffffc050f0c0  leaklab  ffffffffc050a000  36864  (not loaded)  [CONFIG_KALLSYMS]
-        line = re.compile(r"^[0-9a-f]{8,16}\s+(\S+)\s+([0-9a-f]{8,16})\s+(\d+)\s", re.MULTILINE)
-        return tuple(
-            Module(name, ((int(base, 16), int(base, 16) + int(size)),))
-            for name, base, size in line.findall(self._modules_text)
-        )
+        return crash_text.modules(self._modules_text)
 
     def module_files(self) -> Mapping[str, Path]:
-        found = LOADED.findall(self._modules_text)
-        paths = {name: Path(path.split("  ")[0]) for name, path in found}
-        return {name: path for name, path in paths.items() if path.is_file()}
+        files = crash_text.module_files(self._modules_text)
+        return {name: path for name, path in files.items() if path.is_file()}
 
     def debug_folders(self) -> Sequence[Path]:
         beside = [self._dump.parent] if self._file.present is not None else []
@@ -377,13 +362,12 @@ class CrashHost:
     def source_of(self, address: int) -> list[tuple[str, str]]:
         if self._shell is not None:
             return self._shell.source_of(address)
-        # ffffffff811c2f3e (T) alloc_pid+30 /build/linux/kernel/pid.c: 177
         try:
-            found = _SOURCE.search(self.crash_command(f"sym {address:x}"))
+            found = crash_text.source_line(self.crash_command(f"sym {address:x}"))
         except _Refused:
             return []
         # gdb knows the innermost line alone: kmalloc()'s own, where that is inlined.
-        return [("", f"{found[1]}:{found[2]}")] if found and "include/" not in found[1] else []
+        return [("", found)] if found and "include/" not in found else []
 
     def evaluate(self, expression: str) -> int | None:
         """Value of a C expression, by gdb inside crash. Nothing in it may assign or call."""
@@ -396,9 +380,6 @@ class CrashHost:
             return None
 
 
-# ffffffffc050f0c0  leaklab  ffffffffc050a000  36864  /root/leaklab.ko
-LOADED = re.compile(r"^[0-9a-f]{8,16}\s+(\S+)\s+[0-9a-f]{8,16}\s+\d+\s+(/\S.*?) *$", re.MULTILINE)
-_SOURCE = re.compile(r"\s(\S+\.\w+): (\d{1,7})\s*$")
 _EXPRESSION = re.compile(r"^[\w\s.>()&*+\-\[\]]{1,200}$")
 
 

@@ -23,7 +23,6 @@ from crashext.hosts.base import (
     KernelMissing,
     Layout,
     Mask,
-    Member,
     Module,
     ReadFault,
     Symbol,
@@ -32,6 +31,7 @@ from crashext.hosts.base import (
 )
 from crashext.hosts.debugpackage import missing_debug_info
 from crashext.hosts.directmap import NO_MAP, direct_map
+from crashext.hosts.drgn_layouts import layout_of
 from crashext.hosts.dumpfile import DumpFile, build_id, examine
 from crashext.hosts.percpu import PERCPU_END, percpu_table, symbol_in
 from crashext.hosts.symboltable import SymbolTable
@@ -287,18 +287,7 @@ class DrgnHost:
         return self._layouts[type_name]
 
     def debug_layout(self, type_name: str) -> Layout | None:
-        try:
-            found = self._program.type(type_name)
-            while found.kind == drgn.TypeKind.TYPEDEF:
-                found = found.type
-            size = found.size
-        except (LookupError, SyntaxError):
-            return None
-        if size is None or not hasattr(found, "members") or found.members is None:
-            return None
-        members: dict[str, Member] = {}
-        _flatten(found, 0, members)
-        return Layout(type_name, int(size), members)
+        return layout_of(self._program, type_name)
 
     def enumerator(self, name: str) -> int | None:
         first = None if self._types is None else self._types.enumerator(name)
@@ -309,48 +298,6 @@ class DrgnHost:
             return int(self._program.constant(name).value_())
         except LookupError:
             return None
-
-
-class PhysicalMemory:
-    """Physical memory of a dump file that somebody else has opened; needs no debug info."""
-
-    def __init__(self, core: Path) -> None:
-        self._program: drgn.Program | None = drgn.Program()
-        try:
-            self._program.set_core_dump(str(core))
-        except Exception:  # libkdumpfile's errors arrive as bare Exception
-            self._program = None
-
-    def read(self, address: int, size: int) -> bytes | None:
-        """Bytes at a physical address; None where they cannot be had this way."""
-        if self._program is None:
-            return None
-        try:
-            return bytes(self._program.read(address, size, physical=True))
-        except (drgn.FaultError, ValueError, OverflowError):
-            return None
-
-
-def _flatten(kind: drgn.Type, base: int, members: dict[str, Member]) -> None:
-    """Collect members with offsets from the outermost struct, through anonymous ones."""
-    for member in kind.members or ():
-        offset = base + member.bit_offset // 8
-        if member.name is None:
-            _flatten(member.type, offset, members)
-            continue
-        try:
-            size = drgn.sizeof(member.type)
-        except TypeError:  # a flexible array
-            size = 0
-        members.setdefault(
-            member.name,
-            Member(
-                offset=offset,
-                size=int(size),
-                bit_offset=member.bit_offset % 8,
-                bit_size=int(member.bit_field_size or 0),
-            ),
-        )
 
 
 @contextmanager

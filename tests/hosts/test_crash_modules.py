@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from crashext.hosts.crash import LOADED
+from pathlib import Path
+
+from crashext.hosts import crash_text
 
 _ROW = "{:016x}  {:26}  {:016x}  {:7}  {}"
 _MOD = "\n".join(
@@ -16,7 +18,19 @@ _MOD = "\n".join(
 
 
 def test_files_of_mod_s_are_those_that_it_names() -> None:
-    assert LOADED.findall(_MOD) == [
-        ("leaklab", "/root/a dir/leaklab.ko"),
-        ("virtio_pci", "/usr/lib/virtio_pci.ko.debug"),
-    ]
+    assert crash_text.module_files(_MOD) == {
+        "leaklab": Path("/root/a dir/leaklab.ko"),
+        "virtio_pci": Path("/usr/lib/virtio_pci.ko.debug"),
+    }
+
+
+def test_modules_are_where_mod_says() -> None:
+    names = [m.name for m in crash_text.modules(_MOD)]
+    assert names == ["qemu_fw_cfg", "leaklab", "virtio_pci"]
+    assert crash_text.modules(_MOD)[1].ranges == ((2**64 - 1, 2**64 - 1 + 36864),)
+
+
+def test_a_line_of_source_is_the_end_of_what_sym_prints() -> None:
+    said = "ffffffff811c2f3e (T) alloc_pid+30 /build/linux/kernel/pid.c: 177\n"
+    assert crash_text.source_line(said) == "/build/linux/kernel/pid.c:177"
+    assert crash_text.source_line("ffffffff811c2f3e (T) alloc_pid+30\n") == ""

@@ -286,7 +286,7 @@ def test_an_earlier_dump_is_opened_with_crashs_own_debug_file() -> None:
     earlier = lab_dump("growth").before
     with session("growth") as crash:
         inside = crash.ask(f"leakscan --before {earlier.vmcore}")
-    outside = run("leakscan", *on("growth"), "--before", earlier.vmcore).out
+    outside = " ".join(run("leakscan", *on("growth"), "--before", earlier.vmcore).out.split())
     grew = re.findall(r"kmalloc-32 \+[\d.]+ MiB", outside)
     assert len(grew) == 1
     assert grew[0] in " ".join(inside.split())
