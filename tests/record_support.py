@@ -22,7 +22,7 @@ HEAD = (
     "| kernel | built for | objects equal to drgn's | leaks found | innocents accused "
     "| right verdicts | forms of a dump | tested |\n|---|---|---|---|---|---|---|---|\n"
 )
-_NAME = re.compile(r"\[(?:[\w-]+-)?([\w-]+)(?:@(\w+))?\]$")
+_NAME = re.compile(r"\[(?:[\w-]+-)?([\w-]+)(?:@([\w-]+))?\]$")
 
 
 @dataclass

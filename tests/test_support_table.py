@@ -64,3 +64,8 @@ def test_readme_has_the_table() -> None:
     text = README.read_text()
     assert text.count(BEGIN) == text.count(END) == 1
     assert HEAD in text
+
+
+def test_a_suite_may_have_a_name_of_several_words(tmp_path: Path) -> None:
+    renamed = CASES.replace("@sid]", "@arm64-16k]")
+    assert list(read(saved(tmp_path, renamed))) == ["arm64-16k"]

@@ -73,6 +73,7 @@ class Interrupts:
     def _raise(self) -> None:
         pending, self._pending = self._pending, None
         if pending is not None and self._busy:
+            self.count += 1  # it may have come before what it cuts off had begun
             raise pending
 
     def __enter__(self) -> None:

@@ -112,7 +112,7 @@ def test_the_rcu_backlog_is_waiting_in_the_dump() -> None:
         pending += per_cpu_ptr(program["krc"].address_of_(), cpu).count.value_()
     assert waiting >= 200_000
     # The rest is in the batches that were handed on already and wait for the same reader.
-    assert pending >= 150_000
+    assert pending >= 50_000
 
 
 def test_growth_is_one_guest_at_two_moments() -> None:

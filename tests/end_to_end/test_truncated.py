@@ -49,7 +49,7 @@ def test_of_an_elf_file_without_the_memory_map_the_counters_speak(tmp_path: Path
     dump = lab_dump("default")
     ends = lab_memory(dump)
     path = ending_before(dump.vmcore, [(ends - 8 * MIB, ends)], tmp_path / "vmcore")
-    ran = asked(path, dump)
+    ran = asked(path, dump, "-v")
     assert ran.status == 0, ran.err
     lines = " ".join(ran.out.split())
     assert "cannot tell" in lines

