@@ -51,6 +51,8 @@ class _Unpacked(io.RawIOBase):
         self._ended = False
         self.cut_off = False
         """It ends before it says that it does."""
+        self.trailing = False
+        """After its end comes something that is not of its form."""
 
     def tell(self) -> int:
         return self._at
@@ -88,22 +90,25 @@ class _Unpacked(io.RawIOBase):
     def _fill(self) -> None:
         data = b"" if self._unpack.needs_input is False else self._file.read(_CHUNK)
         self._taken += len(data)
-        try:
-            self._ready += self._unpack.some(data)
-        except (OSError, EOFError, zlib.error, lzma.LZMAError, MemoryError, ValueError) as error:
-            raise HostError(f"the archive is damaged: {error}") from error
+        self._unpacked(data)
         if self._unpack.ended:  # another stream may follow
             rest = self._unpack.rest
             another = self._file.read(_CHUNK)
             self._taken += len(another)
             more = rest + another
-            if more.lstrip(b"\0"):
+            if compression(more) == self._form:
                 self._unpack = _unpacker(self._form)
-                self._ready += self._unpack.some(more)
+                self._unpacked(more)
             else:
-                self._ended = True
+                self._ended, self.trailing = True, bool(more.strip(b"\0"))
         elif not data and not self._ready:
             self._ended = self.cut_off = True
+
+    def _unpacked(self, data: bytes) -> None:
+        try:
+            self._ready += self._unpack.some(data)
+        except (OSError, EOFError, zlib.error, lzma.LZMAError, MemoryError, ValueError) as error:
+            raise HostError(f"the archive is damaged: {error}") from error
 
 
 class _Gzip:
@@ -207,6 +212,11 @@ def members(
                 yield path.stem, data, path.stat().st_mtime
             if isinstance(stream, _Unpacked) and stream.cut_off:
                 complain("the archive", "it is cut off: its end is missing", 1)
+            if isinstance(stream, _Unpacked) and stream.trailing:
+                complain("the archive", "something else follows its end, and was not read", 1)
+    except HostError as error:
+        name = "" if str(path) in str(error) else f"{path}: "
+        raise HostError(f"{name}{error}") from error
     except OSError as error:
         raise HostError(f"cannot read {path}: {error.strerror or error}") from error
 

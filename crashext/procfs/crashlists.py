@@ -154,7 +154,7 @@ def parse_kmem_s(lines: Iterable[str], page_size: int) -> CrashCaches:
     """Rows of every cache."""
     caches: dict[str, SlabLine] = {}
     uncounted: list[str] = []
-    damaged = 0
+    damaged = ignored = 0
     for line in lines:
         if match := _NEW.fullmatch(line):
             size, counts, kib, name = match[1], match.group(2, 3, 4), match[5], match[6]
@@ -162,6 +162,7 @@ def parse_kmem_s(lines: Iterable[str], page_size: int) -> CrashCaches:
             name, size, counts, kib = match[1], match[2], match.group(3, 4, 5), match[6]
         else:
             damaged += bool(line.strip()) and not _ASIDE.fullmatch(line)
+            ignored += "[IGNORED]" in line
             continue
         if "?" in counts:
             uncounted.append(name)
@@ -172,4 +173,5 @@ def parse_kmem_s(lines: Iterable[str], page_size: int) -> CrashCaches:
             caches[name] = SlabLine(
                 name, allocated, total, int(size), per_slab, pages, slabs, slabs
             )
-    return CrashCaches(SlabInfo(tuple(caches.values()), "crash", damaged), tuple(uncounted))
+    whole = not (uncounted or damaged or ignored)
+    return CrashCaches(SlabInfo(tuple(caches.values()), "crash", damaged, whole), tuple(uncounted))

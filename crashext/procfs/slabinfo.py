@@ -60,6 +60,9 @@ class SlabInfo:
     """``2.1``; "" where the first line is missing. Of other sources: ``slabtop``, ``oom``,
     ``crash``, ``table``."""
     damaged: int = 0
+    whole: bool = True
+    """False where caches are missing that the machine has: slabtop shows the largest, an OOM report
+    the unreclaimable ones, and crash could not count some."""
 
     @property
     def counts_objects(self) -> bool:
@@ -90,7 +93,7 @@ def parse_slabinfo(lines: Iterable[str]) -> SlabInfo:
             damaged += 1
         else:
             caches.append(cache)
-    return SlabInfo(tuple(caches), version, damaged)
+    return SlabInfo(tuple(caches), version, damaged, not damaged)
 
 
 def _cache(line: str, version: str) -> SlabLine | None:

@@ -37,7 +37,7 @@ def parse_slabinfo_tool(lines: Iterable[str]) -> SlabInfo:
         caches.setdefault(
             match[1], SlabLine(match[1], objects, slabs * each, size, each, pages, slabs, slabs)
         )
-    return SlabInfo(tuple(caches.values()), "table", damaged)
+    return SlabInfo(tuple(caches.values()), "table", damaged, not damaged)
 
 
 def parse_vmstat_m(lines: Iterable[str], page_size: int) -> SlabInfo:
@@ -57,4 +57,4 @@ def parse_vmstat_m(lines: Iterable[str], page_size: int) -> SlabInfo:
         caches.setdefault(
             match[1], SlabLine(match[1], active, objects, size, each, pages, slabs, slabs)
         )
-    return SlabInfo(tuple(caches.values()), "table", damaged)
+    return SlabInfo(tuple(caches.values()), "table", damaged, not damaged)

@@ -17,6 +17,7 @@ _ROW = re.compile(
     r"\s+(\d{1,15})K\s+(\S.{0,255}?)\s*",
     re.ASCII,
 )
+_TOTAL = re.compile(r"\s*Active / Total Caches.*/\s*(\d{1,9})\b.*", re.ASCII)
 _HEADING = re.compile(r"\s*(?:Active / Total |Minimum / Average|OBJS\s+ACTIVE).*", re.ASCII)
 _UNRECLAIMABLE = re.compile(r"\s*(\S{1,255})\s+(\d{1,12})KB\s+(\d{1,12})KB\s*", re.ASCII)
 
@@ -25,7 +26,10 @@ def parse_slabtop(lines: Iterable[str], page_size: int) -> SlabInfo:
     """Every row; the size of an object is that of its slot as far as two digits tell."""
     caches: dict[str, SlabLine] = {}
     damaged = 0
+    total = _MAX_CACHES
     for line in lines:
+        if heading := _TOTAL.fullmatch(line):
+            total = int(heading[1])
         match = _ROW.fullmatch(line)
         if match is None or len(caches) >= _MAX_CACHES:
             damaged += bool(line.strip()) and not _HEADING.fullmatch(line)
@@ -40,7 +44,7 @@ def parse_slabtop(lines: Iterable[str], page_size: int) -> SlabInfo:
         caches.setdefault(
             match[7], SlabLine(match[7], active, objects, size, each, per_slab, slabs, slabs)
         )
-    return SlabInfo(tuple(caches.values()), "slabtop", damaged)
+    return SlabInfo(tuple(caches.values()), "slabtop", damaged, len(caches) >= total)
 
 
 def parse_unreclaimable(lines: Iterable[str], page_size: int) -> SlabInfo:
@@ -51,4 +55,4 @@ def parse_unreclaimable(lines: Iterable[str], page_size: int) -> SlabInfo:
             used, total = int(match[2]) * _KIB, int(match[3]) * _KIB
             slabs = -(-total // page_size)
             caches[match[1]] = SlabLine(match[1], used, total, 1, page_size, 1, slabs, slabs)
-    return SlabInfo(tuple(caches.values()), "oom", 0)
+    return SlabInfo(tuple(caches.values()), "oom", 0, False)

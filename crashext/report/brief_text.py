@@ -134,7 +134,7 @@ def _who(verdict: Verdict) -> str:
 
 def growth_sentence(growth: Growth | None) -> str:
     """What grew most since the earlier moment."""
-    if growth is None:
+    if growth is None or not growth.judged:
         return ""
     grown = [(c.name, c.bytes) for c in growth.caches if c.bytes > 0]
     grown += [(called(c.function, c.module), c.bytes) for c in growth.vmalloc if c.bytes > 0]

@@ -9,10 +9,18 @@ from crashext.analysis.memory.growth import CacheGrowth, CallerGrowth, Growth
 from crashext.report.lines import line
 from crashext.report.safe import safe
 from crashext.report.tables import new_table, show_table
-from crashext.wording import called, difference_text, duration, percent, size_text
+from crashext.wording import called, difference_text, duration, percent, plural, size_text, some_of
 
 _FEW, _MANY = 8, 40
-NO_MEMORY = ("DirectMap", "Commit", "MemFree", "MemAvailable", "VmallocTotal", "VmallocChunk")
+NO_MEMORY = (
+    "MemTotal",
+    "DirectMap",
+    "Commit",
+    "MemFree",
+    "MemAvailable",
+    "VmallocTotal",
+    "VmallocChunk",
+)
 """Lines of meminfo whose growth is nobody's memory."""
 _DIM, _HEAD, _WARN = "dim", "bold cyan", "yellow"
 
@@ -27,7 +35,10 @@ def print_growth(growth: Growth, console: Console, verbose: bool) -> None:
         else "no clock tells the time between"
     )
     steps = f" in {len(growth.paths) - 1} steps" if len(growth.paths) > 2 else ""
-    line(console, f"Growth from {first} to {last}{steps} ({between}):", _HEAD)
+    what = "Growth" if growth.judged else "Difference"
+    line(console, f"{what} from {first} to {last}{steps} ({between}):", _HEAD)
+    if growth.machines is not None:
+        line(console, f"    {another_machine(growth.machines)}", _WARN)
     if growth.backwards:
         line(console, "    by their dates the folders are not in time order", _WARN)
     if not growth.alike:
@@ -35,12 +46,12 @@ def print_growth(growth: Growth, console: Console, verbose: bool) -> None:
         line(console, f"    {note}", _DIM)
     table = new_table("left", "right", "right", "right", "right", "left")
     table.add_row("cache", "objects", "slabs", "bytes", "an hour", "", style=_DIM)
-    caches = [c for c in growth.caches if c.bytes > 0 or c.active_objs > 0]
+    caches = [c for c in growth.caches if c.bytes > 0 or (c.active_objs or 0) > 0]
     for cache in caches[:rows]:
         table.add_row(
             safe(cache.name),
-            f"{cache.active_objs:+,}",
-            f"{cache.slabs:+,}",
+            "" if cache.active_objs is None else f"{cache.active_objs:+,}",
+            "" if cache.slabs is None else f"{cache.slabs:+,}",
             difference_text(cache.bytes),
             _rate(growth, cache.bytes),
             Text(_shape(cache), style=_DIM),
@@ -69,8 +80,27 @@ def print_growth(growth: Growth, console: Console, verbose: bool) -> None:
         if lines:
             show_table(console, table)
     shrunk = sum(c.bytes for c in growth.caches if c.bytes < 0)
-    if shrunk:
+    if shrunk and growth.judged:
         line(console, f"    other caches shrank by {size_text(-shrunk)}", _DIM)
+    if growth.unlisted:
+        line(console, f"    {not_compared(growth.unlisted)}", _DIM)
+
+
+def another_machine(sizes: tuple[int, int]) -> str:
+    """That two moments are not of one machine, by how much memory they have."""
+    first, last = (size_text(size) for size in sizes)
+    return (
+        f"not the same machine: MemTotal {first}, then {last} (or memory was added or taken away): "
+        "no growth is judged"
+    )
+
+
+def not_compared(names: tuple[str, ...]) -> str:
+    """Which caches may have grown without anybody having counted it."""
+    return (
+        f"{plural(len(names), 'cache')} not compared, as one of these lists is not whole: "
+        f"{some_of([safe(name) for name in names], 3)}"
+    )
 
 
 def _shape(cache: CacheGrowth) -> str:

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.text import Text
 
 from crashext.analysis.memory.memsplit import MemorySplit
-from crashext.analysis.proc import ProcReport, Snapshot
+from crashext.analysis.proc import ProcReport, Snapshot, tells_processes
 from crashext.analysis.verdict.verdict import Verdict
 from crashext.kernel.slab.families import Family
 from crashext.procfs.kinds import LABELS
@@ -71,8 +71,12 @@ def proc_answer(report: ProcReport) -> str:
     if split is None:
         return "how memory is split is not known: no usable meminfo"
     parts = [f"{size_text(split.total)} of memory: {size_text(split.sum('free'))} free"]
-    parts += [f"{size_text(split.sum(g))} {g}" for g in ("user", "kernel")]
-    parts.append(f"{size_text(split.unaccounted)} in no counter")
+    user, meminfo = split.sum("user"), report.snapshot.meminfo
+    told = meminfo is None or tells_processes(meminfo)
+    parts.append(f"{size_text(user)} user" if user or told else "user memory not told")
+    parts.append(f"{size_text(split.sum('kernel'))} kernel")
+    among = "" if told else " (what processes have is among it)"
+    parts.append(f"{size_text(split.unaccounted)} in no counter{among}")
     return ", ".join(parts)
 
 
@@ -109,8 +113,19 @@ def _families(console: Console, report: ProcReport, rows: int) -> None:
     show_table(console, table)
     counted = report.snapshot.meminfo.get("Slab") if report.snapshot.meminfo else None
     if slabs is not None and counted is not None and counted > total:
-        what = "kmalloc() of more than a cache's largest size, and what changed meanwhile"
-        line(console, f"    {size_text(counted - total)} of Slab is in no cache: {what}", _DIM)
+        line(console, f"    {size_text(counted - total)} of Slab is {_where(report)}", _DIM)
+
+
+def _where(report: ProcReport) -> str:
+    """What is in no cache that is listed: not the same where a list is not whole."""
+    slabs, uncounted = report.snapshot.slabs, report.snapshot.uncounted
+    if slabs is None or slabs.whole:
+        return (
+            "in no cache: kmalloc() of more than a cache's largest size, and what changed meanwhile"
+        )
+    names = some_of([safe(name) for name in uncounted], 3)
+    more = f", or could not count: {names}" if uncounted else ""
+    return f"in caches that this text does not list{more}"
 
 
 def _members(family: Family, page: int) -> str:
@@ -230,7 +245,7 @@ def _footer(console: Console, snapshot: Snapshot) -> None:
     state = "running machine" if snapshot.live else "saved files"
     guess = "" if snapshot.page_size_known else " (a guess)"
     page = f"pages of {snapshot.page_size:,} bytes{guess}"
-    found = ", ".join(LABELS.get(kind, kind) for kind in snapshot.files)
+    found = ", ".join(dict.fromkeys(LABELS.get(kind, kind) for kind in snapshot.files))
     line(console, f"{state} {safe(snapshot.path)}; {page}; read: {found}", _DIM)
     if snapshot.recognised:
         texts: dict[str, list[str]] = {}

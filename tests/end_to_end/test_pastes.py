@@ -5,6 +5,7 @@ The texts below tests/procfs/data/cases are public reports' own, some filled in 
 
 from __future__ import annotations
 
+import gzip
 import io
 import shutil
 import tarfile
@@ -227,3 +228,58 @@ def test_objects_of_a_paste_and_their_words(name: str, said: tuple[str, ...]) ->
     assert (ran.status, ran.err) == (0, "")
     for words in said:
         assert words in ran.out
+
+
+def words(*arguments: Any) -> str:
+    ran = run("leakscan", *arguments)
+    assert ran.status == 0
+    return " ".join(ran.out.split())
+
+
+def test_what_an_oom_report_does_not_count_has_not_grown() -> None:
+    out = words(CASES / "oom-log", CASES / "slabtop")
+    assert "+0" not in out
+    assert "held-growth" not in out
+    assert "not the same machine: MemTotal 6.4 GiB, then 62.9 GiB" in out
+    assert "meminfo: MemTotal" not in out
+    assert "kmalloc-512 +68.3 MiB" in out
+    assert "14 caches not compared, as one of these lists is not whole" in out
+
+
+@pytest.mark.parametrize(
+    ("case", "said"),
+    [
+        ("slabtop", "678.5 MiB of Slab is in caches that this text does not list"),
+        ("oom-log", "541.4 MiB of Slab is in caches that this text does not list"),
+        (
+            "crash-session",
+            "45.2 GiB of Slab is in caches that this text does not list, or could not count: "
+            "kmalloc-512",
+        ),
+        ("crash-session", "user memory not told"),
+        ("oom-log", "cat /sys/kernel/debug/kmemleak"),
+    ],
+)
+def test_what_a_text_does_not_have_is_said(case: str, said: str) -> None:
+    out = words(CASES / case)
+    assert said in out
+    assert "largest size" not in out
+    assert "0 bytes user" not in out
+
+
+def test_two_outputs_of_one_tool_are_named_once() -> None:
+    (read,) = (line for line in words(CASES / "vmware-balloon").split(";") if "read: " in line)
+    assert read.split("recognised")[0].count("vmware-toolbox-cmd") == 1
+
+
+def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
+    text = gzip.compress(b"MemTotal: 500000 kB\nMemFree: 400000 kB\nCached: 3 kB\nSlab: 300 kB\n")
+    broken, longer = tmp_path / "b.tar.gz", tmp_path / "meminfo.gz"
+    broken.write_bytes(text[:10] + b"\xff\xff" + text[12:])
+    ran = run("leakscan", broken)
+    assert ran.status == 2
+    assert f"{broken}: the archive is damaged" in " ".join(ran.err.split())
+    longer.write_bytes(text + b"\0\0something else")
+    out = words(longer)
+    assert "488.3 MiB of memory" in out
+    assert "something else follows its end" in out

@@ -12,15 +12,17 @@ from itertools import pairwise
 from typing import Protocol
 
 from crashext.analysis.memory.memsplit import memory_split
-from crashext.kernel.slab.families import Family, by_name
+from crashext.kernel.slab.families import Family, bucket_owners, by_name, family
 from crashext.procfs.counters import MemInfo
 from crashext.procfs.folder import Moment
-from crashext.procfs.slabinfo import SlabInfo
+from crashext.procfs.slabinfo import SlabInfo, SlabLine
 
 IN_USE = "in use, by processes or the kernel"
 """The same where the source does not tell processes and the kernel apart."""
 IN_NO_COUNTER = "in no counter"
 """What is missing from the counters of meminfo, as a line of its own."""
+_ONE_MACHINE = 0.08
+"""Most by which the MemTotal of one machine may differ between two sources."""
 _FALLEN = 0.05
 """A cache's use must have fallen by this share of its objects to be called fragmented."""
 
@@ -59,11 +61,11 @@ class CacheGrowth:
     """One family of caches, from the first moment to the last that has a slabinfo."""
 
     name: str
-    active_objs: int
-    num_objs: int
-    slabs: int
+    active_objs: int | None
+    num_objs: int | None
+    slabs: int | None
     bytes: int
-    """Differences: last less first. Objects are 0 where one of the two counts bytes only."""
+    """Differences: last less first. null where one of the moments counts bytes only."""
     use: tuple[float, float]
     """Active share of the objects, first and last."""
     steps: tuple[int, ...]
@@ -78,6 +80,9 @@ class CacheGrowth:
     def __post_init__(self) -> None:
         fragmenting = (
             self.alike
+            and self.slabs is not None
+            and self.active_objs is not None
+            and self.num_objs is not None
             and self.slabs > 0
             and self.use[1] < self.use[0] - _FALLEN
             and self.active_objs * 2 < self.num_objs
@@ -134,6 +139,16 @@ class Growth:
     """What two moments have, of ``slabinfo``, ``meminfo`` and ``vmallocinfo``."""
     alike: bool
     """All count objects in one way. A dump is exact; /proc counts those on CPUs' lists too."""
+    unlisted: tuple[str, ...] = ()
+    """Families of which nobody knows whether they grew: a moment's list, which is not whole, lacks
+    them."""
+    machines: tuple[int, int] | None = None
+    """MemTotal of first and last, where they differ so much that it is not one machine."""
+
+    @property
+    def judged(self) -> bool:
+        """Whether a difference says anything of what leaks."""
+        return self.machines is None
 
     def per_hour(self, difference: int) -> float | None:
         """A difference as a rate; None where the time is not known."""
@@ -150,12 +165,13 @@ class Growth:
 def growth(snapshots: Sequence[Compared]) -> Growth:
     """Compare at least two moments in time order. What only one of them has is not compared."""
     seconds, clock = elapsed([s.moment for s in snapshots])
+    caches, unlisted = _caches(snapshots, seconds)
     return Growth(
         tuple(s.path for s in snapshots),
         seconds,
         clock,
         _backwards([s.moment.date for s in snapshots]),
-        _caches(snapshots, seconds),
+        caches,
         _meminfo(snapshots),
         _vmalloc(snapshots),
         tuple(
@@ -168,6 +184,8 @@ def growth(snapshots: Sequence[Compared]) -> Growth:
             if number > 1
         ),
         len({s.exact for s in snapshots if s.slabs is not None}) < 2,
+        unlisted,
+        _machines(snapshots),
     )
 
 
@@ -190,11 +208,49 @@ def _backwards(dates: Sequence[float | None]) -> bool:
     return any(b < a for a, b in pairwise(known))
 
 
-def _caches(snapshots: Sequence[Compared], seconds: float | None) -> tuple[CacheGrowth, ...]:
+def _machines(snapshots: Sequence[Compared]) -> tuple[int, int] | None:
+    """Both sizes, where they are not of one machine. Sources differ a little: crash counts what the
+    kernel reserved."""
+    totals = [t for s in snapshots if s.meminfo is not None and (t := s.meminfo.get("MemTotal"))]
+    if len(totals) < 2 or abs(totals[-1] - totals[0]) <= _ONE_MACHINE * max(totals[0], totals[-1]):
+        return None
+    return totals[0], totals[-1]
+
+
+def _comparable(lists: Sequence[SlabInfo]) -> tuple[list[Mapping[str, Family]], tuple[str, ...]]:
+    """Families of every list, and those that cannot be compared.
+
+    Of lists that are not whole only caches count that they have: elsewhere 0 would be a guess.
+    """
+    kept = [by_name(s.caches) for s in lists]
+    if all(s.whole for s in lists):
+        return kept, ()
+    members = [_members(s.caches) for s in lists]
+    parts = [found for found, s in zip(members, lists, strict=True) if not s.whole]
+    common = frozenset.intersection(*(frozenset(part) for part in parts))
+    known = [by_name(line for k, ls in m.items() if k in common for line in ls) for m in members]
+    every = {name for found in kept for name in found}
+    return known, tuple(sorted(every - {name for found in known for name in found}))
+
+
+def _members(caches: Sequence[SlabLine]) -> dict[tuple[str, str], list[SlabLine]]:
+    """Caches by family and variant, whatever a kernel calls them: kmalloc-1024 is kmalloc-1k."""
+    owners = bucket_owners(line.name for line in caches)
+    found: dict[tuple[str, str], list[SlabLine]] = {}
+    for line in caches:
+        name, variant = family(line.name, owners)
+        found.setdefault((name, variant.removeprefix("size").strip()), []).append(line)
+    return found
+
+
+def _caches(
+    snapshots: Sequence[Compared], seconds: float | None
+) -> tuple[tuple[CacheGrowth, ...], tuple[str, ...]]:
     counted = [s for s in snapshots if s.slabs is not None]
-    kept = [(by_name(s.slabs.caches), s.page_size) for s in counted if s.slabs is not None]
-    if len(kept) < 2:
-        return ()
+    if len(counted) < 2:
+        return (), ()
+    known, unlisted = _comparable([s.slabs for s in counted if s.slabs is not None])
+    kept = [(names, s.page_size) for names, s in zip(known, counted, strict=True)]
     alike = counted[0].exact == counted[-1].exact
     (first, _), (last, _) = kept[0], kept[-1]
     objects = all(s.slabs is not None and s.slabs.counts_objects for s in counted)
@@ -205,9 +261,9 @@ def _caches(snapshots: Sequence[Compared], seconds: float | None) -> tuple[Cache
         steps = tuple(_pages(names, name) * size for names, size in kept)
         change = CacheGrowth(
             name,
-            (b.active_objs - a.active_objs) * objects,
-            (b.num_objs - a.num_objs) * objects,
-            b.num_slabs - a.num_slabs,
+            b.active_objs - a.active_objs if objects else None,
+            b.num_objs - a.num_objs if objects else None,
+            b.num_slabs - a.num_slabs if objects else None,
             steps[-1] - steps[0],
             (a.use, b.use),
             steps,
@@ -216,7 +272,8 @@ def _caches(snapshots: Sequence[Compared], seconds: float | None) -> tuple[Cache
         )
         if change.active_objs or change.num_objs or change.bytes:
             found.append(change)
-    return tuple(sorted(found, key=lambda c: (-c.bytes, -c.active_objs, c.name)))
+    found.sort(key=lambda c: (-c.bytes, -(c.active_objs or 0), c.name))
+    return tuple(found), unlisted
 
 
 def _pages(families: Mapping[str, Family], name: str) -> int:

@@ -48,7 +48,7 @@ def of_pages(facts: Facts) -> str:
     if facts.source == "procfs":
         if facts.tags:
             return "sort -rn /proc/allocinfo | head # which line of source grows"
-        if facts.growth is None:
+        if facts.growth is None or not facts.growth.judged:
             return "leakscan /proc # again in an hour, with --before this: does it grow?"
         return (
             "perf record -ag -e kmem:mm_page_alloc sleep 30 # who takes pages now, without a "

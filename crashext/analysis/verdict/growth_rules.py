@@ -36,7 +36,7 @@ _JUDGED = ("leak", "held-growth", "cannot-tell", "fragmentation")
 
 def grown(facts: Facts, found: Sequence[Verdict]) -> Iterator[Verdict]:
     """What grew much, and is in no verdict of `found` yet."""
-    if facts.growth is None:
+    if facts.growth is None or not facts.growth.judged:
         return
     least = max(GROWN_LEAST, GROWN_SHARE * facts.total)
     owners = bucket_owners(c.name for c in facts.caches)
@@ -81,7 +81,7 @@ _COUNTERS: dict[str, tuple[Where, str, str]] = {
 
 def grown_counters(facts: Facts, found: Sequence[Verdict]) -> Iterator[Verdict]:
     """A counter that grows, where no list says whose it is."""
-    if facts.growth is None or facts.source != "procfs":
+    if facts.growth is None or not facts.growth.judged or facts.source != "procfs":
         return
     least = max(GROWN_LEAST, GROWN_SHARE * facts.total)
     listed = {v.where for v in found if v.kind in _JUDGED and v.bytes >= least}
@@ -176,7 +176,7 @@ def _area(facts: Facts, grown: CallerGrowth) -> AreaFact:
 def completed(facts: Facts, verdict: Verdict) -> Verdict:
     """The verdict with what growth and allocation sites say for and against it."""
     verdict = _with_site(facts, verdict)
-    if facts.growth is not None:
+    if facts.growth is not None and facts.growth.judged:
         pro, con = _growth(facts, facts.growth, verdict)
         verdict = structs.replace(
             verdict, evidence=(*verdict.evidence, *pro), against=(*verdict.against, *con)
@@ -215,11 +215,13 @@ def _growth(
     if culprit.cache and verdict.where == "slab" and "slabinfo" in growth.compared:
         name = family(culprit.cache, bucket_owners(c.name for c in facts.caches))[0]
         cache = next((c for c in growth.caches if c.name == name), None)
-        if cache is not None and cache.active_objs > 0 and cache.bytes > 0:
+        if cache is not None and (cache.active_objs or 0) > 0 and cache.bytes > 0:
             objects = f"{name} grew by {cache.active_objs:,} objects"
             return (f"{objects}, {_amount(facts, growth, cache.bytes)}",), ()
         if cache is not None and cache.bytes > 0:
             return (f"{name} grew by {_amount(facts, growth, cache.bytes)}",), ()
+        if name in growth.unlisted:
+            return (), (f"whether {name} grew is not known: not every moment lists it",)
         return (), (f"{name} did not grow between the two",)
     if culprit.caller and verdict.where == "vmalloc" and "vmallocinfo" in growth.compared:
         caller = next(

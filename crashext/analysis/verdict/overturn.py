@@ -41,7 +41,7 @@ def overturned_by(facts: Facts, verdict: Verdict) -> str:
         seen = facts.reachability is not None or verdict.where != "slab"
         return _LEAK.get(verdict.where, "") if seen else _KMEMLEAK
     if verdict.kind == "healthy":
-        if facts.growth is None:
+        if facts.growth is None or not facts.growth.judged:
             return "another moment of the machine at which something has grown (--before OLD)"
         return "a longer time between the two moments, in which something grows"
     return _OTHERS.get(verdict.kind, "")

@@ -18,8 +18,9 @@ _MOST_NAMED = 3
 _NOT_MORE = 1.1
 _TELLS = 0.25
 _MOST = 0.5
+_KMEMLEAK = "kmemleak_object"
 _PURPOSES = (
-    (("kmemleak_object",), "kmemleak's own notes, one for each object that it follows"),
+    ((_KMEMLEAK,), "kmemleak's own notes, one for each object that it follows"),
     (("debug_objects_cache",), "notes of debugobjects, one for each object that it follows"),
     (("task_struct", "signal_cache", "sighand_cache"), "one for each thread: are there so many?"),
     (("arc_", "zio_", "abd_", "dnode_t", "dmu_buf", "spl_"), "ZFS's cache (see arcstats)"),
@@ -174,8 +175,10 @@ def _next(facts: Facts, cache: str) -> str:
         return "leakscan --refs"
     if facts.has_dump:
         return f"{of_cache(cache)} # what its objects are, and who points at them"
+    if cache == _KMEMLEAK and facts.unreachable is None:
+        return "cat /sys/kernel/debug/kmemleak # kmemleak runs there: what it reports"
     if not facts.caches:
         return "cat /proc/slabinfo # as root: which cache it is"
-    if facts.growth is None:
+    if facts.growth is None or not facts.growth.judged:
         return "leakscan --live 60 # as root: what is allocated and not freed; then a vmcore"
     return "leakscan"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from crashext.analysis.memory.growth import Growth
 from crashext.analysis.memory.memsplit import MemorySplit
-from crashext.report.growth_text import NO_MEMORY
+from crashext.report.growth_text import NO_MEMORY, another_machine, not_compared
 from crashext.report.html.blocks import (
     Amounts,
     Block,
@@ -34,6 +34,10 @@ def growth_sections(
         else "no clock tells the time between"
     )
     blocks: list[Block] = [Line(f"From {growth.paths[0]} to {growth.paths[-1]}: {between}.")]
+    if growth.machines is not None:
+        blocks.append(Line(f"{another_machine(growth.machines)}.", "warn"))
+    if growth.unlisted:
+        blocks.append(Line(f"{not_compared(growth.unlisted)}.", "quiet"))
     if growth.backwards:
         blocks.append(Line("By their dates the moments are not in time order.", "warn"))
     if not growth.alike:
@@ -43,7 +47,7 @@ def growth_sections(
                 "quiet",
             )
         )
-    grown = [c for c in growth.caches if c.bytes > 0 or c.active_objs > 0]
+    grown = [c for c in growth.caches if c.bytes > 0 or (c.active_objs or 0) > 0]
     drawn = [c for c in grown if len(c.steps) > 1][:_CURVES]
     if drawn:
         moments = [f"moment {i + 1}" for i in range(max(len(c.steps) for c in drawn))]
@@ -58,8 +62,8 @@ def growth_sections(
     rows = [
         (
             Cell(c.name),
-            number(c.active_objs, text=f"{c.active_objs:+,}"),
-            number(c.slabs, text=f"{c.slabs:+,}"),
+            _signed(c.active_objs),
+            _signed(c.slabs),
             size(c.bytes, "bad" if c.bytes > 0 else ""),
             Cell(_rate(growth, c.bytes)),
             Cell(_lasts(growth, c.bytes, free)),
@@ -93,6 +97,10 @@ def growth_sections(
     columns = "caller | areas# | grew by# | an hour#"
     blocks += table("Callers of vmalloc that grew", columns, callers, amounts.rows)
     return (Section("What grew", tuple(blocks)),)
+
+
+def _signed(difference: int | None) -> Cell:
+    return Cell("") if difference is None else number(difference, text=f"{difference:+,}")
 
 
 def _rate(growth: Growth, difference: int) -> str:

@@ -9,7 +9,10 @@ import pytest
 
 from crashext.analysis.memory.growth import Growth, elapsed
 from crashext.analysis.proc import read_snapshot, report
+from crashext.analysis.proc_facts import proc_facts
+from crashext.analysis.verdict.rules import judge
 from crashext.procfs.folder import Moment, ProcFolder
+from crashext.procfs.saved import Saved, saved
 from tests.conftest import lab_dump
 
 from .test_memsplit import overview
@@ -22,6 +25,8 @@ def test_leaks_of_a_guest_against_a_healthy_one() -> None:
     parts = lab_dump("default").truth()["parts"]
     caches = {c.name: c for c in growth.caches}
     nodes = caches["kmalloc-32"]
+    assert nodes.active_objs is not None
+    assert nodes.slabs is not None
     assert nodes.active_objs == pytest.approx(parts["nodes"]["count"], abs=6_000)  # 5,000 live
     assert nodes.bytes == nodes.slabs * 4096 == pytest.approx(nodes.active_objs * 32, rel=0.02)
     assert not nodes.fragmenting
@@ -48,7 +53,7 @@ def folder(path: Path, rows: list[tuple[str, int, int, int]], date: str = "") ->
     return ProcFolder(path)
 
 
-def grown(*folders: ProcFolder) -> Growth:
+def grown(*folders: ProcFolder | Saved) -> Growth:
     found = report([read_snapshot(f) for f in folders]).growth
     assert found is not None
     return found
@@ -108,3 +113,54 @@ def test_the_best_clock_that_runs_forwards() -> None:
     assert elapsed([Moment(460, 20, 5), Moment(100, 10, 15)]) == (10, "file times")  # restarted
     assert elapsed([Moment(1, None, 5), Moment(1, None, 5)]) == (None, "")
     assert elapsed([Moment(None, None, None)] * 3) == (None, "")
+
+
+def slabtop(path: Path, rows: list[tuple[str, int]], caches: int, total: int = 1 << 20) -> Saved:
+    """Slabs of 4 KiB; the heading says how many `caches` the machine has."""
+    path.mkdir()
+    text = " Active / Total Objects (% used)    : 640 / 640 (100.0%)\n"
+    text += f" Active / Total Caches (% used)     : {caches} / {caches} (100.0%)\n\n"
+    text += "  OBJS ACTIVE  USE OBJ SIZE  SLABS OBJ/SLAB CACHE SIZE NAME\n"
+    for name, slabs in rows:
+        objects = slabs * 64
+        text += f"{objects} {objects} 100%    0.06K {slabs} 64 {slabs * 4}K {name}\n"
+    (path / "slabtop").write_text(text)
+    (path / "meminfo").write_text(f"MemTotal: {total} kB\nMemFree: 4000 kB\nSlab: 9000 kB\n")
+    return saved(path)[-1]
+
+
+def test_a_list_that_is_not_whole_does_not_say_that_a_cache_is_new(tmp_path: Path) -> None:
+    first = slabtop(tmp_path / "a", [("grows", 100), ("falls", 90)], 129)
+    last = slabtop(tmp_path / "b", [("grows", 300), ("enters", 200)], 129)
+    growth = grown(first, last)
+    (change,) = growth.caches
+    assert (change.name, change.slabs, change.bytes) == ("grows", 200, 200 * 4096)
+    assert growth.unlisted == ("enters", "falls")
+    assert growth.machines is None
+    whole = grown(
+        slabtop(tmp_path / "c", [("grows", 100), ("falls", 90)], 2),
+        slabtop(tmp_path / "d", [("grows", 300), ("enters", 200)], 2),
+    )
+    assert {c.name for c in whole.caches} == {"grows", "falls", "enters"}
+    assert whole.unlisted == ()
+
+
+def test_of_a_family_only_the_caches_that_both_list_are_compared(tmp_path: Path) -> None:
+    first = slabtop(tmp_path / "a", [("kmalloc-1024", 100)], 129)
+    names = [("kmalloc-1k", 150), ("kmalloc-cg-1k", 700), ("size-1024", 0)]
+    (change,) = grown(first, slabtop(tmp_path / "b", names, 3)).caches
+    assert (change.name, change.slabs) == ("kmalloc-1k", 50)
+
+
+def test_two_machines_are_not_one_that_grows(tmp_path: Path) -> None:
+    first = slabtop(tmp_path / "a", [("grows", 100)], 1)
+    alike = slabtop(tmp_path / "b", [("grows", 9000)], 1, round(1.02 * (1 << 20)))
+    other = slabtop(tmp_path / "c", [("grows", 9000)], 1, 4 << 20)
+    same, differ = (report([read_snapshot(first), read_snapshot(b)]) for b in (alike, other))
+    assert same.growth is not None
+    assert differ.growth is not None
+    assert same.growth.judged
+    assert not differ.growth.judged
+    assert differ.growth.machines == (1 << 30, 4 << 30)
+    assert any("held-growth" in v.kind for v in judge(proc_facts(same)))
+    assert not any("grow" in v.says or "growth" in v.kind for v in judge(proc_facts(differ)))
