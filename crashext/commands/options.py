@@ -330,8 +330,10 @@ def _memory(given: argparse.Namespace, place: Place) -> Source:
     """The source, for a mode that cannot do without memory."""
     source = _source(given)
     if not place.inside and not source.given:
+        names = getattr(given, "caches", None)
         raise Refusal(
-            "say where memory is: -c VMCORE, -k (this machine) or -r SESSION; without memory: "
+            (f"there is no file {names[0]}, and for a cache " if names else "")
+            + "say where memory is: -c VMCORE, -k (this machine) or -r SESSION; without memory: "
             "a PATH with saved text, or --trace FILE"
         )
     return source

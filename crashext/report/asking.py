@@ -6,7 +6,6 @@ dentry``, ``in crash: vm 102``. All others run as they are printed.
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,13 +13,12 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.text import Text
 
-from crashext.report.lines import folded
+from crashext.report.lines import continued, folded
 from crashext.report.safe import safe
 
 _OURS = ("leakscan", "objsim")
 _CRASHS = "crash> "
 _DIM = "dim"
-_WORD = re.compile(r"(?:'[^']*'|\"[^\"]*\"|[^ ])+")
 
 
 def _anything(words: Sequence[str]) -> bool:
@@ -94,24 +92,11 @@ def step_lines(asking: Asking, step: str, label: str, width: int) -> list[tuple[
     command, why = split(step)
     lines = [(f"{label}{safe(asking.typed(command))}", "")]
     if asking.tool == "shell" and len(lines[0][0]) > width:
-        typed = _continued(_WORD.findall(lines[0][0][len(label) :]), len(label), width)
+        typed = continued(lines[0][0][len(label) :], len(label), width)
         lines = [(label + typed[0], ""), *((f"{' ' * len(label)}  {t}", "") for t in typed[1:])]
     hang = len(label) + 2
     told = folded(f"{' ' * hang}{safe(why)}", width, hang) if why else []
     return lines + [(text, _DIM) for text in told]
-
-
-def _continued(words: list[str], label: int, width: int) -> list[str]:
-    """The words in lines that end in a backslash; a word alone may be too long."""
-    lines = [words[0]]
-    for word in words[1:]:
-        room = width - label - len(" \\") - (2 if len(lines) > 1 else 0)
-        if len(lines[-1]) + 1 + len(word) <= room:
-            lines[-1] += f" {word}"
-        else:
-            lines[-1] += " \\"
-            lines.append(word)
-    return lines
 
 
 def split(step: str) -> tuple[str, str]:

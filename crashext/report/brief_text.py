@@ -68,7 +68,7 @@ def brief_lines(
     tail += _styled(folded(brief.growth, width)) if brief.growth else []
     tail += [line for text in brief.limits for line in _styled(folded(text, width), _WARN)]
     tail += _styled(folded(brief.source, width), _DIM)
-    more = f"more: leakscan -v, or of one thing: leakscan {', '.join(brief.topics)}"
+    more = f"more: the same with -v, or of one thing, with: {', '.join(brief.topics)}"
     tail += step_lines(asking, first.next, "next: ", width)
     tail += _styled(folded(more, width, 6), _DIM)
     room = ROWS - len(head) - len(tail)
@@ -107,7 +107,7 @@ def _others(verdicts: Sequence[Verdict], width: int, most: int = _MOST_OTHERS) -
         return []
     shown = verdicts[:most]
     if not shown:
-        return [(f"also: {plural(len(verdicts), 'more verdict')}: why", "")]
+        return [(f"also: {plural(len(verdicts), 'more verdict')} (-v)", "")]
     cells = [
         (_kind(v), size_text(v.bytes) if v.bytes else "", v.confidence, _who(v)) for v in shown
     ]
@@ -115,7 +115,7 @@ def _others(verdicts: Sequence[Verdict], width: int, most: int = _MOST_OTHERS) -
     rows = [f"  {a:{kind}}  {b:>{size}}  {c:{sure}}  {d}" for a, b, c, d in cells]
     rows = [row if len(row) <= width else f"{row[: width - 3].rstrip()}..." for row in rows]
     hidden = len(verdicts) - len(rows)
-    more = [(f"  and {hidden:,} more: why", "")] if hidden else []
+    more = [(f"  and {hidden:,} more (-v)", "")] if hidden else []
     return [("also:", _HEAD), *_styled(rows), *more]
 
 

@@ -7,6 +7,8 @@ from crashext.analysis.origin.callers import reasons_for
 from crashext.analysis.results.callsites import Callers, Candidate
 from crashext.analysis.results.evidence import Allocator
 from crashext.analysis.results.reports import Group
+from crashext.report.asking import split
+from crashext.report.lines import COMMAND
 from crashext.report.safe import safe
 from crashext.wording import part_of, percent, plural, some_of
 
@@ -89,7 +91,9 @@ def caller_lines(callers: Callers, verbose: bool) -> list[str]:
         of = plural(callers.places + callers.others, "place")
         equals = f"{callers.equals:,} are equally likely" if callers.equals > 1 else "no clear one"
         lines = [f"by the code: cannot tell, of {of} {equals}; a trace would:"]
-        lines.append(f"    {safe(callers.step)}")
+        command, then = split(callers.step)
+        lines.append(f"    {COMMAND}{safe(command)}")
+        lines += [f"    {safe(then)}"] if then else []
         few = verbose or callers.equals <= _FEW_SITES
         shown = callers.sites[: None if verbose else callers.equals] if few else ()
         return lines + [_candidate(c) for c in shown]

@@ -13,6 +13,9 @@ from rich.text import Text
 NARROWEST = 60
 COLUMN = "\t"
 """Before a row's last column: what is folded hangs there. No string of a dump has one."""
+COMMAND = "\f"
+"""Before a command for a shell: what is folded goes on behind a backslash, and never in quotes."""
+_WORD = re.compile(r"(?:'[^']*'|\"[^\"]*\"|[^ ])+")
 _STEP = 2
 _ROOM = 20
 _MARK = re.compile(r" *(?:- )?")
@@ -27,6 +30,12 @@ def line(console: Console, text: str, style: str = "", hang: int | None = None) 
 
 def folded(text: str, width: int, hang: int | None = None) -> list[str]:
     """`text` in lines of at most `width` columns."""
+    if COMMAND in text:
+        indent, _, command = text.partition(COMMAND)
+        if len(indent) + len(command) <= width:
+            return [indent + command]
+        first, *others = continued(command, len(indent), width)
+        return [indent + first, *(f"{' ' * len(indent)}  {part}" for part in others)]
     if COLUMN in text:
         hang = text.index(COLUMN)
         text = text.replace(COLUMN, "", 1)
@@ -44,6 +53,18 @@ def folded(text: str, width: int, hang: int | None = None) -> list[str]:
         rest, room, least = rest[at:].lstrip(), width - hang, 0
     lines.append(rest)
     return [lines[0], *(" " * hang + part for part in lines[1:] if part)]
+
+
+def continued(command: str, indent: int, width: int) -> list[str]:
+    """A shell command in lines that end in a backslash; a word alone may be too long."""
+    lines: list[str] = []
+    for word in _WORD.findall(command):
+        room = width - indent - len(" \\") - (2 if len(lines) > 1 else 0)
+        if lines and len(lines[-1]) + 1 + len(word) <= room:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return [*(f"{line} \\" for line in lines[:-1]), lines[-1]] if lines else [""]
 
 
 def without_trailing_blanks(page: str) -> str:

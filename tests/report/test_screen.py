@@ -48,7 +48,7 @@ def test_a_verdict_is_one_screen_whatever_was_found(width: int, others: int) -> 
     assert lines[0].startswith("leak, slab (high confidence): some words")
     assert sum(text.startswith("  leak, slab ") for text in lines) <= 8
     shown = sum(text.startswith("  leak, slab ") for text in lines)
-    hidden = [text for text in lines if re.search(rf"\b{others - shown:,} more.*: why$", text)]
+    hidden = [text for text in lines if re.search(rf"\b{others - shown:,} more.*\(-v\)$", text)]
     assert len(hidden) == (shown < others)
 
 
