@@ -11,6 +11,7 @@ from crashext.analysis.verdict.shares import gone
 from crashext.analysis.verdict.thresholds import RECLAIMABLE_SHARE, excessive
 from crashext.analysis.verdict.verdict import Culprit, Verdict
 from crashext.analysis.verdict.wording import not_seen
+from crashext.kernel.slab.families import family
 from crashext.wording import called, percent_of, size_text
 
 _COMPARABLE = 0.5
@@ -179,6 +180,7 @@ def _next(facts: Facts, cache: str) -> str:
         return "cat /sys/kernel/debug/kmemleak # kmemleak runs there: what it reports"
     if not facts.caches:
         return "cat /proc/slabinfo # as root: which cache it is"
-    if facts.growth is None or not facts.growth.judged:
+    growth = facts.growth
+    if growth is None or not growth.judged or family(cache)[0] in growth.unlisted:
         return "leakscan --live 60 # as root: what is allocated and not freed; then a vmcore"
     return "leakscan"

@@ -115,8 +115,10 @@ def test_the_best_clock_that_runs_forwards() -> None:
     assert elapsed([Moment(None, None, None)] * 3) == (None, "")
 
 
-def slabtop(path: Path, rows: list[tuple[str, int]], caches: int, total: int = 1 << 20) -> Saved:
-    """Slabs of 4 KiB; the heading says how many `caches` the machine has."""
+def slabtop(
+    path: Path, rows: list[tuple[str, int]], caches: int, total: int = 1 << 20, unlisted: int = 0
+) -> Saved:
+    """Slabs of 4 KiB; the machine has `caches`, and `unlisted` slabs in those that are missing."""
     path.mkdir()
     text = " Active / Total Objects (% used)    : 640 / 640 (100.0%)\n"
     text += f" Active / Total Caches (% used)     : {caches} / {caches} (100.0%)\n\n"
@@ -125,7 +127,10 @@ def slabtop(path: Path, rows: list[tuple[str, int]], caches: int, total: int = 1
         objects = slabs * 64
         text += f"{objects} {objects} 100%    0.06K {slabs} 64 {slabs * 4}K {name}\n"
     (path / "slabtop").write_text(text)
-    (path / "meminfo").write_text(f"MemTotal: {total} kB\nMemFree: 4000 kB\nSlab: 9000 kB\n")
+    size = sum(slabs * 4 for _, slabs in rows) + unlisted * 4
+    counters = {"MemTotal": total, "MemFree": total - size, "AnonPages": 0, "Slab": size}
+    counters |= {"SReclaimable": 0, "SUnreclaim": size}
+    (path / "meminfo").write_text("".join(f"{n}: {v} kB\n" for n, v in counters.items()))
     return saved(path)[-1]
 
 
@@ -164,3 +169,12 @@ def test_two_machines_are_not_one_that_grows(tmp_path: Path) -> None:
     assert differ.growth.machines == (1 << 30, 4 << 30)
     assert any("held-growth" in v.kind for v in judge(proc_facts(same)))
     assert not any("grow" in v.says or "growth" in v.kind for v in judge(proc_facts(differ)))
+
+
+def test_a_cache_that_the_first_list_lacks_is_not_said_to_have_stood_still(tmp_path: Path) -> None:
+    first = slabtop(tmp_path / "a", [("small", 10)], 129, unlisted=200_000)
+    last = slabtop(tmp_path / "b", [("large", 200_000), ("small", 10)], 129)
+    (found,) = judge(proc_facts(report([read_snapshot(first), read_snapshot(last)])))
+    assert (found.kind, found.culprit.cache) == ("cannot-tell", "large")
+    assert "whether large grew is not known: not every moment lists it" in found.against
+    assert "--live 60" in found.next
