@@ -9,7 +9,7 @@ from crashext.hosts.base import Module
 
 # ffffffffc050f0c0  leaklab  ffffffffc050a000  36864  (not loaded)  [CONFIG_KALLSYMS]
 _MODULE = re.compile(r"^[0-9a-f]{8,16}\s+(\S+)\s+([0-9a-f]{8,16})\s+(\d+)\s", re.MULTILINE)
-# ffffffffc050f0c0  leaklab  ffffffffc050a000  36864  /root/leaklab.ko
+# ffffffffc050f0c0  leaklab  ffffffffc050a000  36864  /srv/leaklab.ko
 _LOADED = re.compile(r"^[0-9a-f]{8,16}\s+(\S+)\s+[0-9a-f]{8,16}\s+\d+\s+(/\S.*?) *$", re.MULTILINE)
 # 31c40 (d) runqueues
 _PERCPU = re.compile(r"^([0-9a-f]{1,6}) \(.\) (\S+)$", re.MULTILINE)

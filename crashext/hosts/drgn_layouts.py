@@ -6,14 +6,24 @@ import drgn
 
 from crashext.hosts.base import Layout, Member
 
+_MOST_TYPEDEFS = 64
+"""One after the other: a debug file from elsewhere may have a typedef that leads to itself."""
+
+
+def without_typedefs(kind: drgn.Type) -> drgn.Type:
+    """What a typedef stands for in the end; a typedef still where there is no end."""
+    for _ in range(_MOST_TYPEDEFS):
+        if kind.kind != drgn.TypeKind.TYPEDEF:
+            break
+        kind = kind.type
+    return kind
+
 
 def layout_of(program: drgn.Program, type_name: str) -> Layout | None:
     """Layout of e.g. ``struct page``; None where there is no such struct, union or typedef."""
     try:
-        found = program.type(type_name)
-        while found.kind == drgn.TypeKind.TYPEDEF:
-            found = found.type
-        size = found.size
+        found = without_typedefs(program.type(type_name))
+        size = getattr(found, "size", None)
     except (LookupError, SyntaxError):
         return None
     if size is None or not hasattr(found, "members") or found.members is None:

@@ -273,9 +273,9 @@ class _Writer:
         """The kernel's typedef of that name, if what it stands for is as large."""
         if self._kernel is None:
             return None
-        inner = found.type
-        while inner.kind.name == "TYPEDEF":
-            inner = inner.type
+        from crashext.hosts.drgn_layouts import without_typedefs  # imports drgn, as a caller has
+
+        inner = without_typedefs(found.type)
         size = 8 if inner.kind.name == "POINTER" else getattr(inner, "size", 0) or 0
         for number in self._kernel.named(BtfKind.TYPEDEF).get(found.name, []):
             if not self._kernel.module(number) and self._kernel.size(number) in (size, 0):
