@@ -19,7 +19,7 @@ from crashext.analysis.origin.callers import in_words
 from crashext.analysis.origin.content import RUNG
 from crashext.analysis.orphans import orphan_report
 from crashext.analysis.page_reach import module_in, page_holders
-from crashext.analysis.partial import by_counters, nothing, slab_bytes
+from crashext.analysis.partial import area_facts, by_counters, nothing, slab_bytes
 from crashext.analysis.reach.marked import marked
 from crashext.analysis.reach.reachability import Reach, complete_index
 from crashext.analysis.reach.scan import present_frames
@@ -171,13 +171,7 @@ def _counted(view: KernelView, accounting: Accounting, progress: Progress) -> Fa
     return Facts(
         split=accounting.split,
         caches=tuple(caches),
-        unreachable=None,
-        explained=0,
-        holders=(),
-        areas=tuple(
-            AreaFact(c.function, c.module, c.areas, c.bytes // view.space.page_size, c.bytes, None)
-            for c in accounting.callers
-        ),
+        areas=area_facts(accounting, view.space.page_size),
         pages=None
         if pages is None
         else PagesFact(
@@ -193,7 +187,6 @@ def _counted(view: KernelView, accounting: Accounting, progress: Progress) -> Fa
         backlog=None if waiting is None else BacklogFact(waiting.callbacks, waiting.frees),
         processes=accounting.processes,
         mounts=tuple(MountFact(t.mounted, t.bytes) for t in accounting.tmpfs),
-        reachability=None,
         limits=accounting.limits,
         damage=view.host.info().damage,
         source="live" if view.host.info().live else "dump",

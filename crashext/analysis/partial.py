@@ -22,40 +22,24 @@ def by_counters(view: KernelView, accounting: Accounting, why: str) -> Facts:
     return Facts(
         split=accounting.split,
         caches=tuple(caches),
-        unreachable=None,
-        explained=0,
-        holders=(),
-        areas=tuple(
-            AreaFact(c.function, c.module, c.areas, c.bytes // page, c.bytes, None)
-            for c in accounting.callers
-        ),
-        pages=None,
-        backlog=None,
+        areas=area_facts(accounting, page),
         processes=accounting.processes,
-        mounts=(),
-        reachability=None,
         limits=(*accounting.limits, why),
         damage=view.host.info().damage,
     )
 
 
+def area_facts(accounting: Accounting, page: int) -> tuple[AreaFact, ...]:
+    """vmalloc by caller; whether anything reaches the areas is not known yet."""
+    return tuple(
+        AreaFact(c.function, c.module, c.areas, c.bytes // page, c.bytes, None)
+        for c in accounting.callers
+    )
+
+
 def nothing(info: Info, why: str) -> Facts:
     """No facts at all; `why` says what of the kernel cannot be read."""
-    return Facts(
-        split=MemorySplit(0, (), 0),
-        caches=(),
-        unreachable=None,
-        explained=0,
-        holders=(),
-        areas=(),
-        pages=None,
-        backlog=None,
-        processes=(),
-        mounts=(),
-        reachability=None,
-        limits=(why,),
-        damage=info.damage,
-    )
+    return Facts(MemorySplit(0, (), 0), limits=(why,), damage=info.damage)
 
 
 def _cache(cache: SlabCache, page: int) -> CacheFact:

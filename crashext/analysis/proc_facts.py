@@ -63,14 +63,9 @@ def proc_facts(report: ProcReport) -> Facts:
         unreachable=None
         if snapshot.kmemleak is None
         else tuple(_unreachable(g, snapshot) for g in kmemleak if not _is_area(g)),
-        explained=0,
-        holders=(),
         areas=_areas(report, [g for g in kmemleak if _is_area(g)]),
         pages=_pages_fact(report),
-        backlog=None,
         processes=report.processes,
-        mounts=(),
-        reachability=None,
         limits=report.limits,
         source="procfs",
         sites=tuple(_sites(snapshot)),

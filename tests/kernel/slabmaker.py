@@ -7,26 +7,17 @@ include/linux/slab_def.h and mm/slab.c of that time; `Maker` writes memory by it
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
 
 from crashext.hosts.base import Layout
-from crashext.kernel.memmap import MemoryMap, memory_map
-from crashext.kernel.slab.caches import Caches, read_caches
-from crashext.kernel.slab.objects import SlabReader
-from crashext.kernel.slab.slabs import SlabIndex, find_slabs
-from crashext.progress import silent
-from tests.fake import FakeHost, layout, word
-from tests.kernel.machine import DIRECT, PG_SLAB, VMEMMAP, address_space
+from tests.fake import layout, word
+from tests.kernel.machine import DIRECT, PG_SLAB, VMEMMAP
+from tests.kernel.maker import CPUS, LINE, PAGE, PG_HEAD, PG_TAIL, AllocatorMaker, Members
 
-PAGE, PAGES = 4096, 256
-HEAD = 0xFFFFFFFF82000000
-PG_HEAD, PG_TAIL = 14, 15
-CPUS = (0xFFFF88803FC00000, 0xFFFF88803FD00000)
-_PERCPU = 0x4000
-_LINE = 64
+PAGES = 256
 
 
 @dataclass(frozen=True)
@@ -34,10 +25,10 @@ class Generation:
     """What the structures of a time look like."""
 
     name: str
-    cache: dict[str, tuple[int, ...]]
+    cache: Members
     """struct kmem_cache, by the names of then."""
-    page: dict[str, tuple[int, ...]]
-    slab: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    page: Members
+    slab: Members = field(default_factory=dict)
     """struct slab; none: struct page has its members."""
     slab_size: int = 64
     node: str = "struct kmem_cache_node"
@@ -55,7 +46,7 @@ class Generation:
 
     def layouts(self) -> list[Layout]:
         entry = 24 if self.lock else 16
-        node: dict[str, tuple[int, ...]] = {
+        node: Members = {
             "shared": (64, 8),
             "alien": (72, 8),
             **({} if self.chained else {"total_slabs": (48, 8)}),
@@ -73,7 +64,7 @@ class Generation:
         return found
 
 
-_OLD_SLAB: dict[str, tuple[int, ...]] = {
+_OLD_SLAB: Members = {
     "list": (0, 16),
     "colouroff": (16, 8),
     "s_mem": (24, 8),
@@ -81,13 +72,26 @@ _OLD_SLAB: dict[str, tuple[int, ...]] = {
     "free": (36, 4),
     "nodeid": (40, 2),
 }
-_SIZES: dict[str, tuple[int, ...]] = {
+_SIZES: Members = {
     "num": (44, 4),
     "gfporder": (48, 4),
     "flags": (40, 4),
     "name": (96, 8),
 }
-_IN_PAGE: dict[str, tuple[int, ...]] = {
+_NEW_SIZES: Members = {
+    "size": (32, 4),
+    "object_size": (36, 4),
+    **_SIZES,
+    "list": (104, 16),
+}
+_CPU_CACHE: Members = {
+    "cpu_cache": (0, 8),
+    **_NEW_SIZES,
+    "freelist_size": (52, 4),
+    "obj_offset": (56, 4),
+    "node": (128, 8),
+}
+_IN_PAGE: Members = {
     "slab_cache": (48, 8),
     "freelist": (16, 8),
     "s_mem": (8, 8),
@@ -114,10 +118,7 @@ GENERATIONS = (
     Generation(
         "3.10",
         cache={
-            "size": (32, 4),
-            "object_size": (36, 4),
-            **_SIZES,
-            "list": (104, 16),
+            **_NEW_SIZES,
             "obj_offset": (56, 4),
             "node": (120, 8),  # **node: what it leads to is behind array[]
             "array": (128, 64),
@@ -130,10 +131,7 @@ GENERATIONS = (
     Generation(
         "3.14",
         cache={
-            "size": (32, 4),
-            "object_size": (36, 4),
-            **_SIZES,
-            "list": (104, 16),
+            **_NEW_SIZES,
             "freelist_size": (52, 4),
             "obj_offset": (56, 4),
             "node": (120, 8),
@@ -145,31 +143,13 @@ GENERATIONS = (
     ),
     Generation(
         "4.18",
-        cache={
-            "cpu_cache": (0, 8),
-            "size": (32, 4),
-            "object_size": (36, 4),
-            **_SIZES,
-            "list": (104, 16),
-            "freelist_size": (52, 4),
-            "obj_offset": (56, 4),
-            "node": (128, 8),
-        },
+        cache=_CPU_CACHE,
         page={**_IN_PAGE, "compound_head": (8, 8), "s_mem": (32, 8)},
         alien_around=True,
     ),
     Generation(
         "6.1, 16-bit",
-        cache={
-            "cpu_cache": (0, 8),
-            "size": (32, 4),
-            "object_size": (36, 4),
-            **_SIZES,
-            "list": (104, 16),
-            "freelist_size": (52, 4),
-            "obj_offset": (56, 4),
-            "node": (128, 8),
-        },
+        cache=_CPU_CACHE,
         page={"compound_head": (8, 8)},
         slab={"slab_cache": (8, 8), "freelist": (32, 8), "s_mem": (40, 8), "active": (48, 4)},
         alien_around=True,
@@ -203,45 +183,27 @@ class Made:
         return sorted(o for o in every if o not in self.kept)
 
 
-class Maker:
+class Maker(AllocatorMaker):
     """Writes one kernel's SLAB."""
 
     def __init__(self, how: Generation) -> None:
         self.how = how
-        bits = {"PG_slab": PG_SLAB, "PG_head": PG_HEAD, "PG_tail": PG_TAIL}
-        self.host = FakeHost(
-            *how.layouts(),
-            enumerators=bits,
-            symbols={how.caches: HEAD, "nr_node_ids": HEAD + 64, "nr_cpu_ids": HEAD + 72},
-        )
-        self.host.put(DIRECT, bytes(PAGE * PAGES))
-        self.host.put(VMEMMAP, bytes(64 * PAGES))
-        self.host.put(HEAD, word(HEAD, HEAD).ljust(64, b"\0") + word(1, 2))
-        for cpu in CPUS:
-            self.host.put(cpu, bytes(1 << 16))
-        self.space = replace(address_space(PAGES), percpu_offsets=CPUS)
-        self._pfn, self._byte, self._percpu = 1, DIRECT + PAGE * (PAGES - 32), _PERCPU
+        super().__init__(*how.layouts(), pages=PAGES, bytes_pages=32, caches=how.caches)
+        self._pfn = 1
         self.caches: list[Made] = []
         self._link = next(m for m in ("list", "next") if m in how.cache)
-
-    def bytes(self, size: int) -> int:
-        """Some zeroed memory that is no slab."""
-        at = self._byte
-        self._byte += -(-size // _LINE) * _LINE
-        return at
 
     def _put(self, address: int, value: int, size: int = 8) -> None:
         self.host.put(address, value.to_bytes(size, "little"))
 
-    def _set(self, members: dict[str, tuple[int, ...]], at: int, name: str, value: int) -> None:
+    def _set(self, members: Members, at: int, name: str, value: int) -> None:
         if name in members:
             self._put(at + members[name][0], value, min(8, members[name][1]))
 
     def cache(self, name: str, slot: int, num: int, order: int = 0, pad: int = 0) -> Made:
         """A new cache; its objects are as long as the slot allows, with a word behind each pad."""
         how, at = self.how, self.bytes(256)
-        text = self.bytes(64)
-        self.host.put(text, name.encode())
+        text = self.text(name)
         size = slot - pad - (16 if pad else 0)
         node = self.bytes(96)
         for member, value in (
@@ -258,10 +220,7 @@ class Maker:
             self._put(behind, node)
         else:
             self._put(at + where, node)
-        link = at + how.cache[self._link][0]
-        first = int.from_bytes(self.host.read(HEAD, 8), "little")
-        self.host.put(link, word(first, HEAD))
-        self._put(HEAD, link)
+        self.link(at + how.cache[self._link][0])
         made = Made(at, name, slot, num, order, pad)
         self.caches.append(made)
         return made
@@ -276,7 +235,7 @@ class Maker:
         used = of.num - len(order)
         own = how.slab_size + 4 * of.num if how.chained else of.num * how.width
         on_front = how.chained and where == "on"
-        lead = colour + (-(-own // _LINE) * _LINE if on_front else 0)
+        lead = colour + (-(-own // LINE) * LINE if on_front else 0)
         first = page + lead
         assert lead + of.num * of.slot <= PAGE << of.order
         if where == "object":
@@ -376,20 +335,3 @@ class Maker:
         if nodes == "node" and "array" in self.how.cache:
             found = int.from_bytes(self.host.read(found, 8), "little")
         return found
-
-    # Reading back
-
-    @property
-    def memory(self) -> MemoryMap:
-        return memory_map(self.host, self.space)
-
-    def read_caches(self) -> Caches:
-        return read_caches(self.host)
-
-    def index(self) -> SlabIndex:
-        return find_slabs(self.host, self.memory, self.read_caches(), {}, 0, silent)
-
-    def reader(self, of: Made) -> SlabReader:
-        cache = self.read_caches().find(of.name)
-        assert cache is not None
-        return SlabReader(self.host, self.memory, self.space, cache, lambda: None)

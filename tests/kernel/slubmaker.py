@@ -12,21 +12,12 @@ from itertools import pairwise
 
 import numpy as np
 
-from crashext.kernel.memmap import MemoryMap, memory_map
-from crashext.kernel.slab.caches import Caches, read_caches
 from crashext.kernel.slab.freelist import Encoding
-from crashext.kernel.slab.objects import SlabReader
-from crashext.kernel.slab.slabs import SlabIndex, find_slabs
-from crashext.progress import silent
-from tests.fake import FakeHost, layout, word
-from tests.kernel.machine import DIRECT, PG_SLAB, VMEMMAP, address_space
+from tests.fake import layout, word
+from tests.kernel.machine import DIRECT, PG_SLAB, VMEMMAP
+from tests.kernel.maker import CPUS, PAGE, PG_HEAD, PG_TAIL, AllocatorMaker, Members
 
-PAGE, PAGES = 4096, 128
-HEAD = 0xFFFFFFFF82000000
-CPUS = (0xFFFF88803FC00000, 0xFFFF88803FD00000)
-PG_HEAD, PG_TAIL = 14, 15
-_PERCPU = 0x4000
-Members = dict[str, tuple[int, ...]]
+PAGES = 128
 
 
 @dataclass(frozen=True)
@@ -64,6 +55,26 @@ _COUNTERS: Members = {
     "frozen": (24, 4, 31, 1),
     "_mapcount": (24, 4),
 }
+
+_4_18 = Generation(
+    "4.18",
+    page={
+        "lru": (8, 16),
+        "compound_head": (8, 8),
+        "slab_cache": (24, 8),
+        "mapping": (24, 8),
+        "freelist": (32, 8),
+        "inuse": (40, 4, 0, 16),
+        "objects": (40, 4, 16, 15),
+        "frozen": (40, 4, 31, 1),
+        "private": (40, 8),
+        "page_type": (48, 4),
+        "_mapcount": (48, 4),
+        "_refcount": (52, 4),
+    },
+    cache={**_CACHE, "random": (184, 8)},
+    encoding=Encoding.XOR,
+)
 
 GENERATIONS = (
     Generation(
@@ -108,44 +119,8 @@ GENERATIONS = (
         cache={**_CACHE, "random": (184, 8)},
         encoding=Encoding.XOR,
     ),
-    Generation(
-        "4.18",
-        page={
-            "lru": (8, 16),
-            "compound_head": (8, 8),
-            "slab_cache": (24, 8),
-            "mapping": (24, 8),
-            "freelist": (32, 8),
-            "inuse": (40, 4, 0, 16),
-            "objects": (40, 4, 16, 15),
-            "frozen": (40, 4, 31, 1),
-            "private": (40, 8),
-            "page_type": (48, 4),
-            "_mapcount": (48, 4),
-            "_refcount": (52, 4),
-        },
-        cache={**_CACHE, "random": (184, 8)},
-        encoding=Encoding.XOR,
-    ),
-    Generation(
-        "4.18 with back-ports",
-        page={
-            "lru": (8, 16),
-            "compound_head": (8, 8),
-            "slab_cache": (24, 8),
-            "mapping": (24, 8),
-            "freelist": (32, 8),
-            "inuse": (40, 4, 0, 16),
-            "objects": (40, 4, 16, 15),
-            "frozen": (40, 4, 31, 1),
-            "private": (40, 8),
-            "page_type": (48, 4),
-            "_mapcount": (48, 4),
-            "_refcount": (52, 4),
-        },
-        cache={**_CACHE, "random": (184, 8)},
-        encoding=Encoding.XOR_SWAPPED,
-    ),
+    _4_18,
+    replace(_4_18, name="4.18 with back-ports", encoding=Encoding.XOR_SWAPPED),
 )
 
 
@@ -171,37 +146,24 @@ class Made:
         )
 
 
-class Maker:
+class Maker(AllocatorMaker):
     """Writes one kernel's SLUB, and other pages."""
 
     def __init__(self, how: Generation) -> None:
         self.how = how
-        bits = {"PG_slab": PG_SLAB, "PG_head": PG_HEAD, "PG_tail": PG_TAIL, "PG_reserved": 10}
-        self.host = FakeHost(
+        super().__init__(
             layout("struct page", 64, flags=(0, 8), **how.page),
             layout("struct kmem_cache", 256, **how.cache),
             layout("struct kmem_cache_cpu", 32, freelist=(0, 8), tid=(8, 8), page=(16, 8)),
             layout("struct kmem_cache_node", 64, nr_slabs=(32, 8), total_objects=(40, 8)),
-            enumerators=bits,
-            symbols={"slab_caches": HEAD, "nr_node_ids": HEAD + 64},
+            pages=PAGES,
+            bytes_pages=16,
         )
-        self.host.put(DIRECT, bytes(PAGE * PAGES))
-        self.host.put(VMEMMAP, bytes(64 * PAGES))
-        self.host.put(HEAD, word(HEAD, HEAD).ljust(64, b"\0") + word(1))
-        for cpu in CPUS:
-            self.host.put(cpu, bytes(1 << 16))
-        self.space = replace(address_space(PAGES), percpu_offsets=CPUS)
-        self._pfn, self._byte, self._percpu = 4, DIRECT + PAGE * (PAGES - 16), _PERCPU
-
-    def _bytes(self, size: int) -> int:
-        at = self._byte
-        self._byte += -(-size // 64) * 64
-        return at
+        self._pfn = 4
 
     def cache(self, name: str, slot: int, num: int, order: int = 0, link: int = 0) -> Made:
         """A new cache, with a per-CPU part whose slabs are none yet."""
-        at, text, node = self._bytes(256), self._bytes(64), self._bytes(64)
-        self.host.put(text, name.encode())
+        at, text, node = self.bytes(256), self.text(name), self.bytes(64)
         random = 0x1A2B3C4D5E6F7788 + len(name)
         values = {
             **{"cpu_slab": self._percpu, "size": slot, "object_size": slot, "objsize": slot},
@@ -212,10 +174,7 @@ class Maker:
             if member in values:
                 self.host.put(at + offset, word(values[member]))
         self._percpu += 0x100
-        entry = at + self.how.cache["list"][0]
-        first = int.from_bytes(self.host.read(HEAD, 8), "little")
-        self.host.put(entry, word(first, HEAD))
-        self.host.put(HEAD, word(entry))
+        self.link(at + self.how.cache["list"][0])
         return Made(at, name, slot, num, order, link, random)
 
     def page(self, pfn: int, **members: int) -> None:
@@ -274,20 +233,3 @@ class Maker:
                 return following ^ of.random ^ where
         swapped = int.from_bytes(where.to_bytes(8, "little"), "big")
         return following ^ of.random ^ swapped
-
-    # Reading back
-
-    @property
-    def memory(self) -> MemoryMap:
-        return memory_map(self.host, self.space)
-
-    def read_caches(self) -> Caches:
-        return read_caches(self.host)
-
-    def index(self) -> SlabIndex:
-        return find_slabs(self.host, self.memory, self.read_caches(), {}, 0, silent)
-
-    def reader(self, of: Made) -> SlabReader:
-        cache = self.read_caches().find(of.name)
-        assert cache is not None
-        return SlabReader(self.host, self.memory, self.space, cache, lambda: None)

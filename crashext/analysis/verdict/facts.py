@@ -232,22 +232,22 @@ class Facts:
     """Everything the rules of `verdict` look at."""
 
     split: MemorySplit
-    caches: tuple[CacheFact, ...]
+    caches: tuple[CacheFact, ...] = ()
     """Largest first."""
-    unreachable: tuple[UnreachableFact, ...] | None
+    unreachable: tuple[UnreachableFact, ...] | None = None
     """Largest first; None where nobody looked."""
-    explained: int
+    explained: int = 0
     """Unreachable objects that are no leak."""
-    holders: tuple[HolderFact, ...]
+    holders: tuple[HolderFact, ...] = ()
     """Of the largest caches, largest first."""
-    areas: tuple[AreaFact, ...]
-    pages: PagesFact | None
-    backlog: BacklogFact | None
-    processes: tuple[Process, ...]
+    areas: tuple[AreaFact, ...] = ()
+    pages: PagesFact | None = None
+    backlog: BacklogFact | None = None
+    processes: tuple[Process, ...] = ()
     """Largest first."""
-    mounts: tuple[MountFact, ...]
-    reachability: Reachability | None
-    limits: tuple[str, ...]
+    mounts: tuple[MountFact, ...] = ()
+    reachability: Reachability | None = None
+    limits: tuple[str, ...] = ()
     """What this source cannot tell, in sentences."""
     source: Literal["dump", "live", "procfs"] = "dump"
     """``live`` is the running kernel's memory."""

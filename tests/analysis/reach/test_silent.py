@@ -35,7 +35,7 @@ def test_ranges_are_sorted_and_empty_ones_go() -> None:
 
 def view_of(maker: Maker) -> KernelView:
     """As much of a view as is asked."""
-    readers = {made.address: maker.reader(made) for made in maker.caches}
+    readers = {made.address: maker.reader(made.name) for made in maker.caches}
     view = SimpleNamespace(
         host=maker.host,
         space=maker.space,

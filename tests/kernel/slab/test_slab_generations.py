@@ -9,7 +9,8 @@ from crashext.kernel.access import UnknownLayout
 from crashext.kernel.slab.arraycaches import stale_entries
 from crashext.kernel.slab.objects import State
 from crashext.kernel.slab.pointers import SlabPointers
-from tests.kernel.slabmaker import GENERATIONS, PAGE, Generation, Made, Maker
+from tests.kernel.maker import PAGE
+from tests.kernel.slabmaker import GENERATIONS, Generation, Made, Maker
 
 EACH = pytest.mark.parametrize("how", GENERATIONS, ids=lambda g: g.name)
 WITH_PADS = pytest.mark.parametrize("how", GENERATIONS[1:], ids=lambda g: g.name)
@@ -22,7 +23,7 @@ def read_back(maker: Maker, of: Made) -> list[int]:
     index = maker.index()
     rows = np.flatnonzero(index.cache == [c.name for c in maker.read_caches().all].index(of.name))
     assert index.address[rows].tolist() == sorted(first for first, _ in of.slabs)
-    for batch in maker.reader(of).read(index, rows):
+    for batch in maker.reader(of.name).read(index, rows):
         assert not batch.broken.any()
         assert not batch.mismatched.any()
         free = np.sort(batch.address[batch.state == State.FREE])
@@ -122,7 +123,7 @@ def test_a_number_that_is_twice_there_costs_its_slab_only(how: Generation) -> No
         at, size = page + PAGE - how.width, how.width
         value = int.from_bytes(maker.host.read(at - size, size), "little")
     maker.host.put(at, value.to_bytes(size, "little"))
-    (batch,) = maker.reader(cache).read(maker.index(), np.arange(2))
+    (batch,) = maker.reader(cache.name).read(maker.index(), np.arange(2))
     assert batch.broken.tolist() == [True, False]
     assert set(batch.state[0].tolist()) == {State.UNKNOWN, State.FREE}
     assert (batch.state[1] == State.FREE).sum() == 3
@@ -157,7 +158,7 @@ def test_a_pointer_leads_to_its_object(how: Generation, whole: bool) -> None:
     assert found.cache.tolist() == [0, 0, 0]
     assert found.base.tolist() == [first] * 3
     assert found.offset.tolist() == [0, 16, 0]
-    one = maker.reader(cache).read_one(first)
+    one = maker.reader(cache.name).read_one(first)
     assert one is not None
     assert one.address[0].tolist() == [first + 1088 * i for i in range(7)]
 
@@ -169,7 +170,7 @@ def test_stale_entries_are_where_an_array_has_no_object(how: Generation) -> None
     maker.slab(cache, [])
     every = cache.allocated()
     at = maker.keep(cache, "0", every[:2], stale=every[2:5])
-    begin, end = stale_entries(maker.host, maker.reader(cache).arrays)
+    begin, end = stale_entries(maker.host, maker.reader(cache.name).arrays)
     header = 24 if how.lock else 16
     some = begin < end  # the other CPU's array is empty
     assert begin[some].tolist() == [at + header + 16]
@@ -184,7 +185,7 @@ def test_an_array_that_says_more_than_it_can_hold_is_a_fault(how: Generation) ->
     at = maker.keep(cache, "0", cache.allocated()[:2], stale=[])
     cache.kept.clear()
     maker.host.put(at, (1 << 20).to_bytes(4, "little"))
-    assert maker.reader(cache).cpu_faults == 1
+    assert maker.reader(cache.name).cpu_faults == 1
     assert read_back(maker, cache) == cache.allocated()
 
 

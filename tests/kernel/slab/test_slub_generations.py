@@ -10,7 +10,8 @@ from crashext.kernel.slab.freelist import Encoding
 from crashext.kernel.slab.objects import State
 from crashext.progress import silent
 from tests.kernel.machine import VMEMMAP
-from tests.kernel.slubmaker import GENERATIONS, PAGES, PG_HEAD, PG_TAIL, Generation, Made, Maker
+from tests.kernel.maker import PG_HEAD, PG_TAIL
+from tests.kernel.slubmaker import GENERATIONS, PAGES, Generation, Made, Maker
 
 EACH = pytest.mark.parametrize("how", GENERATIONS, ids=lambda g: g.name)
 
@@ -21,7 +22,7 @@ def read_back(maker: Maker, of: Made) -> list[int]:
     index = maker.index()
     rows = np.flatnonzero(index.cache == [c.name for c in maker.read_caches().all].index(of.name))
     assert index.address[rows].tolist() == sorted(first for first, _ in of.slabs)
-    for batch in maker.reader(of).read(index, rows):
+    for batch in maker.reader(of.name).read(index, rows):
         assert not batch.broken.any()
         assert not batch.mismatched.any()
         found += batch.address[batch.state == State.ALLOCATED].tolist()
@@ -53,7 +54,7 @@ def test_the_freelists_say_how_they_are_encoded(how: Generation) -> None:
     for n in range(3, 11):
         maker.slab(cache, range(n, n + 20))
     index = maker.index()
-    proof = maker.reader(cache).prove(index, np.arange(len(index.address)))
+    proof = maker.reader(cache.name).prove(index, np.arange(len(index.address)))
     if how.encoding is Encoding.PLAIN:
         assert proof.lists == 0  # nothing is hardened
     else:
