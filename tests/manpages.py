@@ -10,7 +10,7 @@ import argparse
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from unittest.mock import patch
 
@@ -20,6 +20,7 @@ from crashext import __version__
 from crashext.commands.arguments import leakscan_parser, objsim_parser
 from crashext.commands.place import SHELL
 from crashext.commands.setup import setup_parser
+from crashext.report.topics import TOPICS
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "crashext" / "man"
@@ -40,6 +41,8 @@ class Page:
     """Command line and what it is for."""
     status: str
     also: tuple[str, ...]
+    words: Mapping[str, str] = field(default_factory=dict)
+    """What may be asked for in place of a cache."""
 
 
 PAGES = {
@@ -56,6 +59,7 @@ PAGES = {
         },
         _STATUS,
         ("objsim(1)", "crashext(1)", "crash(8)", "drgn(1)", "slabinfo(5)"),
+        TOPICS,
     ),
     "objsim": Page(
         lambda: objsim_parser(SHELL),
@@ -102,12 +106,17 @@ def text(page: Page) -> str:
         manual.description = page.name
         manual.date, manual.source = released(), f"crashext {__version__}"
         manual.manual = "User Commands"
-        shown = (f".TP\n.B {_plain(line)}\n{_plain(why)}" for line, why in page.examples.items())
-        manual.add_section("examples", "=", "\n".join(shown))
+        if page.words:
+            manual.add_section("parts of the answer", "=", _list(page.words))
+        manual.add_section("examples", "=", _list(page.examples))
         manual.add_section("exit status", "=", _plain(page.status))
         also = (f".BR {name[:-3]} ({name[-2]})" for name in page.also)
         manual.add_section("see also", "=", ",\n".join(also))
         return str(manual)
+
+
+def _list(items: Mapping[str, str]) -> str:
+    return "\n".join(f".TP\n.B {_plain(item)}\n{_plain(what)}" for item, what in items.items())
 
 
 def _plain(words: str) -> str:

@@ -13,8 +13,10 @@ from typing import NoReturn
 
 from crashext import __version__
 from crashext.analysis.settings import DEFAULTS, MEMORY_BUDGET, METRICS
+from crashext.commands import telling
 from crashext.commands.completion import completion_option
 from crashext.commands.place import Place
+from crashext.report.topics import TOPICS
 
 BAD_INPUT = 2
 _MOST_HOPS = 16
@@ -25,7 +27,7 @@ class Parser(argparse.ArgumentParser):
     """Bad arguments get one line, not the whole usage."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(BAD_INPUT, f"{self.prog}: {message} ({self.prog} -h helps)\n")
+        self.exit(BAD_INPUT, telling.message(self.prog, f"{message} ({self.prog} -h helps)"))
 
 
 class _LeakscanParser(Parser):
@@ -37,7 +39,7 @@ class _LeakscanParser(Parser):
             prog="leakscan",
             description="Say whether memory is leaked, where, and by whom; with CACHE, what its "
             "objects are, how many are alike, who points at them and who allocated them.",
-            epilog=f"Examples: leakscan {example}; leakscan {example}kmalloc-32",
+            epilog=f"Examples: leakscan {example}".rstrip() + f"; leakscan {example}kmalloc-32",
         )
         self._place = place
         self.for_running_kernels: list[argparse.Action] = []
@@ -124,6 +126,7 @@ def leakscan_parser(place: Place) -> Parser:
         if place.tool == "crash"
         else argparse.SUPPRESS,
     )
+    _topics(parser, place)
     _references(parser)
     _comparison(parser)
     parser.add_argument(
@@ -205,6 +208,15 @@ def _source(parser: Parser, place: Place) -> None:
         completion_option(parser)
 
 
+def _topics(parser: Parser, place: Place) -> None:
+    beside = "" if place.inside else ", or beside PATH,"
+    parser.add_argument_group(
+        "one part of the answer",
+        f"In place of CACHE{beside} a word shows one part of the whole, which -v prints in full: "
+        + "; ".join(f"{word} ({what})" for word, what in TOPICS.items()),
+    )
+
+
 def _references(parser: Parser) -> None:
     refs = parser.add_argument_group("who points at the objects")
     refs.add_argument(
@@ -259,7 +271,9 @@ def _comparison(parser: Parser) -> None:
         help="objects to follow a pointer through until one has a name (default %(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.add_argument("-v", "--verbose", action="store_true", help="more groups, all words")
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", help="the whole answer, not one screen of it"
+    )
 
 
 def number(least: int, most: int = (1 << 63) - 1) -> Callable[[str], int]:

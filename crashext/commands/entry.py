@@ -6,7 +6,6 @@ What does the work takes half a second to import: it is not, for -h or a mistake
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 
 from crashext.commands.arguments import BAD_INPUT, Parser, leakscan_parser, objsim_parser
@@ -14,7 +13,7 @@ from crashext.commands.files import check_files
 from crashext.commands.names import unknown_cache
 from crashext.commands.options import Options, Refusal, leakscan_options, objsim_options
 from crashext.commands.place import SHELL, Place
-from crashext.report.safe import safe
+from crashext.commands.telling import tell
 
 
 def leakscan(arguments: Sequence[str] | None = None, place: Place = SHELL) -> int:
@@ -37,11 +36,11 @@ def _command(
         options = meant(parser.parse_args(arguments), place)
         check_files(options)
     except Refusal as why:
-        print(f"{parser.prog}: {safe(str(why))}", file=sys.stderr)
+        tell(parser.prog, str(why))
         return BAD_INPUT
     wrong = unknown_cache(options, place)
     if wrong:
-        print(f"{parser.prog}: {safe(wrong)}", file=sys.stderr)
+        tell(parser.prog, wrong)
         return BAD_INPUT
     from crashext.commands.running import run  # imports all that does the work
 

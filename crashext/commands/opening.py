@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 from crashext.commands.options import Source
 from crashext.commands.place import Place
 from crashext.commands.questions import Question, held_by
+from crashext.commands.telling import tell
 from crashext.hosts.base import Host, HostError, KernelMissing, ReadFault, UnknownLayout
 from crashext.hosts.keeping import keep
 from crashext.hosts.recorded import RecordedHost, RecordingHost
@@ -19,7 +19,6 @@ from crashext.hosts.session import MAX_MEMORY
 from crashext.kernel.btf_layouts import CarriedTypes
 from crashext.kernel.slab.slabs import MAP_BUDGET
 from crashext.kernel.slab.view import KernelView
-from crashext.report.safe import safe
 
 if TYPE_CHECKING:
     import drgn
@@ -110,7 +109,7 @@ def _open_bare(core: Path, missing: NoDebugInfo, source: str = "") -> Host:
     except HostError as error:
         raise HostError(f"{missing}; {error}") from error
     host.prefer(types)
-    print(f"{safe(str(core))}: {NO_DEBUG_INFO}", file=sys.stderr)
+    tell(str(core), NO_DEBUG_INFO)
     return host
 
 
@@ -127,14 +126,14 @@ def open_view(host: Host, record: Path | None, question: Question) -> Iterator[O
         try:
             recorder.save(record, opened.question.command)
         except HostError as error:  # the report is worth printing all the same
-            print(f"{question.program}: {safe(str(error))}", file=sys.stderr)
+            tell(question.program, str(error))
             record.unlink(missing_ok=True)
             opened.lost = True
     if isinstance(host, RecordedHost) and host.unanswered:
-        print(
-            f"{question.program}: this session was recorded with '{safe(host.command)}' and cannot "
-            f"answer {host.unanswered:,} questions of this run: what they concern is missing here",
-            file=sys.stderr,
+        tell(
+            question.program,
+            f"this session was recorded with '{host.command}' and cannot answer "
+            f"{host.unanswered:,} questions of this run: what they concern is missing here",
         )
 
 

@@ -30,13 +30,14 @@ from crashext.commands.options import (
 )
 from crashext.commands.output import Output
 from crashext.commands.place import Place
+from crashext.commands.telling import tell
 from crashext.hosts.base import HostError, ReadFault, UnknownLayout
 from crashext.progress import Progress, silent
-from crashext.report.lines import NARROWEST, without_trailing_blanks
+from crashext.report.lines import without_trailing_blanks
 from crashext.report.safe import safe
 from crashext.report.text import write_addresses
+from crashext.report.window import output_width
 
-_PIPED_WIDTH = 120
 _MOMENT = 1.0  # seconds without a word that nobody minds
 
 _MODES: dict[type[Options], Callable[[Any, Place, Progress], Output]] = {
@@ -60,10 +61,10 @@ def run(program: str, options: Options, place: Place) -> int:
         _write_page(options.printing, output)
         _print(options.printing, output)
     except (HostError, UnknownLayout, ReadFault) as error:
-        print(f"{program}: {safe(str(error))}", file=sys.stderr)
+        tell(program, str(error))
         return BAD_INPUT
     except KeyboardInterrupt:
-        print(f"{program}: interrupted before anything was known", file=sys.stderr)
+        tell(program, "interrupted before anything was known")
         return 130
     except BrokenPipeError:
         # The reader (head, a pager) has seen enough; nothing is wrong. Keep the interpreter
@@ -71,11 +72,11 @@ def run(program: str, options: Options, place: Place) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        print(f"{program}: cannot write the report: {error.strerror}", file=sys.stderr)
+        tell(program, f"cannot write the report: {error.strerror}")
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BAD_INPUT
     except MemoryError:
-        print(f"{program}: out of memory: is the dump or session damaged?", file=sys.stderr)
+        tell(program, "out of memory: is the dump or session damaged?")
         return BAD_INPUT
     return BAD_INPUT if output.lost else 0
 
@@ -101,10 +102,9 @@ def _print(printing: Printing, output: Output) -> None:
 
 
 def _console() -> Console:
-    """Colours and the window's width on a terminal; neither when piped, unless COLUMNS is set."""
-    piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    """Colours on a terminal only."""
     console = Console(highlight=False, markup=False, emoji=False)
-    console.width = _PIPED_WIDTH if piped else max(console.width, NARROWEST)
+    console.width = output_width()
     return console
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from crashext import __version__
 from crashext.commands.completion import completion_option
+from crashext.commands.telling import tell
 from crashext.commands.trial import linkers_complaint, trial
 
 _BEGIN = "# >>> crashext >>> (crashext setup --remove takes these lines out)"
@@ -91,7 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             _setup(options.crashrc.expanduser(), options.pykdump, options.write, options.on)
     except (SetupError, OSError) as error:
-        print(f"crashext: {error}", file=sys.stderr)
+        what, _, lines = str(error).partition("\n")
+        tell("crashext", what)
+        print(lines, end="\n" if lines else "", file=sys.stderr)  # to copy: not folded
         return 2
     return 0
 
@@ -132,7 +135,7 @@ def _try(pykdump: Path, lines: str, on: list[Path] | None) -> None:
     """Raise `SetupError` where the crash on PATH cannot do what the lines say."""
     crash = shutil.which("crash")
     if crash is None:
-        print("crashext: crash itself is not on PATH, so nothing was tried", file=sys.stderr)
+        tell("crashext", "crash itself is not on PATH, so nothing was tried")
         return
     why = linkers_complaint(Path(crash), pykdump)
     if why is not None:

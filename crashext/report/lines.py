@@ -6,11 +6,11 @@ Callers hand in text that is safe for a terminal: printable ASCII, so that a cha
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.text import Text
+if TYPE_CHECKING:  # a mistake is told without it, which takes a while to import
+    from rich.console import Console
 
-NARROWEST = 60
 COLUMN = "\t"
 """Before a row's last column: what is folded hangs there. No string of a dump has one."""
 COMMAND = "\f"
@@ -19,13 +19,16 @@ _WORD = re.compile(r"(?:'[^']*'|\"[^\"]*\"|[^ ])+")
 _STEP = 2
 _ROOM = 20
 _MARK = re.compile(r" *(?:- )?")
+_UNIT = re.compile(r"(?<=\d) (?=(?:%|bytes|[KMGT]iB)(?!\w))")
+_STUCK = "\v"
+"""A blank between a number and its unit, where no line is folded. Printable text has none."""
 _ENDS = re.compile(r" +(?=(?:\x1b\[[0-9;]*m| )*$)", re.MULTILINE)
 
 
 def line(console: Console, text: str, style: str = "", hang: int | None = None) -> None:
     """Print one line; what does not fit goes on at column `hang`, by default a step further in."""
     for part in folded(text, console.width, hang):
-        console.print(Text(part, style=style), soft_wrap=True)
+        console.print(part, style=style, soft_wrap=True, markup=False, emoji=False, highlight=False)
 
 
 def folded(text: str, width: int, hang: int | None = None) -> list[str]:
@@ -45,13 +48,14 @@ def folded(text: str, width: int, hang: int | None = None) -> list[str]:
     start = mark.end() if mark else 0
     if hang is None or hang > width - _ROOM:
         hang = min(start if text[:start].endswith("- ") else start + _STEP, width - _ROOM)
-    lines, rest, room, least = [], text.rstrip(), width, start
+    lines, rest, room, least = [], _UNIT.sub(_STUCK, text.rstrip()), width, start
     while len(rest) > room:
         at = rest.rfind(" ", least + 1, room + 1)
         at = at if at > least else room
         lines.append(rest[:at].rstrip())
         rest, room, least = rest[at:].lstrip(), width - hang, 0
     lines.append(rest)
+    lines = [part.replace(_STUCK, " ") for part in lines]
     return [lines[0], *(" " * hang + part for part in lines[1:] if part)]
 
 

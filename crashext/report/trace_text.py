@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from crashext.analysis.memory.growth import RATE_FROM
 from crashext.report.lines import line
 from crashext.report.safe import safe
 from crashext.trace.summary import Cache, Site, TraceSummary
@@ -105,16 +106,21 @@ def _caches(console: Console, trace: TraceSummary, verbose: bool) -> None:
         line(
             console,
             f"  {safe(cache.name)}: alloc {cache.allocs} free {cache.frees}, "
-            f"{size_text(cache.bytes)} outstanding, {_rate(cache)}",
+            f"{size_text(cache.bytes)} outstanding, {_rate(cache, trace.seconds)}",
         )
     if grown[limit:]:
         line(console, f"  {plural(len(grown) - limit, 'more cache')} (-v shows)")
 
 
-def _rate(cache: Cache) -> str:
-    parts = len(cache.growth)
+def _rate(cache: Cache, seconds: float) -> str:
+    rate = hourly(cache, seconds)
     grew = sum(1 for n in cache.growth if n > 0)
-    return f"{difference_text(round(cache.per_hour))} an hour; grew in {grew} of {parts} periods"
+    return f"{rate} an hour; " * bool(rate) + f"grew in {grew} of {len(cache.growth)} periods"
+
+
+def hourly(cache: Cache, seconds: float) -> str:
+    """How fast it grew; "" where a trace of so many seconds does not tell."""
+    return difference_text(round(cache.per_hour)) if seconds >= RATE_FROM else ""
 
 
 def _tasks(console: Console, trace: TraceSummary, limit: int) -> None:

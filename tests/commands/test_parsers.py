@@ -14,6 +14,7 @@ from crashext.commands.arguments import leakscan_parser, objsim_parser
 from crashext.commands.completion import SHELLS
 from crashext.commands.place import SHELL, Place
 from crashext.commands.setup import setup_parser
+from crashext.report.topics import TOPICS
 from tests.conftest import need_lab
 from tests.manpages import FOLDER, PAGES, text
 
@@ -94,3 +95,11 @@ def test_bash_completes_options_choices_and_files(
 def test_inside_a_tool_there_is_no_shell_to_complete_for() -> None:
     inside = leakscan_parser(Place("crash"))
     assert not any("--print-completion" in a.option_strings for a in inside._actions)
+
+
+def test_help_names_the_words_that_show_one_part(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        leakscan_parser(SHELL).parse_args(["-h"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert all(f"{word} ({what})" in said for word, what in TOPICS.items())
+    assert TOPICS.keys() == {word for word in TOPICS if f"\n.B {word}\n" in text(PAGES["leakscan"])}

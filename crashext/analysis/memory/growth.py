@@ -23,6 +23,8 @@ IN_NO_COUNTER = "in no counter"
 """What is missing from the counters of meminfo, as a line of its own."""
 _ONE_MACHINE = 0.08
 """Most by which the MemTotal of one machine may differ between two sources."""
+RATE_FROM = 600
+"""Least seconds between two moments that tell a rate: what comes and goes in less is no trend."""
 _FALLEN = 0.05
 """A cache's use must have fallen by this share of its objects to be called fragmented."""
 
@@ -151,15 +153,20 @@ class Growth:
         return self.machines is None
 
     def per_hour(self, difference: int) -> float | None:
-        """A difference as a rate; None where the time is not known."""
-        return difference * 3600 / self.seconds if self.seconds else None
+        """A difference as a rate; None where the time is not known, or too short to tell one."""
+        return difference * 3600 / self._long if self._long else None
+
+    @property
+    def _long(self) -> float:
+        """Seconds, where they tell a rate."""
+        return self.seconds if self.seconds is not None and self.seconds >= RATE_FROM else 0.0
 
     def lasts(self, difference: int, free: int) -> float | None:
         """Seconds until `free` bytes are used up, if what grew by `difference` goes on so; None
-        where it did not grow, or the time is not known."""
-        if not self.seconds or difference <= 0:
+        where it did not grow, or no rate is known."""
+        if not self._long or difference <= 0:
             return None
-        return max(0, free) * self.seconds / difference
+        return max(0, free) * self._long / difference
 
 
 def growth(snapshots: Sequence[Compared]) -> Growth:

@@ -240,7 +240,8 @@ def _growth(
 
 def _amount(facts: Facts, growth: Growth, size: int) -> str:
     rate = growth.per_hour(size)
-    hourly = f", {size_text(round(rate))} per hour" if rate is not None else ""
+    hourly = "" if growth.seconds is None else f" in {duration(growth.seconds)}"
+    hourly = f", {size_text(round(rate))} per hour" if rate is not None else hourly
     of_all = f" ({percent_of(size, facts.total)} of memory)" if facts.total else ""
     return f"{size_text(size)}{of_all}{hourly}{_until_exhausted(facts, rate)}"
 

@@ -20,9 +20,9 @@ from crashext.report.html.blocks import (
 )
 from crashext.report.html.figures import counts_plot
 from crashext.report.html.made import Made, limits_section, made_section
-from crashext.report.trace_text import trace_answer
+from crashext.report.trace_text import hourly, trace_answer
 from crashext.trace.summary import Site, TraceSummary
-from crashext.wording import difference_text, duration
+from crashext.wording import duration
 
 _CURVES = 6
 
@@ -92,7 +92,7 @@ def _caches(trace: TraceSummary, amounts: Amounts) -> Iterator[Block]:
             size(c.bytes),
             number(c.allocs),
             number(c.frees),
-            Cell(difference_text(round(c.per_hour))),
+            Cell(hourly(c, trace.seconds)),
             Cell(f"{sum(n > 0 for n in c.growth)} of {len(c.growth)} periods"),
         )
         for c in trace.caches
