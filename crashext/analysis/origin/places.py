@@ -45,21 +45,17 @@ def code_of(view: KernelView, cache: SlabCache) -> CodeOf | None:
 def _code(view: KernelView, cache: SlabCache) -> CodeOf:
     host, known = view.host, requests_of(view.host, view.caches)
     foreign = foreign_modules(host)
-    places = known.from_cache(cache)
-    chosen = [r for r in places if _certain(r) or r.function.module]
-    return CodeOf(
-        tuple(
-            Allocating(
-                unlocated(r),
-                known.stores(r),
-                _certain(r),
-                foreign.get(r.function.module, ""),
-            )
-            for r in chosen[:_MOST_PLACES]
-        ),
-        len(places) - len(chosen),
-        tuple(unlocated(r) for r in _sorted(known.freeing(cache))),
-    )
+    places: list[Allocating] = []
+    others = 0
+    for r in known.from_cache(cache):
+        certain = _certain(r)
+        if not certain and not r.function.module:
+            others += 1
+        elif len(places) < _MOST_PLACES:
+            outside = foreign.get(r.function.module, "")
+            places.append(Allocating(unlocated(r), known.stores(r), certain, outside))
+    freed = tuple(unlocated(r) for r in _sorted(known.freeing(cache)))
+    return CodeOf(tuple(places), others, freed)
 
 
 def _certain(request: Request) -> bool:
@@ -68,7 +64,7 @@ def _certain(request: Request) -> bool:
 
 def _find(view: KernelView, cache: SlabCache) -> SitesReport:
     known = requests_of(view.host, view.caches)
-    places = known.from_cache(cache)
+    places = list(known.from_cache(cache))
     certain = [r for r in places if _certain(r)]
     freed = [r for r in known.of((Kind.FREE,)) if cache.address in r.caches]
     return SitesReport(

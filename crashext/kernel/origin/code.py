@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache, partial
 from typing import NamedTuple
 
 import capstone
@@ -83,14 +83,13 @@ class Instruction(NamedTuple):
     @property
     def target(self) -> int | None:
         """Of a direct jump or call; arm64's may test a register, which they name first."""
-        last = self.operands.rpartition("#")[2]
-        return int(last, 16) if _HEX.fullmatch(last) else None
+        return _target(self.operands)
 
     @property
     def ends_block(self) -> bool:
         """Control does not come out at its end. WARN() goes on after its ud2 or brk, but nothing
         that anyone asks about is decided there."""
-        return self.mnemonic in _ENDS or self.mnemonic.endswith(" ret")
+        return _ends(self.mnemonic)
 
     @property
     def unconditional(self) -> bool:
@@ -98,9 +97,25 @@ class Instruction(NamedTuple):
         return self.mnemonic in ("jmp", "b")
 
     @property
-    def conditional(self) -> bool:
-        name = self.mnemonic
-        return (name[0] == "j" and name != "jmp") or name.startswith("b.") or name in _TESTS
+    def jumps(self) -> bool:
+        """Control may go elsewhere from there, other than by a call."""
+        return _jumps(self.mnemonic)
+
+
+def _jumps(mnemonic: str) -> bool:
+    first = mnemonic[0]
+    if first == "j":
+        return True
+    return first in "bct" and (mnemonic[:2] == "b." or mnemonic == "b" or mnemonic in _TESTS)
+
+
+def _target(operands: str) -> int | None:
+    last = operands.rpartition("#")[2]
+    return int(last, 16) if _HEX.fullmatch(last) else None
+
+
+def _ends(mnemonic: str) -> bool:
+    return mnemonic in _ENDS or mnemonic.endswith(" ret")
 
 
 def slot(operand: str) -> str | None:
@@ -120,6 +135,8 @@ class Isa(NamedTuple):
     """The stack pointer."""
     writes: Callable[[Instruction], frozenset[str]]
     """64-bit registers, and slots of the stack, that an instruction changes."""
+    jumps: str
+    """First letters of instructions that jump."""
 
 
 @cache
@@ -133,42 +150,56 @@ class Code:
     def __init__(self, data: bytes, address: int, isa: Isa | None = None) -> None:
         self.isa = isa or X86_64
         found = _disassembler(self.isa.machine).disasm_lite(data, address)
-        self.all = list(map(Instruction._make, found))
-        self._index = {instruction.address: i for i, instruction in enumerate(self.all)}
-        self._written: dict[int, frozenset[str]] = {}
-        self._before: dict[int, list[int]] = {}
+        # Half a million of them in one look through a kernel: not a line of Python each.
+        self.all = list(map(_INSTRUCTION, found))
+        self.written: dict[int, frozenset[str]] = {}
 
     def at(self, address: int) -> int | None:
         """The place of the instruction that begins at `address`."""
         return self._index.get(address)
 
     @cached_property
-    def _jumps(self) -> dict[int, list[int]]:
+    def _index(self) -> dict[int, int]:
+        return {instruction[0]: i for i, instruction in enumerate(self.all)}
+
+    @cached_property
+    def jumps(self) -> dict[int, list[int]]:
         """Places that jump to a place."""
         found: dict[int, list[int]] = {}
-        for i, instruction in enumerate(self.all):
-            if instruction.unconditional or instruction.conditional:
-                to = self._index.get(instruction.target or 0)
+        first = self.isa.jumps
+        there = [(i, one) for i, one in enumerate(self.all) if one[2][0] in first]
+        for i, (_, _, mnemonic, operands) in there:
+            if _jumps(mnemonic):
+                to = self._index.get(_target(operands) or 0)
                 if to is not None:
                     found.setdefault(to, []).append(i)
         return found
 
-    def before(self, i: int) -> list[int]:
-        """Places that control may come from. What only a jump table or a patched branch leads to
-        has none."""
-        known = self._before.get(i)
-        if known is None:
-            found = self._jumps.get(i, [])
-            known = [i - 1, *found] if i and not self.all[i - 1].ends_block else found
-            self._before[i] = known
-        return known
+    def falls(self, i: int) -> bool:
+        """Whether control comes to a place from the one before it. With `jumps` that is all; what
+        only a jump table or a patched branch leads to is come to from nowhere."""
+        return i > 0 and not _ends(self.all[i - 1][2])
 
     def writes(self, i: int) -> frozenset[str]:
         """64-bit registers, and slots of the stack, that an instruction changes."""
-        known = self._written.get(i)
+        known = self.written.get(i)
         if known is None:
-            known = self._written[i] = self.isa.writes(self.all[i])
+            _, _, mnemonic, operands = self.all[i]
+            known = self.written[i] = _written_by(self.isa.writes, mnemonic, operands)
         return known
+
+
+@lru_cache(1 << 16)
+def _written_by(
+    writes: Callable[[Instruction], frozenset[str]], mnemonic: str, operands: str
+) -> frozenset[str]:
+    """What every instruction of that text changes: most occur again and again."""
+    return writes(Instruction(0, 0, mnemonic, operands))
+
+
+_INSTRUCTION: Callable[[tuple[int, int, str, str]], Instruction] = partial(
+    tuple.__new__, Instruction
+)
 
 
 def _writes(instruction: Instruction) -> frozenset[str]:
@@ -201,4 +232,4 @@ def _written(operand: str) -> str:
     return slot(operand) or ""
 
 
-X86_64 = Isa((capstone.CS_ARCH_X86, capstone.CS_MODE_64), ARGUMENTS, "rsp", _writes)
+X86_64 = Isa((capstone.CS_ARCH_X86, capstone.CS_MODE_64), ARGUMENTS, "rsp", _writes, "j")

@@ -142,6 +142,7 @@ ISA = Isa(
     ARGUMENTS,
     "sp",
     _writes,
+    "bct",
 )
 
 

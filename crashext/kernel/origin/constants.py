@@ -8,7 +8,7 @@ is not known is one of them.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import Enum
 from itertools import product
 from typing import NamedTuple
@@ -44,16 +44,23 @@ Values = frozenset[Value]
 UNKNOWN = Value(What.UNKNOWN)
 NOBODY_KNOWS: Values = frozenset((UNKNOWN,))
 
+_MAY_BE_NUMBERS = (What.CONSTANT, What.LOAD)
+
 Peek = Callable[[int], int | None]
 """The word at an address of the dump; None where it cannot be read."""
+
+
+class _NotConstant(Exception):
+    """Of numbers that all have to be known, one is not."""
 
 
 class Constants:
     """Of one function; `_set_by` and `_operand` are x86-64's."""
 
     def __init__(self, code: Code, peek: Peek) -> None:
-        self._code, self._peek = code, peek
+        self.code, self._peek = code, peek
         self._steps = 0
+        self._strict = False
 
     def before(self, i: int, register: str) -> Values:
         """What a 64-bit register may hold when control comes to the instruction at place `i`."""
@@ -63,45 +70,77 @@ class Constants:
     def operand(self, i: int, operand: str) -> Values:
         """What an operand of the instruction at place `i` may be."""
         self._steps = _MOST_STEPS
-        return self._operand(self._code.all[i], operand, i, 0)
+        return self._operand(self.code.all[i], operand, i, 0)
+
+    def numbers(self, i: int, register: str) -> tuple[int, ...]:
+        """All numbers that it may hold then; empty where it may hold what is not known.
+
+        Sizes that are computed are the most of a kernel's: the first unknown ends the search.
+        """
+        self._steps, self._strict = _MOST_STEPS, True
+        try:
+            found = self._values(register, i, 0)
+        except _NotConstant:
+            return ()
+        finally:
+            self._strict = False
+        if any(v.what is not What.CONSTANT for v in found):
+            return ()
+        return tuple(sorted({v.number for v in found}))
 
     def _values(self, name: str, i: int, depth: int) -> Values:
         if depth > _DEEPEST:
-            return NOBODY_KNOWS
+            return self._nobody_knows()
         found: set[Value] = set()
         for definition in self._definitions(name, i):
             if definition is None:
-                passed = self._code.isa.arguments
+                passed = self.code.isa.arguments
                 known = name in passed
                 found.add(Value(What.ARGUMENT, passed.index(name)) if known else UNKNOWN)
             else:
-                found |= self._set_by(self._code.all[definition], name, definition, depth + 1)
+                found |= self._set_by(self.code.all[definition], name, definition, depth + 1)
             if len(found) > _MOST_VALUES:
-                return NOBODY_KNOWS
-        return frozenset(found) if found and self._steps > 0 else NOBODY_KNOWS
+                return self._nobody_knows()
+            # What memory holds may be looked up yet; nothing makes a number of anything else.
+            if self._strict and any(v.what not in _MAY_BE_NUMBERS for v in found):
+                raise _NotConstant
+        return frozenset(found) if found and self._steps > 0 else self._nobody_knows()
 
-    def _definitions(self, name: str, i: int) -> set[int | None]:
+    def _nobody_knows(self) -> Values:
+        if self._strict:
+            raise _NotConstant
+        return NOBODY_KNOWS
+
+    def _definitions(self, name: str, i: int) -> Iterator[int | None]:
         """Places that set it last on some way here; None: the function's caller did."""
-        stack = self._code.isa.stack
+        code, known = self.code, self.code.written
+        jumps, falls, stack = code.jumps, code.falls, code.isa.stack
         on_stack = name.startswith(f"[{stack}")
-        found: set[int | None] = set()
         seen: set[int] = set()
-        todo = [i]
+        todo = [*jumps.get(i, ()), i - 1] if falls(i) else [*jumps.get(i, ())]
+        if i == 0:
+            yield None
         while todo and self._steps > 0:
-            at = todo.pop()
-            if at == 0:
-                found.add(None)
-            for before in self._code.before(at):
-                if before in seen:
-                    continue
-                seen.add(before)
-                self._steps -= 1
-                written = self._code.writes(before)
-                if name in written or (on_stack and stack in written):
-                    found.add(before)
-                else:
-                    todo.append(before)
-        return found
+            at, before = todo.pop(), len(seen)
+            hit, entered = False, False
+            while at not in seen and not hit:
+                seen.add(at)
+                written = known.get(at)
+                if written is None:
+                    written = code.writes(at)
+                hit = name in written or (on_stack and stack in written)
+                if hit:
+                    break
+                if at in jumps:
+                    todo += jumps[at]
+                entered |= not at
+                if falls(at):
+                    at -= 1
+            self._steps -= len(seen) - before
+            if hit:
+                yield at
+            if entered:
+                yield None
 
     def _set_by(self, instruction: Instruction, name: str, i: int, depth: int) -> Values:
         parts = instruction.parts

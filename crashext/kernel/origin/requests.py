@@ -1,14 +1,15 @@
 """Every place of kernel and module text that asks for memory: from which cache, and how much.
 
 The index of calls is one pass over the text; what a call passes is read off the code before it,
-for the places that somebody asks about. It knows only what is constant there: a size that is
-computed is unknown, and the place may ask for any.
+for the places that somebody asks about, and no more of it than the answer takes: the code of a
+kernel takes seconds. It knows only what is constant there: a size that is computed is unknown, and
+the place may ask for any.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -57,6 +58,7 @@ class Request:
     sizes: tuple[int, ...]
     """All sizes, or orders of pages, that it may ask for; empty where it is not known."""
     flags: int | None
+    """The gfp flags; None where they are not known, and where the caches are."""
     length: int
     """Bytes of the call instruction."""
 
@@ -72,9 +74,10 @@ class Requests:
     def __init__(self, host: Host, caches: Caches) -> None:
         self._host, self._caches = host, caches
         self._known: dict[int, Request] = {}
+        self._amounts: dict[int, tuple[int, ...]] = {}
         self._stores: dict[int, tuple[Store, ...]] = {}
         self._peeked: dict[int, int | None] = {}
-        self._function: tuple[int, Constants | None, Code | None] = (0, None, None)
+        self._function: tuple[int, Constants | None] = (0, None)
 
     @cached_property
     def _entries(self) -> tuple[tuple[EntryPoint, ...], CallSites]:
@@ -100,6 +103,11 @@ class Requests:
         self, kinds: Iterable[Kind], areas: Iterable[tuple[int, int]] | None = None
     ) -> list[Request]:
         """All places that ask for one of `kinds`, in `areas` of addresses where those are given."""
+        return [self._request(row) for row in self._rows(kinds, areas)]
+
+    def _rows(
+        self, kinds: Iterable[Kind], areas: Iterable[tuple[int, int]] | None = None
+    ) -> list[int]:
         entries, calls = self._entries
         wanted = [i for i, e in enumerate(entries) if e.kind in kinds]
         chosen = np.isin(calls.target, wanted)
@@ -108,18 +116,29 @@ class Requests:
             for a, b in areas:
                 inside |= (calls.address >= a) & (calls.address < b)
             chosen &= inside
-        rows = np.flatnonzero(chosen).tolist()
-        return [r for row in rows if (r := self._request(row)) is not None]
+        rows: list[int] = np.flatnonzero(chosen).tolist()
+        return rows
 
-    def from_cache(self, cache: SlabCache) -> list[Request]:
-        """All places that may allocate from `cache`, helpers that do it for their callers aside."""
+    def from_cache(self, cache: SlabCache) -> Iterator[Request]:
+        """All places that may allocate from `cache`, helpers that do it for their callers aside.
+
+        In order of address; before the next is asked for, the code of this one is at hand.
+        """
         fits = self._fitting(cache)
-        return [r for r in self._allocating if fits(r)]
+        for row in self._rows((Kind.SLAB, Kind.SIZED)):
+            if self._may_fit(row, fits):
+                found = self._request(row)
+                if fits(found) and not _passes_on(found):
+                    yield found
 
-    @cached_property
-    def _allocating(self) -> list[Request]:
-        """All places that ask for an object, helpers that do it for their callers aside."""
-        return [r for r in self.of((Kind.SLAB, Kind.SIZED)) if not _passes_on(r)]
+    def _may_fit(self, row: int, fits: _Fit) -> bool:
+        """Whether the rest of a request is worth reading: most ask for another size."""
+        entries, calls = self._entries
+        entry = entries[int(calls.target[row])]
+        sized = entry.size >= 0 or entry.kind is Kind.SIZED  # one of kmalloc's caches
+        if not sized or not fits.kmalloc:
+            return not sized
+        return entry.size < 0 or fits.size(self._amount(row))
 
     def freeing(self, cache: SlabCache) -> list[Request]:
         """Places in modules that may free an object of `cache`."""
@@ -141,62 +160,79 @@ class Requests:
         return self._stores[request.call]
 
     def _read_stores(self, request: Request) -> tuple[Store, ...]:
-        known, code = self._opened(request.function, request.call)
-        at = None if code is None else code.at(request.call)
-        if known is None or code is None or at is None or request.jump:
+        if request.jump or not request.entry.returns:
             return ()
-        if not request.entry.returns:
-            return ()
-        return stores_after(code, known, at, self._reader.walk)
+        known, at = self._place(request.call, request.function)
+        return () if known is None else stores_after(known.code, known, at, self._reader.walk)
 
-    def _request(self, row: int) -> Request | None:
-        entries, calls = self._entries
-        address = int(calls.address[row])
+    def _request(self, row: int) -> Request:
+        address, entry, function = self._called(row)
         if address not in self._known:
-            entry = entries[int(calls.target[row])]
-            function = self._host.symbol_at(address) or _NO_SYMBOL
-            self._known[address] = self._read(address, entry, bool(calls.jump[row]), function)
+            caches = self._caches_of(address, entry, function)
+            self._known[address] = Request(
+                address,
+                entry,
+                bool(self._entries[1].jump[row]),
+                function,
+                caches,
+                self._amount(row),
+                None if caches else self._flags(address, entry, function),
+                self._reader.call,
+            )
         return self._known[address]
 
-    def _read(self, call: int, entry: EntryPoint, jump: bool, function: Symbol) -> Request:
-        known, code = self._opened(function, call)
-        at = None if code is None else code.at(call)
-        if known is None or code is None or at is None:
-            return Request(call, entry, jump, function, (), (), None, self._reader.call)
+    def _called(self, row: int) -> tuple[int, EntryPoint, Symbol]:
+        entries, calls = self._entries
+        address = int(calls.address[row])
+        if address in self._known:
+            function = self._known[address].function
+        else:
+            function = self._host.symbol_at(address) or _NO_SYMBOL
+        return address, entries[int(calls.target[row])], function
 
-        def argument(number: int) -> Values:
-            return known.before(at, self._reader.isa.arguments[number])
+    def _numbers(self, argument: int, call: int, function: Symbol) -> tuple[int, ...]:
+        """All that a call may pass; empty where not all are constants, or there is no argument."""
+        known, at = self._place(call, function) if argument >= 0 else (None, 0)
+        return () if known is None else known.numbers(at, self._reader.isa.arguments[argument])
 
+    def _amount(self, row: int) -> tuple[int, ...]:
+        """All sizes, or orders of pages, that a place may ask for."""
+        address = int(self._entries[1].address[row])
+        if address not in self._amounts:
+            _, entry, function = self._called(row)
+            pages = entry.kind is Kind.PAGES
+            number = entry.order if pages else entry.size
+            found = self._numbers(number, address, function)
+            self._amounts[address] = tuple(n & 0xFFFFFFFF for n in found) if pages else found
+        return self._amounts[address]
+
+    def _flags(self, call: int, entry: EntryPoint, function: Symbol) -> int | None:
+        flags = self._numbers(flags_argument(entry, self._buckets), call, function)
+        return flags[0] & 0xFFFFFFFF if len(flags) == 1 else None
+
+    def _caches_of(self, call: int, entry: EntryPoint, function: Symbol) -> tuple[int, ...]:
         caches: set[int] = set()
         if entry.cache >= 0:
-            caches = self._cache_values(argument(entry.cache), known, code)
+            known, at = self._place(call, function)
+            if known is not None:
+                values = known.before(at, self._reader.isa.arguments[entry.cache])
+                caches = self._cache_values(values, known)
         for variable in entry.variable:
             place = self._host.address_of(variable)
             if place is not None and (word := self._peek(place)) is not None:
                 caches.add(word)
-        amount = entry.order if entry.kind is Kind.PAGES else entry.size
-        sizes = _numbers(argument(amount)) if amount >= 0 else ()
-        number = flags_argument(entry, self._buckets)
-        flags = _numbers(argument(number)) if number >= 0 else ()
-        return Request(
-            call,
-            entry,
-            jump,
-            function,
-            tuple(sorted(caches & self._addresses)),
-            tuple(n & 0xFFFFFFFF if entry.kind is Kind.PAGES else n for n in sizes),
-            flags[0] & 0xFFFFFFFF if len(flags) == 1 else None,
-            self._reader.call,
-        )
+        return tuple(sorted(caches & self._addresses))
 
-    def _opened(self, function: Symbol, call: int) -> tuple[Constants | None, Code | None]:
-        """The function's code, the last one kept: calls come in order of address."""
+    def _place(self, call: int, function: Symbol) -> tuple[Constants | None, int]:
+        """Where a call is in its function, the last one kept: calls come in order of address."""
         if self._function[0] != function.address or not function.address:
             data = self._text(function, call)
             code = Code(data, function.address, self._reader.isa) if data else None
             known = None if code is None else self._reader.constants(code, self._peek)
-            self._function = function.address, known, code
-        return self._function[1:]
+            self._function = function.address, known
+        known = self._function[1]
+        at = None if known is None else known.code.at(call)
+        return (None, 0) if at is None else (known, at)
 
     def _text(self, function: Symbol, call: int) -> bytes:
         # Where only crash names functions, nobody tells how long they are.
@@ -227,7 +263,7 @@ class Requests:
             return areas
         return [*areas, *((r.start, r.end) for r in (space.image, space.direct))]
 
-    def _cache_values(self, values: Values, known: Constants, code: Code) -> set[int]:
+    def _cache_values(self, values: Values, known: Constants) -> set[int]:
         """Addresses that may be caches: given as such, from a variable, or just created."""
         found = set()
         for value in values:
@@ -236,13 +272,13 @@ class Requests:
             elif value.what is What.LOAD and (word := self._peek(value.number)) is not None:
                 found.add(word)
             elif value.what is What.RESULT:
-                found |= self._created(value.number, known, code)
+                found |= self._created(value.number, known)
         return found
 
-    def _created(self, call: int, known: Constants, code: Code) -> set[int]:
+    def _created(self, call: int, known: Constants) -> set[int]:
         """The cache that a function has made itself, by the name that it gave it."""
-        at = code.at(call)
-        target = None if at is None else code.all[at].target
+        at = known.code.at(call)
+        target = None if at is None else known.code.all[at].target
         if at is None or target is None:
             return set()
         if jumps_on(self._host, target) not in self._creators:
@@ -328,21 +364,16 @@ class _Fit:
         known = request.flags is not None and self.variant in _BY_FLAGS
         if known and self.type_of(request.flags or 0) != self.variant:
             return False
-        return not request.sizes or any(
-            self.below < size <= self.cache.object_size for size in request.sizes
-        )
+        return self.size(request.sizes)
+
+    def size(self, sizes: tuple[int, ...]) -> bool:
+        """Whether one of them is of this cache, or none is known."""
+        return not sizes or any(self.below < size <= self.cache.object_size for size in sizes)
 
 
 def _passes_on(request: Request) -> bool:
     """It is inside a function that does it for others: kmemdup(), alloc_skb()."""
     return not request.caches and allocates_for_others(request.function.name)
-
-
-def _numbers(values: Values) -> tuple[int, ...]:
-    """All constants; empty where not all are."""
-    if any(v.what is not What.CONSTANT for v in values):
-        return ()
-    return tuple(sorted({v.number for v in values}))
 
 
 _KEPT: dict[Host, Requests] = {}

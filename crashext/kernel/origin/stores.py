@@ -73,12 +73,10 @@ class Walk:
 
     def _step(self, i: int) -> int | None:
         one = self._code.all[i]
-        if one.unconditional:
-            return self._code.at(one.target or 0)
+        if one.jumps:
+            return self._code.at(one.target or 0) if one.unconditional else self._branch(i)
         if one.ends_block:
             return None
-        if one.conditional:
-            return self._branch(i)
         self._store(i, one)
         self._move(i, one)
         return i + 1
@@ -96,15 +94,17 @@ class Walk:
 
     def _move(self, i: int, one: Instruction) -> None:
         """Where the pointer is after the instruction."""
-        parts, after = one.parts, None
-        name = _place(parts[0]) if parts else ""
-        if one.mnemonic == "mov":
-            after = self._pointers.get(_place(parts[1]))
-        elif one.mnemonic == "lea":
-            after = self._inside(parts[1])
-        elif one.mnemonic in ("add", "sub") and name in self._pointers and "0x" in parts[1]:
-            step = int(parts[1], 16) if parts[1].startswith("0x") else 0
-            after = self._pointers[name] + (step if one.mnemonic == "add" else -step)
+        after, name = None, ""
+        if one.mnemonic in ("mov", "lea", "add", "sub"):
+            into, what = one.parts
+            name = _place(into)
+            if one.mnemonic == "mov":
+                after = self._pointers.get(_place(what))
+            elif one.mnemonic == "lea":
+                after = self._inside(what)
+            elif name in self._pointers and "0x" in what:
+                step = int(what, 16) if what.startswith("0x") else 0
+                after = self._pointers[name] + (step if one.mnemonic == "add" else -step)
         for written in self._code.writes(i):
             self._pointers.pop(written, None)
         if name and after is not None:
@@ -121,8 +121,10 @@ class Walk:
         return self._pointers[base] + int(number, 16) * (-1 if sign == "-" else 1)
 
     def _store(self, i: int, one: Instruction) -> None:
+        if one.mnemonic not in ("mov", "movabs") or "[" not in one.operands:
+            return
         parts = one.parts
-        if one.mnemonic not in ("mov", "movabs") or len(parts) != 2 or "[" not in parts[0]:
+        if len(parts) != 2 or "[" not in parts[0]:
             return
         offset = self._inside(parts[0])
         if offset is None or offset < 0:
