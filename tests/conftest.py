@@ -143,6 +143,8 @@ def _surroundings() -> Iterator[None]:
         patch.setattr("crashext.commands.opening.CarriedTypes", few(CarriedTypes))
         # Of the terminal that the tests were started from: what they print is not for that.
         patch.delenv("COLUMNS", raising=False)
+        # No test asks a server in the network.
+        patch.delenv("DEBUGINFOD_URLS", raising=False)
         yield
 
 

@@ -185,7 +185,7 @@ def _example(place: Place) -> str:
 def _source(parser: Parser, place: Place) -> None:
     source = parser.add_argument_group("where memory comes from")
     if place.inside:
-        parser.set_defaults(core=None, kernel=False, replay=None, symbols=[])
+        parser.set_defaults(core=None, kernel=False, replay=None, symbols=[], debuginfod=False)
     else:
         one = source.add_mutually_exclusive_group()
         one.add_argument("-c", "--core", metavar="CORE", type=Path, help="vmcore")
@@ -199,6 +199,12 @@ def _source(parser: Parser, place: Place) -> None:
             action="append",
             default=[],
             help="debug file: vmlinux, or a module's; may be repeated (default: by build ID)",
+        )
+        source.add_argument(
+            "--no-debuginfod",
+            dest="debuginfod",
+            action="store_false",
+            help="ask no server of $DEBUGINFOD_URLS for a debug file that is not here",
         )
     source.add_argument(
         "--record", metavar="FILE", type=Path, help="also record this run as a session"

@@ -23,7 +23,11 @@ _SESSION = b"CRASHEXT-SESSION"
 
 
 def earlier(
-    path: Path, symbols: Sequence[Path], settings: Settings, progress: Progress
+    path: Path,
+    symbols: Sequence[Path],
+    settings: Settings,
+    progress: Progress,
+    debuginfod: bool,
 ) -> Compared:
     """Counters of a dump, a session that holds an overview, a JSON report or a /proc directory.
 
@@ -45,7 +49,7 @@ def earlier(
         except (ValueError, RecursionError) as error:
             raise HostError(f"{path} is damaged: it is no JSON document") from error
         return of_document(str(path), document)
-    host: Host = RecordedHost(path) if head == _SESSION else open_dump(path, symbols)
+    host: Host = RecordedHost(path) if head == _SESSION else open_dump(path, symbols, debuginfod)
     # Counters are enough: who points at what is asked of the later moment only.
     overview = look_over(KernelView(host), settings, progress, refs=False)
     return of_overview(str(path), overview)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from crashext.commands.download import downloaded
 from crashext.commands.options import Source
 from crashext.commands.place import Place
 from crashext.commands.questions import Question, held_by
@@ -23,7 +24,7 @@ from crashext.kernel.slab.view import KernelView
 if TYPE_CHECKING:
     import drgn
 
-    from crashext.hosts.drgn import NoDebugInfo
+    from crashext.hosts.nodebuginfo import NoDebugInfo
 
 NO_DEBUG_INFO = "no debug info: types from the kernel's own BTF; file and line not known"
 
@@ -56,39 +57,47 @@ def open_host(source: Source, place: Place) -> Host:
     if source.replay is not None:
         return RecordedHost(source.replay)
     if source.core is not None:
-        return open_dump(source.core, source.symbols)
-    return _open_live(source.symbols)
+        return open_dump(source.core, source.symbols, source.debuginfod)
+    return _open_live(source.symbols, source.debuginfod)
 
 
-def open_dump(core: Path, symbols: Sequence[Path]) -> Host:
+def open_dump(core: Path, symbols: Sequence[Path], debuginfod: bool = True) -> Host:
     """A dump with its debug files, or with none where it carries what they would tell.
 
-    Raises `HostError` where it does not.
+    `debuginfod`: servers that the environment names may be asked. Raises `HostError` where it
+    carries too little.
     """
-    from crashext.hosts.drgn import NoDebugInfo, open_core
+    from crashext.hosts.drgn import DrgnHost, open_core
+    from crashext.hosts.nodebuginfo import NoDebugInfo
 
     try:
         host = open_core(core, list(symbols))
     except NoDebugInfo as missing:
-        return _open_bare(core, missing)
+        if not (debuginfod and downloaded(missing)):
+            return _open_bare(core, missing)
+        host = DrgnHost(missing.program, core.name, core)
     host.prefer(CarriedTypes(host))
     return host
 
 
-def _open_live(symbols: Sequence[Path]) -> Host:
+def _open_live(symbols: Sequence[Path], debuginfod: bool) -> Host:
     """The running kernel, with its debug files, or with none where it carries what they tell."""
     # drgn takes a third of a second to import, and a replay does without it.
-    from crashext.hosts.drgn import KCORE, NoDebugInfo, open_live
+    from crashext.hosts.drgn import KCORE, DrgnHost, open_live
+    from crashext.hosts.nodebuginfo import NoDebugInfo
 
     try:
         return open_live(list(symbols))
     except NoDebugInfo as missing:
-        return _open_bare(KCORE, missing, str(KCORE))
+        if not (debuginfod and downloaded(missing)):
+            return _open_bare(KCORE, missing, str(KCORE))
+        return DrgnHost(missing.program, str(KCORE))
 
 
 def open_program(program: drgn.Program, core: Path) -> Host:
     """What somebody has open in drgn, with debug info or without."""
-    from crashext.hosts.drgn import DrgnHost, NoDebugInfo, require_debug_info
+    from crashext.hosts.drgn import DrgnHost
+    from crashext.hosts.nodebuginfo import NoDebugInfo, require_debug_info
 
     try:
         require_debug_info(program)

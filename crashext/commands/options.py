@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from crashext.analysis.settings import Settings
@@ -32,6 +32,8 @@ class Source:
     replay: Path | None = None
     symbols: tuple[Path, ...] = ()
     record: Path | None = None
+    debuginfod: bool = True
+    """Whether servers that the environment names may be asked for debug files."""
 
     @property
     def given(self) -> bool:
@@ -131,6 +133,7 @@ class ProcfsOptions:
     """In time order; - for standard input."""
     before: Path | None
     symbols: tuple[Path, ...]
+    debuginfod: bool
     settings: Settings
     printing: Printing
 
@@ -284,7 +287,7 @@ def _live(given: argparse.Namespace) -> LiveOptions:
     others = ("core", "replay", "procfs", "orphans", "list", "trace", "before")
     if any(_given(given, others)) or given.walker == "kmem":
         raise Refusal("--live looks at the running kernel: no dump, no other trace, no --orphans")
-    running = Source(kernel=True, symbols=tuple(given.symbols), record=given.record)
+    running = replace(_source(given), kernel=True)
     return LiveOptions(
         given.live, given.stacks, running, tuple(given.caches), _look(given), _printing(given)
     )
@@ -313,6 +316,7 @@ def _procfs(given: argparse.Namespace, texts: list[Path]) -> ProcfsOptions:
         (*given.procfs, *texts),
         given.before,
         tuple(given.symbols),
+        given.debuginfod,
         _settings(given),
         _printing(given),
     )
@@ -323,7 +327,14 @@ def _given(given: argparse.Namespace, names: Sequence[str]) -> list[bool]:
 
 
 def _source(given: argparse.Namespace) -> Source:
-    return Source(given.core, given.kernel, given.replay, tuple(given.symbols), given.record)
+    return Source(
+        given.core,
+        given.kernel,
+        given.replay,
+        tuple(given.symbols),
+        given.record,
+        given.debuginfod,
+    )
 
 
 def _memory(given: argparse.Namespace, place: Place) -> Source:

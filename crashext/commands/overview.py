@@ -93,4 +93,5 @@ def _before(options: OverviewOptions, host: Host, progress: Progress) -> Compare
     if options.before is None:
         return None
     symbols = host.debug_files() if isinstance(host, CrashHost) else options.source.symbols
-    return earlier(options.before, symbols, options.look.settings, progress)
+    source = options.source
+    return earlier(options.before, symbols, options.look.settings, progress, source.debuginfod)

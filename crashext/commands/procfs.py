@@ -34,7 +34,9 @@ def answer(options: ProcfsOptions, place: Place, progress: Progress) -> Output:
     before = (
         None
         if options.before is None
-        else earlier(options.before, options.symbols, options.settings, progress)
+        else earlier(
+            options.before, options.symbols, options.settings, progress, options.debuginfod
+        )
     )
     found = report(moments, before)
     facts = proc_facts(found)

@@ -29,10 +29,11 @@ from crashext.hosts.base import (
     Types,
     coalesce,
 )
-from crashext.hosts.debugpackage import missing_debug_info
+from crashext.hosts.debuginfod import by_hand
 from crashext.hosts.directmap import NO_MAP, direct_map
 from crashext.hosts.drgn_layouts import layout_of
 from crashext.hosts.dumpfile import DumpFile, build_id, examine
+from crashext.hosts.nodebuginfo import NoDebugInfo
 from crashext.hosts.percpu import PERCPU_END, percpu_table, symbol_in
 from crashext.hosts.symboltable import SymbolTable
 from crashext.hosts.unusual import open_unusual
@@ -41,15 +42,6 @@ _READ_LIMIT = 1 << 20  # bigger pieces gain nothing (measured 2.7 GB/s at 1 MiB 
 KCORE = Path("/proc/kcore")
 KERNEL_MISSING = "the kernel's own variables are in the missing part"
 GLOBAL = drgn.SymbolBinding.GLOBAL
-
-
-class NoDebugInfo(HostError):
-    """None was given, none found by build ID."""
-
-    def __init__(self, message: str, program: drgn.Program) -> None:
-        super().__init__(message)
-        self.program = program
-        """The source, opened: its memory can be read all the same."""
 
 
 class DrgnHost:
@@ -351,39 +343,20 @@ def open_live(debug: Sequence[Path]) -> DrgnHost:
 
 
 def _load_debug_info(program: drgn.Program, debug: Sequence[Path]) -> None:
-    ours = _vmcoreinfo_build_id(program)
     identities = {path: build_id(path) for path in debug}
+    by_hand(program)
     try:
         program.load_debug_info([str(path) for path in debug], main=True)
     except drgn.MissingDebugInfoError as error:
-        release = program["UTS_RELEASE"].string_().decode("ascii", "replace")
+        missing = NoDebugInfo(program)
         if not debug:
-            raise NoDebugInfo(missing_debug_info(release, ours), program) from error
+            raise missing from error
         given = ", ".join(f"{p} (build ID {i or 'none'})" for p, i in identities.items())
         raise HostError(
-            f"{given} does not belong to this dump: it needs the vmlinux of kernel {release}"
-            + (f" (build ID {ours})" if ours else "")
+            f"{given} does not belong to this dump: it needs the vmlinux of {missing.kernel}"
         ) from error
     except Exception as error:  # drgn raises bare Exception for what it has no class for
         raise HostError(f"cannot load debug info: {_one_line(error)}") from error
-
-
-def require_debug_info(program: drgn.Program) -> None:
-    """Raises `NoDebugInfo` where a dump was opened without any; lets the running kernel be."""
-    try:
-        program["init_uts_ns"]
-    except LookupError as error:
-        if not program.flags & drgn.ProgramFlags.IS_LIVE:
-            release = program["UTS_RELEASE"].string_().decode("ascii", "replace")
-            line = missing_debug_info(release, _vmcoreinfo_build_id(program))
-            raise NoDebugInfo(line, program) from error
-
-
-def _vmcoreinfo_build_id(program: drgn.Program) -> str | None:
-    for line in program["VMCOREINFO"].string_().decode("ascii", "replace").splitlines():
-        if line.startswith("BUILD-ID="):
-            return str(line.partition("=")[2])
-    return None
 
 
 def _one_line(error: Exception) -> str:

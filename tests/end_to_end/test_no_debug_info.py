@@ -11,7 +11,7 @@ import drgn
 import pytest
 
 from crashext.commands.opening import NO_DEBUG_INFO
-from crashext.hosts.drgn import require_debug_info
+from crashext.hosts.nodebuginfo import require_debug_info
 from tests.conftest import lab_dump, lab_host, on, run
 from tests.lab import read_addresses
 
