@@ -59,27 +59,39 @@ class Holders:
         starts, which = np.unique(self._starts[nodes], return_inverse=True)
         sums = np.bincount(which, weights=weights, minlength=len(starts))
         found: Counter[Place] = Counter()
-        for start, total in zip(starts.tolist(), sums.tolist(), strict=True):
-            found[self.root_of(start)] += round(total)
+        for place, total in zip(self.roots_of(starts), sums.tolist(), strict=True):
+            found[place] += round(total)
         return found
 
+    def roots_of(self, starts: NDArray[Any]) -> list[Place]:
+        """Of each starting node the most telling of the words outside nodes that point at it."""
+        numbers = starts.tolist()
+        self._look_up(np.array([n for n in numbers if n not in self._roots], np.int32))
+        return [self._roots[n] for n in numbers]
+
     def root_of(self, start: int) -> Place:
-        """The most telling of the words outside nodes that point at a starting node."""
+        """The same for one."""
         if start not in self._roots:
-            targets, order = self._by_target
-            low, high = np.searchsorted(targets, [start, start + 1]).tolist()
-            words = self._reach.references.root_at[order[low:high]].tolist()
-            places = [self._place(w) for w in words]
-            self._roots[start] = min(
-                places,
-                key=lambda p: _ORDER[p.kind],
-                default=self._without_words(start),
-            )
+            self._look_up(np.array([start], np.int32))
         return self._roots[start]
+
+    def _look_up(self, starts: NDArray[np.int32]) -> None:
+        targets, order = self._by_target
+        low = np.searchsorted(targets, starts, side="left")
+        count = np.searchsorted(targets, starts, side="right") - low
+        first = np.cumsum(count) - count
+        at = np.repeat(low - first, count) + np.arange(count.sum())
+        places = self._places_of(self._reach.references.root_at[order[at]])
+        for start, begin, number in zip(
+            starts.tolist(), first.tolist(), count.tolist(), strict=True
+        ):
+            some = places[begin : begin + number]
+            best = min(some, key=lambda p: _ORDER[p.kind]) if some else self._without_words(start)
+            self._roots[start] = best
 
     def name(self, offset: int) -> str:
         """The word at a direct-map offset, outside nodes, by name."""
-        return self._place(offset).name
+        return self._places_of(np.array([offset], np.uint64))[0].name
 
     def whole_name(self, node: int, target: int) -> str:
         """``kmalloc-96 object ffff...+0x8``: a node, and where in it a pointer to `target` is."""
@@ -93,16 +105,24 @@ class Holders:
         where = f"+{8 * int(hits[0]):#x}" if len(hits) else ""
         return f"{what} {start:x}{where}"
 
-    def _place(self, offset: int) -> Place:
+    def _places_of(self, offsets: Words) -> list[Place]:
+        """Names of words at direct-map offsets."""
+        places = self._places.names(offsets)
+        if not self._reach.giants:
+            return places
         # With a memory budget, some slabs are outside the table, and speak as roots.
-        view = self._reach.view
-        address = view.space.direct.start + offset
-        found = view.slot(address) if self._reach.giants else None
-        if found is not None:
-            what = f"{found.cache.name} object {found.address:#x}, not followed further"
-            of = f"objects of {found.cache.name} that were not followed further"
-            return Place(PlaceKind.PAGE, what, variable=of)
-        return self._places.name(offset)
+        view, whole = self._reach.view, self._reach.whole
+        addresses = np.uint64(view.space.direct.start) + offsets
+        rows = whole.locate(addresses, view.caches)
+        for at in np.flatnonzero(rows >= 0).tolist():
+            cache = view.caches.all[int(whole.cache[rows[at]])]
+            base = int(whole.address[rows[at]])
+            slot = (int(addresses[at]) - base) // cache.slot_size
+            start = base + slot * cache.slot_size + cache.red_left_pad
+            what = f"{cache.name} object {start:#x}, not followed further"
+            of = f"objects of {cache.name} that were not followed further"
+            places[at] = Place(PlaceKind.PAGE, what, variable=of)
+        return places
 
     def _without_words(self, start: int) -> Place:
         """What holds a node that no word of memory points at."""
@@ -179,6 +199,7 @@ class Holders:
         names: Counter[str] = Counter()
         example: dict[str, int] = {}
         starts, first = np.unique(self._starts[slots], return_index=True)
+        self.roots_of(starts)  # all at once
         of_root = dict(zip(starts.tolist(), slots[first].tolist(), strict=True))
         counts = np.bincount(np.searchsorted(starts, self._starts[slots]), minlength=len(starts))
         # In the order of the first object of each, which is the one that is shown.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from crashext.hosts.base import Host, ReadFault
+from crashext.hosts.base import Host, Mask
 from crashext.kernel import rbtree
 from crashext.kernel.access import Words, column
 from crashext.kernel.memmap import MemoryMap
@@ -19,6 +19,7 @@ from crashext.kernel.pages.vmalloc import description, tree_roots
 MAX_AREAS = 1 << 22
 MAX_PAGES = 1 << 26  # 256 GiB of vmalloc memory
 _PIECE = 1 << 12
+_READ = 1 << 17  # pointers that are read at once
 VM_IOREMAP, VM_ALLOC, VM_MAP, VM_USERMAP = 1, 2, 4, 8
 
 
@@ -124,30 +125,38 @@ def _frames(
     """The page frames of every area from its array of struct pages, sorted by frame."""
     room = (end - start) // np.uint64(memory.space.page_size)
     rows = np.flatnonzero((arrays != 0) & (pages > 0) & (pages <= room))
-    frames, which, numbers = [], [], []
-    left, faults = MAX_PAGES, 0
-    for row in rows.tolist():
-        count = min(int(pages[row]), left)
-        left -= count
-        try:
-            maps = _array(host, int(arrays[row]), count)
-        except ReadFault:
-            faults += 1
-            continue
-        found, ok = memory.pfns_of(maps)
-        frames.append(found[ok].astype(np.int64))
-        which.append(np.full(int(ok.sum()), row, np.int32))
-        numbers.append(np.flatnonzero(ok).astype(np.int32))
-    if not frames:
-        none = np.zeros(0, np.int64)
-        return none, none.astype(np.int32), none.astype(np.int32), faults
-    frame = np.concatenate(frames)
+    count = pages[rows].astype(np.int64)
+    count = np.minimum(count, np.maximum(MAX_PAGES - (np.cumsum(count) - count), 0))
+    which, number, maps, ok = _pointers(host, arrays[rows], count)
+    faults = len(np.unique(which[~ok], return_counts=True)[0])
+    whole = np.ones(len(rows), np.bool_)
+    whole[which[~ok]] = False
+    pfns, known = memory.pfns_of(maps)
+    known &= whole[which]
+    frame, which, number = pfns[known].astype(np.int64), which[known], number[known]
     order = np.argsort(frame, kind="stable")
-    return frame[order], np.concatenate(which)[order], np.concatenate(numbers)[order], faults
+    owner = rows[which[order]].astype(np.int32)
+    return frame[order], owner, number[order].astype(np.int32), faults
 
 
-def _array(host: Host, address: int, count: int) -> Words:
-    pieces = [
-        host.read(address + 8 * i, 8 * min(_PIECE, count - i)) for i in range(0, count, _PIECE)
-    ]
-    return np.frombuffer(b"".join(pieces), "<u8")
+def _pointers(
+    host: Host, arrays: Words, counts: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], Words, Mask]:
+    """Arrays of so many pointers: of each pointer which array, which of its words, and the word,
+    in that order; and whether it could be read."""
+    which = np.repeat(np.arange(len(counts)), counts)
+    number = np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
+    begins = np.flatnonzero(number % _PIECE == 0)
+    sizes = np.diff(begins, append=len(which))
+    words, ok = np.zeros(len(which), np.uint64), np.zeros(len(which), np.bool_)
+    # Arrays of a length are read together: most areas are stacks, or of a few pages.
+    for size in np.unique(sizes, return_counts=True)[0].tolist():
+        some = begins[sizes == size]
+        where = arrays[which[some]] + np.uint64(8) * number[some].astype(np.uint64)
+        for at in range(0, len(some), max(1, _READ // size)):
+            piece = slice(at, at + max(1, _READ // size))
+            data, readable = host.read_many(where[piece], 8 * size)
+            places = some[piece, None] + np.arange(size)[None]
+            words[places] = np.ascontiguousarray(data).view("<u8").reshape(-1, size)
+            ok[places] = readable[:, None]
+    return which, number, words, ok

@@ -1,6 +1,6 @@
 """What a word outside slab objects belongs to: a variable, a module's, a CPU's, a stack, a page.
 
-It names single words, as the example of who holds an object; it may look things up one by one.
+It names words, as examples of who holds an object: thousands of them on a busy machine.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crashext.hosts.base import Host, ReadFault, Symbol
+from crashext.kernel.access import Words
 from crashext.kernel.addresses import image_shift
 from crashext.kernel.pages.areas import Areas
 from crashext.kernel.pages.frames import Frames, FrameUse
@@ -19,7 +20,7 @@ from crashext.kernel.pages.pagetables import physical
 from crashext.kernel.roots.stacks import Stacks
 from crashext.kernel.slab.view import KernelView
 
-_OF_IMAGE = (FrameUse.RESERVED, FrameUse.ABSENT, FrameUse.UNKNOWN, None)
+_OF_IMAGE = (FrameUse.RESERVED, FrameUse.ABSENT, FrameUse.UNKNOWN)
 _PERCPU_CALLERS = ("pcpu_get_vm_areas", "pcpu_create_chunk")
 
 
@@ -73,26 +74,53 @@ class Places:
 
     def name(self, offset: int) -> Place:
         """The place of the word at a direct-map offset."""
-        frame = offset >> self._view.space.page_shift
-        use = FrameUse(int(self._frames.use[frame])) if frame < len(self._frames.use) else None
-        # Init memory is given to the page allocator after boot: free_init_pages(), 2.6.24 on.
-        if offset in self._image and use in _OF_IMAGE:
-            return self._variable(offset + self._shift)
-        area, page = self._areas.at(np.array([frame], np.int64))
-        if area[0] >= 0:
-            return self._mapped(
-                int(area[0]), int(page[0]) + offset % self._view.space.page_size, offset
-            )
-        percpu = self._percpu(offset)
-        if percpu is not None:
-            return percpu
+        return self.names(np.array([offset], np.uint64))[0]
+
+    def names(self, offsets: Words) -> list[Place]:
+        """The place of each word: what arrays can tell is told for all of them at once."""
+        frame = (offsets >> np.uint64(self._view.space.page_shift)).astype(np.int64)
+        known = frame < len(self._frames.use)
+        use = np.where(known, self._frames.use[np.where(known, frame, 0)], FrameUse.ABSENT)
+        image = np.uint64(len(self._image))
+        in_image = (offsets - np.uint64(self._image.start) < image) & np.isin(use, _OF_IMAGE)
+        area, page = self._areas.at(frame)
+        inside = offsets & np.uint64(self._view.space.page_size - 1)
+        percpu = self._may_be_percpu(offsets)
+        places = []
+        for offset, at, kind, of_image, row, address, maybe in zip(
+            *(a.tolist() for a in (offsets, frame, use, in_image, area, page + inside, percpu)),
+            strict=True,
+        ):
+            # Init memory is given to the page allocator after boot: free_init_pages(), 2.6.24 on.
+            if of_image:
+                places.append(self._variable(offset + self._shift))
+            elif row >= 0:
+                places.append(self._mapped(row, address, offset))
+            else:
+                place = self._percpu(offset) if maybe else None
+                places.append(place or self._page(offset, at, kind))
+        return places
+
+    def _page(self, offset: int, frame: int, use: int) -> Place:
+        """A word of a page that nothing else is known of."""
         if frame < len(self._maps) and self._maps[frame]:
             return Place(PlaceKind.STRUCT_PAGE, "a struct page")
-        if use is FrameUse.RESERVED:
+        if use == FrameUse.RESERVED:
             return Place(PlaceKind.BOOT, f"boot memory at {offset:#x} physical")
-        return Place(
-            PlaceKind.PAGE, f"page frame {frame:#x} +{offset % self._view.space.page_size:#x}"
-        )
+        inside = offset % self._view.space.page_size
+        return Place(PlaceKind.PAGE, f"page frame {frame:#x} +{inside:#x}")
+
+    def _may_be_percpu(self, offsets: Words) -> NDArray[np.bool_]:
+        """Which offsets are in some CPU's static part or first chunk."""
+        space, mask = self._view.space, (1 << 64) - 1
+        addresses = offsets + np.uint64(space.direct.start)
+        chunk, found = space.percpu_first_chunk, np.zeros(len(offsets), np.bool_)
+        for unit in space.percpu_offsets:
+            begin = np.uint64(self._percpu_start + unit & mask)
+            found |= addresses - begin < np.uint64(self._percpu_size)
+            begin = np.uint64(chunk.start + unit - space.percpu_offsets[0] & mask)
+            found |= addresses - begin < np.uint64(chunk.end - chunk.start)
+        return found
 
     def _stack(self, address: int) -> Place | None:
         stack = self._stacks.at(address)
