@@ -332,7 +332,7 @@ def _limits(snapshot: Snapshot) -> tuple[str, ...]:
     if snapshot.meminfo is not None and not tells_processes(snapshot.meminfo):
         limits.append("what is in no counter: these counters leave out what processes have")
     if snapshot.counters == "oom":
-        limits.append("per-CPU memory, vmalloc and anything later than the report in the log")
+        limits.append("what per-CPU memory and vmalloc have, nor what came after the log's report")
     if snapshot.slabs is None:
         limits.append("which cache it is: no slabinfo here (root may read it)")
     if snapshot.vmalloc is None:

@@ -136,6 +136,8 @@ class ProcfsOptions:
     debuginfod: bool
     settings: Settings
     printing: Printing
+    topics: tuple[str, ...] = ()
+    """As in `OverviewOptions`."""
 
 
 @dataclass(frozen=True)
@@ -185,9 +187,12 @@ def leakscan_options(given: argparse.Namespace, place: Place) -> LeakscanOptions
         raise Refusal("--stacks is for --live: a trace in a file has stacks or has not")
     if given.trace is not None:
         return _trace(given, place)
-    texts = [] if place.inside or _source(given).given else _texts(given.caches)
-    if given.procfs or texts:
-        return _procfs(given, texts)
+    if not place.inside and not _source(given).given:
+        texts, topics = _texts(given.caches)
+        if given.procfs or texts:
+            return _procfs(given, texts, topics)
+    elif given.procfs:
+        return _procfs(given, [], ())
     caches = [word for word in given.caches if word not in TOPICS]
     if given.before is not None and (caches or given.orphans):
         raise Refusal("--before compares whole machines: leave out CACHE and --orphans")
@@ -195,8 +200,8 @@ def leakscan_options(given: argparse.Namespace, place: Place) -> LeakscanOptions
         return _orphans(given, place)
     if given.list is not None:
         raise Refusal("--list writes the addresses that --orphans finds: add --orphans")
-    topics = given.walker != "kmem" and all(word in TOPICS for word in given.caches)
-    return _overview(given, place) if topics or not given.caches else _caches(given, place)
+    words = given.walker != "kmem" and all(word in TOPICS for word in given.caches)
+    return _overview(given, place) if words or not given.caches else _caches(given, place)
 
 
 def objsim_options(given: argparse.Namespace, place: Place) -> ObjsimOptions | ExcerptOptions:
@@ -293,20 +298,21 @@ def _live(given: argparse.Namespace) -> LiveOptions:
     )
 
 
-def _texts(words: Sequence[str]) -> list[Path]:
-    """The words without CACHE's meaning: files, folders, standard input; none where no word is."""
-    paths = [Path(word) for word in words]
-    there = [str(path) == "-" or path.exists() for path in paths]
-    for path, found in zip(paths, there, strict=True):
-        if not found and (any(there) or "/" in str(path)):
-            raise Refusal(f"cannot open {path}: No such file or directory")
-    return paths if any(there) else []
+def _texts(words: Sequence[str]) -> tuple[list[Path], tuple[str, ...]]:
+    """The words without CACHE's meaning: files, folders, standard input; none where no word is.
+    With them those that are topics and no file."""
+    there = {word: word == "-" or Path(word).exists() for word in words}
+    topics = tuple(word for word in words if word in TOPICS and not there[word])
+    for word, found in there.items():
+        if not found and word not in topics and (any(there.values()) or "/" in word):
+            raise Refusal(f"cannot open {word}: No such file or directory")
+    return [Path(word) for word in words if there[word]], topics
 
 
-def _procfs(given: argparse.Namespace, texts: list[Path]) -> ProcfsOptions:
+def _procfs(given: argparse.Namespace, texts: list[Path], topics: tuple[str, ...]) -> ProcfsOptions:
     if _source(given).given:
         raise Refusal("--procfs is for when there is no dump: leave out -c, -k and -r")
-    if (given.caches and not texts) or given.orphans or given.walker == "kmem":
+    if len(given.caches) > len(texts) + len(topics) or given.orphans or given.walker == "kmem":
         raise Refusal("--procfs cannot look into a cache: leave out CACHE, or give a dump (-c)")
     if given.list is not None:
         raise Refusal("--list writes the addresses that --orphans finds: add --orphans and a dump")
@@ -319,6 +325,7 @@ def _procfs(given: argparse.Namespace, texts: list[Path]) -> ProcfsOptions:
         given.debuginfod,
         _settings(given),
         _printing(given),
+        topics,
     )
 
 

@@ -48,7 +48,9 @@ def answer(options: ProcfsOptions, place: Place, progress: Progress) -> Output:
     how = made_of_files(place, again, words)
     verbose = options.printing.verbose
     return Output(
-        text=lambda console: print_proc_report(found, verdicts, console, verbose, again),
+        text=lambda console: print_proc_report(
+            found, verdicts, console, verbose, again, options.topics
+        ),
         json=lambda: document(ProcFiles.of(found, facts), verdicts),
         page=lambda amounts: proc_page(found, facts, verdicts, how, amounts),
     )

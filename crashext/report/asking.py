@@ -92,8 +92,8 @@ def step_lines(asking: Asking, step: str, label: str, width: int) -> list[tuple[
     command, why = split(step)
     lines = [(f"{label}{safe(asking.typed(command))}", "")]
     if asking.tool == "shell" and len(lines[0][0]) > width:
-        typed = continued(lines[0][0][len(label) :], len(label), width)
-        lines = [(label + typed[0], ""), *((f"{' ' * len(label)}  {t}", "") for t in typed[1:])]
+        typed = continued(lines[0][0][len(label) :], label, width)
+        lines = [(text, "") for text in typed]
     hang = len(label) + 2
     told = folded(f"{' ' * hang}{safe(why)}", width, hang) if why else []
     return lines + [(text, _DIM) for text in told]

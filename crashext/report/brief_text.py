@@ -14,7 +14,7 @@ from rich.text import Text
 
 from crashext.analysis.memory.growth import Growth
 from crashext.analysis.verdict.verdict import Verdict
-from crashext.report.asking import Asking, step_lines
+from crashext.report.asking import Asking, split, step_lines
 from crashext.report.lines import COLUMN, folded
 from crashext.report.safe import safe
 from crashext.skipped import Skipped
@@ -29,7 +29,9 @@ from crashext.wording import (
 )
 
 ROWS = 22
-_MOST_EVIDENCE, _MOST_OTHERS = 4, 8
+_LEAST_EVIDENCE, _MOST_EVIDENCE, _MOST_OTHERS = 2, 4, 8
+_LESS = ("source", "why", "unsaid", "memory")
+"""What gives way to evidence where rows are few, the least missed first."""
 _FEW_GROWN = 3
 _DIM, _BOLD, _HEAD, _WARN = "dim", "bold", "bold cyan", "yellow"
 
@@ -47,6 +49,8 @@ class Brief:
     """Of the answer: what was interrupted, skipped, not understood."""
     source: str
     topics: tuple[str, ...]
+    unsaid: str = ""
+    """What the source does not say."""
 
 
 def print_brief(
@@ -60,29 +64,48 @@ def print_brief(
 def brief_lines(
     verdicts: Sequence[Verdict], brief: Brief, width: int, asking: Asking
 ) -> list[Line]:
-    """The evidence takes the rows that the rest leaves."""
+    """The evidence takes the rows that the rest leaves, and is left some."""
     first = verdicts[0]
     head = _styled(folded(title(first), width, 4), _BOLD)
-    others = _others(verdicts[1:], width)
-    tail = _styled(folded(brief.memory, width)) if brief.memory else []
-    tail += _styled(folded(brief.growth, width)) if brief.growth else []
-    tail += [line for text in brief.limits for line in _styled(folded(text, width), _WARN)]
-    tail += _styled(folded(brief.source, width), _DIM)
+    others = [_others(verdicts[1:], width, most) for most in range(_MOST_OTHERS, -1, -1)]
+    tail = _tail(first.next, brief, width, asking)
+    least = len(head) + len(_evidence(first, width, _LEAST_EVIDENCE, ROWS))
+    for name in ("", *_LESS):
+        tail.pop(name, None)
+        room = ROWS - sum(map(len, tail.values()))
+        few = next((lines for lines in others if len(lines) + least <= room), others[-1])
+        if len(few) + least <= room and (len(few) > 1 or not others[0]):
+            break
+    evidence = _evidence(first, width, _MOST_EVIDENCE, room - len(head) - len(few))
+    return [*head, *evidence, *few, *(line for lines in tail.values() for line in lines)]
+
+
+def _tail(step: str, brief: Brief, width: int, asking: Asking) -> dict[str, list[Line]]:
+    """What stands below the verdicts, by name."""
+    next_step = step_lines(asking, step, "next: ", width)
+    told = len(step_lines(asking, split(step)[0], "next: ", width))
     more = f"more: the same with -v, or of one thing, with: {', '.join(brief.topics)}"
-    tail += step_lines(asking, first.next, "next: ", width)
-    tail += _styled(folded(more, width, 6), _DIM)
-    room = ROWS - len(head) - len(tail)
-    least = _evidence(first, width, 2, room)
-    for most in range(min(_MOST_OTHERS, len(verdicts)) - 1, -1, -1):
-        if len(others) + len(least) > room:
-            others = _others(verdicts[1:], width, most)
-    return [*head, *_evidence(first, width, _MOST_EVIDENCE, room - len(others)), *others, *tail]
+    return {
+        "memory": _styled(folded(brief.memory, width)) if brief.memory else [],
+        "growth": _styled(folded(brief.growth, width)) if brief.growth else [],
+        "limits": [line for text in brief.limits for line in _styled(folded(text, width), _WARN)],
+        "unsaid": _styled(folded(brief.unsaid, width), _DIM) if brief.unsaid else [],
+        "source": _styled(folded(brief.source, width), _DIM),
+        "next": next_step[:told],
+        "why": next_step[told:],
+        "more": _styled(folded(more, width, 6), _DIM),
+    }
 
 
 def title(verdict: Verdict) -> str:
     """``leak, slab (high confidence): 200,000 kmalloc-32 objects …``"""
     where = "" if verdict.where == "none" else f", {verdict.where}"
-    return f"{verdict.kind}{where} ({verdict.confidence} confidence): {safe(verdict.says)}"
+    return f"{verdict.kind}{where} ({verdict.confidence} confidence): {safe(_said(verdict))}"
+
+
+def _said(verdict: Verdict) -> str:
+    """Its sentence, without what its kind says."""
+    return verdict.says.removeprefix("cannot tell: ")
 
 
 def _evidence(verdict: Verdict, width: int, most: int, room: int) -> list[Line]:
@@ -128,7 +151,7 @@ def _who(verdict: Verdict) -> str:
     who = verdict.culprit
     if who.cache or who.caller:
         return safe(called(who.cache or who.caller, who.module))
-    what = verdict.says.split(": ")[0].removeprefix(f"{size_text(verdict.bytes)} of ")
+    what = _said(verdict).split(": ")[0].removeprefix(f"{size_text(verdict.bytes)} of ")
     return safe(who.process or who.mount or bracketed(what, who.module))
 
 

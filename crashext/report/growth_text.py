@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from rich.console import Console
-from rich.text import Text
 
 from crashext.analysis.memory.growth import CacheGrowth, CallerGrowth, Growth
 from crashext.report.lines import line
 from crashext.report.safe import safe
-from crashext.report.tables import new_table, show_table
+from crashext.report.tables import Table, show_table
 from crashext.wording import called, difference_text, duration, percent, plural, size_text, some_of
 
 _FEW, _MANY = 8, 40
@@ -44,17 +43,17 @@ def print_growth(growth: Growth, console: Console, verbose: bool) -> None:
     if not growth.alike:
         note = "/proc counts objects on CPUs' lists as allocated, a dump does not: look at slabs"
         line(console, f"    {note}", _DIM)
-    table = new_table("left", "right", "right", "right", "right", "left")
-    table.add_row("cache", "objects", "slabs", "bytes", "an hour", "", style=_DIM)
+    table = Table("lrrrrt")
+    table.heads("cache", "objects", "slabs", "bytes", "an hour", "")
     caches = [c for c in growth.caches if c.bytes > 0 or (c.active_objs or 0) > 0]
     for cache in caches[:rows]:
-        table.add_row(
+        table.row(
             safe(cache.name),
             "" if cache.active_objs is None else f"{cache.active_objs:+,}",
             "" if cache.slabs is None else f"{cache.slabs:+,}",
             difference_text(cache.bytes),
             _rate(growth, cache.bytes),
-            Text(_shape(cache), style=_DIM),
+            _shape(cache),
         )
     if caches:
         show_table(console, table)
@@ -72,11 +71,10 @@ def print_growth(growth: Growth, console: Console, verbose: bool) -> None:
             [(_caller(c), c.bytes) for c in growth.vmalloc if c.bytes > 0],
         ),
     ):
-        table = new_table("left", "right", "right")
+        table = Table("lrr")
+        table.heads("", "bytes", "an hour")
         for name, difference in lines[:rows]:
-            table.add_row(
-                f"{title}: {name}", difference_text(difference), _rate(growth, difference)
-            )
+            table.row(f"{title}: {name}", difference_text(difference), _rate(growth, difference))
         if lines:
             show_table(console, table)
     shrunk = sum(c.bytes for c in growth.caches if c.bytes < 0)

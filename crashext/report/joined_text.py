@@ -7,13 +7,12 @@ names the file.
 from __future__ import annotations
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from crashext.analysis.results.estimate import count_text
 from crashext.analysis.results.joined import JoinedTrace, MarkedCache, MarkedSite
 from crashext.report.lines import line
 from crashext.report.safe import safe
+from crashext.report.tables import Table, show_table
 from crashext.wording import plural, some_of
 
 _FEW_SITES, _MANY_SITES = 10, 200
@@ -97,19 +96,18 @@ def _place(site: MarkedSite) -> str:
 
 
 def _sites(console: Console, cache: MarkedCache, limit: int) -> None:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style=_HEAD)
-    for column in ("count", "marked", "reachable", "allocs"):
-        table.add_column(column, justify="right")
-    table.add_column("function", overflow="fold")
+    table = Table("rrrrt", indent=0)
+    table.heads("count", "marked", "reachable", "allocs", "function", style=_HEAD)
     for site in cache.sites[:limit]:
-        cells = [
-            Text(f"{site.outstanding:,}"),
-            Text(f"{site.marked:,}", style=_MARK if site.marked else ""),
-            Text(f"{site.reachable:,}" if cache.judged else "-"),
-            Text(f"{site.allocs:,}", style=_DIM),
-        ]
-        table.add_row(*cells, Text(_place(site) + _groups(site)))
-    console.print(table)
+        table.row(
+            f"{site.outstanding:,}",
+            f"{site.marked:,}",
+            f"{site.reachable:,}" if cache.judged else "-",
+            f"{site.allocs:,}",
+            _place(site) + _groups(site),
+            style=_MARK if site.marked else "",
+        )
+    show_table(console, table)
     rest = cache.sites[limit:]
     if rest:
         objects, marked = sum(s.outstanding for s in rest), sum(s.marked for s in rest)

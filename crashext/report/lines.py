@@ -15,13 +15,14 @@ COLUMN = "\t"
 """Before a row's last column: what is folded hangs there. No string of a dump has one."""
 COMMAND = "\f"
 """Before a command for a shell: what is folded goes on behind a backslash, and never in quotes."""
-_WORD = re.compile(r"(?:'[^']*'|\"[^\"]*\"|[^ ])+")
+STUCK = "\v"
+"""A blank where no line is folded, as between a number and its unit."""
+_WORD = re.compile(r"(?:-[a-z] )?(?:'[^']*'|\"[^\"]*\"|[^ ])+")
+"""A word of a shell's, with the short option that it is the value of."""
 _STEP = 2
 _ROOM = 20
 _MARK = re.compile(r" *(?:- )?")
 _UNIT = re.compile(r"(?<=\d) (?=(?:%|bytes|[KMGT]iB)(?!\w))")
-_STUCK = "\v"
-"""A blank between a number and its unit, where no line is folded. Printable text has none."""
 _ENDS = re.compile(r" +(?=(?:\x1b\[[0-9;]*m| )*$)", re.MULTILINE)
 
 
@@ -37,38 +38,39 @@ def folded(text: str, width: int, hang: int | None = None) -> list[str]:
         indent, _, command = text.partition(COMMAND)
         if len(indent) + len(command) <= width:
             return [indent + command]
-        first, *others = continued(command, len(indent), width)
-        return [indent + first, *(f"{' ' * len(indent)}  {part}" for part in others)]
+        return continued(command, indent, width)
     if COLUMN in text:
         hang = text.index(COLUMN)
         text = text.replace(COLUMN, "", 1)
     if len(text) <= width:
-        return [text.rstrip()]
+        return [text.rstrip().replace(STUCK, " ")]
     mark = _MARK.match(text)
     start = mark.end() if mark else 0
     if hang is None or hang > width - _ROOM:
         hang = min(start if text[:start].endswith("- ") else start + _STEP, width - _ROOM)
-    lines, rest, room, least = [], _UNIT.sub(_STUCK, text.rstrip()), width, start
+    lines, rest, room, least = [], _UNIT.sub(STUCK, text.rstrip()), width, start
     while len(rest) > room:
         at = rest.rfind(" ", least + 1, room + 1)
         at = at if at > least else room
         lines.append(rest[:at].rstrip())
         rest, room, least = rest[at:].lstrip(), width - hang, 0
     lines.append(rest)
-    lines = [part.replace(_STUCK, " ") for part in lines]
+    lines = [part.replace(STUCK, " ") for part in lines]
     return [lines[0], *(" " * hang + part for part in lines[1:] if part)]
 
 
-def continued(command: str, indent: int, width: int) -> list[str]:
-    """A shell command in lines that end in a backslash; a word alone may be too long."""
-    lines: list[str] = []
+def continued(command: str, label: str, width: int) -> list[str]:
+    """A shell command behind `label`, in lines that end in a backslash; a word alone may be too
+    long. Further lines begin a step further in than the label."""
+    hang = " " * (len(label) - len(label.lstrip()) + _STEP)
+    lines = [label]
     for word in _WORD.findall(command):
-        room = width - indent - len(" \\") - (2 if len(lines) > 1 else 0)
-        if lines and len(lines[-1]) + 1 + len(word) <= room:
-            lines[-1] += f" {word}"
+        blank = " " * (len(lines) > 1 or lines[0] != label)
+        if lines != [label] and len(lines[-1]) + len(blank + word) + len(" \\") > width:
+            lines.append(hang + word)
         else:
-            lines.append(word)
-    return [*(f"{line} \\" for line in lines[:-1]), lines[-1]] if lines else [""]
+            lines[-1] += blank + word
+    return [*(f"{line} \\" for line in lines[:-1]), lines[-1]]
 
 
 def without_trailing_blanks(page: str) -> str:

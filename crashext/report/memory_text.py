@@ -8,7 +8,8 @@ from crashext.analysis.memory.accounting import Accounting
 from crashext.analysis.memory.memsplit import MemorySplit
 from crashext.analysis.memory.pagegroups import PageGroup
 from crashext.analysis.memory.quantities import Check, Unaccounted
-from crashext.report.lines import COLUMN
+from crashext.procfs.processes import Process
+from crashext.report.lines import COLUMN, STUCK
 from crashext.report.safe import safe
 from crashext.wording import called, part_of, percent, percent_of, plural, size_text
 
@@ -34,7 +35,7 @@ def memory_lines(accounting: Accounting, rows: int = _FEW, bars: bool = False) -
     """
     split = accounting.split
     lines = [memory_sentence(split)]
-    lines += _split(split, _BAR if bars else 0)
+    lines += split_lines(split, _BAR if bars else 0)
     lines += _aside(accounting)
     lines += _checks(accounting)
     if accounting.unaccounted is not None and accounting.unaccounted.pages:
@@ -53,7 +54,8 @@ def memory_sentence(split: MemorySplit) -> str:
     )
 
 
-def _split(split: MemorySplit, bar: int) -> Iterator[str]:
+def split_lines(split: MemorySplit, bar: int = 0) -> Iterator[str]:
+    """A row for each part of memory, its bar at most `bar` columns long."""
     for part in split.parts:
         name = part.name if part.group == "free" else f"{part.group}: {part.name}"
         yield _row(name, part.bytes, split.total, part.note, bar)
@@ -147,17 +149,7 @@ def _users(accounting: Accounting, rows: int) -> Iterator[str]:
     if accounting.processes:
         yield f"Processes by memory ({accounting.process_count:,} with some):"
     for p in accounting.processes[:rows]:
-        kinds = (
-            ("anon", p.rss_anon),
-            ("file", p.rss_file),
-            ("shmem", p.rss_shmem),
-            ("swap", p.swap),
-            ("page tables", p.page_tables),
-            ("huge pages", p.hugetlb),
-            ("locked", p.locked),
-        )
-        parts = ", ".join(f"{name} {size_text(size)}" for name, size in kinds if size)
-        yield f"  {size_text(p.rss):>12}  {COLUMN}{safe(p.comm)} (pid {p.pid}): {parts}"
+        yield process_line(p)
     some = [t for t in accounting.tmpfs if t.bytes][:rows]
     if some:
         yield "Files in memory (tmpfs and its kin):"
@@ -168,3 +160,19 @@ def _users(accounting: Accounting, rows: int) -> Iterator[str]:
             f"{safe(f.name) or 'no name'} {size_text(f.bytes)}" for f in t.largest[:1]
         )
         yield f"  {size_text(t.bytes):>12}  {COLUMN}{where}: {files}, largest {largest}"
+
+
+def process_line(process: Process) -> str:
+    """What a process has, and of which kinds, where its source tells them."""
+    kinds = (
+        ("anon", process.rss_anon),
+        ("file", process.rss_file),
+        ("shmem", process.rss_shmem),
+        ("swap", process.swap),
+        ("page tables", process.page_tables),
+        ("huge pages", process.hugetlb),
+        ("locked", process.locked),
+    )
+    parts = ", ".join(f"{name}{STUCK}{size_text(size)}" for name, size in kinds if size)
+    who = f"{safe(process.comm)} (pid {process.pid})"
+    return f"  {size_text(process.rss):>12}  {COLUMN}{who}" + (f": {parts}" if parts else "")

@@ -1,30 +1,31 @@
-"""The overview of `leakscan --procfs` as text: where memory is, and who holds it."""
+"""What saved text says, as text: one screen of it, all of it, or one topic."""
 
 from __future__ import annotations
 
-from rich.console import Console
-from rich.text import Text
+from collections.abc import Sequence
 
-from crashext.analysis.memory.memsplit import MemorySplit
-from crashext.analysis.proc import ProcReport, Snapshot, tells_processes
+from rich.console import Console
+
+from crashext.analysis.proc import ProcReport, Snapshot
 from crashext.analysis.verdict.verdict import Verdict
-from crashext.kernel.slab.families import Family
 from crashext.procfs.kinds import LABELS
-from crashext.procfs.kmemleak import KmemleakReport
-from crashext.procfs.pageowner import PageOwner
-from crashext.procfs.processes import Process
-from crashext.procfs.stacks import PrintedFrame, wanted_at
 from crashext.report.asking import Asking
+from crashext.report.brief_text import Brief, growth_sentence, print_brief, skipped_sentence
 from crashext.report.growth_text import print_growth
 from crashext.report.lines import line
+from crashext.report.procfs_parts import print_memory, print_pages, print_slabs, proc_answer
 from crashext.report.safe import safe
-from crashext.report.tables import new_table, show_table
+from crashext.report.topics import SINCE_WHEN, TOPICS
 from crashext.report.verdict_text import print_verdicts
-from crashext.wording import called, duration, percent_of, plural, size_text, some_of
+from crashext.wording import some_of
 
-_FEW, _MANY = 8, 40
-_FEW_FRAMES = 6
-_DIM, _BOLD, _HEAD, _WARN = "dim", "bold", "bold cyan", "yellow"
+_MANY = 40
+_FEW_LIMITS = 2
+_DIM, _HEAD, _WARN = "dim", "bold cyan", "yellow"
+_NOTHING = {
+    "pages": "these files do not say who has pages: neither page_owner nor allocinfo is here",
+    "caches": "these files do not say which caches there are: no slabinfo is here",
+}
 
 
 def print_proc_report(
@@ -33,220 +34,69 @@ def print_proc_report(
     console: Console,
     verbose: bool,
     asking: Asking,
+    topics: Sequence[str] = (),
 ) -> None:
-    """The answer to `leakscan --procfs DIR…`."""
-    rows = _MANY if verbose else _FEW
+    """The answer to `leakscan PATH…`."""
+    known = _known(report)
+    if not verbose and not topics:
+        print_brief(verdicts, _brief(report, known), console, asking)
+        return
+    for topic in topics or known:
+        if topic == "why":
+            print_verdicts(verdicts, console, asking, verbose)
+            _limits(console, report)
+        elif topic not in known:
+            line(console, SINCE_WHEN if topic == "growth" else _NOTHING[topic])
+        elif topic == "growth" and report.growth is not None:
+            print_growth(report.growth, console, verbose)
+        elif topic == "memory":
+            print_memory(report, console, verbose)
+        elif topic == "pages":
+            print_pages(report, console, verbose)
+        else:
+            print_slabs(report, console, verbose)
+    for item in report.skipped:
+        line(console, f"skipped: {item.count:,} {safe(item.what)}; {safe(item.effect)}", _WARN)
+    _footer(console, report.snapshot)
+
+
+def _known(report: ProcReport) -> tuple[str, ...]:
+    """The topics that these files say something of."""
     snapshot = report.snapshot
-    print_verdicts(verdicts, console, asking, verbose)
-    line(console, proc_answer(report), _HEAD)
-    if report.split is not None:
-        _split(console, report.split)
-    if report.growth is not None:
-        print_growth(report.growth, console, verbose)
-    if report.families:
-        _families(console, report, rows)
-    if report.vmalloc:
-        _vmalloc(console, report, rows)
-    if snapshot.kmemleak is not None:
-        _kmemleak(console, snapshot.kmemleak, rows)
-    if snapshot.page_owner is not None:
-        _page_owner(console, snapshot, snapshot.page_owner, rows)
-    if snapshot.traces:
-        _traces(console, snapshot, rows)
-    if snapshot.allocinfo is not None:
-        _allocinfo(console, snapshot, rows)
-    if report.processes:
-        _processes(console, report.processes, rows)
+    said = {
+        "why": True,
+        "growth": report.growth is not None,
+        "memory": True,
+        "pages": snapshot.page_owner is not None or snapshot.allocinfo is not None,
+        "caches": bool(report.families or snapshot.kmemleak is not None or snapshot.traces),
+    }
+    return tuple(topic for topic in TOPICS if said[topic])
+
+
+def _brief(report: ProcReport, topics: tuple[str, ...]) -> Brief:
+    snapshot = report.snapshot
+    skipped = skipped_sentence(report.skipped)
+    unsaid = [safe(limit.partition(":")[0]) for limit in report.limits[:-1]]
+    limits = f"these files do not say {some_of(unsaid, _FEW_LIMITS)} (why)" if unsaid else ""
+    return Brief(
+        proc_answer(report),
+        growth_sentence(report.growth),
+        tuple(text for text in (skipped,) if text),
+        _source(snapshot),
+        topics,
+        limits,
+    )
+
+
+def _limits(console: Console, report: ProcReport) -> None:
     line(console, "What these files cannot say:", _HEAD)
     for limit in report.limits:
         line(console, f"  - {safe(limit)}")
-    for item in report.skipped:
-        line(console, f"skipped: {item.count:,} {safe(item.what)}; {safe(item.effect)}", _WARN)
-    _footer(console, snapshot)
-
-
-def proc_answer(report: ProcReport) -> str:
-    """How memory is split, in one line."""
-    split = report.split
-    if split is None:
-        return "how memory is split is not known: no usable meminfo"
-    parts = [f"{size_text(split.total)} of memory: {size_text(split.sum('free'))} free"]
-    user, meminfo = split.sum("user"), report.snapshot.meminfo
-    told = meminfo is None or tells_processes(meminfo)
-    parts.append(f"{size_text(user)} user" if user or told else "user memory not told")
-    parts.append(f"{size_text(split.sum('kernel'))} kernel")
-    among = "" if told else " (what processes have is among it)"
-    parts.append(f"{size_text(split.unaccounted)} in no counter{among}")
-    return ", ".join(parts)
-
-
-def _split(console: Console, split: MemorySplit) -> None:
-    table = new_table("left", "right", "right", "left")
-    for part in split.parts:
-        table.add_row(
-            f"{part.group}: {part.name}" if part.group != "free" else "free",
-            size_text(part.bytes),
-            percent_of(part.bytes, split.total),
-            Text(safe(part.note), style=_DIM),
-        )
-    note = "counters overlap, or were read at different moments" if split.unaccounted < 0 else ""
-    unaccounted = percent_of(split.unaccounted, split.total)
-    table.add_row("unaccounted", size_text(split.unaccounted), unaccounted, Text(note, style=_DIM))
-    table.add_row("MemTotal", size_text(split.total), "", "")
-    show_table(console, table)
-
-
-def _families(console: Console, report: ProcReport, rows: int) -> None:
-    slabs, page = report.snapshot.slabs, report.snapshot.page_size
-    total = sum(f.pages for f in report.families) * page
-    line(console, f"Slab caches, {len(report.families):,} families, {size_text(total)}:", _HEAD)
-    table = new_table("left", "right", "right", "right", "left")
-    table.add_row("cache", "bytes", "objects", "in use", "", style=_DIM)
-    for family in report.families[:rows]:
-        table.add_row(
-            safe(family.name),
-            size_text(family.pages * page),
-            f"{family.active_objs:,}" if slabs is None or slabs.counts_objects else "",
-            percent_of(family.active_objs, family.num_objs) if family.num_objs else "",
-            Text(safe(_members(family, page)), style=_DIM),
-        )
-    show_table(console, table)
-    counted = report.snapshot.meminfo.get("Slab") if report.snapshot.meminfo else None
-    if slabs is not None and counted is not None and counted > total:
-        line(console, f"    {size_text(counted - total)} of Slab is {_where(report)}", _DIM)
-
-
-def _where(report: ProcReport) -> str:
-    """What is in no cache that is listed: not the same where a list is not whole."""
-    slabs, uncounted = report.snapshot.slabs, report.snapshot.uncounted
-    if slabs is None or slabs.whole:
-        return (
-            "in no cache: kmalloc() of more than a cache's largest size, and what changed meanwhile"
-        )
-    names = some_of([safe(name) for name in uncounted], 3)
-    more = f", or could not count: {names}" if uncounted else ""
-    return f"in caches that this text does not list{more}"
-
-
-def _members(family: Family, page: int) -> str:
-    """Which caches a sum is made of, where it is more than one that holds something."""
-    held = [m for m in family.members if m.pages]
-    if len(held) < 2:
-        return held[0].name if held and held[0].name != family.name else ""
-    return some_of([f"{m.name} {size_text(m.pages * page)}" for m in held], 4)
-
-
-def _vmalloc(console: Console, report: ProcReport, rows: int) -> None:
-    page = report.snapshot.page_size
-    total = sum(c.pages for c in report.vmalloc)
-    line(console, f"vmalloc, {total:,} pages, {size_text(total * page)}:", _HEAD)
-    table = new_table("left", "right", "right", "right", "right")
-    table.add_row("caller", "areas", "pages", "bytes", "share", style=_DIM)
-    for caller in report.vmalloc[:rows]:
-        stacks = " (tasks' stacks)" if caller.example.is_stack else ""
-        table.add_row(
-            safe(called(caller.example.caller, caller.module)) + stacks,
-            f"{caller.areas:,}",
-            f"{caller.pages:,}",
-            size_text(caller.pages * page),
-            percent_of(caller.pages, total),
-        )
-    show_table(console, table)
-
-
-def _kmemleak(console: Console, found: KmemleakReport, rows: int) -> None:
-    if not found.objects:
-        line(console, "kmemleak: its file reports nothing", _HEAD)
-        return
-    objects = plural(found.objects, "unreferenced object")
-    groups = plural(len(found.groups), "call stack")
-    line(console, f"kmemleak: {objects}, {size_text(found.size)}, {groups}:", _HEAD)
-    for group in found.groups[:rows]:
-        one = str(group.smallest) if group.smallest == group.largest else "various"
-        who = f", {safe(group.comm)} (pid {group.pid})" if group.pid is not None else ""
-        age = f", {duration(group.age[0])} to {duration(group.age[1])} old" if group.age else ""
-        line(
-            console,
-            f"    {group.count:,} of {one} bytes, {size_text(group.size)}: "
-            f"{_named(group.origin, group.module)}{who}{age}; such as {group.example:x}",
-        )
-        _stack(console, group.frames)
-    _rest(console, len(found.groups) - rows, "call stack")
-
-
-def _page_owner(console: Console, snapshot: Snapshot, found: PageOwner, rows: int) -> None:
-    page = snapshot.page_size
-    mine = [g for g in found.groups if g.kind == "kernel"]
-    pages = sum(g.pages for g in mine)
-    line(
-        console,
-        f"page_owner: {found.pages:,} pages; {pages:,} of them, {size_text(pages * page)}, are "
-        "neither slab nor vmalloc nor movable:",
-        _HEAD,
-    )
-    for group in mine[:rows]:
-        orders = ", ".join(f"{n:,} of order {o}" for o, n in sorted(group.orders.items()))
-        who = f", {safe(group.comm)} (pid {group.pid})" if group.pid is not None else ""
-        line(
-            console,
-            f"    {group.pages:,} pages, {size_text(group.pages * page)}"
-            f"{f' ({orders})' if orders else ''}: {_named(group.origin, group.module)}{who}",
-        )
-        _stack(console, group.frames)
-    _rest(console, len(mine) - rows, "call stack")
-
-
-def _traces(console: Console, snapshot: Snapshot, rows: int) -> None:
-    line(console, "alloc_traces, who allocated the objects of a cache:", _HEAD)
-    sites = sorted(
-        ((site.count, cache, site) for cache, t in snapshot.traces.items() for site in t.sites),
-        key=lambda item: (-item[0], item[1]),
-    )
-    table = new_table("left", "right", "left", "left")
-    for count, cache, site in sites[:rows]:
-        age = f"{site.age[0]:,} to {site.age[2]:,} jiffies old" if site.age else ""
-        table.add_row(
-            safe(cache), f"{count:,}", safe(str(site.site or "site not known")), Text(age, _DIM)
-        )
-    show_table(console, table)
-    _rest(console, len(sites) - rows, "site")
-
-
-def _allocinfo(console: Console, snapshot: Snapshot, rows: int) -> None:
-    tags = snapshot.allocinfo.tags if snapshot.allocinfo else ()
-    line(console, "allocinfo, lines of source that hold memory:", _HEAD)
-    table = new_table("right", "right", "left")
-    for tag in tags[:rows]:
-        module = f" [{tag.module}]" if tag.module else ""
-        doubt = "" if tag.accurate else " (not accurate)"
-        table.add_row(
-            size_text(tag.bytes),
-            plural(tag.calls, "call"),
-            safe(f"{tag.function}{module} {tag.file}:{tag.line}{doubt}"),
-        )
-    show_table(console, table)
-    _rest(console, len(tags) - rows, "line")
-
-
-def _processes(console: Console, processes: tuple[Process, ...], rows: int) -> None:
-    line(console, f"Processes, {len(processes):,}, largest first:", _HEAD)
-    table = new_table("right", "left", "right", "right", "right", "right", "right", "right")
-    table.add_row("pid", "", "resident", "anon", "file", "shmem", "swap", "page tables", style=_DIM)
-    shown = [p for p in processes if p.rss or p.swap]
-    for p in shown[:rows]:
-        sizes = (p.rss, p.rss_anon, p.rss_file, p.rss_shmem, p.swap, p.page_tables)
-        table.add_row(
-            str(p.pid), safe(p.comm[:40]), *("" if s is None else size_text(s) for s in sizes)
-        )
-    show_table(console, table)
 
 
 def _footer(console: Console, snapshot: Snapshot) -> None:
-    state = "running machine" if snapshot.live else "saved files"
     guess = "" if snapshot.page_size_known else " (a guess)"
-    page = f"pages of {snapshot.page_size:,} bytes{guess}"
-    found = ", ".join(dict.fromkeys(LABELS.get(kind, kind) for kind in snapshot.files))
-    line(console, f"{state} {safe(snapshot.path)}; {page}; read: {found}", _DIM)
+    line(console, f"{_source(snapshot)}; pages of {snapshot.page_size:,} bytes{guess}", _DIM)
     if snapshot.recognised:
         texts: dict[str, list[str]] = {}
         for one in snapshot.recognised:
@@ -255,23 +105,7 @@ def _footer(console: Console, snapshot: Snapshot) -> None:
         line(console, safe(f"recognised by content: {some_of(shown, _MANY)}"), _DIM)
 
 
-def _stack(console: Console, frames: tuple[PrintedFrame, ...]) -> None:
-    """The frames that say something: the allocator's own are left out."""
-    start = wanted_at(frames) or 0
-    shown = frames[start : start + _FEW_FRAMES]
-    more = " <- ..." if len(frames) > start + _FEW_FRAMES else ""
-    text = " <- ".join(safe(called(f.symbol, f.module)) for f in shown)
-    if text:
-        line(console, f"        {text}{more}", _DIM)
-
-
-def _named(origin: PrintedFrame | None, module: str) -> str:
-    if origin is None:
-        return safe(f"call stack not shown{f', [{module}]' if module else ''}")
-    via = f" for [{module}]" if module and origin.module != module else ""
-    return safe(f"{origin}{via}")
-
-
-def _rest(console: Console, hidden: int, noun: str) -> None:
-    if hidden > 0:
-        line(console, f"    {plural(hidden, f'more {noun}')} (-v shows more)", _DIM)
+def _source(snapshot: Snapshot) -> str:
+    state = "running machine" if snapshot.live else "saved files"
+    found = ", ".join(dict.fromkeys(LABELS.get(kind, kind) for kind in snapshot.files))
+    return f"{state} {safe(snapshot.path)}; read: {found}"

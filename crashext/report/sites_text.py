@@ -6,8 +6,9 @@ from rich.console import Console
 
 from crashext.analysis.results.callsites import CallSite
 from crashext.analysis.results.reports import SitesReport
-from crashext.report.lines import COLUMN, line
+from crashext.report.lines import line
 from crashext.report.safe import safe
+from crashext.report.tables import Table, show_table
 from crashext.report.text import footer
 from crashext.wording import plural, size_text
 
@@ -49,16 +50,10 @@ def _varying(report: SitesReport) -> str:
 
 
 def _table(console: Console, sites: tuple[CallSite, ...]) -> None:
-    rows = [(site_name(s), size_of(s), safe(s.calls), safe(s.source)) for s in sites]
-    widths = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
-    for row in rows:
-        cells = [
-            row[0].ljust(widths[0]),
-            row[1].rjust(widths[1]),
-            row[2].ljust(widths[2]),
-            COLUMN + row[3],
-        ]
-        line(console, f"  {'  '.join(cells)}".rstrip())
+    table = Table("lrlt", indent=2)
+    for s in sites:
+        table.row(site_name(s), size_of(s), safe(s.calls), safe(s.source))
+    show_table(console, table)
 
 
 def site_name(site: CallSite) -> str:

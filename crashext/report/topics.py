@@ -8,3 +8,4 @@ TOPICS = {
     "caches": "the largest slab caches",
 }
 """Each with what it shows, in the order of -v, which prints them all."""
+SINCE_WHEN = "growth: since when? --before OLD names an earlier moment"

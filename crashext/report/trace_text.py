@@ -7,12 +7,11 @@ file's name.
 from __future__ import annotations
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from crashext.analysis.memory.growth import RATE_FROM
 from crashext.report.lines import line
 from crashext.report.safe import safe
+from crashext.report.tables import Table, show_table
 from crashext.trace.summary import Cache, Site, TraceSummary
 from crashext.wording import difference_text, plural, size_text
 
@@ -78,18 +77,14 @@ def _sites(console: Console, sites: tuple[Site, ...], marked: bool, limit: int) 
     held = [site for site in sites if site.outstanding]
     if not held:
         return
-    table = _table()
-    for column in ("outstanding", "bytes", "allocs", "frees", *(("marked",) if marked else ())):
-        table.add_column(column, justify="right")
-    table.add_column("function", overflow="fold")
+    table = Table("rrrrrt", indent=0)
+    table.heads("outstanding", "bytes", "allocs", "frees", "marked", "function", style=_HEAD)
     for site in held[:limit]:
-        numbers = [site.outstanding, site.bytes, site.allocs, site.frees]
-        cells = [Text(f"{number:,}") for number in numbers]
-        if marked:
-            text = "-" if site.marked is None else f"{site.marked:,}"
-            cells.append(Text(text, style=_MARK if site.marked else ""))
-        table.add_row(*cells, Text(safe(site.function)))
-    console.print(table)
+        numbers = (site.outstanding, site.bytes, site.allocs, site.frees)
+        told = "" if not marked else "-" if site.marked is None else f"{site.marked:,}"
+        style = _MARK if site.marked else ""
+        table.row(*(f"{n:,}" for n in numbers), told, safe(site.function), style=style)
+    show_table(console, table)
     rest = held[limit:]
     if rest:
         objects = sum(site.outstanding for site in rest)
@@ -154,7 +149,3 @@ def _modules(trace: TraceSummary) -> str:
         return ""
     some = sorted(named)[:_MOST_MODULES]
     return f"; in modules: {', '.join(some)}"
-
-
-def _table() -> Table:
-    return Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style=_HEAD)

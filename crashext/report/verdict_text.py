@@ -25,7 +25,7 @@ from crashext.report.memory_text import BARS_FROM, memory_lines, memory_sentence
 from crashext.report.reach_text import nameless, reachability_lines
 from crashext.report.safe import safe
 from crashext.report.text import footer, source_line
-from crashext.report.topics import TOPICS
+from crashext.report.topics import SINCE_WHEN, TOPICS
 from crashext.wording import called, percent, plural, size_text
 
 _FEW_CACHES, _MANY_CACHES = 5, 20
@@ -113,7 +113,7 @@ def _memory(overview: Overview, console: Console, verbose: bool) -> None:
 
 def _growth(facts: Facts, console: Console, verbose: bool) -> None:
     if facts.growth is None:
-        line(console, "growth: since when? --before OLD names an earlier moment")
+        line(console, SINCE_WHEN)
     else:
         print_growth(facts.growth, console, verbose)
 

@@ -97,7 +97,8 @@ def test_a_trace_is_answered_as_one(name: str) -> None:
 def test_a_trace_beside_counters_is_said(tmp_path: Path) -> None:
     for name in ("ftrace", "healthy"):
         (tmp_path / f"{name}.txt").write_text((SIBLINGS / f"{name}.txt").read_text())
-    assert "trace in ftrace.txt; not used here" in " ".join(run("leakscan", tmp_path).out.split())
+    out = " ".join(run("leakscan", "-v", tmp_path).out.split())
+    assert "trace in ftrace.txt; not used here" in out
 
 
 COUNTERS = """\

@@ -20,7 +20,7 @@ def proc(name: str) -> Path:
 
 @pytest.mark.parametrize("name", ["vmalloc", "default"])
 def test_a_module_that_leaks_areas_is_named_with_pages_and_share(name: str) -> None:
-    ran = run("leakscan", "--procfs", proc(name))
+    ran = run("leakscan", "-v", "--procfs", proc(name))
     assert (ran.status, ran.err) == (0, "")
     part = lab_dump(name).truth()["parts"]["vmalloc"]
     pages = part["count"] * part["size"] // 4096
@@ -40,12 +40,12 @@ def test_memory_adds_up_in_the_document() -> None:
     assert sum(p["bytes"] for p in memory["parts"]) + memory["unaccounted"] == memory["total"]
     assert memory["unaccounted"] > 60 << 20
     assert document["meminfo"]["sizes"]["MemTotal"] == memory["total"]
-    out = run("leakscan", "--procfs", proc("pages")).out
+    out = run("leakscan", "-v", "--procfs", proc("pages")).out
     assert " unaccounted " in out
 
 
 def test_growth_between_folders() -> None:
-    ran = run("leakscan", "--procfs", proc("healthy"), "--procfs", proc("nodes"))
+    ran = run("leakscan", "-v", "--procfs", proc("healthy"), "--procfs", proc("nodes"))
     rows = [line.split() for line in ran.out.splitlines()]
     start = next(i for i, row in enumerate(rows) if row[:1] == ["Growth"])
     table = {row[0]: row for row in rows[start:] if len(row) > 3 and row[1].startswith("+")}
@@ -55,7 +55,7 @@ def test_growth_between_folders() -> None:
 
 def test_one_saved_line_will_do(tmp_path: Path) -> None:
     (tmp_path / "vmallocinfo").write_text(GIGABYTE)
-    out = run("leakscan", "--procfs", tmp_path).out
+    out = run("leakscan", "-v", "--procfs", tmp_path).out
     (row,) = [line for line in out.splitlines() if "kmem_alloc+" in line]
     assert " ".join(row.split()) == "kmem_alloc+0x13/0x30 [kmem_test] 1 262,144 1.0 GiB 100 %"
     assert "no meminfo here" in out
@@ -69,7 +69,7 @@ def test_excerpts_of_debug_files(tmp_path: Path, schema: Any) -> None:
     (debug / "slab/kmalloc-512/alloc_traces").write_text("\n".join(ALLOC_CALLS))
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/allocinfo").write_text("4096 1 mm/slub.c:7 [my_driver] func:my_alloc\n")
-    ran = run("leakscan", "--procfs", tmp_path)
+    ran = run("leakscan", "-v", "--procfs", tmp_path)
     assert ran.status == 0
     for said in (
         "kmemleak: 4 unreferenced objects, 96 bytes, 2 call stacks",
@@ -90,7 +90,7 @@ def test_excerpts_of_debug_files(tmp_path: Path, schema: Any) -> None:
 
 def test_this_machine(schema: Any) -> None:
     jsonschema.validate(run("leakscan", "--procfs", "/proc", "--json").document, schema)
-    ran = run("leakscan", "--procfs", "/proc")
+    ran = run("leakscan", "-v", "--procfs", "/proc")
     assert ran.status == 0
     assert "running machine /proc" in ran.out
     assert "Processes, " in ran.out
@@ -101,7 +101,7 @@ def test_damage_is_said_in_the_report(tmp_path: Path) -> None:
     text[5] = text[5][:30]
     text[9] = "\x1b[2J" + text[9].replace(":", "!")
     (tmp_path / "slabinfo").write_text("\n".join(text))
-    out = run("leakscan", "--procfs", tmp_path).out
+    out = run("leakscan", "-v", "--procfs", tmp_path).out
     assert "skipped: 2 damaged lines of slabinfo" in out
     assert "\x1b" not in out
 
@@ -141,6 +141,6 @@ def test_bad_input_is_one_line(tmp_path: Path, arguments: list[str], said: str) 
 
 def test_files_that_say_nothing_are_bad_input(tmp_path: Path) -> None:
     (tmp_path / "meminfo").write_text("nothing of the kind\n")
-    ran = run("leakscan", "--procfs", tmp_path)
+    ran = run("leakscan", "-v", "--procfs", tmp_path)
     assert ran.status == 2
     assert "reads as a proc file" in ran.err

@@ -24,7 +24,7 @@ from crashext.report.html.growth import growth_sections
 from crashext.report.html.made import Made, limits_section, made_section
 from crashext.report.html.memory import memory_blocks
 from crashext.report.html.verdicts import answer_of, first_section, other_sections
-from crashext.report.procfs_text import proc_answer
+from crashext.report.procfs_parts import proc_answer
 from crashext.wording import called, percent_of
 
 _FRAMES = 8
