@@ -57,7 +57,7 @@ def names(truth: dict[str, Any], ours: dict[str, Any]) -> bool:
     for what in ("cache", "module", "process"):
         if theirs[what] and culprit[what] != theirs[what]:
             return False
-    if theirs["mount"] and culprit["mount"] not in (theirs["mount"], ""):
+    if mine["class"] == "user-space" and culprit["mount"] != (theirs["mount"] or ""):
         return False
     return not culprit["caller"] or culprit["caller"].split("+")[0] == theirs["caller"]
 

@@ -23,6 +23,7 @@ from tests.conftest import lab_dump, lab_view, on, only_if, run
 from tests.end_to_end import test_gallery as gallery
 from tests.end_to_end.guests import (
     LOST,
+    LOST_SLAB,
     RECALL,
     addresses,
     census,
@@ -110,11 +111,31 @@ def test_the_verdicts_name_what_was_lost(name: str, record_property: Note) -> No
     record_property("verdicts", 1)
 
 
-@pytest.mark.parametrize("name", [f"{name}@{LAST}" for name in gallery.GUILTY])
-@only_if(os.environ.get("CRASHEXT_KERNELS"), "make test-kernels has the gallery of the newest one")
+GALLERY = [f"{name}@{LAST}" for name in (*gallery.GUILTY, *gallery.INNOCENT)]
+ASKED = os.environ.get("CRASHEXT_KERNELS")
+
+
+@pytest.mark.parametrize("name", GALLERY)
+@only_if(ASKED, "make test-kernels has the gallery of the newest kernel")
 def test_the_newest_kernel_has_the_whole_gallery(name: str, record_property: Note) -> None:
-    gallery.test_the_verdict_is_right(name)
-    record_property("verdicts", 1)
+    if name.partition("@")[0] in gallery.GUILTY:
+        gallery.test_the_verdict_is_right(name)
+    else:
+        gallery.test_no_innocent_is_accused(name)
+    if name not in ALL:
+        record_property("verdicts", 1)
+
+
+@pytest.mark.parametrize("name", GALLERY)
+@only_if(ASKED, "make test-kernels has the gallery of the newest kernel")
+def test_the_mark_of_the_newest_kernel_is_right_in_the_whole_gallery(name: str) -> None:
+    """All that was lost is unreachable, what is in use is not, and nobody innocent is."""
+    for part, facts in lab_dump(name).truth()["parts"].items():
+        if part in LOST_SLAB:
+            assert lost_share(name, part) >= RECALL, part
+        elif facts["caches"] and not part.startswith("freed"):
+            assert (classes(name, part) == Class.HELD).all(), part
+    assert unexplained(name) == 0
 
 
 def test_no_kernel_is_newer_than_the_product_says_it_was_tested_on() -> None:

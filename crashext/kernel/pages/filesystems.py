@@ -6,6 +6,7 @@ Sources: include/linux/fs.h, shmem_fs.h, fs/mount.h, block/bdev.c nr_blockdev_pa
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from crashext.hosts.base import Host, Layout, ReadFault, UnknownLayout
@@ -193,11 +194,10 @@ def _blocks(host: Host, space: AddressSpace, info: int) -> tuple[int | None, int
 def _mounted(host: Host, inodes: _Inodes, block: Layout, superblock: int) -> str:
     """Path of the first mount that is in a namespace, as seen from that namespace's root."""
     mount, vfs = host.layout("struct mount"), host.layout("struct vfsmount")
-    if mount is None or vfs is None or "s_mounts" not in block or "mnt_instance" not in mount:
+    if mount is None or vfs is None or "s_mounts" not in block:
         return ""
-    head, root_at = superblock + block["s_mounts"].offset, mount["mnt"].offset
-    root_at += vfs["mnt_root"].offset
-    for at in entries(host, head, mount["mnt_instance"].offset, _MAX_MOUNTS):
+    root_at = mount["mnt"].offset + vfs["mnt_root"].offset
+    for at in _mounts(host, mount, superblock + block["s_mounts"].offset):
         # NULL and MNT_NS_INTERNAL, an error pointer, are the kernel's own mounts.
         namespace = u64(host, at + mount["mnt_ns"].offset)
         if not namespace or namespace > _LAST_POINTER:
@@ -211,3 +211,15 @@ def _mounted(host: Host, inodes: _Inodes, block: Layout, superblock: int) -> str
             names = inodes.names(point, u64(host, parent + root_at)) + names
             at = parent
     return ""
+
+
+def _mounts(host: Host, mount: Layout, head: int) -> Iterator[int]:
+    """The mounts of a superblock: a list, and since 6.18 or so a chain of plain pointers."""
+    if "mnt_instance" in mount:
+        yield from entries(host, head, mount["mnt_instance"].offset, _MAX_MOUNTS)
+    elif "mnt_next_for_sb" in mount:
+        at, seen = u64(host, head), set[int]()
+        while at and at not in seen and len(seen) < _MAX_MOUNTS:
+            seen.add(at)
+            yield at
+            at = u64(host, at + mount["mnt_next_for_sb"].offset)
