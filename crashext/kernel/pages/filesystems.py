@@ -214,7 +214,7 @@ def _mounted(host: Host, inodes: _Inodes, block: Layout, superblock: int) -> str
 
 
 def _mounts(host: Host, mount: Layout, head: int) -> Iterator[int]:
-    """The mounts of a superblock: a list, and since 6.18 or so a chain of plain pointers."""
+    """The mounts of a superblock: a list, since 6.18 a chain of plain pointers."""
     if "mnt_instance" in mount:
         yield from entries(host, head, mount["mnt_instance"].offset, _MAX_MOUNTS)
     elif "mnt_next_for_sb" in mount:

@@ -186,7 +186,7 @@ def _links(page: Layout, slab: Layout, kind: SlabKind) -> tuple[Member, Member |
     """Where a slab's page names its cache and its struct slab.
 
     Both have members of their own since 3.6 ("slab: Use page struct fields instead of casting"),
-    in the union with lru, out of which 1b4f59e356cc (3.8) took slab_cache. Before, page.lru served
+    in the union with lru, out of which 3.8 took slab_cache. Before, page.lru served
     for both (page_set_cache(), page_set_slab() in mm/slab.c, 2.6.32).
     """
     if kind is not SlabKind.CHAINED:

@@ -18,7 +18,7 @@ from crashext.kernel.slab.descriptors import SlabKind
 MAX_NODES = 1024
 _MAX_SLOT = 1 << 25
 _MAX_ORDER = 13
-_WIDTHS = (1, 2, 4)  # of freelist_idx_t; unsigned int before a41adfaa23df (3.15)
+_WIDTHS = (1, 2, 4)  # of freelist_idx_t; unsigned int before 3.15
 _NODE_ARRAYS = ("node", "per_node", "nodelists", "array")
 
 
@@ -142,14 +142,14 @@ def node_pointers(host: Host, layout: Layout, addresses: list[int]) -> dict[int,
 def _points_behind(layout: Layout, nodes: Member) -> bool:
     """Whether the member is a pointer to an array, of which array[] at the end has the rest.
 
-    So it was in SLAB from b56efcf0a45a (3.2) until bf0dea23a9c0 (3.18).
+    So it was in SLAB from 3.2 until bf0dea23a9c0 (3.18).
     """
     cpus = layout.first_of("array")
     return cpus is not None and nodes.offset < cpus.offset
 
 
 def node_layout(host: Host) -> Layout | None:
-    """Of a cache's part on one node; called kmem_list3 by SLAB before ce8eb6c424c7 (3.10)."""
+    """Of a cache's part on one node; called kmem_list3 by SLAB before 3.10."""
     return host.layout("struct kmem_cache_node") or host.layout("struct kmem_list3")
 
 
