@@ -10,21 +10,19 @@ from functools import cached_property
 from pathlib import Path
 
 import drgn
+import numpy as np
 
-from crashext.hosts.base import HostError, Layout, Module, ReadFault, Symbol
-from crashext.hosts.drgn import DrgnHost
+from crashext.hosts.base import HostError, ReadFault, Symbol
 from crashext.hosts.kallsyms import DAMAGED, read_kallsyms
-from crashext.hosts.modulelist import ModuleSymbol, module_list, module_symbols
 from crashext.hosts.percpu import percpu_table
-from crashext.hosts.symboltable import SymbolTable
+from crashext.hosts.symboltable import Symbols, SymbolTable
+from crashext.hosts.unindexed import UnindexedHost
 
 _RELEASE = 2 * 65  # offset of release in struct new_utsname, whose members are char[65]
 _STRAY = 5000  # one function in so many may be in BTF and not in kallsyms
-_MODULES = "crashext_modules"
-_GLOBAL = drgn.SymbolBinding.GLOBAL
 
 
-class BareHost(DrgnHost):
+class BareHost(UnindexedHost):
     """`Host` over a `drgn.Program` that has memory and a VMCOREINFO note, and nothing else.
 
     Raises `HostError`, which names no cure, where the dump's own symbols are not to be had.
@@ -76,35 +74,13 @@ class BareHost(DrgnHost):
 
     @cached_property
     def _kernel_symbols(self) -> SymbolTable:
-        return SymbolTable(())  # `symbol_at` has asked kallsyms
+        none = np.zeros(0, np.uint64)
+        return SymbolTable(Symbols(none, none, ()))  # `symbol_at` has asked kallsyms
 
     @cached_property
     def _percpu_symbols(self) -> list[Symbol]:
         end = self.address_of("__per_cpu_end") or 0
         return percpu_table(self._kallsyms.below(end), end)
-
-    @cached_property
-    def _modules(self) -> tuple[Module, ...]:
-        return tuple(module for _, module in self._module_list)
-
-    @cached_property
-    def _module_list(self) -> list[tuple[int, Module]]:
-        return sorted(module_list(self), key=lambda found: found[1].ranges)
-
-    def _load_module_symbols(self) -> None:
-        self._module_symbols_loaded = True
-        found = [
-            _drgn_symbol(s) for at, m in self._module_list for s in module_symbols(self, at, m)
-        ]
-        if _MODULES not in self._program.registered_symbol_finders():
-            index = drgn.SymbolIndex(found)
-            self._program.register_symbol_finder(_MODULES, index, enable_index=-1)
-
-    def debug_layout(self, type_name: str) -> Layout | None:
-        return None
-
-    def debug_enumerator(self, name: str) -> int | None:
-        return None
 
 
 def _reader(program: drgn.Program) -> Callable[[int, int], bytes]:
@@ -115,10 +91,3 @@ def _reader(program: drgn.Program) -> Callable[[int, int], bytes]:
             raise ReadFault(address) from error
 
     return read
-
-
-def _drgn_symbol(found: ModuleSymbol) -> drgn.Symbol:
-    binding = _GLOBAL if found.is_global else drgn.SymbolBinding.LOCAL
-    symbol = found.symbol
-    kind = drgn.SymbolKind.UNKNOWN
-    return drgn.Symbol(symbol.name, symbol.address, symbol.size, binding, kind)

@@ -267,10 +267,17 @@ class CrashHost:
         and knows how long functions are, which crash does not. None where drgn cannot open it."""
         if self._info.live:
             return None
+        files = self.debug_files()
+        if len(files) == 1 and self._types is not None and self._types.known:
+            from crashext.hosts.unindexed import open_unindexed
+
+            found = open_unindexed(self._dump, files[0], self._types)
+            if found is not None:
+                return found
         from crashext.hosts.drgn import open_core
 
         try:
-            return open_core(self._dump, self.debug_files())
+            return open_core(self._dump, files)
         except HostError:
             return None
 

@@ -28,6 +28,8 @@ _INTERRUPTED = 130
 def serve(descriptor: int) -> int:
     """Serve crash's commands. Returns the exit status."""
     _stand_alone(descriptor)
+    # drgn would look through all installed packages for plugins; nobody types at it here.
+    os.environ["DRGN_DISABLE_PLUGINS"] = "*"
     sock = socket.socket(fileno=descriptor)
     interrupts = Interrupts()
     interrupts.install()

@@ -67,19 +67,21 @@ class Constants:
         self._steps = _MOST_STEPS
         return self._values(register, i, 0)
 
-    def operand(self, i: int, operand: str) -> Values:
-        """What an operand of the instruction at place `i` may be."""
-        self._steps = _MOST_STEPS
-        return self._operand(self.code.all[i], operand, i, 0)
+    def operand(self, i: int, operand: str) -> tuple[int, ...]:
+        """All numbers that an operand of the instruction at place `i` may be; as `numbers`."""
+        return self._all_known(lambda: self._operand(self.code.all[i], operand, i, 0))
 
     def numbers(self, i: int, register: str) -> tuple[int, ...]:
         """All numbers that it may hold then; empty where it may hold what is not known.
 
         Sizes that are computed are the most of a kernel's: the first unknown ends the search.
         """
+        return self._all_known(lambda: self._values(register, i, 0))
+
+    def _all_known(self, ask: Callable[[], Values]) -> tuple[int, ...]:
         self._steps, self._strict = _MOST_STEPS, True
         try:
-            found = self._values(register, i, 0)
+            found = ask()
         except _NotConstant:
             return ()
         finally:

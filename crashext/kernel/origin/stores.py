@@ -12,7 +12,7 @@ from typing import Literal
 
 from crashext.hosts.base import U64
 from crashext.kernel.origin.code import REGISTERS, Code, Instruction, slot
-from crashext.kernel.origin.constants import MEMORY, Constants, What, width
+from crashext.kernel.origin.constants import MEMORY, Constants, width
 
 _MOST_INSTRUCTIONS = 400
 _MOST_STORES = 12
@@ -137,8 +137,8 @@ class Walk:
             self.stores[offset] = Store(offset, size, "self", U64(into), self._certain)
             return
         values = self._known.operand(i, parts[1])
-        if len(values) == 1 and (value := next(iter(values))).what is What.CONSTANT:
-            number = U64(value.number & (1 << 8 * size) - 1)
+        if len(values) == 1:
+            number = U64(values[0] & (1 << 8 * size) - 1)
             self.stores[offset] = Store(offset, size, "value", number, self._certain)
 
 

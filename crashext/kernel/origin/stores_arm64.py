@@ -5,7 +5,6 @@ from __future__ import annotations
 from crashext.hosts.base import U64
 from crashext.kernel.origin.code import Instruction
 from crashext.kernel.origin.code_arm64 import REGISTERS, memory, stored
-from crashext.kernel.origin.constants import What
 from crashext.kernel.origin.stores import Store, Walk
 
 
@@ -58,8 +57,8 @@ class Arm64Walk(Walk):
                 self.stores[offset] = Store(offset, 8, "self", into, self._certain)
                 continue
             values = self._known.operand(i, register)
-            if len(values) == 1 and (value := next(iter(values))).what is What.CONSTANT:
-                number = U64(value.number & (1 << bits) - 1)
+            if len(values) == 1:
+                number = U64(values[0] & (1 << bits) - 1)
                 self.stores[offset] = Store(offset, bits // 8, "value", number, self._certain)
 
 
