@@ -44,8 +44,9 @@ from crashext.hosts.base import U64, HostError, Info
 from crashext.hosts.plain import answered
 from crashext.kernel.counters.clock import uptime, wall_clock
 from crashext.kernel.counters.rcu import read_backlog
-from crashext.kernel.pages.areas import Areas, read_areas
-from crashext.kernel.pages.frames import Frames, FrameUse, frames
+from crashext.kernel.pages.areas import read_areas
+from crashext.kernel.pages.frames import Frames, FrameUse
+from crashext.kernel.pages.leftover import Pages, read_pages
 from crashext.kernel.slab.caches import SlabCache
 from crashext.kernel.slab.usage import usage
 from crashext.kernel.slab.view import KernelView, NoMemoryMap
@@ -110,20 +111,19 @@ def _gather(
     except NoMemoryMap as missing:
         return _without_map(view, settings, str(missing))
     skipped = tuple(map_gaps(view))
-    uses = frames(view.host, view.memory, view.space, part(progress, 10, 15))
+    known = read_pages(view, part(progress, 10, 15))
     progress("accounting for all memory", 15, 100)
-    areas = read_areas(view.host, view.memory)
-    accounting = account(view, uses, areas, settings.seed)
+    accounting = account(view, known, known.areas, settings.seed)
     if accounting is None:
         raise HostError("how much memory there is cannot be read: give a CACHE to look at")
-    if _lacks_slabs(view, uses) and not all(check.agrees for check in accounting.checks):
+    if _lacks_slabs(view, known.frames) and not all(check.agrees for check in accounting.checks):
         # What areas and structures have cannot be found where their descriptions are missing.
         accounting = replace(accounting, found=None)
     facts = _counted(view, accounting, part(progress, 25, 35))
     interrupted = False
     if refs:
         try:
-            facts = _judged(view, facts, uses, areas, settings, progress, budget, traced)
+            facts = _judged(view, facts, known, settings, progress, budget, traced)
         except KeyboardInterrupt:
             interrupted = True
             note = "interrupted before it was known what can be reached"
@@ -219,8 +219,7 @@ def _cache(view: KernelView, cache: SlabCache) -> CacheFact:
 def _judged(
     view: KernelView,
     facts: Facts,
-    uses: Frames,
-    areas: Areas,
+    known: Pages,
     settings: Settings,
     progress: Progress,
     budget: int,
@@ -228,14 +227,14 @@ def _judged(
 ) -> Facts:
     """What reachability adds."""
     progress("what can be reached", 35, 100)
-    reached = marked(view, settings, part(progress, 35, 60), budget)
+    reached = marked(view, settings, part(progress, 35, 60), budget, known)
     progress("what is unreachable", 60, 100)
     report = orphan_report(reached, settings, part(progress, 60, 90))
     pages = facts.pages
     # What a missing slab page pointed at may be anything, pages and areas too.
     holed = reached.references.coverage.missing_slab > 0
     if pages is not None and not holed:
-        left = unaccounted_frames(view, uses, areas, settings.seed)
+        left = unaccounted_frames(view, known, settings.seed)
         pages = _judged_pages(reached, pages, report.memory, left)
     counts = unreachable_counts(reached)
     return replace(

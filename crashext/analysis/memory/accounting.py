@@ -26,8 +26,8 @@ from crashext.kernel.pages.leftover import (
     AreaCaller,
     AreaPages,
     Leftover,
+    Pages,
     area_pages,
-    leftover,
     reserved_pages,
 )
 from crashext.kernel.pages.pagetables import physical
@@ -76,16 +76,16 @@ class Accounting:
 
 
 def account(
-    view: KernelView, frames: Frames | None, areas: Areas, seed: int = 0
+    view: KernelView, known: Pages | None, areas: Areas, seed: int = 0
 ) -> Accounting | None:
     """Account for all memory. None where not even MemTotal can be read.
 
-    Without `frames` only the counters are believed, and no page that they miss can be shown.
+    Without the `known` pages only the counters are believed, and no page that they miss is shown.
     """
     counters = KernelCounters(view.host, view.space)
     meminfo = counters.meminfo()
     mapped = area_pages(view, areas)
-    rest = None if frames is None else leftover(view, frames, areas)
+    frames, rest = (known.frames, known.rest) if known else (None, None)
     counted = _by_counters(view, counters, meminfo, mapped, rest)
     if counted is None:
         return None
@@ -117,18 +117,16 @@ def account(
     )
 
 
-def unaccounted_frames(
-    view: KernelView, frames: Frames, areas: Areas, seed: int = 0
-) -> NDArray[np.int64]:
+def unaccounted_frames(view: KernelView, known: Pages, seed: int = 0) -> NDArray[np.int64]:
     """The page frames that `Accounting.unaccounted` speaks of: int64[n], ascending.
 
     Where there are very many only those that were looked at are taken for large kmalloc()s.
     """
     counters = KernelCounters(view.host, view.space)
-    rest = leftover(view, frames, areas)
-    mapped = area_pages(view, areas)
+    mapped = area_pages(view, known.areas)
     rng = np.random.default_rng(seed)
-    return PageCount(view, counters, counters.meminfo(), mapped, frames, rest, rng).left
+    meminfo = counters.meminfo()
+    return PageCount(view, counters, meminfo, mapped, known.frames, known.rest, rng).left
 
 
 def _by_counters(

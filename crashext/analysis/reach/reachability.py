@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,14 +25,16 @@ from crashext.analysis.reach.references import (
 )
 from crashext.analysis.reach.scan import present_frames
 from crashext.analysis.settings import MEMORY_BUDGET
-from crashext.kernel.pages.areas import Areas, read_areas
-from crashext.kernel.pages.frames import Frames, frames
-from crashext.kernel.pages.leftover import blocks, leftover
+from crashext.kernel.pages.areas import Areas
+from crashext.kernel.pages.frames import Frames
+from crashext.kernel.pages.leftover import Pages, blocks, read_pages
 from crashext.kernel.roots.places import Places, memory_map_frames
 from crashext.kernel.roots.stacks import Stacks, read_stacks
+from crashext.kernel.slab.caches import SlabCache
 from crashext.kernel.slab.objects import State
 from crashext.kernel.slab.slabs import SlabIndex
 from crashext.kernel.slab.slots import Slots, SlotTable, slot_table
+from crashext.kernel.slab.usage import usage
 from crashext.kernel.slab.view import KernelView
 from crashext.progress import Progress
 
@@ -97,6 +100,16 @@ class Reach:
         seen = int(self.table.index.objects[self.table.index.rows_of(cache)].sum())
         return int(self.whole.objects[self.whole.rows_of(cache)].sum()) / max(1, seen)
 
+    @cached_property
+    def _allocated(self) -> dict[int, int]:
+        return {}
+
+    def allocated(self, cache: SlabCache) -> int:
+        """Allocated objects of a cache, those that are not in `table` too."""
+        if cache.address not in self._allocated:
+            self._allocated[cache.address] = usage(self.view, cache, self.whole).allocated
+        return self._allocated[cache.address]
+
     @property
     def places(self) -> Places:
         return Places(self.view, self.frames, self.areas, self.stacks)
@@ -139,8 +152,11 @@ def reach(
     progress: Progress,
     generator: Callable[[str], np.random.Generator],
     budget: int = MEMORY_BUDGET,
+    pages: Pages | None = None,
 ) -> Reach:
     """Mark everything. Scans the whole memory map first, if that was not done.
+
+    `pages` are what `read_pages` gives, where somebody has read them already.
 
     `generator` gives the random numbers for each cache: the same that draw its sample, so that
     the slabs chosen there are among those judged here.
@@ -150,10 +166,9 @@ def reach(
     upwards a few times.
     """
     whole = complete_index(view, progress)
-    found = frames(view.host, view.memory, view.space, progress)
+    pages = pages or read_pages(view, progress)
+    found, areas, rest = pages.frames, pages.areas, pages.rest
     present = present_frames(view.host, len(found.use))
-    areas = read_areas(view.host, view.memory)
-    rest = leftover(view, found, areas)
     left = rest.frames[~memory_map_frames(view, len(found.use))[rest.frames]]
     page_blocks = blocks(view, left, generator("page blocks"))
     giants = _giants(whole, budget)

@@ -17,7 +17,6 @@ from crashext.analysis.results.evidence import Below, CacheReach, UnreachableCac
 from crashext.kernel.slab.caches import SlabCache
 from crashext.kernel.slab.objects import State
 from crashext.kernel.slab.slots import Slots
-from crashext.kernel.slab.usage import usage
 
 
 def count(marked: Reach, cache: SlabCache, slots: Slots) -> Estimate:
@@ -36,7 +35,7 @@ def count(marked: Reach, cache: SlabCache, slots: Slots) -> Estimate:
         return Estimate(len(slots), len(slots), len(slots) + int(unsure.sum()))
     share = _share(marked, number, members, slots)
     share = replace(share, high=min(1.0, share.high + float(unsure.mean()) if len(unsure) else 1.0))
-    return share.of(Estimate.known(usage(marked.view, cache, marked.whole).allocated))
+    return share.of(Estimate.known(marked.allocated(cache)))
 
 
 def _share(marked: Reach, number: int, members: Slots, slots: Slots) -> Share:
@@ -62,7 +61,7 @@ def cache_reach(marked: Reach, cache: SlabCache, weak: Slots) -> CacheReach:
     judged = marked.table.state[members] == State.ALLOCATED
     allocated = int(judged.sum())
     if marked.giants:
-        allocated = usage(marked.view, cache, marked.whole).allocated
+        allocated = marked.allocated(cache)
     found, weakly = count(marked, cache, unreachable), count(marked, cache, members[named])
     return CacheReach(
         unreachable=found,

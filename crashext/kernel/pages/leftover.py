@@ -19,13 +19,14 @@ from crashext.kernel.access import column, require
 from crashext.kernel.addresses import Range
 from crashext.kernel.compound import tails
 from crashext.kernel.memmap import BLOCK_PAGES
-from crashext.kernel.pages.areas import VM_ALLOC, Areas
-from crashext.kernel.pages.frames import Frames, FrameUse
+from crashext.kernel.pages.areas import VM_ALLOC, Areas, read_areas
+from crashext.kernel.pages.frames import Frames, FrameUse, frames
 from crashext.kernel.pages.kerneltables import kernel_tables, user_tops
 from crashext.kernel.pages.percpu import percpu_frames
 from crashext.kernel.pages.rawpages import raw_pages
 from crashext.kernel.slab.view import KernelView
 from crashext.procfs.vmallocinfo import STACK_CALLERS
+from crashext.progress import Progress
 
 MAX_LOOKED = 1 << 20
 """Page frames whose struct pages are read: 64 MiB of them."""
@@ -81,6 +82,15 @@ class Leftover:
     """int64[n]: page frames of those tables, ascending."""
     frames: NDArray[np.int64]
     """int64[n]: what is left, ascending."""
+
+
+@dataclass(frozen=True)
+class Pages:
+    """All page frames, the areas, and what neither explains: whoever needs one needs them all."""
+
+    frames: Frames
+    areas: Areas
+    rest: Leftover
 
 
 @dataclass(frozen=True)
@@ -152,6 +162,13 @@ def _merged(callers: list[AreaCaller]) -> list[AreaCaller]:
             most.example,
         )
     return sorted(sums.values(), key=lambda c: (-c.bytes, c.function, c.module))
+
+
+def read_pages(view: KernelView, progress: Progress) -> Pages:
+    """Read them: a pass over the memory map."""
+    found = frames(view.host, view.memory, view.space, progress)
+    areas = read_areas(view.host, view.memory)
+    return Pages(found, areas, leftover(view, found, areas))
 
 
 def leftover(view: KernelView, frames: Frames, areas: Areas) -> Leftover:

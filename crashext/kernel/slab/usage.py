@@ -37,19 +37,21 @@ def usage(view: KernelView, cache: SlabCache, index: SlabIndex) -> Usage:
     """Count the cache's objects without reading them, but for the CPUs' own slabs."""
     rows = index.rows_of(view.caches.index(cache))
     reader = view.reader(cache)
-    on_cpu = np.intersect1d(reader.cpu_slab_rows(index), rows)
+    on_cpu = reader.cpu_slab_rows(index)
+    on_cpu = on_cpu[index.cache[on_cpu] == view.caches.index(cache)]
     inuse = index.inuse[rows].astype(np.int64)
     where = np.searchsorted(rows, on_cpu)
     for batch in reader.read(index, on_cpu):
         # The CPU's slab counts all its slots as in use; what is on the CPU's list is free.
         at = np.searchsorted(index.address[rows], batch.base)
         inuse[at] = (batch.state == State.ALLOCATED).sum(axis=1)
-    elsewhere = np.setdiff1d(np.arange(len(rows)), where)
+    elsewhere = np.ones(len(rows), np.bool_)
+    elsewhere[where] = False
     sheaved = index.locate(reader.sheaved, view.caches)
     kept_back, counts = np.unique(sheaved[sheaved >= 0], return_counts=True)
-    at = np.searchsorted(rows, kept_back)
-    valid = (at < len(rows)) & np.isin(kept_back, rows) & np.isin(at, elsewhere)
-    inuse[at[valid]] -= counts[valid]
+    own = index.cache[kept_back] == view.caches.index(cache)
+    at, counts = np.searchsorted(rows, kept_back[own]), counts[own]
+    inuse[at[elsewhere[at]]] -= counts[elsewhere[at]]
     objects = index.objects[rows].astype(np.int64)
     if index.complete or cache.counters is None:
         scale = 1.0 if index.complete else 1 / max(index.scanned, 1e-9)

@@ -14,8 +14,7 @@ from crashext.analysis.memory.memsplit import MemorySplit
 from crashext.analysis.memory.quantities import Check
 from crashext.hosts.drgn import open_core
 from crashext.hosts.plain import from_plain, plain
-from crashext.kernel.pages.areas import Areas, read_areas
-from crashext.kernel.pages.frames import Frames, frames
+from crashext.kernel.pages.leftover import Pages, read_pages
 from crashext.kernel.slab.view import KernelView
 from crashext.progress import silent
 from crashext.report.memory_text import memory_lines
@@ -27,18 +26,15 @@ MIB = 1 << 20
 
 
 @cache
-def parts_of(name: str) -> tuple[KernelView, Frames, Areas]:
+def parts_of(name: str) -> tuple[KernelView, Pages]:
     view = lab_view(name)
-    return (
-        view,
-        frames(view.host, view.memory, view.space, silent),
-        read_areas(view.host, view.memory),
-    )
+    return view, read_pages(view, silent)
 
 
 @cache
 def accounting(name: str) -> Accounting:
-    result = account(*parts_of(name))
+    view, pages = parts_of(name)
+    result = account(view, pages, pages.areas)
     assert result is not None
     return result
 
@@ -133,8 +129,8 @@ def test_a_filtered_dump_says_the_same() -> None:
     dump = lab_dump("pages")
     view = KernelView(open_core(dump.d31, [dump.vmlinux]))
     view.scan({}, seed=0)
-    found = frames(view.host, view.memory, view.space, silent)
-    filtered = account(view, found, read_areas(view.host, view.memory))
+    pages = read_pages(view, silent)
+    filtered = account(view, pages, pages.areas)
     whole = accounting("pages")
     assert filtered is not None
     assert filtered.unaccounted is not None
@@ -145,8 +141,8 @@ def test_a_filtered_dump_says_the_same() -> None:
 
 
 def test_counters_alone() -> None:
-    view, _, areas = parts_of("default")
-    alone = account(view, None, areas)
+    view, pages = parts_of("default")
+    alone = account(view, None, pages.areas)
     assert alone is not None
     assert alone.found is None
     assert alone.checks == ()
@@ -160,7 +156,8 @@ def test_counters_alone() -> None:
 
 
 def test_the_same_seed_gives_the_same_answer() -> None:
-    assert account(*parts_of("pages"), seed=3) == account(*parts_of("pages"), seed=3)
+    view, pages = parts_of("pages")
+    assert account(view, pages, pages.areas, seed=3) == account(view, pages, pages.areas, seed=3)
 
 
 @pytest.mark.parametrize("name", ["default", "pages"])
