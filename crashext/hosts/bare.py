@@ -19,7 +19,6 @@ from crashext.hosts.symboltable import Symbols, SymbolTable
 from crashext.hosts.unindexed import UnindexedHost
 
 _RELEASE = 2 * 65  # offset of release in struct new_utsname, whose members are char[65]
-_STRAY = 5000  # one function in so many may be in BTF and not in kallsyms
 
 
 class BareHost(UnindexedHost):
@@ -51,9 +50,9 @@ class BareHost(UnindexedHost):
         raise HostError(f"{DAMAGED}: init_uts_ns is none")
 
     def require(self, functions: set[str]) -> None:
-        """All `functions` but a stray few must be among the symbols; raises `HostError`.
+        """All `functions` must be among the symbols; raises `HostError`.
 
-        Kallsyms packs names, so that damage to one byte of a table is in many of them.
+        So they are in every kernel seen: pahole takes them from the same symbol table.
         """
         known = self._kallsyms.by_name
         # kfuncs with hidden arguments have a second name in BTF; compilers add suffixes.
@@ -61,7 +60,7 @@ class BareHost(UnindexedHost):
         missing = {name for name in missing if name not in known}
         if missing:
             missing -= {name.partition(".")[0] for name in known}
-        if len(missing) * _STRAY > len(functions):
+        if missing:
             raise HostError(
                 f"{DAMAGED}: {len(missing):,} of {len(functions):,} functions are not among them"
             )

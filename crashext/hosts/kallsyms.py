@@ -39,6 +39,7 @@ _MARKER = re.compile(
     r"|_?_?[se](text|data|inittext|rodata|bss)$|__(smp_locks|retpoline_sites)$|_end$|jiffies$"
 )
 _GAP = 1 << 16  # bytes to the next symbol: more than the object before it has, most often
+_EXPORT = "__ksymtab_"
 _KSYMTAB = 24  # bytes: the largest struct kernel_symbol; strings without a symbol follow the last
 
 
@@ -64,7 +65,7 @@ class Kallsyms:
         start = int(self.addresses[after - 1])
         first = int(np.searchsorted(self.addresses, np.uint64(start)))
         name, size = self.names[first], int(self.addresses[after]) - start
-        if name.startswith("__ksymtab_"):
+        if name.startswith(_EXPORT):
             size = min(size, _KSYMTAB)
         if size >= _GAP or name.startswith(".L"):  # a label that the compiler made up
             return None
@@ -85,8 +86,11 @@ def read_kallsyms(read: Read, vmcoreinfo: Mapping[str, str]) -> Kallsyms:
         addresses = _addresses(read, tables, len(names), stext, known.get("_stext", 0))
     except (ReadFault, ValueError, IndexError, OverflowError) as error:
         raise HostError("its own symbols (kallsyms) cannot be read") from error
+    if (addresses[1:] < addresses[:-1]).any():  # sort_symbols() of scripts/kallsyms.c
+        raise HostError(f"{DAMAGED}: their addresses are in disorder")
     found = _sorted(names, addresses)
     _require_agreement(found.by_name, known)
+    _require_exports(read, found)
     return found
 
 
@@ -155,6 +159,35 @@ def _addresses(
     if found is None:
         raise HostError(f"{DAMAGED}: _stext is not where VMCOREINFO says")
     return found
+
+
+def _require_exports(read: Read, found: Kallsyms) -> None:
+    """Of each exported symbol the kernel keeps the address a second time: modules link with it.
+
+    struct kernel_symbol begins with it, since 4.19 (7290d5809571) as a distance from itself.
+    """
+    names = [name for name in found.by_name if name.startswith(_EXPORT)]
+    exported = [found.by_name.get(name.removeprefix(_EXPORT)) for name in names]
+    wanted = [address for address in exported if address is not None]
+    if len(wanted) < len(names):
+        raise HostError(f"{DAMAGED}: an exported one is not among them")
+    if not names:
+        return
+    places = np.array([found.by_name[name] for name in names], np.uint64)
+    low, high = int(places.min()), int(places.max()) + 8
+    if high - low > _MAX_TABLE:
+        raise HostError(f"{DAMAGED}: the exported ones are all over memory")
+    try:
+        table = np.frombuffer(read(low, high - low), np.uint8)
+    except ReadFault:
+        return  # that page is not in the dump: nothing to compare with
+    rows = table[(places - np.uint64(low)).astype(np.int64)[:, None] + np.arange(8)]
+    near = places + rows[:, :4].copy().view("<i4")[:, 0].astype(np.int64).astype(np.uint64)
+    far = rows.copy().view("<u8")[:, 0]
+    right = np.array(wanted, np.uint64)
+    wrong = min((near != right).sum(), (far != right).sum())
+    if wrong:
+        raise HostError(f"{DAMAGED}: {wrong:,} exported ones are not where the kernel links them")
 
 
 def _sorted(kinds_and_names: Sequence[str], unsorted: NDArray[np.uint64]) -> Kallsyms:

@@ -73,7 +73,7 @@ class BtfMember:
 
 
 @dataclass(frozen=True)
-class _Unit:
+class Unit:
     """The BTF of the kernel or of one module, cut into its parts."""
 
     name: str
@@ -83,7 +83,7 @@ class _Unit:
     strings: bytes
 
 
-def _parse(name: str, data: bytes) -> _Unit | None:
+def parse(name: str, data: bytes) -> Unit | None:
     """One BTF blob; None where it is not one. Types after the first impossible one are dropped."""
     if len(data) < _HEADER:
         return None
@@ -96,7 +96,17 @@ def _parse(name: str, data: bytes) -> _Unit | None:
     if max(type_at + type_size, text_at + text_size) > len(data):
         return None
     words = np.frombuffer(data[type_at : type_at + type_size], "<u4")
-    return _Unit(name, words, _starts(words), data[text_at : text_at + text_size])
+    return Unit(name, words, _starts(words), data[text_at : text_at + text_size])
+
+
+def words_of(kind: int, entries: int) -> int:
+    """Words that a type of a kind takes, with so many entries."""
+    return 3 + int(_ONCE[kind]) + int(_EACH[kind]) * entries
+
+
+def entry_words(kind: BtfKind) -> int:
+    """Words that one entry of a type of a kind takes: a member, an enumerator, a parameter."""
+    return int(_EACH[kind])
 
 
 def _starts(words: NDArray[np.uint32]) -> NDArray[np.int64]:
@@ -129,10 +139,10 @@ class Btf:
 
     def __init__(self, kernel: bytes, modules: tuple[tuple[str, bytes], ...] = ()) -> None:
         """Raises `ValueError` where `kernel` is no BTF. Modules that are none are left out."""
-        base = _parse("", kernel)
+        base = parse("", kernel)
         if base is None:
             raise ValueError("no BTF data")
-        parsed = (_parse(name, data) for name, data in modules)
+        parsed = (parse(name, data) for name, data in modules)
         units = [base, *(unit for unit in parsed if unit is not None)]
         self.modules = tuple(unit.name for unit in units)
         """Names by unit; the first is "", the kernel."""

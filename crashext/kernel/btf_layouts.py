@@ -116,7 +116,7 @@ class CarriedTypes:
         """Why there are none, in words that follow "the dump" or "it"; empty where there are."""
         if self._kernel is not None:
             return ""
-        return self._disagreement or "holds no BTF that can be read"
+        return self._disagreement or self._read[1] or "holds no BTF"
 
     def functions(self) -> set[str]:
         """Names of the kernel's functions: BTF has them beside kallsyms, in plain text."""
@@ -124,16 +124,18 @@ class CarriedTypes:
 
     @cached_property
     def _kernel(self) -> BtfLayouts | None:
-        return None if self._disagreement else self._read
+        return None if self._disagreement else self._read[0]
 
     @cached_property
-    def _read(self) -> BtfLayouts | None:
-        btf = read_kernel_btf(self._host)
-        return None if btf is None else BtfLayouts(btf)
+    def _read(self) -> tuple[BtfLayouts | None, str]:
+        btf, why = read_kernel_btf(self._host)
+        why = why and f"holds damaged BTF: {why}"
+        return (None if btf is None else BtfLayouts(btf)), why
 
     @cached_property
     def _disagreement(self) -> str:
-        return "" if self._read is None else disagreement(self._read, self._host.info().vmcoreinfo)
+        types = self._read[0]
+        return "" if types is None else disagreement(types, self._host.info().vmcoreinfo)
 
     def _everything(self, kernel: BtfLayouts) -> BtfLayouts:
         if self._all is None:

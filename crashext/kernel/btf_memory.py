@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from crashext.hosts.base import Host, ReadFault
 from crashext.kernel.access import string, u32, u64
-from crashext.kernel.btf import Btf
+from crashext.kernel.btf import Btf, parse
+from crashext.kernel.btf_check import defect
 
 _MAX_KERNEL = 64 << 20  # a distribution's kernel has 4 to 6 MB
 _MAX_MODULES = 4096
@@ -16,7 +17,7 @@ _MAX_TOTAL = 96 << 20
 
 def read_btf(host: Host) -> Btf | None:
     """The BTF of the kernel (4.18, CONFIG_DEBUG_INFO_BTF) and of its loaded modules (5.11,
-    36e68442d1af); None where this kernel carries none, or it is not in the dump.
+    36e68442d1af); None where this kernel carries none, or it is not whole in the dump.
     """
     blobs = read_blobs(host)
     try:
@@ -27,27 +28,35 @@ def read_btf(host: Host) -> Btf | None:
 
 def read_blobs(host: Host) -> tuple[bytes, tuple[tuple[str, bytes], ...]] | None:
     """The data that `read_btf` makes types of: the kernel's, and each module's by its name."""
-    kernel = _kernel_btf(host)
-    return None if kernel is None else (kernel, tuple(_module_btf(host)))
-
-
-def read_kernel_btf(host: Host) -> Btf | None:
-    """As `read_btf`, without the modules: for that no layout must be known."""
-    kernel = _kernel_btf(host)
-    try:
-        return None if kernel is None else Btf(kernel)
-    except ValueError:
+    kernel, _ = _kernel_btf(host)
+    if kernel is None:
         return None
+    base = Btf(kernel).base
+    modules = ((name, data, parse(name, data)) for name, data in _module_btf(host))
+    whole = ((name, data) for name, data, unit in modules if unit and not defect(unit, base))
+    return kernel, tuple(whole)
 
 
-def _kernel_btf(host: Host) -> bytes | None:
+def read_kernel_btf(host: Host) -> tuple[Btf | None, str]:
+    """As `read_btf`, without the modules: for that no layout must be known. Where it is damaged,
+    what is wrong with it instead.
+    """
+    kernel, why = _kernel_btf(host)
+    return (None, why) if kernel is None else (Btf(kernel), "")
+
+
+def _kernel_btf(host: Host) -> tuple[bytes | None, str]:
+    """(data, ""), or (None, what is wrong): "" where there is none."""
     start, stop = host.address_of("__start_BTF"), host.address_of("__stop_BTF")
     if start is None or stop is None or not 0 < stop - start <= _MAX_KERNEL:
-        return None
+        return None, ""
     try:
-        return host.read(start, stop - start)
+        data = host.read(start, stop - start)
     except ReadFault:
-        return None
+        return None, "part of it is not in the dump"
+    unit = parse("", data)
+    why = "it does not begin as BTF" if unit is None else defect(unit)
+    return (None, why) if why else (data, "")
 
 
 def _module_btf(host: Host) -> Iterator[tuple[str, bytes]]:

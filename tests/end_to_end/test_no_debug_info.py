@@ -68,7 +68,7 @@ def test_a_session_of_it_replays(tmp_path: Path) -> None:
     ("symbol", "says"),
     [
         ("kallsyms_token_index", r"its own symbols \(kallsyms\) "),
-        ("__start_BTF", "it holds no BTF that can be read"),
+        ("__start_BTF", "it holds damaged BTF: "),
     ],
 )
 def test_what_is_missing_is_one_line(

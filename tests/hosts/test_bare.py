@@ -9,8 +9,7 @@ import pytest
 
 from crashext.hosts.bare import BareHost
 from crashext.hosts.base import HostError
-from crashext.kernel.btf import BtfKind
-from crashext.kernel.btf_layouts import CarriedTypes
+from crashext.kernel.btf_layouts import BtfLayouts, CarriedTypes, disagreement
 from crashext.kernel.btf_memory import read_kernel_btf
 from tests.conftest import lab_dump, lab_host
 
@@ -52,6 +51,7 @@ def table(name: str) -> int:
         ("kallsyms_token_index", b"\0" * 512),
         ("kallsyms_relative_base", b"\0\0\x40\x81\xff\xff\xff\xff"),
         ("kallsyms_offsets", b"\0" * 4096),
+        ("kallsyms_offsets", b"\xff" * 4096),
     ],
 )
 def test_damaged_symbols_are_refused(name: str, data: bytes) -> None:
@@ -65,30 +65,31 @@ def test_a_dump_whose_btf_is_not_there_has_no_types() -> None:
     assert start is not None
     types = CarriedTypes(BareHost(program({start: b"\0" * 24}), "vmcore"))
     assert not types.known
-    assert types.problem == "holds no BTF that can be read"
+    assert types.problem == "holds damaged BTF: it does not begin as BTF"
 
 
 def test_btf_that_vmcoreinfo_contradicts_has_no_types() -> None:
     host = BareHost(program(), "vmcore")
-    start, btf = host.address_of("__start_BTF"), read_kernel_btf(host)
-    assert start is not None
+    btf, why = read_kernel_btf(host)
     assert btf is not None
-    page = btf.find("struct page")
-    assert page is not None
-    assert btf.kind[page] == BtfKind.STRUCT
-    # size is the third word of struct btf_type, which nothing else in BTF repeats
-    pattern = host.read(start, 1 << 22)
-    name = pattern.index(b"\0page\0", int.from_bytes(pattern[16:20], "little")) + 1
-    strings = 24 + int.from_bytes(pattern[16:20], "little")
-    head = (name - strings).to_bytes(4, "little")
-    at = next(
-        i
-        for i in range(24, len(pattern), 4)
-        if pattern[i : i + 4] == head and pattern[i + 8 : i + 12] == b"\x40\0\0\0"
+    assert why == ""
+    said = dict(host.info().vmcoreinfo)
+    assert disagreement(BtfLayouts(btf), said) == ""
+    wrong = said | {"SIZE(page)": "96"}
+    assert disagreement(BtfLayouts(btf), wrong) == (
+        "holds damaged BTF: SIZE(page) is 64 there, 96 in VMCOREINFO"
     )
-    types = CarriedTypes(BareHost(program({start + at + 8: b"\x60\0\0\0"}), "vmcore"))
-    assert not types.known
-    assert types.problem == "holds damaged BTF: SIZE(page) is 96 there, 64 in VMCOREINFO"
+
+
+def test_an_exported_symbol_that_moved_is_found_out() -> None:
+    """Modules link with a second copy of its address."""
+    kallsyms = BareHost(program(), "vmcore")._kallsyms
+    row = kallsyms.names.index("kmem_cache_alloc")
+    offsets = table("kallsyms_offsets")
+    at = offsets + 4 * row  # in the order of addresses
+    before = int.from_bytes(BareHost(program(), "vmcore").read(at, 4), "little")
+    with pytest.raises(HostError, match="1 exported ones are not where the kernel links them"):
+        opened(program({at: (before ^ 1).to_bytes(4, "little")}))
 
 
 @pytest.mark.parametrize("symbol", ["slab_caches", "debugfs_root", "vfs_read", "leaknode_cache"])
