@@ -40,6 +40,10 @@ from tests.lab import (
 
 SESSIONS = Path(__file__).parent.parent / "sample_sessions"
 
+BY_HAND = Path(os.environ.get("CRASHEXT_DUMPS") or "/nonexistent")
+"""Dumps of kernels that the lab cannot make, each in a folder SCENARIO@KERNEL laid out as the
+lab's own: vmcore, vmlinux, truth.json and so on (tests/lab/README.md)."""
+
 NO_LAB = bool(os.environ.get("CRASHEXT_NO_LAB"))
 NEEDS_LAB = "needs real kernels' memory or a program beside Python: `make test` runs it"
 
@@ -81,6 +85,8 @@ def lab_dump(name: str) -> Dump:
     unless $CRASHEXT_KMEMLEAK asks for it, or $CRASHEXT_KERNELS where any scenario may run on it.
     """
     need_lab()
+    if name in dumps_by_hand():
+        return Dump(BY_HAND / name)
     chosen = scenario(name)
     asks = "KERNELS" if chosen.kernel in OWN_KERNELS else "KMEMLEAK"
     if must_compile(chosen) and not os.environ.get(f"CRASHEXT_{asks}"):
@@ -94,6 +100,11 @@ def lab_dump(name: str) -> Dump:
     if must_fetch_suite(chosen) and not os.environ.get("CRASHEXT_KERNELS"):
         pytest.skip(f"the kernel of {chosen.kernel} is not here: make test-kernels fetches it")
     return build(chosen)
+
+
+def dumps_by_hand() -> list[str]:
+    """The names of the dumps in `BY_HAND`."""
+    return sorted(truth.parent.name for truth in BY_HAND.glob("*@*/truth.json"))
 
 
 few = lru_cache(maxsize=3)
@@ -131,7 +142,7 @@ def lab_host(name: str) -> DrgnHost:
 
 def open_core(core: Path, debug: Sequence[Path]) -> DrgnHost:
     """For commands under test: a lab dump that is open already is not opened again."""
-    known = cache_folder() in core.parents
+    known = bool({cache_folder(), BY_HAND} & {*core.parents})
     return opened(core, tuple(debug)) if known else _open_core(core, debug)
 
 

@@ -54,7 +54,7 @@ class Tested:
             self.count("innocents"),
             self.count("verdicts"),
             ", ".join(dict.fromkeys(self.noted["form"])),
-            today.isoformat(),
+            ", ".join([today.isoformat(), *dict.fromkeys(self.noted["tested"])]),
         ]
         return f"| {' | '.join(cells)} |"
 

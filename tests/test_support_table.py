@@ -60,6 +60,13 @@ def test_only_what_is_between_the_marks_of_a_page_changes(tmp_path: Path) -> Non
     assert page.read_text() == f"before\n{BEGIN}{HEAD}{ROW}{OLDER}{END}after\n"
 
 
+def test_a_kernel_that_was_tested_by_hand_says_so(tmp_path: Path) -> None:
+    noted = '<property name="tested" value="by hand"/><property name="objects" value="1500"/>'
+    by_hand = CASES.replace('<property name="objects" value="1500"/>', noted)
+    row = table("", read(saved(tmp_path, by_hand)), DAY).splitlines()[-1]
+    assert row == ROW.strip().replace("2026-01-02", "2026-01-02, by hand")
+
+
 def test_readme_has_the_table() -> None:
     text = README.read_text()
     assert text.count(BEGIN) == text.count(END) == 1

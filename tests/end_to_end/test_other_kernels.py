@@ -3,6 +3,7 @@ is found.
 
 Each kernel is fetched, or compiled, only when $CRASHEXT_KERNELS asks (`make test-kernels`); where
 it is there already, its tests run. The truth is the lab's, and drgn's for what is allocated.
+Kernels that the lab cannot make are tested by hand: $CRASHEXT_DUMPS (tests/lab/README.md).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from crashext.analysis.reach.reachability import Class
 from crashext.analysis.reach.selfcheck import misgivings
 from crashext.kernel.markers import release_tuple
 from crashext.kernel.tested import NEWEST
-from tests.conftest import lab_dump, lab_view, on, only_if, run
+from tests.conftest import dumps_by_hand, lab_dump, lab_view, on, only_if, run
 from tests.end_to_end import test_gallery as gallery
 from tests.end_to_end.guests import (
     LOST,
@@ -39,6 +40,7 @@ from tests.lab import OWN_KERNELS, SUITES
 
 SCENARIOS = ("healthy", "innocent", "default")
 ALL = [f"{name}@{suite}" for suite in (*SUITES, *OWN_KERNELS) for name in SCENARIOS]
+ALL += [name for name in dumps_by_hand() if name.partition("@")[0] in SCENARIOS]
 FILTERED = [name for name in ALL if "@arm64" not in name]
 """Only makedumpfile of the dump's own architecture filters it."""
 LAST = "sid"
@@ -59,6 +61,8 @@ def test_allocated_objects_are_drgns_in_every_cache(name: str, record_property: 
     record_property("built for", f"{info.arch} {'SLUB' if 'offset' in layout else 'SLAB'}")
     record_property("objects", objects)
     record_property("caches", caches)
+    if name in dumps_by_hand():
+        record_property("tested", "by hand")
 
 
 @pytest.mark.parametrize("name", [n for n in ALL if not n.startswith("default")])
