@@ -184,7 +184,9 @@ def _counted(view: KernelView, accounting: Accounting, progress: Progress) -> Fa
             next((g.detail for g in pages.groups if g.by == "page-owner"), ""),
             disagreement=_disagreement(accounting),
         ),
-        backlog=None if waiting is None else BacklogFact(waiting.callbacks, waiting.frees),
+        backlog=None
+        if waiting is None
+        else BacklogFact(waiting.callbacks, waiting.frees, waiting.sheaves),
         processes=accounting.processes,
         mounts=tuple(MountFact(t.mounted, t.bytes) for t in accounting.tmpfs),
         limits=accounting.limits,

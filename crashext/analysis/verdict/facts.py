@@ -147,6 +147,8 @@ class BacklogFact:
     """call_rcu() callbacks that are queued."""
     frees: int
     """Objects that kfree_rcu() keeps."""
+    sheaves: bool = False
+    """Whether some of the callbacks may each free a sheaf of objects."""
 
     @property
     def total(self) -> int:

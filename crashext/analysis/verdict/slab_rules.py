@@ -150,25 +150,31 @@ def _says(some: list[UnreachableFact], size: int) -> str:
 
 def backlog(facts: Facts) -> Iterator[Verdict]:
     """Memory that was freed, and waits for a grace period that does not come."""
-    if facts.backlog is None or facts.backlog.total < BACKLOG_LEAST:
+    if facts.backlog is None:
         return
+    counted = facts.backlog
     waiting = [h for h in facts.holders if _deferred(h)]
+    # A full sheaf of kfree_rcu() is one callback: there, what hangs on the queues is counted.
+    hanging = sum(h.objects for h in waiting) if counted.sheaves else 0
+    frees = max(counted.total, hanging)
+    if frees < BACKLOG_LEAST:
+        return
     size = sum(h.bytes for h in waiting)
     largest = max(waiting, key=lambda h: h.bytes, default=None)
     cache = largest.cache if largest else ""
-    counted = facts.backlog
     yield Verdict(
         "deferred-free",
         "slab",
         Culprit(cache=cache, module=largest.module if largest else ""),
         size,
         "high" if waiting else "medium",
-        f"{counted.total:,} frees wait for an RCU grace period"
+        f"{frees:,} frees wait for an RCU grace period"
         + (f" ({size_text(size)}, mostly {cache})" if cache else "")
         + ": a stuck reader or a starved RCU thread, not a leak",
         (
             f"{counted.callbacks:,} call_rcu() callbacks are queued, kfree_rcu() keeps "
-            f"{counted.frees:,} objects",
+            f"{counted.frees:,} objects"
+            + (" outside sheaves, each of which is one callback" if counted.sheaves else ""),
             *(f"{h.objects:,} {h.cache} objects hang on {h.root}" for h in waiting[:3]),
         ),
         () if waiting else ("whose memory it is was not found",),

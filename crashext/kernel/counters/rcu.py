@@ -1,7 +1,7 @@
 """Frees that wait for an RCU grace period: callbacks of call_rcu(), objects of kfree_rcu().
 
 Sources: kernel/rcu/tree.h (rcu_data.cblist), include/linux/rcu_segcblist.h, kernel/rcu/tree.c
-(struct kfree_rcu_cpu; 5.x to 6.12).
+(struct kfree_rcu_cpu; 5.x to 6.12); mm/slub.c __kfree_rcu_sheaf() (7.2).
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ class Backlog:
 
     callbacks: int
     frees: int
+    sheaves: bool = False
+    """Whether one callback may free a sheaf of objects, which kfree_rcu() fills since 6.18."""
 
 
 def read_backlog(host: Host, space: AddressSpace) -> Backlog | None:
@@ -32,7 +34,8 @@ def read_backlog(host: Host, space: AddressSpace) -> Backlog | None:
     frees = _sum(host, space, "krc", "struct kfree_rcu_cpu", _frees(host))
     if callbacks is None and frees is None:
         return None
-    return Backlog(callbacks or 0, frees or 0)
+    sheaves = host.layout("struct slub_percpu_sheaves")
+    return Backlog(callbacks or 0, frees or 0, sheaves is not None and "rcu_free" in sheaves)
 
 
 def cached_pages(host: Host, space: AddressSpace) -> Addresses:

@@ -300,6 +300,16 @@ def test_frees_that_wait_name_whose_they_are() -> None:
     assert (found.bytes, only(waiting(10_000, 0)).confidence) == (LEAST_HELD, "medium")
 
 
+def test_a_sheaf_of_frees_is_one_callback() -> None:
+    """So what hangs on RCU's queues is counted, where kfree_rcu() fills sheaves (6.18)."""
+    facts = held(LEAST_HELD, root="rcu_data")
+    few = BacklogFact(100, 0)
+    assert kinds(replace(facts, backlog=few)) == [("healthy", "none")]
+    found = only(replace(facts, backlog=replace(few, sheaves=True)))
+    assert found.kind == "deferred-free"
+    assert found.says.startswith(f"{LEAST_HELD // 64:,} frees wait")
+
+
 @pytest.mark.parametrize(
     ("used", "total", "much"),
     [
