@@ -27,6 +27,7 @@ from crashext.hosts.drgn import open_core as _open_core
 from crashext.kernel.btf_layouts import CarriedTypes
 from crashext.kernel.slab.view import KernelView
 from tests.lab import (
+    NEWEST_SUITE,
     OWN_KERNELS,
     SCENARIOS,
     Dump,
@@ -97,7 +98,8 @@ def lab_dump(name: str) -> Dump:
         pytest.skip(f"the guest {name!r} is not built here: make test-busy builds it")
     if "@arm64" in name and not os.environ.get("CRASHEXT_KERNELS"):
         pytest.skip("guests of arm64 are emulated, and looked at by make test-kernels alone")
-    if must_fetch_suite(chosen) and not os.environ.get("CRASHEXT_KERNELS"):
+    everyday = chosen.kernel == NEWEST_SUITE
+    if must_fetch_suite(chosen) and not everyday and not os.environ.get("CRASHEXT_KERNELS"):
         pytest.skip(f"the kernel of {chosen.kernel} is not here: make test-kernels fetches it")
     return build(chosen)
 

@@ -143,6 +143,7 @@ def _kdump(path: Path, file: BinaryIO) -> DumpFile:
         file.seek(block + 96)
         wide = file.read(8)
         max_mapnr = max(max_mapnr, struct.unpack("<Q", wide)[0]) if len(wide) == 8 else max_mapnr
+    _refuse_part(path, file, version, block)
     bitmap_at, bitmap_size = (1 + sub_blocks) * block, bitmap_blocks * block
     if bitmap_size > _MAX_BITMAP:
         raise HostError(f"{path} is a damaged kdump file: its page bitmap would be too large")
@@ -168,6 +169,17 @@ def _kdump(path: Path, file: BinaryIO) -> DumpFile:
         raise HostError(f"{path} is {damage}: it holds no memory; {_AGAIN}")
     damage = _missing(damage, pages.lost * block, present)
     return DumpFile(f"kdump {version}", present, registers, level, damage)
+
+
+def _refuse_part(path: Path, file: BinaryIO, version: int, block: int) -> None:
+    """One of several files of a dump: its bitmap is of the whole, its table of pages is not."""
+    file.seek(block + 12)
+    split = file.read(20)  # kdump_sub_header: int split; unsigned long start_pfn, end_pfn
+    if version >= 2 and len(split) == 20 and split[:4] == b"\1\0\0\0":
+        raise HostError(
+            f"{path} is one part of a split dump: join all of them first with: "
+            f"makedumpfile --reassemble {path} OTHERS... NEW"
+        )
 
 
 def _sub_header(

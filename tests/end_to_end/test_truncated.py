@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,21 @@ def test_a_dump_without_some_of_its_memory_accuses_only_the_guilty(
         assert verdict["class"] in {*KINDS, "leak", "deferred-free"}
         if verdict["class"] == "leak":
             assert verdict["culprit"]["cache"] in guilty or "leaklab" in str(verdict["culprit"])
+
+
+def test_a_part_of_a_split_dump_says_how_to_join_them(tmp_path: Path) -> None:
+    dump = lab_dump("healthy")
+    parts, whole = [tmp_path / "part1", tmp_path / "part2"], tmp_path / "whole"
+    made = ["makedumpfile", "--split", "-l", "-d", "31", dump.vmcore, *parts]
+    subprocess.run(made, check=True, capture_output=True)
+    for part in parts:
+        ran = run("leakscan", "-c", part, "-s", dump.vmlinux)
+        assert ran.status == 2
+        assert f"makedumpfile --reassemble {part} OTHERS... NEW" in ran.err
+    subprocess.run(["makedumpfile", "--reassemble", *parts, whole], check=True, capture_output=True)
+    ran = asked(whole, dump, "--json")
+    assert (ran.status, ran.document["verdict"]["class"]) == (0, "healthy")
+    assert ran.document["facts"]["damage"] == ""
 
 
 def lab_memory(dump: Dump) -> int:

@@ -22,13 +22,14 @@ from .errors import LabError, MissingToolsError
 from .own_kernel import own_kernel_packages
 from .packages import APT_PACKAGES, ARM64_PACKAGES
 from .scenarios import OWN_KERNELS, SCENARIOS, Scenario, scenario
-from .suites import SUITES
+from .suites import NEWEST_SUITE, SUITES
 from .truth import read_addresses
 
 __all__ = [
     "APT_PACKAGES",
     "ARM64_PACKAGES",
     "DISTRIBUTION_PACKAGES",
+    "NEWEST_SUITE",
     "OWN_KERNELS",
     "SCENARIOS",
     "SUITES",

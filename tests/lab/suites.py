@@ -93,6 +93,10 @@ SUITES = {
 }
 
 
+NEWEST_SUITE = "sid"
+"""Whose kernel the everyday tests look at too; `make test-kernels` has the whole gallery of it."""
+
+
 def suite_kernel(cache: Path, suite: Suite) -> Kernel:
     """Name the kernel of `suite`; its package lists are fetched where that was not done yet."""
     apt = _Apt(_folder(cache, suite) / "apt")
