@@ -80,7 +80,7 @@ def test_a_dump_without_some_of_its_memory_accuses_only_the_guilty(
 def test_a_part_of_a_split_dump_says_how_to_join_them(tmp_path: Path) -> None:
     dump = lab_dump("healthy")
     parts, whole = [tmp_path / "part1", tmp_path / "part2"], tmp_path / "whole"
-    made = ["makedumpfile", "--split", "-l", "-d", "31", dump.vmcore, *parts]
+    made: list[str | Path] = ["makedumpfile", "--split", "-l", "-d", "31", dump.vmcore, *parts]
     subprocess.run(made, check=True, capture_output=True)
     for part in parts:
         ran = run("leakscan", "-c", part, "-s", dump.vmlinux)
