@@ -95,7 +95,7 @@ class WhatIs:
             Kind.DATA_SYMBOL: "in the kernel's data",
         }.get(kind, "in a module's text or data")
         start, size = (symbol.address, symbol.size) if symbol else (address, 0)
-        what = f"{symbolic(self._view.host, address)}, {where}"
+        what = f"{symbolic(self._view.host, address)}, {where}" if symbol else where
         stack = None if self._marked is None else self._marked.stacks.at(address)
         if stack is not None:
             return _stack(stack, address)

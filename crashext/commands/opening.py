@@ -20,6 +20,7 @@ from crashext.hosts.session import MAX_MEMORY
 from crashext.kernel.btf_layouts import CarriedTypes
 from crashext.kernel.slab.slabs import MAP_BUDGET
 from crashext.kernel.slab.view import KernelView
+from crashext.wording import plural
 
 if TYPE_CHECKING:
     import drgn
@@ -141,8 +142,8 @@ def open_view(host: Host, record: Path | None, question: Question) -> Iterator[O
     if isinstance(host, RecordedHost) and host.unanswered:
         tell(
             question.program,
-            f"this session was recorded with '{host.command}' and cannot answer "
-            f"{host.unanswered:,} questions of this run: what they concern is missing here",
+            f"this session was recorded with '{_short(host.command)}' and lacks the answer to "
+            f"{plural(host.unanswered, 'question')} of this run: what they concern is missing here",
         )
 
 
@@ -154,6 +155,12 @@ def _view(host: Host) -> KernelView:
         if not host.info().damage:
             raise
         raise KernelMissing(host.info(), str(error)) from error
+
+
+def _short(command: str) -> str:
+    """A session's question, without the options that decide little."""
+    held = held_by(command)
+    return command if held is None else held.short
 
 
 def _require(host: RecordedHost, question: Question) -> None:

@@ -349,10 +349,13 @@ def _memory(given: argparse.Namespace, place: Place) -> Source:
     source = _source(given)
     if not place.inside and not source.given:
         names = getattr(given, "caches", None)
+        without = (
+            "--text FILE" if "addresses" in given else "a PATH with saved text, or --trace FILE"
+        )
         raise Refusal(
             (f"there is no file {names[0]}, and for a cache " if names else "")
             + "say where memory is: -c VMCORE, -k (this machine) or -r SESSION; without memory: "
-            "a PATH with saved text, or --trace FILE"
+            f"{without}"
         )
     return source
 

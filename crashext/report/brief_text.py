@@ -72,12 +72,17 @@ def brief_lines(
     least = len(head) + len(_evidence(first, width, _LEAST_EVIDENCE, ROWS))
     for name in ("", *_LESS):
         tail.pop(name, None)
-        room = ROWS - sum(map(len, tail.values()))
+        room = ROWS - sum(_rows(lines, width) for lines in tail.values())
         few = next((lines for lines in others if len(lines) + least <= room), others[-1])
         if len(few) + least <= room and (len(few) > 1 or not others[0]):
             break
     evidence = _evidence(first, width, _MOST_EVIDENCE, room - len(head) - len(few))
     return [*head, *evidence, *few, *(line for lines in tail.values() for line in lines)]
+
+
+def _rows(lines: Sequence[Line], width: int) -> int:
+    """Rows of the window; a path without a blank may take several."""
+    return sum(max(1, -(-len(text) // width)) for text, _ in lines)
 
 
 def _tail(step: str, brief: Brief, width: int, asking: Asking) -> dict[str, list[Line]]:

@@ -26,9 +26,10 @@ _VERBS = {
 }
 
 
-def allocator_lines(group: Group, verbose: bool) -> list[str]:
-    """Who allocated a group's objects, or that nobody can tell; ready to be printed."""
-    lines = record_lines(group.allocators, group.callers, group.unattributed, verbose)
+def allocator_lines(group: Group, verbose: bool, said: set[str] | None = None) -> list[str]:
+    """Who allocated a group's objects, or that nobody can tell; ready to be printed. What would
+    tell is left out where it was `said` of another group of the cache."""
+    lines = record_lines(group.allocators, group.callers, group.unattributed, verbose, said)
     if verbose:
         lines += [f"no {safe(rung)}" for rung in group.absent_rungs]
     return lines
@@ -39,6 +40,7 @@ def record_lines(
     callers: Callers | None,
     unattributed: str,
     verbose: bool,
+    said: set[str] | None = None,
 ) -> list[str]:
     """What the rungs of the ladder say, the code's own candidates under theirs."""
     lines = []
@@ -53,10 +55,13 @@ def record_lines(
     if hidden:
         objects = sum(a.objects for a in hidden)
         lines.append(f"{plural(len(hidden), 'more site')} (-v shows), {plural(objects, 'object')}")
+    told = set[str]() if said is None else said
     if callers is not None and not callers.clear:
-        lines += caller_lines(callers, verbose)
-    if unattributed:
+        lines += caller_lines(callers, verbose, callers.step not in told)
+        told.add(callers.step)
+    if unattributed and unattributed not in told:
         lines.append(safe(unattributed))
+        told.add(unattributed)
     return lines
 
 
@@ -84,16 +89,17 @@ def _stack(allocator: Allocator, verbose: bool) -> list[str]:
     return lines
 
 
-def caller_lines(callers: Callers, verbose: bool) -> list[str]:
-    """Why the code's place was chosen, or between how many it cannot be."""
+def caller_lines(callers: Callers, verbose: bool, step: bool = True) -> list[str]:
+    """Why the code's place was chosen, or between how many it cannot be, and with `step` what
+    would tell."""
     first = callers.sites[0]
     if not callers.clear:
         of = plural(callers.places + callers.others, "place")
         equals = f"{callers.equals:,} are equally likely" if callers.equals > 1 else "no clear one"
-        lines = [f"by the code: cannot tell, of {of} {equals}; a trace would:"]
+        lines = [f"by the code: cannot tell, of {of} {equals}" + "; a trace would:" * step]
         command, then = split(callers.step)
-        lines.append(f"    {COMMAND}{safe(command)}")
-        lines += [f"    {safe(then)}"] if then else []
+        lines += [f"    {COMMAND}{safe(command)}"] * step
+        lines += [f"    {safe(then)}"] if step and then else []
         few = verbose or callers.equals <= _FEW_SITES
         shown = callers.sites[: None if verbose else callers.equals] if few else ()
         return lines + [_candidate(c) for c in shown]

@@ -52,8 +52,9 @@ def _compared(console: Console, report: SimilarityReport, verbose: bool) -> None
             _details(console, subject)
         _content(console, subject, verbose, marked)
     if not report.subjects:
+        said: set[str] = set()
         for number, group in enumerate(report.groups, 1):
-            print_group(console, number, group, 0, verbose)
+            print_group(console, number, group, 0, verbose, said)
 
 
 def _closely(console: Console, report: SimilarityReport, subject: Subject, verbose: bool) -> None:

@@ -35,12 +35,13 @@ def orphan_answer(report: OrphanReport) -> str:
     judged = plural(totals.judged, "object")
     answer = f"all {judged} can be reached"
     if totals.objects.high:
-        one = totals.heads.estimate == 1
+        about = "" if totals.objects.exact else "~"
+        heads = f"{count_text(totals.heads)} head{'' if totals.heads.estimate == 1 else 's'}"
         answer = (
             f"{count_text(totals.objects)} of {judged} are unreachable: "
-            f"{size_text(totals.bytes)} of {size_text(totals.judged_bytes)} "
-            f"({percent_of(totals.bytes, totals.judged_bytes)}), "
-            f"under {count_text(totals.heads)} head{'' if one else 's'}"
+            f"{about}{size_text(totals.bytes)} of {size_text(totals.judged_bytes)} "
+            f"({about}{percent_of(totals.bytes, totals.judged_bytes)})"
+            + (f", under {heads}" if totals.heads != totals.objects else "")
         )
         if totals.objects == Estimate.known(totals.explained):
             answer += "; all of them are explained below"
@@ -99,7 +100,7 @@ def _group(console: Console, group: OrphanGroup, verbose: bool) -> None:
         line(console, f"    - {allocator_headline(allocator)}")
         if allocator.rung == CODE and group.callers is not None:
             for text in caller_lines(group.callers, verbose):
-                line(console, f"      {text}")
+                line(console, f"    {text}")
     if group.callers is not None and not group.callers.clear and verbose:
         for text in caller_lines(group.callers, verbose):
             line(console, f"    - {text}")

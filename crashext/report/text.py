@@ -39,6 +39,8 @@ from crashext.wording import percent, plural, size_text
 
 _FEW_GROUPS = 3
 _FEW_WORDS = 32
+_LARGE, _MOSTLY = 0.01, 0.5
+"""Shares of a cache, and of a group, from which something is much."""
 _NAME, _SHORT_NAME = 24, 10
 _ROOMY = 72
 """Columns from which a hop is shown with its address, which the word nearly says."""
@@ -138,8 +140,12 @@ def _cache(console: Console, cache: CacheReport, verbose: bool, asking: Asking) 
     if traits:
         line(console, f"  {', '.join(traits)}")
     shown = cache.groups if verbose else cache.groups[:_FEW_GROUPS]
+    said: set[str] = set()
     for number, group in enumerate(shown, 1):
-        print_group(console, number, group, cache.slot_size, verbose)
+        if verbose or number == 1 or _tells_much(group):
+            print_group(console, number, group, cache.slot_size, verbose, said)
+        else:
+            line(console, _shortly(number, group, cache.slot_size))
     hidden = cache.groups[len(shown) :]
     if hidden:
         counts = ", ".join(count_text(g.objects) for g in hidden)
@@ -158,19 +164,36 @@ def _cache(console: Console, cache: CacheReport, verbose: bool, asking: Asking) 
             print_step(console, asking, step, "    ")
 
 
-def print_group(console: Console, number: int, group: Group, slot_size: int, verbose: bool) -> None:
-    """One group; `slot_size` is 0 where nobody knows it."""
+def _tells_much(group: Group) -> bool:
+    """Whether a group is worth its twenty lines: many objects, or some that nobody holds."""
+    return group.share.value >= _LARGE or group.held is None or group.held.held.value < _MOSTLY
+
+
+def _shortly(number: int, group: Group, slot_size: int) -> str:
+    told = "; ".join(t for t in (headline(group), *group.notes[:1]) if t)
+    return f"  {_group_head(number, group, slot_size)}: {safe(told or 'still in use')} (-v shows)"
+
+
+def _group_head(number: int, group: Group, slot_size: int) -> str:
     size = f", {size_text(group.objects.estimate * slot_size)}" if slot_size else ""
+    return f"group {number}: {count_text(group.objects)} objects ({share_text(group.share)}){size}"
+
+
+def print_group(
+    console: Console, number: int, group: Group, slot_size: int, verbose: bool, said: set[str]
+) -> None:
+    """One group; `slot_size` is 0 where nobody knows it. `said` of other groups is what would tell
+    who allocated them."""
     line(
         console,
-        f"  group {number}: {count_text(group.objects)} objects ({share_text(group.share)}){size}; "
+        f"  {_group_head(number, group, slot_size)}; "
         f"likeness {group.similarity:.2f}, {plural(group.shapes, 'shape')}, "
         f"{group.distinct:,} contents in {group.sampled:,} seen",
         _HEAD,
     )
     for note in (*held_lines(group, verbose), *group.notes):
         line(console, f"    - {safe(note)}")
-    for text in allocator_lines(group, verbose):
+    for text in allocator_lines(group, verbose, said):
         line(console, f"    {text}" if text.startswith(" ") else f"    - {text}")
     for text in type_lines(group, verbose):
         line(console, text)

@@ -8,7 +8,6 @@ from crashext.analysis.types.candidates import inconclusive, rivals
 from crashext.report.safe import safe
 from crashext.wording import some_of
 
-_LEAST = 0.3
 _SHOWN = 3
 _ZEROS = 3
 _NAME = 40
@@ -26,7 +25,7 @@ def candidate_lines(types: tuple[TypeCandidate, ...], verbose: bool) -> list[str
     """
     if not types:
         return []
-    best, *others = types
+    best = types[0]
     equal = rivals(types)
     if inconclusive(best):
         line = f"type: cannot tell; the least unlikely is {_name(best)} ({_score(best)})"
@@ -34,10 +33,7 @@ def candidate_lines(types: tuple[TypeCandidate, ...], verbose: bool) -> list[str
         named = some_of([f"{_name(t)} ({t.score:.2f})" for t in equal], _SHOWN)
         line = f"type: cannot tell between {named}: they explain the words equally well"
     else:
-        line = f"may be {_name(best)} ({_score(best)})"
-        second = next((t for t in others if t.score >= _LEAST), None)
-        if second is not None:
-            line += f", or {_name(second)} ({second.score:.2f})"
+        line = f"may be {_name(best)} ({_score(best)})"  # well ahead of the others, which -v shows
     lines = [line]
     if verbose:
         for candidate in types[:_SHOWN]:

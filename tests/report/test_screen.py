@@ -110,3 +110,15 @@ def test_a_word_shows_one_thing() -> None:
         assert ran.out.startswith(heading)
         assert run("leakscan", "-r", session, "-v", word).out.splitlines()[1] in whole
     assert "--before OLD" in run("leakscan", "-r", session, "growth").out
+
+
+def test_a_long_path_leaves_room_for_evidence() -> None:
+    folder = "/root/of/a/very/long/path/to/the/dump/of/a/machine/that/nobody/shortens/" * 2
+    asking = Asking("shell", source=("-c", f"{folder}vmcore", "-s", f"{folder}vmlinux"))
+    found = [leak(1 << 40 - i) for i in range(9)]
+    brief = Brief("memory " * 12, LONG, (LONG,), f"dump {folder}vmcore", tuple(TOPICS))
+    lines = [text for text, _ in brief_lines(found, brief, 80, asking)]
+    assert sum(max(1, -(-len(text) // 80)) for text in lines) <= ROWS
+    assert sum(text.startswith("  for: ") for text in lines) >= 2
+    # Nothing of the command is missing: it runs as it is printed.
+    assert " ".join(lines).count("/very/long/") == 4
