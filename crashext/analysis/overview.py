@@ -137,8 +137,8 @@ def _gather(
 def _lacks_slabs(view: KernelView, uses: Frames) -> bool:
     """Whether the dump lacks pages of slabs, or may."""
     present = present_frames(view.host, len(uses.use))
-    slabs = np.isin(uses.use, (FrameUse.SLAB, FrameUse.UNKNOWN))
-    return bool(present is not None and (slabs & ~present).any())
+    slabs = uses.use.among(FrameUse.SLAB, FrameUse.UNKNOWN)
+    return present is not None and (slabs & ~present).count() > 0
 
 
 def _without_map(view: KernelView, settings: Settings, why: str) -> Overview:

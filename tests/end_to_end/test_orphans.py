@@ -311,7 +311,7 @@ class Holed:
         return data, ok & ~gone
 
     def present(self) -> list[tuple[int, int]]:
-        frames = marked("chain").frames.use
+        frames = marked("chain").frames.use[:]
         held = np.ones(len(frames), np.bool_)
         held[list(self._lost)] = False
         edges = np.flatnonzero(np.diff(held.view(np.int8), prepend=0, append=0)).reshape(-1, 2)

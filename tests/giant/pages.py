@@ -32,7 +32,7 @@ class Templates:
         self._kernel = kernel
         self.page = require(kernel.host, "struct page", "flags")
         self.lru = self.page["lru"].offset
-        first = int(np.flatnonzero(kernel.frames.use == FrameUse.FREE)[-1])
+        first = int(np.flatnonzero(kernel.frames.use[:] == FrameUse.FREE)[-1])
         self._check(first)
 
     def _check(self, pfn: int) -> None:
@@ -49,14 +49,14 @@ class Templates:
 
     def some(self, use: FrameUse) -> Rows:
         """One page of that use, whichever."""
-        return self.of(int(np.flatnonzero(self._kernel.frames.use == use)[-1]))
+        return self.of(int(np.flatnonzero(self._kernel.frames.use[:] == use)[-1]))
 
     @property
     def buddies(self) -> tuple[Rows, Rows]:
         """The first page of a free block of any order, and another page of one."""
         kind = self.page["page_type"].offset
         head = rest = None
-        for pfn in np.flatnonzero(self._kernel.frames.use == FrameUse.FREE)[::-1].tolist():
+        for pfn in np.flatnonzero(self._kernel.frames.use[:] == FrameUse.FREE)[::-1].tolist():
             row = self.of(pfn)
             is_head = int(row[kind : kind + 4].view("<u4")[0]) == 0xFFFFFF7F
             head, rest = (row, rest) if is_head else (head, row)

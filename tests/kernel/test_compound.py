@@ -69,4 +69,4 @@ def test_tails_are_used_for_what_their_head_is(name: str) -> None:
         for pfn in range(9, 12):
             machine.put(pfn, 8, -256 & (1 << 64) - 1 | 1)
     use = frames(machine.host, machine.memory, machine.space, silent).use
-    assert np.flatnonzero(use == FrameUse.SLAB).tolist() == [8, 9, 10, 11]
+    assert np.flatnonzero(use[:] == FrameUse.SLAB).tolist() == [8, 9, 10, 11]

@@ -44,8 +44,7 @@ class PageCount:
     ) -> None:
         self._view, self._counters, self._meminfo = view, counters, meminfo
         self._mapped, self._frames, self._rest, self._rng = mapped, frames, rest, rng
-        used = np.bincount(frames.use, minlength=max(FrameUse) + 1)
-        self.count = {use: int(used[use]) for use in FrameUse}
+        self.count = {use: frames.count(use) for use in FrameUse}
         self.total = self._total()
         self.blocks: Blocks = blocks(view, rest.frames, rng)
         self.kmalloc, self.kmalloc_told = self._large_kmalloc()

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from crashext.analysis.reach.mark import Marks
 from crashext.analysis.reach.nodes import Nodes
 from crashext.analysis.reach.scan import readable_frames, scan_memory
-from crashext.hosts.base import Mask
 from crashext.kernel.access import Words
+from crashext.kernel.byframe import ByFrame
 from crashext.kernel.pages.frames import Frames, FrameUse
 from crashext.progress import Progress
 
@@ -52,7 +52,7 @@ def weakly_held_blocks(
     frames: Frames,
     marks: Marks,
     tables: NDArray[np.int64],
-    present: Mask | None,
+    present: ByFrame[np.bool_] | None,
     progress: Progress,
 ) -> NDArray[np.bool_]:
     """Unreachable blocks whose physical address somebody knows: bool[blocks]. One pass.
@@ -63,7 +63,7 @@ def weakly_held_blocks(
     if reached.all():
         return np.zeros(len(reached), np.bool_)
     wanted = readable_frames(nodes.view, frames, present, FrameUse.SLAB, FrameUse.KERNEL)
-    wanted[tables[tables < len(wanted)]] = False
+    wanted.set(tables[tables < len(wanted)], np.bool_(False))
     scanner = _PhysicalAddresses(nodes, marks, wanted)
     scan_memory(nodes.view, wanted, present, [scanner], progress, "physical addresses of pages")
     return scanner.found
@@ -72,17 +72,17 @@ def weakly_held_blocks(
 class _PhysicalAddresses:
     """The scanner for them: whole words, aligned to a page, or entries of page tables."""
 
-    def __init__(self, nodes: Nodes, marks: Marks, wanted: Mask) -> None:
+    def __init__(self, nodes: Nodes, marks: Marks, wanted: ByFrame[np.bool_]) -> None:
         self._nodes, self._reached = nodes, marks.reached
         limit = len(nodes.of_frame)
         self._shift = np.uint64(nodes.view.space.page_shift)
         self._entries = nodes.view.space.page_size // 8
         self._limit = np.uint64(limit << nodes.view.space.page_shift)
         self._wanted = wanted
-        asked = np.zeros(limit, np.bool_)
-        blocks = nodes.of_frame >= nodes.first_block
-        asked[blocks] = ~marks.reached[nodes.of_frame[blocks]]
-        self._asked = asked
+        # -1, which is no node, counts as reached.
+        reached = np.append(marks.reached, True)
+        reached[: nodes.first_block] = True
+        self._asked = nodes.of_frame.map(lambda node: ~reached[node])
         self.found = np.zeros(len(nodes.blocks.first), np.bool_)
 
     def look(self, offset: int, words: Words) -> None:

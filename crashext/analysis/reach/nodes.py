@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from crashext.hosts.base import Mask, ReadFault
 from crashext.kernel.access import Words
+from crashext.kernel.byframe import ByFrame, spread
 from crashext.kernel.memmap import BLOCK_PAGES
 from crashext.kernel.pages.areas import VM_ALLOC, VM_MAP, Areas
 from crashext.kernel.pages.frames import Frames, FrameUse
@@ -47,14 +48,14 @@ class Nodes:
     area_row: NDArray[np.int64]
     """int64[n]: rows of `areas` that are nodes, ascending."""
     blocks: Blocks
-    of_frame: Nodes32
-    """int32[frames]: the area or block that has the page frame; -1 where none has."""
+    of_frame: ByFrame[np.int32]
+    """The area or block that has the page frame; -1 where none has."""
     map_start: NDArray[np.int64]
     """int64[n]: direct-map offsets of pieces of the memory map, ascending."""
     map_pfn: NDArray[np.int64]
     """int64[n]: page frame that the first struct page of each piece is of."""
-    used: Mask
-    """bool[frames]: page frames that are not free."""
+    used: ByFrame[np.bool_]
+    """Page frames that are not free."""
     own: Words
     """uint64[n], ascending: addresses of structures that know an area because they describe it."""
     own_area: NDArray[np.int64]
@@ -182,18 +183,16 @@ def nodes(
 ) -> Nodes:
     """Number everything."""
     rows = _judged_areas(view, areas, stacks)
-    of_frame = np.full(len(frames.use), -1, np.int32)
+    of_frame: ByFrame[np.int32] = ByFrame.filled(len(frames.use), np.int32(-1))
     numbers = np.full(len(areas.start), -1, np.int32)
     numbers[rows] = table.count + np.arange(len(rows), dtype=np.int32)
     inside = areas.frame < len(of_frame)
-    of_frame[areas.frame[inside]] = numbers[areas.frame_area[inside]]
-    of_frame[frames.use != FrameUse.KERNEL] = -1
+    inside[inside] = frames.use[areas.frame[inside]] == FrameUse.KERNEL
+    of_frame.set(areas.frame[inside], numbers[areas.frame_area[inside]])
     first = table.count + len(rows)
-    where = np.repeat(blocks.first, blocks.pages)
-    number = np.arange(len(where)) - np.repeat(np.cumsum(blocks.pages) - blocks.pages, blocks.pages)
-    of_frame[where + number] = np.repeat(
-        first + np.arange(len(blocks.first), dtype=np.int32), blocks.pages
-    )
+    numbered = first + np.arange(len(blocks.first), dtype=np.int32)
+    where = spread(blocks.first, blocks.first + blocks.pages)
+    of_frame.set(where, np.repeat(numbered, blocks.pages))
     map_start, map_pfn = _map_pieces(view)
     own, own_area = _descriptions(view, areas)
     return Nodes(
@@ -205,7 +204,7 @@ def nodes(
         of_frame=of_frame,
         map_start=map_start,
         map_pfn=map_pfn,
-        used=~np.isin(frames.use, [int(FrameUse.FREE), int(FrameUse.ABSENT)]),
+        used=~frames.use.among(FrameUse.FREE, FrameUse.ABSENT),
         own=own,
         own_area=own_area,
     )

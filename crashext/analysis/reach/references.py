@@ -18,6 +18,7 @@ from crashext.analysis.reach.scan import KERNEL_USES, readable_frames, scan_memo
 from crashext.analysis.reach.silent import silent_words
 from crashext.hosts.base import Host, Mask
 from crashext.kernel.access import Words
+from crashext.kernel.byframe import ByFrame
 from crashext.kernel.counters.rcu import cached_pages
 from crashext.kernel.pages.frames import Frames, FrameUse
 from crashext.kernel.roots.stacks import Stacks
@@ -91,29 +92,31 @@ def find_references(
     nodes: Nodes,
     frames: Frames,
     stacks: Stacks,
-    present: Mask | None,
+    present: ByFrame[np.bool_] | None,
     progress: Progress,
 ) -> References:
     """The pass. Memory is 8 bytes an edge and 12 a kept root."""
     view = nodes.view
     readable = readable_frames(view, frames, present, *KERNEL_USES)
-    total = int(readable.sum())
+    total = readable.count()
     scanner = _Pointers(nodes, stacks, readable)
-    readable = readable.copy()
-    readable[scan_memory(view, readable, present, [scanner], progress, "pointers")] = False
-    seen = frames.use[readable]
+    unread = scan_memory(view, readable, present, [scanner], progress, "pointers")
+    seen = readable.join(frames.use, lambda read, use: np.where(read, use, FrameUse.ABSENT))
+    counts = seen.tally(max(FrameUse) + 1)
+    counts -= np.bincount(frames.use[unread], minlength=len(counts))
+    counts[FrameUse.ABSENT] = 0
     # Reserved page frames that the dump lacks are holes between banks of memory: no dump has them.
-    missing = frames.count(*_ALLOCATED) - int(np.isin(seen, _ALLOCATED).sum())
-    missing_slab = frames.count(*_MAYBE_SLAB) - int(np.isin(seen, _MAYBE_SLAB).sum())
-    unknown = frames.count(FrameUse.UNKNOWN) - int((seen == FrameUse.UNKNOWN).sum())
+    missing = frames.count(*_ALLOCATED) - int(counts[list(_ALLOCATED)].sum())
+    missing_slab = frames.count(*_MAYBE_SLAB) - int(counts[list(_MAYBE_SLAB)].sum())
+    unknown = frames.count(FrameUse.UNKNOWN) - int(counts[FrameUse.UNKNOWN])
     size = total << view.space.page_shift
-    return scanner.result(Coverage(len(seen), missing, missing_slab, size, unknown))
+    return scanner.result(Coverage(int(counts.sum()), missing, missing_slab, size, unknown))
 
 
 class _Pointers:
     """The scanner for pointers to nodes, and what it found so far."""
 
-    def __init__(self, nodes: Nodes, stacks: Stacks, wanted: Mask) -> None:
+    def __init__(self, nodes: Nodes, stacks: Stacks, wanted: ByFrame[np.bool_]) -> None:
         self._nodes, self._stacks, self._wanted = nodes, stacks, wanted
         view = nodes.view
         self._table = table = nodes.table
@@ -135,9 +138,10 @@ class _Pointers:
         self._vmemmap = space.vmemmap
         task = view.caches.find("task_struct")
         self._task = None if task is None else view.caches.index(task)
-        self._stale = np.zeros(len(nodes.of_frame), np.bool_)
+        self._stale: ByFrame[np.bool_] = ByFrame.filled(len(nodes.of_frame), np.bool_(False))
         cached = (cached_pages(view.host, space) - np.uint64(space.direct.start)) >> self._shift
-        self._stale[cached[cached < np.uint64(len(self._stale))].astype(np.intp)] = True
+        cached = cached[cached < np.uint64(len(self._stale))]
+        self._stale.set(cached.astype(np.int64), np.bool_(True))
         self._edges: dict[bool, list[tuple[Nodes32, Nodes32]]] = {False: [], True: []}
         self._rooted: dict[bool, list[tuple[Words, Nodes32]]] = {False: [], True: []}
         self._dead: list[tuple[Words, Nodes32]] = []

@@ -13,9 +13,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from crashext.hosts.base import Host, Mask, ReadFault
+from crashext.hosts.base import Host, ReadFault
 from crashext.kernel.access import Words
 from crashext.kernel.addresses import page_shift
+from crashext.kernel.byframe import ByFrame, spread
 from crashext.kernel.pages.frames import Frames, FrameUse
 from crashext.kernel.slab.view import KernelView
 from crashext.progress import Progress
@@ -41,19 +42,19 @@ class Scanner(Protocol):
 
 def scan_memory(
     view: KernelView,
-    wanted: Mask,
-    present: Mask | None,
+    wanted: ByFrame[np.bool_],
+    present: ByFrame[np.bool_] | None,
     scanners: Sequence[Scanner],
     progress: Progress,
     what: str,
 ) -> NDArray[np.int64]:
-    """One pass over the `wanted` page frames, bool[frames], for all of `scanners`.
+    """One pass over the `wanted` page frames for all of `scanners`.
 
     `present` is `present_frames` of the host. Returns the wanted frames that could not be read.
     """
-    total, done = int(wanted.sum()), 0
+    total, done = wanted.count(), 0
     missing = [np.zeros(0, np.int64)]
-    for first, last in _runs_of(_bridged(wanted, present)):
+    for first, last in _bridged(wanted.runs(), present).tolist():
         for offset, data, unread in _read_frames(view, first, last):
             words = np.frombuffer(data, "<u8")
             for begin in range(0, len(words), _BLOCK):
@@ -61,47 +62,45 @@ def scan_memory(
                     scanner.look(offset + 8 * begin, words[begin : begin + _BLOCK])
             missing.append(unread[wanted[unread]])
             here = offset >> view.space.page_shift
-            done += int(wanted[here : here + (len(data) >> view.space.page_shift)].sum())
+            done += int(wanted.part(here, here + (len(data) >> view.space.page_shift)).sum())
             progress(what, done, total)
     return np.concatenate(missing)
 
 
-def present_frames(host: Host, frames: int) -> Mask | None:
-    """bool[frames]: which page frames the dump holds whole; None: the host cannot say."""
+def present_frames(host: Host, frames: int) -> ByFrame[np.bool_] | None:
+    """Of so many page frames, which the dump holds whole; None: the host cannot say."""
     ranges = host.present()
     if ranges is None:
         return None
     shift = page_shift(host)
-    held = np.zeros(frames, np.bool_)
-    for start, end in ranges:
-        first, last = -(-start >> shift), min(end >> shift, frames)
-        held[min(first, frames) : last] = True
-    return held
+    runs = [(-(-start >> shift), end >> shift) for start, end in ranges]
+    return ByFrame.of_runs(frames, np.array(runs, np.int64).reshape(-1, 2))
 
 
 def readable_frames(
-    view: KernelView, frames: Frames, present: Mask | None, *uses: FrameUse
-) -> Mask:
-    """bool[frames]: page frames of these uses that the dump holds, none past the end of memory."""
-    wanted = np.isin(frames.use, np.array([int(u) for u in uses], np.uint8))
+    view: KernelView, frames: Frames, present: ByFrame[np.bool_] | None, *uses: FrameUse
+) -> ByFrame[np.bool_]:
+    """Page frames of these uses that the dump holds, none past the end of memory."""
+    wanted = frames.use.among(*uses)
     # The last section of the memory map goes on where memory has ended.
-    wanted[(view.space.direct.end - view.space.direct.start) >> view.space.page_shift :] = False
-    return wanted if present is None else wanted & present[: len(wanted)]
+    end = (view.space.direct.end - view.space.direct.start) >> view.space.page_shift
+    wanted.set(np.arange(end, max(end, len(wanted))), np.bool_(False))
+    return wanted if present is None else wanted & present
 
 
-def _bridged(wanted: Mask, present: Mask | None) -> Mask:
+def _bridged(runs: NDArray[np.int64], present: ByFrame[np.bool_] | None) -> NDArray[np.int64]:
     """Also the short gaps between wanted pages: one long read is cheaper than two short ones."""
-    bridged = wanted.copy()
-    for first, last in _runs_of(~wanted):
-        if last - first <= _BRIDGE and (present is None or present[first:last].all()):
-            bridged[first:last] = True
-    return bridged
-
-
-def _runs_of(wanted: Mask) -> list[tuple[int, int]]:
-    """Neighbours that are wanted, as (first, end)."""
-    edges = np.flatnonzero(np.diff(wanted.view(np.int8), prepend=0, append=0))
-    return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
+    if not len(runs):
+        return runs
+    begin, end = runs[:-1, 1], runs[1:, 0]
+    bridged = end - begin <= _BRIDGE
+    if present is not None:
+        some = np.flatnonzero(bridged)
+        gaps = np.repeat(np.arange(len(some)), end[some] - begin[some])
+        absent = gaps[~present[spread(begin[some], end[some])]]
+        bridged[some[absent]] = False
+    first = np.append(True, ~bridged)
+    return np.stack([runs[first, 0], runs[np.append(~bridged, True), 1]], axis=1)
 
 
 def _read_frames(

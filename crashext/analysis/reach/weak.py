@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from crashext.analysis.reach.reachability import Reach
 from crashext.analysis.reach.scan import present_frames, readable_frames, scan_memory
-from crashext.hosts.base import Mask
 from crashext.kernel.access import Words
+from crashext.kernel.byframe import ByFrame
 from crashext.kernel.pages.frames import FrameUse
 from crashext.kernel.slab.objects import State
 from crashext.kernel.slab.slots import Slots
@@ -43,7 +43,9 @@ def weakly_held(marked: Reach, slots: Slots, progress: Progress) -> NDArray[np.b
 class _WeakReferences:
     """The scanner for struct page pointers and physical addresses, and what it found so far."""
 
-    def __init__(self, marked: Reach, starts: Words, pages: Words, wanted: Mask) -> None:
+    def __init__(
+        self, marked: Reach, starts: Words, pages: Words, wanted: ByFrame[np.bool_]
+    ) -> None:
         self._marked, self._starts, self._pages = marked, starts, pages
         self._wanted = wanted
         self._physical, self._maps = np.sort(starts), np.unique(pages)

@@ -1,6 +1,6 @@
 """What every page frame is used for: free, slab, user, page table, reserved, the kernel's own.
 
-One pass over the memory map, one byte a page frame. It reads no page's content.
+One pass over the memory map. It reads no page's content.
 
 Sources: include/linux/page-flags.h, mm_types.h, mmzone.h (4.19 to 6.12); free pages outside the
 buddy lists: mm/page_alloc.c, per_cpu_pages.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +18,11 @@ from numpy.typing import NDArray
 from crashext.hosts.base import Bytes, Host, Layout, Mask, ReadFault
 from crashext.kernel.access import Words, column, require, u64, variable, words_at
 from crashext.kernel.addresses import AddressSpace
+from crashext.kernel.byframe import ByFrame
 from crashext.kernel.memmap import Block, MemoryMap
 from crashext.kernel.slab.descriptors import SlabFields, slab_fields
 from crashext.progress import Progress
 
-MAX_FRAMES = 1 << 28  # 1 TiB of memory; a byte each
 _MAX_ZONES = 5 * 1024
 _MAX_ORDER = 18
 _HUGETLB_DTOR = 2
@@ -58,8 +59,8 @@ USER = (FrameUse.ANON, FrameUse.FILE, FrameUse.SHMEM, FrameUse.HUGETLB)
 class Frames:
     """The use of page frames 0 to max_pfn."""
 
-    use: NDArray[np.uint8]
-    """uint8[frames] of `FrameUse`."""
+    use: ByFrame[np.uint8]
+    """`FrameUse` of each."""
     pcp: int
     """Free pages on per-CPU lists."""
     missing: int
@@ -67,13 +68,16 @@ class Frames:
 
     def count(self, *uses: FrameUse) -> int:
         """Page frames of these uses."""
-        return int(np.isin(self.use, [int(u) for u in uses]).sum())
+        return int(self.counts[[int(u) for u in uses]].sum())
+
+    @cached_property
+    def counts(self) -> NDArray[np.int64]:
+        """Page frames of each use."""
+        return self.use.tally(max(FrameUse) + 1)
 
     def runs(self, *uses: FrameUse) -> NDArray[np.int64]:
         """int64[n, 2]: (first pfn, end pfn) of neighbours of these uses."""
-        wanted = np.isin(self.use, np.array([int(u) for u in uses], np.uint8))
-        edges = np.flatnonzero(np.diff(wanted.view(np.int8), prepend=0, append=0))
-        return edges.reshape(-1, 2).astype(np.int64)
+        return self.use.among(*uses).runs()
 
 
 class _Fields:
@@ -151,13 +155,10 @@ def frames(host: Host, memory: MemoryMap, space: AddressSpace, progress: Progres
     """Classify every page frame. Raises `UnknownLayout` where struct page is not understood."""
     fields = _Fields(host)
     total = int((memory.block_pfns + memory.block_pages).max(initial=0))
-    if total > MAX_FRAMES:
-        raise MemoryError(f"{total:,} page frames")
-    use = np.full(total, FrameUse.ABSENT, np.uint8)
+    use: ByFrame[np.uint8] = ByFrame.filled(total, np.uint8(FrameUse.ABSENT))
     links: dict[int, int] = {}  # list node of a page that may be on a pcp list -> the next
     idle: list[Words] = []
-    buddies: list[tuple[Words, Words]] = []
-    missing = 0
+    missing, inside = 0, 0
     blocks = len(memory.block_pfns)
     order = np.argsort(memory.block_pfns, kind="stable")
     lru = fields.page.first_of("lru")
@@ -165,26 +166,24 @@ def frames(host: Host, memory: MemoryMap, space: AddressSpace, progress: Progres
         missing += int((~block.ok).sum())
         here = _classify(fields, block, memory, use)
         free, orders = _buddies(fields, block)
-        buddies.append((np.uint64(block.first_pfn) + free.astype(np.uint64), orders))
-        maybe = np.flatnonzero(here == FrameUse.FREE)
-        maybe = maybe[~np.isin(maybe, free)]
+        in_buddy, inside = _spread(here, block.first_pfn, free, orders, inside)
+        maybe = np.flatnonzero((here == FrameUse.FREE) & ~in_buddy)
         if len(maybe) and lru is not None:
             pfns = np.uint64(block.first_pfn) + maybe.astype(np.uint64)
             idle.append(pfns)
             rows = np.ascontiguousarray(block.rows[maybe, lru.offset : lru.offset + 8])
             nodes = (memory.maps_of(pfns) + np.uint64(lru.offset)).tolist()
             links.update(zip(nodes, rows.view("<u8").reshape(-1).tolist(), strict=True))
-        use[block.first_pfn : block.first_pfn + len(here)] = here
+        use.put(block.first_pfn, here)
         progress("page frames", done, blocks)
-    in_buddy = _spread(use, buddies)
     on_pcp = _pcp_pages(host, memory, space, links, lru.offset if lru else 0)
     on_pcp = on_pcp[on_pcp < total]
-    _keep_tails(use, idle, in_buddy, on_pcp)
+    _keep_tails(use, idle, on_pcp)
     return Frames(use, len(on_pcp), missing)
 
 
 def _classify(
-    fields: _Fields, block: Block, memory: MemoryMap, known: NDArray[np.uint8]
+    fields: _Fields, block: Block, memory: MemoryMap, known: ByFrame[np.uint8]
 ) -> NDArray[np.uint8]:
     """Uses of one block; `known` has those of the page frames before it."""
     rows: Bytes = block.rows
@@ -248,29 +247,32 @@ def _buddies(fields: _Fields, block: Block) -> tuple[NDArray[np.intp], Words]:
     return rows[sane], orders[sane]
 
 
-def _spread(use: NDArray[np.uint8], buddies: list[tuple[Words, Words]]) -> Mask:
-    """Mark whole free blocks in `use`; returns which page frames are in one."""
+def _spread(
+    use: NDArray[np.uint8], first: int, heads: NDArray[np.intp], orders: Words, before: int
+) -> tuple[Mask, int]:
+    """Mark whole free blocks in the `use` of page frames from `first` on.
+
+    `before` is where the free blocks of earlier page frames end. Returns which page frames are in
+    one, and where the last of them ends.
+    """
+    ends = heads.astype(np.int64) + (np.int64(1) << orders.astype(np.int64))
     inside = np.zeros(len(use) + 1, np.int32)
-    for pfns, orders in buddies:
-        ends = np.minimum(pfns + (np.uint64(1) << orders), np.uint64(len(use)))
-        np.add.at(inside, pfns.astype(np.int64), 1)
-        np.add.at(inside, ends.astype(np.int64), -1)
+    np.add.at(inside, heads, 1)
+    np.add.at(inside, np.minimum(ends, len(use)), -1)
     free = np.cumsum(inside[:-1]) > 0
-    use[free & (use != FrameUse.ABSENT)] = FrameUse.FREE
-    return np.asarray(free, np.bool_)
+    free[: max(0, before - first)] = True
+    use[free] = FrameUse.FREE
+    return np.asarray(free, np.bool_), max(before, first + int(ends.max(initial=0)))
 
 
-def _keep_tails(
-    use: NDArray[np.uint8], idle: list[Words], in_buddy: Mask, on_pcp: NDArray[np.int64]
-) -> None:
+def _keep_tails(use: ByFrame[np.uint8], idle: list[Words], on_pcp: NDArray[np.int64]) -> None:
     """Pages without references that are nobody's free page belong to the allocation before them.
 
     Only the first page of an allocation of higher order counts references, unless it is compound.
     """
     if not idle:
         return
-    pfns = np.concatenate(idle).astype(np.int64)
-    pfns = np.sort(pfns[~in_buddy[pfns]])
+    pfns = np.sort(np.concatenate(idle).astype(np.int64))
     pfns = pfns[~np.isin(pfns, on_pcp)]
     if not len(pfns):
         return
@@ -278,7 +280,7 @@ def _keep_tails(
     before = pfns[starts] - 1
     after_kernel = (before >= 0) & (use[np.maximum(before, 0)] == FrameUse.KERNEL)
     run = np.repeat(after_kernel, np.diff(np.append(starts, len(pfns))))
-    use[pfns[run]] = FrameUse.KERNEL
+    use.set(pfns[run], np.uint8(FrameUse.KERNEL))
 
 
 def _pcp_pages(

@@ -174,19 +174,19 @@ def read_pages(view: KernelView, progress: Progress) -> Pages:
 def leftover(view: KernelView, frames: Frames, areas: Areas) -> Leftover:
     """Sort out the KERNEL page frames."""
     host, space = view.host, view.space
-    left = frames.use == FrameUse.KERNEL
+    left = frames.use.among(FrameUse.KERNEL)
 
     def take(which: NDArray[np.int64]) -> int:
         which = which[(which >= 0) & (which < len(left))]
         which = which[left[which]]
-        left[which] = False
+        left.set(which, np.bool_(False))
         return len(which)
 
     vmalloc = take(np.unique(areas.frame))
     percpu = take(percpu_frames(host, space, areas))
     tables = np.union1d(kernel_tables(host, space), user_tops(host, space, view.memory))
     walked, tracing = take(tables), take(raw_pages(host, space))
-    return Leftover(vmalloc, percpu, walked, tracing, tables, np.flatnonzero(left))
+    return Leftover(vmalloc, percpu, walked, tracing, tables, left.frames())
 
 
 def blocks(view: KernelView, frames: NDArray[np.int64], rng: np.random.Generator) -> Blocks:
@@ -254,4 +254,4 @@ def reserved_pages(view: KernelView, frames: Frames, start: int, size: int) -> i
         start >> view.space.page_shift,
         (start + size + view.space.page_size - 1) >> view.space.page_shift,
     )
-    return int((frames.use[first:last] == FrameUse.RESERVED).sum())
+    return int((frames.use.part(first, last) == FrameUse.RESERVED).sum())

@@ -9,11 +9,11 @@ import enum
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from crashext.hosts.base import Host, ReadFault, Symbol
 from crashext.kernel.access import Words
 from crashext.kernel.addresses import image_shift
+from crashext.kernel.byframe import ByFrame
 from crashext.kernel.pages.areas import Areas
 from crashext.kernel.pages.frames import Frames, FrameUse
 from crashext.kernel.pages.pagetables import physical
@@ -201,17 +201,13 @@ def _percpu_size(host: Host) -> int:
     return max(0, end - start)
 
 
-def memory_map_frames(view: KernelView, count: int) -> NDArray[np.bool_]:
-    """bool[count]: page frames that the memory map itself lies in."""
-    found = np.zeros(count, np.bool_)
+def memory_map_frames(view: KernelView, count: int) -> ByFrame[np.bool_]:
+    """Of `count` page frames, those that the memory map itself lies in."""
+    memory, shift = view.memory, np.uint64(view.space.page_shift)
     try:
-        starts, ok = physical(view.host, view.space, view.memory.block_maps)
+        starts, ok = physical(view.host, view.space, memory.block_maps)
     except ReadFault:
-        return found
-    sizes = view.memory.block_pages * np.uint64(view.memory.page_size)
-    for start, size in zip(starts[ok].tolist(), sizes[ok].tolist(), strict=True):
-        found[
-            start >> view.space.page_shift : (start + size + view.space.page_size - 1)
-            >> view.space.page_shift
-        ] = True
-    return found
+        return ByFrame.filled(count, np.bool_(False))
+    sizes = memory.block_pages * np.uint64(memory.page_size) + np.uint64(view.space.page_size - 1)
+    runs = np.stack([starts[ok] >> shift, starts[ok] + sizes[ok] >> shift], axis=1)
+    return ByFrame.of_runs(count, runs.astype(np.int64))

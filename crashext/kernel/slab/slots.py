@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from crashext.hosts.base import Mask
 from crashext.kernel.access import Words
+from crashext.kernel.byframe import ByFrame
 from crashext.kernel.slab.objects import State
 from crashext.kernel.slab.slabs import SlabIndex
 from crashext.kernel.slab.view import KernelView
@@ -41,8 +41,8 @@ class SlotTable:
     """uint64[slabs]: bytes of an object."""
     start: int
     """Direct-map address of page frame 0."""
-    row_of_page: NDArray[np.int32]
-    """int32[page frames]: row of the slab that has the page, -1 where none has."""
+    row_of_page: ByFrame[np.int32]
+    """Row of the slab that has the page, -1 where none has."""
     broken: int
     """Slabs whose freelist is broken: their slots that are not known to be free are UNKNOWN."""
     page_shift: int
@@ -90,7 +90,7 @@ class SlotTable:
 
 
 def slot_table(
-    view: KernelView, present: Mask | None, progress: Progress, index: SlabIndex
+    view: KernelView, present: ByFrame[np.bool_] | None, progress: Progress, index: SlabIndex
 ) -> SlotTable:
     """Find the state of every slot of the slabs in `index`.
 
@@ -137,22 +137,22 @@ def slot_table(
     )
 
 
-def _pages(view: KernelView, index: SlabIndex) -> NDArray[np.int32]:
+def _pages(view: KernelView, index: SlabIndex) -> ByFrame[np.int32]:
     frames = (view.space.direct.end - view.space.direct.start) >> view.space.page_shift
-    row_of_page = np.full(frames, -1, np.int32)
+    row_of_page: ByFrame[np.int32] = ByFrame.filled(frames, np.int32(-1))
     pfns = (index.page - np.uint64(view.space.direct.start)) >> np.uint64(view.space.page_shift)
     for span in np.unique(index.pages).tolist():
         rows = np.flatnonzero(index.pages == span)
         pages = pfns[rows, None].astype(np.int64) + np.arange(span)[None]
         good = pages < frames
         numbers = np.broadcast_to(rows[:, None], pages.shape)
-        row_of_page[pages[good]] = numbers[good].astype(np.int32)
+        row_of_page.set(pages[good], numbers[good].astype(np.int32))
     return row_of_page
 
 
 def _forget_missing(
-    row_of_page: NDArray[np.int32],
-    present: Mask,
+    row_of_page: ByFrame[np.int32],
+    present: ByFrame[np.bool_],
     index: SlabIndex,
     first: Slots,
     sizes: Words,
@@ -161,10 +161,10 @@ def _forget_missing(
     state: NDArray[np.uint8],
 ) -> None:
     """Slots that touch a page which is not in the dump are unreadable."""
-    pages = np.flatnonzero(row_of_page >= 0)
-    held = np.zeros(len(row_of_page), np.bool_)
-    held[: len(present)] = present[: len(held)]
-    lost = pages[~held[pages]]
+    pages = row_of_page.map(lambda row: row >= 0).frames()
+    held = pages < len(present)
+    held[held] = present[pages[held]]
+    lost = pages[~held]
     for some in (lost[at : at + _PIECE] for at in range(0, len(lost), _PIECE)):
         rows = row_of_page[some]
         inside = (some << shift) - (index.address[rows] - np.uint64(start)).astype(np.int64)

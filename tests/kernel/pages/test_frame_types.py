@@ -88,6 +88,6 @@ def test_blocks_on_a_cpus_lists_are_free_to_their_last_page() -> None:
         for pfn in range(first, first + count):
             uncounted(made, pfn)
     found = classified(made)
-    free = np.flatnonzero(found.use == FrameUse.FREE).tolist()
+    free = np.flatnonzero(found.use[:] == FrameUse.FREE).tolist()
     assert free == [100, *range(200, 204), *range(1024, 1536)]
     assert found.pcp == len(free)

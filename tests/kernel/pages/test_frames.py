@@ -16,6 +16,7 @@ from drgn.helpers.linux.mmzone import for_each_online_pgdat
 from drgn.helpers.linux.percpu import per_cpu_ptr
 
 from crashext.hosts.base import UnknownLayout
+from crashext.kernel.byframe import ByFrame
 from crashext.kernel.pages.frames import Frames, FrameUse, frames
 from crashext.progress import silent
 from tests.conftest import few, lab_dump, lab_view
@@ -68,7 +69,7 @@ def in_buddy_lists(prog: drgn.Program) -> set[int]:
 
 @pytest.mark.parametrize("name", ["default", "innocent"])
 def test_free_pages_are_those_of_the_allocators_own_lists(name: str) -> None:
-    prog, use = drgn_program(name), found(name).use
+    prog, use = drgn_program(name), found(name).use[:]
     pcp = on_pcp_lists(prog)
     buddy = in_buddy_lists(prog)
     assert found(name).pcp == len(pcp) == len(set(pcp)) > 0
@@ -95,7 +96,7 @@ def test_free_blocks_are_as_many_as_buddyinfo_counted(name: str) -> None:
 
 def test_each_page_is_what_its_flags_say() -> None:
     """drgn's helpers for every 7th page of the machine."""
-    prog, use = drgn_program("default"), found("default").use
+    prog, use = drgn_program("default"), found("default").use[:]
     checked: Counter[str] = Counter()
     for pfn in range(0, len(use), 7):
         if use[pfn] == FrameUse.ABSENT:
@@ -153,7 +154,7 @@ def test_pages_taken_from_the_allocator_are_the_kernels(part: str) -> None:
 
 def test_runs_join_neighbours_and_count_them() -> None:
     use = np.array([2, 2, 9, 0, 3, 3, 9], np.uint8)
-    some = Frames(use, 0, 0)
+    some = Frames(ByFrame(len(use), None, use[None]), 0, 0)
     assert some.runs(FrameUse.SLAB, FrameUse.KERNEL).tolist() == [[0, 3], [6, 7]]
     assert some.count(FrameUse.SLAB, FrameUse.KERNEL) == 4
     assert some.runs(FrameUse.ANON).tolist() == []
@@ -190,7 +191,7 @@ def test_a_free_block_covers_all_its_pages_and_ends_with_memory() -> None:
     made = machine()
     buddy(made, 8, 3)
     buddy(made, 60, 4)  # past the end: an order that cannot be
-    use = classified(made).use
+    use = classified(made).use[:]
     assert np.flatnonzero(use == FrameUse.FREE).tolist() == [*range(8, 16), *range(60, 64)]
 
 
@@ -198,7 +199,7 @@ def test_an_absurd_order_is_not_believed() -> None:
     made = machine()
     buddy(made, 8, 1 << 60)
     buddy(made, 32, 2)
-    assert np.flatnonzero(classified(made).use == FrameUse.FREE).tolist() == [32, 33, 34, 35]
+    assert np.flatnonzero(classified(made).use[:] == FrameUse.FREE).tolist() == [32, 33, 34, 35]
 
 
 def test_tails_of_an_uncounted_allocation_belong_to_it() -> None:
@@ -276,7 +277,7 @@ def test_a_huge_page_is_one_in_use_or_waiting_in_its_pool(
     made.put(40, 0, 1 << ACTIVE)
     made.put(48, 0, 1 << HEAD | 1 << ACTIVE)
     made.put(49, 8, VMEMMAP + 64 * 48 | 1)
-    use = classified(made).use
+    use = classified(made).use[:]
     assert np.flatnonzero(use == FrameUse.HUGETLB).tolist() == list(range(16, 24))
 
 
@@ -295,4 +296,4 @@ def test_a_page_table_by_its_type(enumerators: dict[str, int], page_type: int) -
     made = machine()
     made.host.enumerators |= enumerators
     made.put(16, 48, 1 << 32 | page_type)
-    assert np.flatnonzero(classified(made).use == FrameUse.TABLE).tolist() == [16]
+    assert np.flatnonzero(classified(made).use[:] == FrameUse.TABLE).tolist() == [16]

@@ -13,6 +13,7 @@ from drgn.helpers.linux import slab as drgn_slab
 from drgn.helpers.linux.mm import PageSlab, for_each_page
 from drgn.helpers.linux.slab import find_slab_cache, slab_cache_for_each_allocated_object
 
+from crashext.kernel.byframe import ByFrame
 from crashext.kernel.slab.objects import State
 from crashext.kernel.slab.slots import SlotTable, slot_table
 from crashext.progress import silent
@@ -89,9 +90,9 @@ def test_every_byte_of_an_object_leads_to_its_slot(name: str) -> None:
 
 def test_pages_that_are_missing_make_their_slots_unreadable() -> None:
     whole, view = marked("default").table, lab_view("default")
-    present = np.ones(len(whole.row_of_page), np.bool_)
-    lost = np.flatnonzero(whole.row_of_page >= 0)[::11]
-    present[lost] = False
+    present: ByFrame[np.bool_] = ByFrame.filled(len(whole.row_of_page), np.bool_(True))
+    lost = np.flatnonzero(whole.row_of_page[:] >= 0)[::11]
+    present.set(lost, np.bool_(False))
     table = slot_table(view, present, silent, whole.index)
     unreadable = np.flatnonzero(table.state == State.UNREADABLE)
     # Of the whole slot: its padding may be where the freelist has its pointer.
