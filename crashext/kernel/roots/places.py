@@ -9,6 +9,7 @@ import enum
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from crashext.hosts.base import Host, ReadFault, Symbol
 from crashext.kernel.access import Words
