@@ -16,8 +16,7 @@ from crashext.commands.options import ExcerptOptions, ObjsimOptions
 from crashext.commands.output import Output
 from crashext.commands.place import Place
 from crashext.commands.questions import Question, options_of
-from crashext.hosts.base import CommandHost, HostError
-from crashext.kernel.slab.view import KernelView
+from crashext.hosts.base import CommandHost, Host, HostError
 from crashext.progress import Progress
 from crashext.report.documents import document
 from crashext.report.objsim_text import print_similarity_report
@@ -32,7 +31,7 @@ def answer(options: ObjsimOptions, place: Place, progress: Progress) -> Output:
     with open_view(open_host(options.source, place), options.source.record, question) as opened:
         report = compare(
             opened.view,
-            [_address(opened.view, text) for text in options.addresses],
+            [address_of(opened.view.host, text) for text in options.addresses],
             options.settings,
             options.list,
             progress,
@@ -58,20 +57,21 @@ def _printed(report: SimilarityReport, verbose: bool, lost: bool = False) -> Out
     )
 
 
-def _address(view: KernelView, text: str) -> int:
+def address_of(host: Host, text: str) -> int:
+    """The address that a word of the command line means. Raises `HostError` where it means none."""
     digits = text.removeprefix("0x")
     number = text.startswith("0x") or len(digits) >= _ADDRESS_DIGITS
     if number and re.fullmatch(r"[0-9a-fA-F]{1,16}", digits):
         return int(digits, 16)
     match = _NEAR_SYMBOL.fullmatch(text)
-    symbol = view.host.address_of(match[1] if match else text)
+    symbol = host.address_of(match[1] if match else text)
     if match and symbol is not None:
         symbol += int(match[2].replace(" ", ""), 0)
         if not 0 <= symbol < 1 << 64:
             raise HostError(f"{text} is outside the address space")
         return symbol
-    if symbol is None and isinstance(view.host, CommandHost):
-        symbol = view.host.evaluate(text)
+    if symbol is None and isinstance(host, CommandHost):
+        symbol = host.evaluate(text)
     if symbol is None:
         raise HostError(f"{text} is neither a hexadecimal address nor a symbol of this kernel")
     return symbol

@@ -28,6 +28,15 @@ if TYPE_CHECKING:
     from crashext.hosts.nodebuginfo import NoDebugInfo
 
 NO_DEBUG_INFO = "no debug info: types from the kernel's own BTF; file and line not known"
+FUNCTIONS_ONLY = "its own symbols are functions only (no CONFIG_KALLSYMS_ALL)"
+
+
+class NoTypes(HostError):
+    """Symbols are known, types are not: words can be read, and little is known of them."""
+
+    def __init__(self, message: str, host: Host) -> None:
+        super().__init__(message)
+        self.host = host
 
 
 @dataclass
@@ -113,11 +122,13 @@ def _open_bare(core: Path, missing: NoDebugInfo, source: str = "") -> Host:
     try:
         host = BareHost(missing.program, source or core.name, core)
         types = CarriedTypes(host)
-        if not types.known:
-            raise HostError(f"it {types.problem}")
         host.require(types.functions())
     except HostError as error:
         raise HostError(f"{missing}; {error}") from error
+    if host.functions_only:
+        raise NoTypes(f"{missing}; {FUNCTIONS_ONLY}", host)
+    if not types.known:
+        raise NoTypes(f"{missing}; it {types.problem}", host)
     host.prefer(types)
     tell(str(core), NO_DEBUG_INFO)
     return host

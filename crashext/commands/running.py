@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from crashext.commands import cache, live, objsim, orphans, overview, procfs, sites, trace
+from crashext.commands import cache, live, objsim, orphans, overview, procfs, sites, trace, untyped
 from crashext.commands.arguments import BAD_INPUT
+from crashext.commands.opening import NoTypes
 from crashext.commands.options import (
     CacheOptions,
     ExcerptOptions,
@@ -57,7 +58,9 @@ def run(program: str, options: Options, place: Place) -> int:
     """Answer; returns the exit status."""
     try:
         with _progress() as progress:
-            output = _MODES[type(options)](options, place, progress)
+            output = _output(program, options, place, progress)
+        if output is None:
+            return BAD_INPUT
         _write_page(options.printing, output)
         _print(options.printing, output)
     except (HostError, UnknownLayout, ReadFault) as error:
@@ -79,6 +82,13 @@ def run(program: str, options: Options, place: Place) -> int:
         tell(program, "out of memory: is the dump or session damaged?")
         return BAD_INPUT
     return BAD_INPUT if output.lost else 0
+
+
+def _output(program: str, options: Options, place: Place, progress: Progress) -> Output | None:
+    try:
+        return _MODES[type(options)](options, place, progress)
+    except NoTypes as less:
+        return untyped.answer(program, options, less)
 
 
 def _write_page(printing: Printing, output: Output) -> None:

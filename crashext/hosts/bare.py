@@ -65,7 +65,14 @@ class BareHost(UnindexedHost):
                 f"{DAMAGED}: {len(missing):,} of {len(functions):,} functions are not among them"
             )
 
+    @property
+    def functions_only(self) -> bool:
+        """Whether no variable has a name but those few that VMCOREINFO has."""
+        return self._kallsyms.functions_only
+
     def address_of(self, name: str) -> int | None:
+        if self.functions_only and name == "init_uts_ns":
+            return int(self._info.vmcoreinfo.get(f"SYMBOL({name})", "0"), 16)
         return self._kallsyms.by_name.get(name)
 
     def symbol_at(self, address: int) -> Symbol | None:

@@ -52,6 +52,11 @@ class Kallsyms:
     by_name: Mapping[str, int]
     """Address: of several symbols of a name the global one, else the first."""
 
+    @property
+    def functions_only(self) -> bool:
+        """Whether this kernel keeps no variables' names (no CONFIG_KALLSYMS_ALL)."""
+        return "init_uts_ns" not in self.by_name
+
     def below(self, end: int) -> Iterator[tuple[int, str]]:
         """(address, name) of each symbol below an address."""
         count = int(np.searchsorted(self.addresses, np.uint64(end)))
@@ -89,8 +94,10 @@ def read_kallsyms(read: Read, vmcoreinfo: Mapping[str, str]) -> Kallsyms:
     if (addresses[1:] < addresses[:-1]).any():  # sort_symbols() of scripts/kallsyms.c
         raise HostError(f"{DAMAGED}: their addresses are in disorder")
     found = _sorted(names, addresses)
-    _require_agreement(found.by_name, known)
-    _require_exports(read, found)
+    _require_names(found.by_name)
+    if not found.functions_only:
+        _require_agreement(found.by_name, known)
+        _require_exports(read, found)
     return found
 
 
@@ -217,10 +224,13 @@ def _worth(symbol: str) -> tuple[bool, bool, bool, str]:
     )
 
 
+def _require_names(addresses: Mapping[str, int]) -> None:
+    if _NAMES.fullmatch("".join(f"{name}\n" for name in addresses)) is None:
+        raise HostError(f"{DAMAGED}: some are no names")
+
+
 def _require_agreement(addresses: Mapping[str, int], known: Mapping[str, int]) -> None:
-    """What VMCOREINFO says of symbols must be true of these, and all must be names."""
-    if "init_uts_ns" not in addresses:
-        raise HostError("its own symbols are functions only (no CONFIG_KALLSYMS_ALL)")
+    """What VMCOREINFO says of symbols must be true of these."""
     low, high = addresses["_stext"], addresses.get("_end", 0)
     # Some are no symbol's address but a variable's value: mem_section, a pointer.
     inside = {name: at for name, at in known.items() if low <= at < high and name in addresses}
@@ -229,5 +239,3 @@ def _require_agreement(addresses: Mapping[str, int], known: Mapping[str, int]) -
             raise HostError(f"{DAMAGED}: {name} is not where VMCOREINFO says")
     if len(inside) < _ENOUGH:
         raise HostError(f"{DAMAGED}: VMCOREINFO knows others")
-    if _NAMES.fullmatch("".join(f"{name}\n" for name in addresses)) is None:
-        raise HostError(f"{DAMAGED}: some are no names")

@@ -89,7 +89,7 @@ def test_what_is_missing_is_one_line(
     monkeypatch.setattr("crashext.hosts.drgn.open_core", opened)
     ran = run("leakscan", "-c", lab_dump("default").vmcore)
     assert ran.status == 2
-    assert ran.out == ""
+    assert "slab caches, the largest first" in ran.out if symbol == "__start_BTF" else not ran.out
     assert len(ran.err.splitlines()) == 1
     assert re.search(
         r"no debug info found for kernel 6\.1\.\S+ \(build ID [0-9a-f]{40}\): give its vmlinux "
