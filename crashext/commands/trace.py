@@ -92,7 +92,7 @@ def joined(
         caches or tuple(c.name for c in report.caches),
         options=options_of(look.settings, look.refs),
     )
-    said = tuple(replace(s, what=f"trace: {s.what}") for s in trace.skipped)
+    said = tuple(replace(s, what=f"{s.what} (trace)") for s in trace.skipped)
     whole = replace(report, skipped=(*report.skipped, *said))
 
     def text(console: Console) -> None:

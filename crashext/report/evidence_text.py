@@ -56,7 +56,8 @@ def record_lines(
         objects = sum(a.objects for a in hidden)
         lines.append(f"{plural(len(hidden), 'more site')} (-v shows), {plural(objects, 'object')}")
     told = set[str]() if said is None else said
-    if callers is not None and not callers.clear:
+    recorded = any(allocator.rung == "trace" for allocator in allocators)
+    if callers is not None and not callers.clear and (verbose or not recorded):
         lines += caller_lines(callers, verbose, callers.step not in told)
         told.add(callers.step)
     if unattributed and unattributed not in told:

@@ -126,14 +126,14 @@ def _groups(site: MarkedSite) -> str:
 
 def _outcomes(cache: MarkedCache) -> list[str]:
     lines = []
-    parts = [f"{cache.compared:,} were compared"]
+    parts = [f"{cache.compared:,} compared"]
     if cache.gone:
-        parts.append(f"{cache.gone:,} were freed since, or moved on")
+        parts.append(f"{cache.gone:,} freed since, or moved on")
     if cache.unreadable:
-        parts.append(f"{cache.unreadable:,} cannot be read")
+        parts.append(f"{cache.unreadable:,} not readable")
     if cache.not_compared:
-        parts.append(f"{cache.not_compared:,} more were not looked at")
-    lines.append(f"of {plural(cache.outstanding, 'outstanding object')}, {', '.join(parts)}")
+        parts.append(f"{cache.not_compared:,} not looked at")
+    lines.append(f"{plural(cache.outstanding, 'outstanding object')}: {', '.join(parts)}")
     if not cache.by_reach:
         lines.append(
             "marked by likeness alone: innocents that are alike are marked too; --refs tells "

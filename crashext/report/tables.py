@@ -69,6 +69,7 @@ class _Layout:
         longest = max((len(row[-1]) for row in rows), default=0) if self.text else 0
         room = width - self._end() - _GAP
         self.beside = room >= min(longest, _LEAST_TEXT)
+        self.room = room
 
     def _end(self) -> int:
         """The column after the last that is not text."""
@@ -99,7 +100,8 @@ class _Layout:
         row = margin + gap.join(f"{c:{'>' if s == 'r' else '<'}{w}}" for c, s, w in shown)
         if not self.text or not cells[-1]:
             return [*found, row.rstrip()]
-        if self.beside:
+        word = max(map(len, cells[-1].split()))
+        if self.beside and word <= self.room:
             start = row + gap if shown else margin
             return [*found, *folded(start + cells[-1], self.width, len(start))]
         return [*found, row.rstrip(), *folded(margin + " " * _STEP + cells[-1], self.width)]

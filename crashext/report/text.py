@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from crashext.analysis.results.estimate import count_text, share_text
+from crashext.analysis.results.joined import JoinedTrace
 from crashext.analysis.results.reports import (
     CacheReport,
     Group,
@@ -24,7 +23,7 @@ from crashext.report.asking import Asking, print_step
 from crashext.report.evidence_text import allocator_lines
 from crashext.report.joined_text import print_joined
 from crashext.report.kinds import COLOURS, UNKNOWN
-from crashext.report.lines import line
+from crashext.report.lines import folded, line
 from crashext.report.reach_text import (
     cache_reach_lines,
     headline,
@@ -41,11 +40,12 @@ _FEW_GROUPS = 3
 _FEW_WORDS = 32
 _LARGE, _MOSTLY = 0.01, 0.5
 """Shares of a cache, and of a group, from which something is much."""
-_NAME, _SHORT_NAME = 24, 10
+_NAME = 24
+_LEAST_MEANING = 20
 _ROOMY = 72
 """Columns from which a hop is shown with its address, which the word nearly says."""
-_FIXED = 38
-"""Columns of a word's offset and value with what is between them."""
+_WORDS_AT, _GAP = 6, 2
+"""The column where words begin, and the blanks between columns."""
 _CHUNK = 1 << 16
 _DIM, _BOLD, _HEAD, _WARN, _MARK = "dim", "bold", "bold cyan", "yellow", "bold red"
 
@@ -67,10 +67,17 @@ def print_leak_report(report: LeakReport, console: Console, verbose: bool, askin
         print_joined(report.trace, console, verbose)
     for cache in report.caches:
         line(console, cache_answer(cache), _BOLD)
-        _cache(console, cache, verbose, asking)
+        if verbose or report.trace is None or _told(report.trace, cache.name):
+            _cache(console, cache, verbose, asking)
     for text in reachability_lines(report.reachability):
         line(console, safe(text), _DIM)
     footer(console, report.kernel, report.skipped, report.interrupted, report.seed)
+
+
+def _told(trace: JoinedTrace, cache: str) -> bool:
+    """Whether a trace has more to say of a cache than that: -v shows the others, too."""
+    others = [c for c in trace.caches if c.cache != cache]
+    return not others or any(s.marked for c in trace.caches if c.cache == cache for s in c.sites)
 
 
 def write_addresses(addresses: NDArray[np.uint64], stream: TextIO) -> None:
@@ -188,7 +195,7 @@ def print_group(
         console,
         f"  {_group_head(number, group, slot_size)}; "
         f"likeness {group.similarity:.2f}, {plural(group.shapes, 'shape')}, "
-        f"{group.distinct:,} contents in {group.sampled:,} seen",
+        f"{plural(group.distinct, 'content')} in {group.sampled:,} seen",
         _HEAD,
     )
     for note in (*held_lines(group, verbose), *group.notes):
@@ -212,44 +219,54 @@ def print_words(
     """Words with their meanings; `marked` are offsets of those that differ from another object's,
     `names` what is at an offset by the type that the object may be.
     """
-    table = Table.grid(padding=(0, 2))
-    table.add_column("offset", no_wrap=True)
-    if names:
-        # What is left beside offsets and values is shared with the meanings.
-        width = max(_SHORT_NAME, min(_NAME, (console.width - _FIXED) // 2))
-        table.add_column("name", max_width=width, overflow="fold")
-    compared = in_group or bool(marked)
-    for column in ("value", "mark", "meaning") if compared else ("value", "meaning"):
-        table.add_column(column, no_wrap=column != "meaning", overflow="fold")
     called = names or {}
-
-    def row(
-        offset: str, value: str | Text, mark: str | Text, meaning: Text, name: str = ""
-    ) -> None:
-        cells = [value, mark, meaning] if compared else [value, meaning]
-        table.add_row(offset, *([safe(name)] if names else []), *cells)
-
+    rows: list[tuple[str, str, Text, str, str, str]] = []
     shown = 0
     for word, run in _zero_runs(words):
         if shown >= _FEW_WORDS and not verbose:
-            row("...", "", "", Text(f"{len(words)} words in all (-v shows them)"))
+            rows.append(("...", "", Text(), "", f"{len(words)} words in all (-v shows them)", ""))
             break
         shown += 1
+        offset = f"+{word.offset:#05x}"
         if run > 1:
-            row(f"+{word.offset:#05x}", "0", "", Text(f"{run} words of zeros"))
+            rows.append((offset, "", Text("0"), "", f"{run} words of zeros", ""))
             continue
-        mark = Text("*", style=_MARK) if word.offset in marked else Text(" ")
-        row(
-            f"+{word.offset:#05x}",
-            Text(_value(word), style=_style(word)),
-            mark,
-            Text(safe(_meaning(word, in_group))),
-            called.get(word.offset, ""),
-        )
+        value = Text(_value(word), style=_style(word))
+        mark = "*" if word.offset in marked else ""
+        name = safe(called.get(word.offset, ""))
+        rows.append((offset, name, value, mark, safe(_meaning(word, in_group)), ""))
         for hop in word.hops:
             where = f"{hop.address:x}, " if console.width >= _ROOMY else ""
-            row("", "", "", Text(f"-> {where}{safe(hop.what)}", style=_DIM))
-    console.print(Padding(table, (0, 0, 0, 6)))
+            rows.append(("", "", Text(), "", f"-> {where}{safe(hop.what)}", _DIM))
+    _show_words(console, rows, in_group or bool(marked))
+
+
+def _show_words(
+    console: Console, rows: Sequence[tuple[str, str, Text, str, str, str]], compared: bool
+) -> None:
+    """Offset, name, value, mark and meaning. Where a column of names leaves meanings no room, each
+    stands before its meaning."""
+    widths = [max(len(r[i]) for r in rows) for i in range(4)]
+    widths[3] = int(compared)
+    longest = max((len(part) for r in rows for part in r[1].split()), default=0)
+    widths[1] = min(widths[1], max(longest, _NAME))
+    at = _WORDS_AT + sum(w + _GAP for w in widths if w)
+    inline = console.width - at < _LEAST_MEANING
+    if inline:
+        at -= widths[1] + _GAP
+        widths[1] = 0
+    for offset, name, value, mark, meaning, style in rows:
+        told = f"{name}: {meaning}" if inline and name else meaning
+        meanings = folded(told, console.width - at, 0)
+        names = folded(name, widths[1], 0) if widths[1] else []
+        for i in range(max(len(meanings), len(names))):
+            cells = [Text(offset), Text(names[i] if i < len(names) else ""), value, Text(mark)]
+            text = Text(" " * _WORDS_AT)
+            for k, (cell, wide) in enumerate(zip(cells, widths, strict=True)):
+                shown = cell if i == 0 or k == 1 else Text("")
+                text += shown + Text(" " * (wide + _GAP - len(shown))) if wide else Text("")
+            text.append(meanings[i] if i < len(meanings) else "", style)
+            console.print(text, soft_wrap=True)
 
 
 def _value(word: Word) -> str:

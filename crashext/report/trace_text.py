@@ -13,7 +13,7 @@ from crashext.report.lines import line
 from crashext.report.safe import safe
 from crashext.report.tables import Table, show_table
 from crashext.trace.summary import Cache, Site, TraceSummary
-from crashext.wording import difference_text, plural, size_text
+from crashext.wording import difference_text, part_of, plural, size_text
 
 _FEW_SITES, _MANY_SITES = 20, 200
 _FEW_CACHES, _MANY_CACHES = 10, 100
@@ -110,7 +110,9 @@ def _caches(console: Console, trace: TraceSummary, verbose: bool) -> None:
 def _rate(cache: Cache, seconds: float) -> str:
     rate = hourly(cache, seconds)
     grew = sum(1 for n in cache.growth if n > 0)
-    return f"{rate} an hour; " * bool(rate) + f"grew in {grew} of {len(cache.growth)} periods"
+    return (
+        f"{rate} an hour; " * bool(rate) + f"grew in {part_of(grew, len(cache.growth), 'period')}"
+    )
 
 
 def hourly(cache: Cache, seconds: float) -> str:

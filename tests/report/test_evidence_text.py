@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from crashext.analysis.results.callsites import Callers, CallSite, Candidate
 from crashext.analysis.results.estimate import Estimate, Share
 from crashext.analysis.results.evidence import Allocator
 from crashext.analysis.results.reports import Group
@@ -86,3 +89,18 @@ def test_strings_of_the_dump_cannot_reach_the_terminal() -> None:
     )
     assert text.replace("\n", "").isprintable()
     assert text.isascii()
+
+
+def test_advice_does_not_repeat_what_was_done_nor_itself() -> None:
+    place = CallSite("f", 1, "", U64(0), "kmalloc_trace", False, (32,))
+    unclear = Callers((Candidate(place, 0.5, ()),), 9, 0, False, 9, step="trace-cmd record # then")
+    nobody = replace(group(unattributed="cannot tell: no record"), callers=unclear)
+    said: set[str] = set()
+    first = allocator_lines(nobody, verbose=False, said=said)
+    assert any("trace-cmd record" in text for text in first)
+    assert first[-1] == "cannot tell: no record"
+    assert allocator_lines(nobody, verbose=False, said=said) == [
+        "by the code: cannot tell, of 9 places 9 are equally likely"
+    ]
+    traced = replace(group(site("leak+0x5c", 100, "trace")), callers=unclear)
+    assert not any("trace-cmd" in text for text in allocator_lines(traced, verbose=False))

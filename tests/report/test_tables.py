@@ -44,3 +44,12 @@ def test_a_text_without_room_beside_stands_below() -> None:
     table = Table("rrt", indent=0)
     table.row("1" * 25, "2" * 25, LONG)
     assert [text for text, _ in table.lines(60)] == [f"{'1' * 25}  {'2' * 25}", f"  {LONG}"]
+
+
+def test_a_name_at_the_end_is_not_broken_where_a_line_of_its_own_holds_it() -> None:
+    table = Table("rrt", indent=0)
+    table.row("1" * 14, "2" * 14, "short+0x1")
+    table.row("1", "2", "a_name_of_thirty_characters+0x1 [module]")
+    lines = [text for text, _ in table.lines(60)]
+    assert lines[0].endswith("  short+0x1")
+    assert lines[2] == "  a_name_of_thirty_characters+0x1 [module]"

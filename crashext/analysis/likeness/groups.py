@@ -178,7 +178,7 @@ def _text(words: WordMap, cluster: Cluster) -> list[str]:
 
 def _links(words: WordMap, exemplar: int, decoded: tuple[Word, ...]) -> list[str]:
     """list_heads that lead to the same place of other objects: still on a list of their kind."""
-    notes = []
+    places, least = [], 1.0
     kinds, details = words.kinds[exemplar], words.details[exemplar]
     for i in range(len(decoded) - 1):
         pair = decoded[i : i + 2]
@@ -188,9 +188,12 @@ def _links(words: WordMap, exemplar: int, decoded: tuple[Word, ...]) -> list[str
             and details[i] == details[i + 1]
             and all(w.agreement >= _MOST and w.constant < _MOST for w in pair)
         ):
-            share = _percent(min(w.agreement for w in pair))
-            notes.append(f"still on a list with others at +{8 * i:#x} in {share} of the group")
-    return notes[:_PLACES]
+            places.append(pair[0])
+            least = min(least, *(w.agreement for w in pair))
+    if not places:
+        return []
+    where = _places(places)
+    return [f"still on a list with others at {where} in {_percent(least)} of the group"]
 
 
 def _notes(words: tuple[Word, ...], residue: float | None, seen: int) -> tuple[str, ...]:
@@ -212,13 +215,14 @@ def _notes(words: tuple[Word, ...], residue: float | None, seen: int) -> tuple[s
     if empty:
         what = "an empty list_head" if len(empty) == 1 else f"{len(empty)} empty list_heads"
         notes.append(f"{what} at {_places(empty)}")
-    owners = [
-        (w, w.hops[-1].what)
-        for w in words
-        if w.hops and w.agreement >= _MOST and w.constant >= _MOST
-    ]
-    for w, what in owners[:2] if seen > 1 else ():  # one object has nothing in common
-        notes.append(f"+{w.offset:#x} is the same pointer in {_percent(w.constant)}: {what}")
+    owners: dict[str, list[Word]] = {}
+    for w in words if seen > 1 else ():  # one object has nothing in common
+        if w.hops and w.agreement >= _MOST and w.constant >= _MOST:
+            owners.setdefault(w.hops[-1].what, []).append(w)
+    for what, some in list(owners.items())[:2]:
+        share = _percent(min(w.constant for w in some))
+        one = "is the same pointer" if len(some) == 1 else "are the same pointers"
+        notes.append(f"{_places(some)} {one} in {share}: {what}")
     if residue is not None and residue >= _RESIDUE_SAYS:
         notes.append(
             f"{_percent(residue)} of the free slots look the same: content outlives its owner "
