@@ -19,7 +19,7 @@ _HELPER = re.compile(
     | alloc_from_new_slab\w* | cache_alloc(?:_refill)? | cache_grow\w* | fallback_alloc
     | k(?:mem|str)n?dup\w* | v?memdup_user\w* | strndup_user | kv?asprintf\w*
     | devm_k\w*alloc\w* | devm_k(?:mem|str)dup\w* | devm_kv?asprintf\w* | devres_alloc\w*
-    | mempool_\w*alloc\w*
+    | mempool_(?:\w*alloc|init|create)\w* | napi_skb_cache_get
     # pages
     | alloc_(?:frozen_)?pages?(?!_buffers)\w* | folio_alloc\w* | get_free_pages?\w*
     | get_zeroed_page\w* | get_page_from_freelist | prep_new_page | post_alloc_hook

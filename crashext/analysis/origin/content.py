@@ -16,6 +16,8 @@ from crashext.kernel.slab.caches import SlabCache
 from crashext.kernel.slab.view import KernelView
 
 RUNG = "content"
+BEYOND = " -> "
+"""In the note of an owner: the names are in what the objects point at."""
 _MOST = 0.5
 _COLUMNS = 64  # words of an object that are looked at, and pointers of it that are followed
 _TARGETS = 512  # different objects that one word may lead to
@@ -137,7 +139,7 @@ def _beyond(view: KernelView, classifier: Classifier, words: WordMap, i: int) ->
         if len(targets) == _TARGETS:
             # A sample of the targets speaks for the rest of the group.
             values[slab[same][~known]] = _fill(inner[:, j])
-        result[f"+{8 * i:#x} -> {cache.name}+{8 * j:#x}"] = values
+        result[f"+{8 * i:#x}{BEYOND}{cache.name}+{8 * j:#x}"] = values
     return result
 
 

@@ -13,7 +13,8 @@ from crashext.analysis.origin.places import call_site
 from crashext.analysis.results.callsites import Callers, Candidate
 from crashext.analysis.results.evidence import UnreachableMemory
 from crashext.kernel.origin.entrypoints import Kind
-from crashext.kernel.origin.requests import Request, requests_of
+from crashext.kernel.origin.fitting import Request
+from crashext.kernel.origin.requests import requests_of
 from crashext.kernel.slab.view import KernelView
 from crashext.wording import percent
 

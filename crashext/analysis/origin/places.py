@@ -5,6 +5,7 @@ A session keeps the answer, not the text that it was read from.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import PurePath
 
@@ -17,12 +18,14 @@ from crashext.hosts.keeping import keep
 from crashext.hosts.plain import answered
 from crashext.kernel.foreign import foreign_modules
 from crashext.kernel.origin.entrypoints import Kind
-from crashext.kernel.origin.requests import Request, requests_of
+from crashext.kernel.origin.fitting import Request
+from crashext.kernel.origin.requests import Requests, requests_of
 from crashext.kernel.slab.caches import SlabCache
 from crashext.kernel.slab.view import KernelView
 from crashext.skipped import Skipped
 
 _MOST_PLACES = 2048  # that a ranking looks at
+_MOST_UNSURE = 64  # places whose cache is not known, of a cache that no place is known to be for
 
 
 def sites_report(view: KernelView, cache: SlabCache) -> SitesReport:
@@ -44,34 +47,58 @@ def code_of(view: KernelView, cache: SlabCache) -> CodeOf | None:
 
 def _code(view: KernelView, cache: SlabCache) -> CodeOf:
     host, known = view.host, requests_of(view.host, view.caches)
-    foreign = foreign_modules(host)
+    foreign = foreign_of(host)
     places: list[Allocating] = []
-    others = 0
+    unsure: list[Request] = []
     for r in known.from_cache(cache):
-        certain = _certain(r)
-        if not certain and not r.function.module:
-            others += 1
+        if not (certain(r) or r.function.module or fits(known.supposed(r), cache)):
+            unsure.append(r)
         elif len(places) < _MOST_PLACES:
-            outside = foreign.get(r.function.module, "")
-            places.append(Allocating(unlocated(r), known.stores(r), certain, outside))
+            places.append(allocating(known, r, foreign))
+    if not any(place.certain for place in places) and len(unsure) <= _MOST_UNSURE:
+        places += [allocating(known, r, foreign) for r in unsure]
+        unsure = []
     freed = tuple(unlocated(r) for r in _sorted(known.freeing(cache)))
-    return CodeOf(tuple(places), others, freed)
+    return CodeOf(tuple(places), len(unsure), freed)
 
 
-def _certain(request: Request) -> bool:
+def allocating(known: Requests, request: Request, foreign: Mapping[str, str]) -> Allocating:
+    """The place with what is done with the memory there."""
+    filled = known.filled(request)
+    return Allocating(
+        replace(unlocated(request), supposed=known.supposed(request)),
+        filled.stores,
+        certain(request),
+        foreign.get(request.function.module, ""),
+        filled.words,
+    )
+
+
+def foreign_of(host: Host) -> dict[str, str]:
+    """Why modules are none of the kernel's own."""
+    return foreign_modules(host)
+
+
+def fits(supposed: tuple[int, ...], cache: SlabCache) -> bool:
+    """Whether a size that a place is supposed to ask for is one for this cache."""
+    return any(cache.object_size // 2 < size <= cache.object_size for size in supposed)
+
+
+def certain(request: Request) -> bool:
+    """Whether it is known to be this cache, or this size."""
     return bool(request.sizes or request.caches)
 
 
 def _find(view: KernelView, cache: SlabCache) -> SitesReport:
     known = requests_of(view.host, view.caches)
     places = list(known.from_cache(cache))
-    certain = [r for r in places if _certain(r)]
+    sure = [r for r in places if certain(r)]
     freed = [r for r in known.of((Kind.FREE,)) if cache.address in r.caches]
     return SitesReport(
         kernel=kernel_of(view.host),
         cache=cache.name,
-        sites=_in_order(view.host, certain),
-        varying=_in_order(view.host, [r for r in places if not _certain(r)]),
+        sites=_in_order(view.host, sure),
+        varying=_in_order(view.host, [r for r in places if not certain(r)]),
         freed=_in_order(view.host, freed),
         text=known.text,
         skipped=_missing(known.missing),

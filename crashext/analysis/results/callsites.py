@@ -32,6 +32,8 @@ class CallSite:
     """Bytes that it may ask for; empty where that is not constant."""
     source: Text = ""
     """``file:line``; "" where no debug info says."""
+    supposed: tuple[int, ...] = ()
+    """Where `sizes` are not known: what they are if variables were what they are in the dump."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,26 @@ class Allocating:
     """It is this cache, or a size that only it fits."""
     foreign: Text
     """Why its module is none of the kernel's own; "" where it is one."""
+    fills: tuple[int, ...] = ()
+    """Words of the object, by number, that something is written to which is not constant."""
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """Places whose function names a symbol that a group's objects hold; a session keeps it."""
+
+    word: U64
+    """The symbol's address."""
+    offset: int
+    """Where they hold it."""
+    naming: int
+    """Functions that name it, of all that ask for an object."""
+    functions: int
+    """Functions that ask for an object."""
+    calls: tuple[U64, ...]
+    """Addresses of the calls of those that may allocate from the cache."""
+    more: tuple[Allocating, ...]
+    """Of those the kernel's own whose size or cache is not constant."""
 
 
 @dataclass(frozen=True, slots=True)

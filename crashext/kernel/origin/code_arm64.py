@@ -182,9 +182,7 @@ class Arm64Constants(Constants):
                 return self._values(_slot(where), i, depth)
             base = self._resolved(self._values(REGISTERS[where.base][0], i, depth))
             places = combine(lambda a, b: a + b, base, constants({where.offset}, 64), 64)
-        if bits != 64 or any(v.what is not What.CONSTANT for v in places):
-            return NOBODY_KNOWS
-        return frozenset(Value(What.LOAD, v.number) for v in places)
+        return self._load(places, bits)
 
     def _computed(self, instruction: Instruction, i: int, depth: int, bits: int) -> Values:
         operation, parts = instruction.mnemonic, instruction.parts

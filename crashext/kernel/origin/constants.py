@@ -45,6 +45,7 @@ UNKNOWN = Value(What.UNKNOWN)
 NOBODY_KNOWS: Values = frozenset((UNKNOWN,))
 
 _MAY_BE_NUMBERS = (What.CONSTANT, What.LOAD)
+_MAY_BE_STORED = (What.CONSTANT, What.LOAD, What.ARGUMENT)
 
 Peek = Callable[[int], int | None]
 """The word at an address of the dump; None where it cannot be read."""
@@ -60,35 +61,48 @@ class Constants:
     def __init__(self, code: Code, peek: Peek) -> None:
         self.code, self._peek = code, peek
         self._steps = 0
-        self._strict = False
+        self._allowed: tuple[What, ...] = ()
+        """Kinds of values, where anything else ends the search."""
+        self._through = False
+        """Variables have the values that the dump has."""
 
     def before(self, i: int, register: str) -> Values:
         """What a 64-bit register may hold when control comes to the instruction at place `i`."""
         self._steps = _MOST_STEPS
         return self._values(register, i, 0)
 
-    def operand(self, i: int, operand: str) -> tuple[int, ...]:
-        """All numbers that an operand of the instruction at place `i` may be; as `numbers`."""
-        return self._all_known(lambda: self._operand(self.code.all[i], operand, i, 0))
+    def operand(self, i: int, operand: str) -> Value:
+        """What an operand of the instruction at place `i` is, where it is one thing."""
+        found = self._all_of(_MAY_BE_STORED, lambda: self._operand(self.code.all[i], operand, i, 0))
+        return next(iter(found)) if len(found) == 1 else UNKNOWN
 
     def numbers(self, i: int, register: str) -> tuple[int, ...]:
         """All numbers that it may hold then; empty where it may hold what is not known.
 
         Sizes that are computed are the most of a kernel's: the first unknown ends the search.
         """
-        return self._all_known(lambda: self._values(register, i, 0))
-
-    def _all_known(self, ask: Callable[[], Values]) -> tuple[int, ...]:
-        self._steps, self._strict = _MOST_STEPS, True
-        try:
-            found = ask()
-        except _NotConstant:
-            return ()
-        finally:
-            self._strict = False
+        found = self._all_of(_MAY_BE_NUMBERS, lambda: self._values(register, i, 0))
         if any(v.what is not What.CONSTANT for v in found):
             return ()
         return tuple(sorted({v.number for v in found}))
+
+    def _all_of(self, kinds: tuple[What, ...], ask: Callable[[], Values]) -> Values:
+        """The answer; nothing where it has anything but `kinds`: then the search ends at once."""
+        self._steps, self._allowed = _MOST_STEPS, kinds
+        try:
+            return ask()
+        except _NotConstant:
+            return frozenset()
+        finally:
+            self._allowed = ()
+
+    def now(self, i: int, register: str) -> tuple[int, ...]:
+        """The same, where variables are what they are in the dump."""
+        self._through = True
+        try:
+            return self.numbers(i, register)
+        finally:
+            self._through = False
 
     def _values(self, name: str, i: int, depth: int) -> Values:
         if depth > _DEEPEST:
@@ -104,12 +118,12 @@ class Constants:
             if len(found) > _MOST_VALUES:
                 return self._nobody_knows()
             # What memory holds may be looked up yet; nothing makes a number of anything else.
-            if self._strict and any(v.what not in _MAY_BE_NUMBERS for v in found):
+            if self._allowed and any(v.what not in self._allowed for v in found):
                 raise _NotConstant
         return frozenset(found) if found and self._steps > 0 else self._nobody_knows()
 
     def _nobody_knows(self) -> Values:
-        if self._strict:
+        if self._allowed:
             raise _NotConstant
         return NOBODY_KNOWS
 
@@ -206,9 +220,16 @@ class Constants:
         if on_stack is not None:
             return cut(self._values(on_stack, i, depth), width(operand))
         places = self._address(instruction, operand, i, depth)
-        if width(operand) != 64 or any(v.what is not What.CONSTANT for v in places):
+        return self._load(places, width(operand))
+
+    def _load(self, places: Values, bits: int) -> Values:
+        """What memory holds at the addresses `places`."""
+        if bits not in (32, 64) or any(v.what is not What.CONSTANT for v in places):
             return NOBODY_KNOWS
-        return frozenset(Value(What.LOAD, v.number) for v in places)
+        loads = frozenset(Value(What.LOAD, v.number) for v in places)
+        if self._through:
+            return cut(self._resolved(loads), bits)
+        return loads if bits == 64 else NOBODY_KNOWS
 
     def _address(self, instruction: Instruction, operand: str, i: int, depth: int) -> Values:
         """What a memory operand's address may be."""

@@ -8,7 +8,7 @@ __alloc_skb) are here for their callers' sake: who calls *them* asked for the me
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 _NONE = -1
@@ -43,6 +43,10 @@ class EntryPoint:
     """Variables of the caches that it always takes from."""
     returns: bool = True
     """It returns the memory itself, not a structure that owns it."""
+    pool: int = _NONE
+    """The argument that is a mempool, whose cache it takes from."""
+    filling: bool = False
+    """It makes a mempool and fills it; `cache` is the cache, or the size for kmalloc()."""
 
 
 def _slab(size: int, flags: int, *names: str) -> list[EntryPoint]:
@@ -87,6 +91,13 @@ _UNTAGGED = (
     *_sized(_NONE, 0, "kasprintf", "kvasprintf", "kvasprintf_const"),
     *_sized(_NONE, 3, "devm_kmemdup"),
     EntryPoint("__alloc_skb", Kind.SLAB, flags=1, variable=_SKB),
+    EntryPoint("kmem_cache_alloc_bulk", Kind.SLAB, cache=0, flags=1, returns=False),
+    # mm/mempool.c: the function that hands out, the one that takes back, and their data
+    EntryPoint("mempool_init", Kind.SLAB, cache=4, returns=False, filling=True),
+    EntryPoint("mempool_init_node", Kind.SLAB, cache=4, returns=False, filling=True),
+    EntryPoint("mempool_create", Kind.SLAB, cache=3, returns=False, filling=True),
+    EntryPoint("mempool_create_node", Kind.SLAB, cache=3, returns=False, filling=True),
+    EntryPoint("mempool_alloc", Kind.SLAB, flags=1, pool=0),
     *_pages(1, 0, "alloc_pages", "alloc_pages_current", "__get_free_pages", "__alloc_pages"),
     *_pages(1, 0, "__alloc_pages_nodemask", "__folio_alloc", "folio_alloc", "alloc_frozen_pages"),
     *_pages(1, 0, "__alloc_frozen_pages"),
@@ -98,15 +109,10 @@ _UNTAGGED = (
 )
 
 ALLOCATING: tuple[EntryPoint, ...] = tuple(
-    EntryPoint(
-        entry.name + suffix,
-        entry.kind,
-        entry.cache,
-        entry.size,
-        entry.flags,
-        entry.order,
-        variable=entry.variable,
-        returns=entry.name != "alloc_pages",
+    replace(
+        entry,
+        name=entry.name + suffix,
+        returns=entry.returns and entry.name != "alloc_pages",
     )
     for entry in _UNTAGGED
     for suffix in ("", _NOPROF)

@@ -8,18 +8,18 @@ the place may ask for any.
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from crashext.allocators import allocates_for_others
+from crashext.hosts.arm64 import ARCH as ARM64
 from crashext.hosts.base import Host, ReadFault, Symbol
 from crashext.kernel.access import UnknownLayout, string, u64
 from crashext.kernel.addresses import address_space
+from crashext.kernel.origin.callees import Callees
 from crashext.kernel.origin.callsites import CallSites, find_calls, jumps_on
 from crashext.kernel.origin.code import MOST_CODE, Code
 from crashext.kernel.origin.constants import Constants, Values, What
@@ -32,40 +32,16 @@ from crashext.kernel.origin.entrypoints import (
     Kind,
     flags_argument,
 )
+from crashext.kernel.origin.fitting import Fit, Fitting, Request
+from crashext.kernel.origin.mentions import Mentions
 from crashext.kernel.origin.readers import Reader, reader
-from crashext.kernel.origin.stores import Store, stores_after
+from crashext.kernel.origin.stores import Filled, stores_after
 from crashext.kernel.slab.caches import Caches, SlabCache
 from crashext.kernel.slab.families import family
 
 _MOST_FUNCTION_WITHOUT_SIZE = 1 << 14
-_DMA, _RECLAIMABLE, _ACCOUNT = 0x1, 0x10, 0x400000  # of the gfp flags
-_BY_FLAGS = ("", "dma", "rcl", "cg")
-"""Variants of kmalloc caches that the gfp flags choose; others are chosen at random or by name."""
+_MOST_POOLED = 1 << 20  # bytes of what a mempool of kmalloc() hands out; more is an address
 _NO_SYMBOL = Symbol("", 0, 0, "")
-
-
-@dataclass(frozen=True)
-class Request:
-    """One place that asks for memory, or that frees some."""
-
-    call: int
-    """Address of the call."""
-    entry: EntryPoint
-    jump: bool
-    function: Symbol
-    caches: tuple[int, ...]
-    """Addresses of the caches that it may be given, as far as they are known."""
-    sizes: tuple[int, ...]
-    """All sizes, or orders of pages, that it may ask for; empty where it is not known."""
-    flags: int | None
-    """The gfp flags; None where they are not known, and where the caches are."""
-    length: int
-    """Bytes of the call instruction."""
-
-    @property
-    def offset(self) -> int:
-        """Of where the call returns to, as stacks of the kernel have it."""
-        return self.call + self.length - self.function.address
 
 
 class Requests:
@@ -75,9 +51,11 @@ class Requests:
         self._host, self._caches = host, caches
         self._known: dict[int, Request] = {}
         self._amounts: dict[int, tuple[int, ...]] = {}
-        self._stores: dict[int, tuple[Store, ...]] = {}
+        self._supposed: dict[int, tuple[int, ...]] = {}
+        self._filled: dict[int, Filled] = {}
         self._peeked: dict[int, int | None] = {}
         self._function: tuple[int, Constants | None] = (0, None)
+        self._texts: dict[int, bytes] = {}
 
     @cached_property
     def _entries(self) -> tuple[tuple[EntryPoint, ...], CallSites]:
@@ -124,14 +102,14 @@ class Requests:
 
         In order of address; before the next is asked for, the code of this one is at hand.
         """
-        fits = self._fitting(cache)
+        fits = self._fitting.of(cache)
         for row in self._rows((Kind.SLAB, Kind.SIZED)):
             if self._may_fit(row, fits):
                 found = self._request(row)
                 if fits(found) and not _passes_on(found):
                     yield found
 
-    def _may_fit(self, row: int, fits: _Fit) -> bool:
+    def _may_fit(self, row: int, fits: Fit) -> bool:
         """Whether the rest of a request is worth reading: most ask for another size."""
         entries, calls = self._entries
         entry = entries[int(calls.target[row])]
@@ -152,18 +130,56 @@ class Requests:
             or r.entry.name in LATER
         ]
 
-    def stores(self, request: Request) -> tuple[Store, ...]:
+    def filled(self, request: Request) -> Filled:
         """What the function writes into the memory that it gets there."""
         # Each group of a cache's objects is held against the same places.
-        if request.call not in self._stores:
-            self._stores[request.call] = self._read_stores(request)
-        return self._stores[request.call]
+        if request.call not in self._filled:
+            self._filled[request.call] = self._read_filled(request)
+        return self._filled[request.call]
 
-    def _read_stores(self, request: Request) -> tuple[Store, ...]:
-        if request.jump or not request.entry.returns:
+    def _read_filled(self, request: Request) -> Filled:
+        known, at = None, 0
+        if not request.jump and request.entry.returns:
+            known, at = self._place(request.call, request.function)
+        if known is None:
+            return Filled()
+        return stores_after(known.code, known, at, self._callees, self._reader.walk)
+
+    def supposed(self, request: Request) -> tuple[int, ...]:
+        """Where no size is known: what it is if variables were what they are in the dump."""
+        call, entry = request.call, request.entry
+        if request.sizes or entry.size < 0 or entry.kind is Kind.PAGES:
             return ()
-        known, at = self._place(request.call, request.function)
-        return () if known is None else stores_after(known.code, known, at, self._reader.walk)
+        if call not in self._supposed:
+            known, at = self._place(call, request.function)
+            register = self._reader.isa.arguments[entry.size]
+            self._supposed[call] = () if known is None else known.now(at, register)
+        return self._supposed[call]
+
+    def functions(self, kmalloc: bool) -> Mentions:
+        """Those that ask for an object, of kmalloc()'s caches or of one that they name."""
+        return self._of_kmalloc if kmalloc else self._of_caches
+
+    @cached_property
+    def _of_kmalloc(self) -> Mentions:
+        return self._mentions([*self._rows((Kind.SLAB, Kind.SIZED))])
+
+    @cached_property
+    def _of_caches(self) -> Mentions:
+        entries, calls = self._entries
+        rows = self._rows((Kind.SLAB,))
+        return self._mentions([r for r in rows if entries[int(calls.target[r])].size < 0])
+
+    def _mentions(self, rows: list[int]) -> Mentions:
+        texts: dict[int, bytes] = {}
+        for row in rows:
+            address, _, function = self._called(row)
+            texts[function.address] = self._text(function, address)
+        areas = [area for module in self._host.modules() for area in module.ranges]
+        with suppress(UnknownLayout, ReadFault):
+            image = address_space(self._host).image
+            areas.append((image.start, image.end))
+        return Mentions(texts, areas, self._host.info().arch == ARM64)
 
     def _request(self, row: int) -> Request:
         address, entry, function = self._called(row)
@@ -201,8 +217,10 @@ class Requests:
         if address not in self._amounts:
             _, entry, function = self._called(row)
             pages = entry.kind is Kind.PAGES
-            number = entry.order if pages else entry.size
+            number = entry.order if pages else entry.cache if entry.filling else entry.size
             found = self._numbers(number, address, function)
+            if entry.filling:  # of kmalloc(), or the address of a cache
+                found = tuple(n for n in found if 0 < n <= _MOST_POOLED)
             self._amounts[address] = tuple(n & 0xFFFFFFFF for n in found) if pages else found
         return self._amounts[address]
 
@@ -217,6 +235,13 @@ class Requests:
             if known is not None:
                 values = known.before(at, self._reader.isa.arguments[entry.cache])
                 caches = self._cache_values(values, known)
+                # Its variable holds no cache: none that is there now came from it.
+                if not caches & self._addresses and {v.what for v in values} == {What.LOAD}:
+                    return (0,)
+        elif entry.pool >= 0:
+            known, at = self._place(call, function)
+            if known is not None:
+                caches = self._pool_caches(known.before(at, self._reader.isa.arguments[entry.pool]))
         for variable in entry.variable:
             place = self._host.address_of(variable)
             if place is not None and (word := self._peek(place)) is not None:
@@ -235,6 +260,14 @@ class Requests:
         return (None, 0) if at is None else (known, at)
 
     def _text(self, function: Symbol, call: int) -> bytes:
+        known = self._texts.get(function.address, b"")
+        if call - function.address >= len(known):
+            known = self._read_text(function, call)
+            if function.address:
+                self._texts[function.address] = known
+        return known
+
+    def _read_text(self, function: Symbol, call: int) -> bytes:
         # Where only crash names functions, nobody tells how long they are.
         size = function.size or min(call - function.address + 512, _MOST_FUNCTION_WITHOUT_SIZE)
         if not function.address or not call - function.address < size <= MOST_CODE:
@@ -298,6 +331,34 @@ class Requests:
     def _reader(self) -> Reader:
         return reader(self._host)
 
+    def _pool_caches(self, pools: Values) -> set[int]:
+        """Addresses that may be caches: what mempools are given for whoever hands out."""
+        found = set()
+        for value in pools:
+            pool = self._peek(value.number) if value.what is What.LOAD else value.number
+            if value.what in (What.LOAD, What.CONSTANT) and pool and self._pool_data is not None:
+                found.add(self._peek(pool + self._pool_data) or 0)
+        return found
+
+    @cached_property
+    def _pool_data(self) -> int | None:
+        """Where a mempool keeps its cache."""
+        # mempool_t is either, by the kernel's age
+        for name in ("struct mempool_s", "struct mempool"):
+            layout = self._host.layout(name)
+            member = None if layout is None else layout.first_of("pool_data")
+            if member is not None:
+                return member.offset
+        return None
+
+    @cached_property
+    def _callees(self) -> Callees:
+        return Callees(self._host, self._reader, self._peek)
+
+    @cached_property
+    def _fitting(self) -> Fitting:
+        return Fitting(self._host, self._caches)
+
     @cached_property
     def _creators(self) -> set[int | None]:
         return {self._host.address_of(name) for name in CREATING} - {None}
@@ -309,66 +370,6 @@ class Requests:
     @cached_property
     def _buckets(self) -> bool:
         return self._host.address_of("kmem_buckets_create") is not None
-
-    @cached_property
-    def _sizes(self) -> list[int]:
-        """Sizes of the kmalloc caches, ascending."""
-        plain = (c for c in self._caches.all if family(c.name)[0].startswith("kmalloc-"))
-        return sorted({c.object_size for c in plain})
-
-    def _fitting(self, cache: SlabCache) -> _Fit:
-        at = bisect_left(self._sizes, cache.object_size)
-        below = self._sizes[at - 1] if at else 0
-        name, variant = family(cache.name)
-        return _Fit(cache, name.startswith("kmalloc-"), variant, below, self._kmalloc_type)
-
-    @cached_property
-    def _variants(self) -> set[str]:
-        """Of the kmalloc caches that this kernel has."""
-        return {family(c.name)[1] for c in self._caches.all}
-
-    def _kmalloc_type(self, flags: int) -> str:
-        """The variant of the kmalloc caches that gfp flags lead to; "" for the plain ones."""
-        for bits, variant in ((_DMA, "dma"), (_RECLAIMABLE, "rcl"), (self._account, "cg")):
-            if flags & bits and variant in self._variants:
-                return variant
-        return ""
-
-    @cached_property
-    def _account(self) -> int:
-        """__GFP_ACCOUNT: 6.10 made the flags an enum of bits."""
-        bit = self._host.enumerator("___GFP_ACCOUNT_BIT")
-        return _ACCOUNT if bit is None else 1 << bit
-
-
-@dataclass(frozen=True)
-class _Fit:
-    """Whether a request may be one for this cache."""
-
-    cache: SlabCache
-    kmalloc: bool
-    variant: str
-    below: int
-    """Requests up to this size go to a smaller kmalloc cache."""
-    type_of: Callable[[int], str]
-    """The variant that gfp flags lead to."""
-
-    def __call__(self, request: Request) -> bool:
-        if request.caches:
-            return self.cache.address in request.caches
-        if request.entry.kind is Kind.SLAB and request.entry.size < 0:
-            # A cache that the code does not tell: hardly one of kmalloc's.
-            return request.entry.cache >= 0 and not self.kmalloc
-        if not self.kmalloc:
-            return False
-        known = request.flags is not None and self.variant in _BY_FLAGS
-        if known and self.type_of(request.flags or 0) != self.variant:
-            return False
-        return self.size(request.sizes)
-
-    def size(self, sizes: tuple[int, ...]) -> bool:
-        """Whether one of them is of this cache, or none is known."""
-        return not sizes or any(self.below < size <= self.cache.object_size for size in sizes)
 
 
 def _passes_on(request: Request) -> bool:

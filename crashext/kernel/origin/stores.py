@@ -1,23 +1,29 @@
 """What a function writes into the memory that it has just allocated.
 
 Forward from the call, along the way that is taken when there was memory: copies of the returned
-pointer in registers and stack slots, and stores through them. After a branch on anything else a
-store may or may not be done.
+pointer in registers and stack slots, stores through them, and what the functions do that get it.
+After a branch on anything else a store may or may not be done.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from crashext.hosts.base import U64
 from crashext.kernel.origin.code import REGISTERS, Code, Instruction, slot
-from crashext.kernel.origin.constants import MEMORY, Constants, width
+from crashext.kernel.origin.constants import MEMORY, Constants, Peek, What, width
 
 _MOST_INSTRUCTIONS = 400
-_MOST_STORES = 12
+_MOST_STORES = 16
+_MOST_WORDS = 512
+_MOST_COPIED = 16  # words of a template
 _TELLING = 0x10000  # numbers from here on are rarely alike by chance
 _EQUAL, _UNEQUAL = ("je", "jz"), ("jne", "jnz")
+_CALLS = ("call", "bl")
+_Kind = Literal["value", "self", "argument", "unknown"]
+_COPY = {"rep movsq": 8, "rep movsb": 1, "rep movsd": 4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,17 +37,63 @@ class Store:
     value: U64
     certain: bool
     """No branch comes before it but that on whether there was memory at all."""
+    doubtful: bool = False
+    """It is from a variable, as the dump has it, or behind a branch of a function that is called:
+    that it is not there says nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A store of a function into memory that it was given."""
+
+    offset: int
+    size: int
+    kind: _Kind
+    value: int
+    """Of an argument its number; 0 of what is not known."""
+    certain: bool
+    doubtful: bool = False
+
+
+class Called(Protocol):
+    """What is known of functions that get a pointer."""
+
+    peek: Peek
+
+    def copies(self, target: int) -> bool: ...
+
+    def written(self, target: int, argument: int, depth: int) -> tuple[Written, ...]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """What a function does with the memory that it gets."""
+
+    stores: tuple[Store, ...] = ()
+    """By offset; the telling ones, where there are many."""
+    words: tuple[int, ...] = ()
+    """Words of the object, by number, that it writes something else to."""
 
 
 def stores_after(
-    code: Code, known: Constants, call: int, way: type[Walk] | None = None
-) -> tuple[Store, ...]:
-    """What is stored through the pointer that the call at place `call` returns; the telling ones
-    first, where there are many."""
-    walk = (way or Walk)(code, known)
+    code: Code,
+    known: Constants,
+    call: int,
+    called: Called | None = None,
+    way: type[Walk] | None = None,
+) -> Filled:
+    """What is stored through the pointer that the call at place `call` returns."""
+    walk = (way or Walk)(code, known, called)
     walk.follow(call + 1)
-    found = sorted(walk.stores.values(), key=lambda s: (_dull(s), s.offset))[:_MOST_STORES]
-    return tuple(sorted(found, key=lambda s: s.offset))
+    found = [
+        Store(w.offset, w.size, w.kind, U64(w.value), w.certain, w.doubtful)
+        for w in walk.written.values()
+        if w.kind in ("value", "self")
+    ]
+    told = sorted(found, key=lambda s: (_dull(s), s.offset))[:_MOST_STORES]
+    other = {w.offset // 8 for w in walk.written.values()} - {s.offset // 8 for s in found}
+    words = tuple(sorted(w for w in other if w < _MOST_WORDS))
+    return Filled(tuple(sorted(told, key=lambda s: s.offset)), words)
 
 
 def _dull(store: Store) -> int:
@@ -56,14 +108,24 @@ class Walk:
     result = "rax"
     """Where functions return."""
 
-    def __init__(self, code: Code, known: Constants) -> None:
-        self._code, self._known = code, known
-        self._pointers: dict[str, int] = {self.result: 0}
+    def __init__(
+        self,
+        code: Code,
+        known: Constants,
+        called: Called | None = None,
+        given: Mapping[str, int] | None = None,
+        depth: int = 1,
+    ) -> None:
+        """`given` are the registers that hold the pointer at first, else it is what was returned;
+        `depth` is how many calls deep the next function would be."""
+        self._code, self._known, self._called, self._depth = code, known, called, depth
+        self._pointers: dict[str, int] = {self.result: 0} if given is None else dict(given)
         """Registers and stack slots that hold the pointer, and how far into the object."""
         self._certain = True
-        self.stores: dict[int, Store] = {}
+        self.written: dict[int, Written] = {}
 
     def follow(self, i: int | None) -> None:
+        """Go on from the instruction at place `i`."""
         seen: set[int] = set()
         while i is not None and i < len(self._code.all) and i not in seen:
             seen.add(i)
@@ -74,12 +136,20 @@ class Walk:
     def _step(self, i: int) -> int | None:
         one = self._code.all[i]
         if one.jumps:
-            return self._code.at(one.target or 0) if one.unconditional else self._branch(i)
+            return self._jump(i, one) if one.unconditional else self._branch(i)
         if one.ends_block:
             return None
+        if one.mnemonic in _CALLS:
+            self._call(i, one)
         self._store(i, one)
         self._move(i, one)
         return i + 1
+
+    def _jump(self, i: int, one: Instruction) -> int | None:
+        inside = self._code.at(one.target or 0)
+        if inside is None:
+            self._call(i, one)  # the last thing that the function does
+        return inside
 
     def _branch(self, i: int) -> int | None:
         one, before = self._code.all[i], self._code.all[i - 1]
@@ -91,6 +161,47 @@ class Walk:
             return i + 1  # whether it is an ERR_PTR()
         self._certain = False
         return i + 1
+
+    def _call(self, i: int, one: Instruction) -> None:
+        """A function that gets the pointer, by whatever argument."""
+        if self._called is None or one.target is None:
+            return
+        arguments = self._code.isa.arguments
+        if self._called.copies(one.target):
+            into, source, size = arguments[:3]
+            self._copied(i, self._pointers.get(into), source, size, 1)
+            return
+        for number, register in enumerate(arguments):
+            at = self._pointers.get(register)
+            if at is None:
+                continue
+            for written in self._called.written(one.target, number, self._depth):
+                self._by_callee(i, at, written)
+
+    def _by_callee(self, i: int, at: int, written: Written) -> None:
+        offset, size = at + written.offset, written.size
+        certain, doubtful = self._certain and written.certain, not written.certain
+        if written.kind == "self":
+            self._put(offset, size, "self", at + written.value, certain, doubtful)
+        elif written.kind == "argument":
+            register = self._code.isa.arguments[written.value]
+            self._stored(i, offset, size, register, register, certain, doubtful)
+        else:
+            doubtful |= written.doubtful
+            self._put(offset, size, written.kind, written.value, certain, doubtful)
+
+    def _copied(self, i: int, into: int | None, source: str, count: str, each: int) -> None:
+        """A template that is copied into the object."""
+        places, counts = self._known.before(i, source), self._known.before(i, count)
+        if into is None or len(places) != 1 or len(counts) != 1 or self._called is None:
+            return
+        (place,), (length,) = places, counts
+        if place.what is not What.CONSTANT or length.what is not What.CONSTANT:
+            return
+        for word in range(min(length.number * each // 8, _MOST_COPIED)):
+            value = self._called.peek(place.number + 8 * word)
+            if value is not None:
+                self._put(into + 8 * word, 8, "value", value, self._certain, True)
 
     def _move(self, i: int, one: Instruction) -> None:
         """Where the pointer is after the instruction."""
@@ -121,25 +232,57 @@ class Walk:
         return self._pointers[base] + int(number, 16) * (-1 if sign == "-" else 1)
 
     def _store(self, i: int, one: Instruction) -> None:
+        if one.mnemonic in _COPY:
+            self._copied(i, self._pointers.get("rdi"), "rsi", "rcx", _COPY[one.mnemonic])
         if one.mnemonic not in ("mov", "movabs") or "[" not in one.operands:
             return
         parts = one.parts
         if len(parts) != 2 or "[" not in parts[0]:
             return
         offset = self._inside(parts[0])
-        if offset is None or offset < 0:
+        if offset is not None:
+            size = width(parts[0]) // 8
+            self._stored(i, offset, size, _place(parts[1]), parts[1], self._certain)
+
+    def _stored(
+        self,
+        i: int,
+        offset: int,
+        size: int,
+        place: str,
+        operand: str,
+        certain: bool,
+        doubtful: bool = False,
+    ) -> None:
+        """A store of a register, or of another operand, of the instruction at place `i`."""
+        if place in self._pointers and size == 8:
+            self._put(offset, size, "self", self._pointers[place], certain, doubtful)
             return
-        size = width(parts[0]) // 8
-        source = _place(parts[1])
-        self.stores.pop(offset, None)
-        if source in self._pointers and size == 8:
-            into = self._pointers[source]
-            self.stores[offset] = Store(offset, size, "self", U64(into), self._certain)
-            return
-        values = self._known.operand(i, parts[1])
-        if len(values) == 1:
-            number = U64(values[0] & (1 << 8 * size) - 1)
-            self.stores[offset] = Store(offset, size, "value", number, self._certain)
+        value = self._known.operand(i, operand)
+        kind: _Kind = "unknown"
+        number, word = 0, None
+        if value.what is What.CONSTANT:
+            kind, number = "value", value.number & (1 << 8 * size) - 1
+        elif value.what is What.ARGUMENT:
+            kind, number = "argument", value.number
+        elif value.what is What.LOAD and size == 8 and self._called is not None:
+            word = self._called.peek(value.number)
+        if word is not None:
+            kind, number, doubtful = "value", word, True
+        self._put(offset, size, kind, number, certain, doubtful)
+
+    def _put(
+        self,
+        offset: int,
+        size: int,
+        kind: _Kind,
+        value: int,
+        certain: bool,
+        doubtful: bool = False,
+    ) -> None:
+        if offset >= 0:
+            self.written.pop(offset, None)
+            self.written[offset] = Written(offset, size, kind, value, certain, doubtful)
 
 
 def _place(operand: str) -> str:

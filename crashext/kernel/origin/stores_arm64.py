@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from crashext.hosts.base import U64
 from crashext.kernel.origin.code import Instruction
 from crashext.kernel.origin.code_arm64 import REGISTERS, memory, stored
-from crashext.kernel.origin.stores import Store, Walk
+from crashext.kernel.origin.stores import Walk
 
 
 class Arm64Walk(Walk):
@@ -46,20 +45,9 @@ class Arm64Walk(Walk):
 
     def _store(self, i: int, one: Instruction) -> None:
         for register, bits, where in stored(one):
-            if where.base not in self._pointers:
-                continue
-            offset = self._pointers[where.base] + where.offset
-            if offset < 0:
-                continue
-            self.stores.pop(offset, None)
-            if register in self._pointers and bits == 64:
-                into = U64(self._pointers[register])
-                self.stores[offset] = Store(offset, 8, "self", into, self._certain)
-                continue
-            values = self._known.operand(i, register)
-            if len(values) == 1:
-                number = U64(values[0] & (1 << bits) - 1)
-                self.stores[offset] = Store(offset, bits // 8, "value", number, self._certain)
+            if where.base in self._pointers:
+                offset = self._pointers[where.base] + where.offset
+                self._stored(i, offset, bits // 8, _whole(register), register, self._certain)
 
 
 def _whole(operand: str) -> str:

@@ -12,7 +12,7 @@ from crashext.analysis.results.callsites import Callers
 from crashext.analysis.results.evidence import UnreachableMemory
 from crashext.hosts.base import Module, Symbol
 from crashext.kernel.origin.entrypoints import ALLOCATING, Kind
-from crashext.kernel.origin.requests import Request
+from crashext.kernel.origin.fitting import Request
 from crashext.kernel.slab.view import KernelView
 
 TEXT = 0xFFFFFFFFC0000000

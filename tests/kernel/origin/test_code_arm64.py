@@ -108,7 +108,7 @@ def test_what_is_stored_where_there_was_memory() -> None:
     )
     code = Code(text_of(*words), AT, ISA)
     known = Arm64Constants(code, lambda _: None)
-    stores = stores_after(code, known, 0, Arm64Walk)
+    stores = stores_after(code, known, 0, way=Arm64Walk).stores
     assert [(s.offset, s.size, s.kind, int(s.value), s.certain) for s in stores] == [
         (0x10, 8, "value", 0xDEAD000000000100, True),
         (0x18, 8, "value", 0, True),

@@ -1,0 +1,117 @@
+"""Places in the code whose function names a symbol that a group's objects hold.
+
+An ops table, a callback or a kobj_type mostly comes from the function that allocates, handed on to
+whoever writes it. How telling that is depends on how many functions name the symbol.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from crashext.analysis.likeness.words import Kind, WordMap
+from crashext.analysis.origin.places import allocating, certain, foreign_of
+from crashext.analysis.results.callsites import Allocating, Named
+from crashext.hosts.base import U64
+from crashext.hosts.plain import answered
+from crashext.kernel.origin.requests import requests_of
+from crashext.kernel.slab.caches import SlabCache
+from crashext.kernel.slab.families import family
+from crashext.kernel.slab.view import KernelView
+
+_MOST_WORDS = 8
+_HELD = 0.95
+"""Share of a group that holds a symbol at one place for the group to be asked about it."""
+_PASSED = 0.5
+"""How often the function that allocates names a symbol itself; else it is given it."""
+_MOST = 9.0  # of what symbols say together
+_FEW = 64
+"""Functions that name a symbol, above which places are not looked for by it."""
+_SYMBOLS = (Kind.TEXT_SYMBOL, Kind.DATA_SYMBOL, Kind.MODULE)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a symbol says for the places that name it."""
+
+    word: int
+    offset: int
+    weight: float
+    calls: frozenset[int]
+
+
+class Symbols:
+    """What the symbols that a group holds say of the places that may have allocated it."""
+
+    def __init__(self, view: KernelView, cache: SlabCache, words: WordMap) -> None:
+        held = _held(words)
+        found: tuple[Named, ...] | None = ()
+        if held:
+            key = f"named {cache.name} " + ",".join(f"{w:x}" for w, _ in held)
+            found = answered(view.host, key, tuple[Named, ...], lambda: _find(view, cache, held))
+        named = found or ()
+        self._told = [
+            Told(
+                int(one.word),
+                one.offset,
+                math.log(_PASSED * max(one.functions, 1) / max(one.naming, 1)),
+                frozenset(int(a) for a in one.calls),
+            )
+            for one in named
+        ]
+        self.more: tuple[Allocating, ...] = tuple(
+            {a.site.address: a for one in named for a in one.more}.values()
+        )
+        """Places of the kernel itself whose size is not constant, and which name one."""
+
+    def of(self, call: int, stored: set[int]) -> tuple[float, list[Told]]:
+        """The weight for the place that calls at `call`, and the symbols that it names; what it
+        is seen to write was weighed already."""
+        asked = [t for t in self._told if t.word not in stored and t.weight > 0]
+        named = [t for t in asked if call in t.calls]
+        if not asked:
+            return 0.0, []
+        if not named:
+            return math.log(1 - _PASSED), []
+        return min(_MOST, sum(t.weight for t in named)), named
+
+
+def _held(words: WordMap) -> list[tuple[int, int]]:
+    """(symbol's address, offset) of what nearly all hold at one place."""
+    found: dict[int, int] = {}
+    for i in range(words.values.shape[1]):
+        values, kinds = words.values[:, i], words.kinds[:, i]
+        first = values[len(values) // 2]
+        same = values == first
+        if Kind(int(kinds[len(kinds) // 2])) in _SYMBOLS and np.mean(same) >= _HELD:
+            found.setdefault(int(first), 8 * i)
+    return list(found.items())[:_MOST_WORDS]
+
+
+def _find(view: KernelView, cache: SlabCache, held: Sequence[tuple[int, int]]) -> tuple[Named, ...]:
+    known = requests_of(view.host, view.caches)
+    places = list(known.from_cache(cache))
+    texts = known.functions(family(cache.name)[0].startswith("kmalloc-"))
+    foreign = foreign_of(view.host)
+    result = []
+    for word, offset in held:
+        functions = texts.of(word)
+        naming = [r for r in places if r.function.address in functions]
+        uncertain = [r for r in naming if not certain(r) and not r.function.module]
+        result.append(
+            Named(
+                word=U64(word),
+                offset=offset,
+                naming=len(functions),
+                functions=len(texts),
+                calls=tuple(U64(r.call) for r in naming),
+                more=tuple(
+                    allocating(known, r, foreign)
+                    for r in (uncertain if len(functions) <= _FEW else [])
+                ),
+            )
+        )
+    return tuple(result)

@@ -1,0 +1,270 @@
+"""What speaks for a place in the code, and against it, as the allocator of a group's objects.
+
+Weights are natural logarithms of how much more often something is seen at the true place than at
+another one that may allocate from the cache. Most were counted where the kernel's own record says
+which place is true (tests/end_to_end/by_record.py).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from crashext.analysis.likeness.decode import symbolic
+from crashext.analysis.likeness.words import WordMap
+from crashext.analysis.origin.mentions import Symbols, Told
+from crashext.analysis.results.callsites import Allocating
+from crashext.analysis.results.evidence import TypeCandidate
+from crashext.analysis.results.texts import MOST_LINES
+from crashext.hosts.base import Bytes
+from crashext.kernel.access import Words
+from crashext.kernel.origin.fitting import below_of
+from crashext.kernel.origin.stores import Store
+from crashext.kernel.slab.caches import SlabCache
+from crashext.kernel.slab.families import family
+from crashext.kernel.slab.view import KernelView
+
+AGAINST = "but "
+"""How a reason begins that speaks against a place."""
+_SAMPLE = 256
+_ALIKE = 0.95
+"""Least share of a group for what all of it is said to hold."""
+_FEW = 0.01
+"""Share of a group up to which it does not hold what is stored."""
+_TELLING = 0x10000
+_POISON = 0xDEAD0000  # the upper half of LIST_POISON1 and 2
+
+# Where the lab knows the truth, a module named by content is right more often than e**8 to 1
+# against any one of the kernel's other places.
+_NAMED, _NAMED_BEYOND, _TYPED, _FOREIGN = 8.0, 4.0, 6.0, 1.0
+_VARYING, _ANY_CACHE = -2.5, -6.0
+_SUPPOSED, _OTHERWISE = -0.5, -4.0
+"""A size by what variables are now: it fits, or it does not."""
+_LAST, _ANYWHERE = 0.4, 0.1
+"""How often objects use the last word that was asked for, and so on with those before it; and the
+share of which nothing is known."""
+_TOO_SMALL = 0.002  # the probability of objects that are larger than what was asked for
+_STORED = {"word": 6.0, "self": 2.5, "poison": 3.0, "number": 3.0, "zero": 0.5}
+_NOT_STORED = {"word": -3.0, "self": -2.5, "poison": -2.0, "number": -1.0, "zero": -1.5}
+_UNCERTAIN = 0.5  # of a store that a branch comes before, what it counts where it disagrees
+_FEWER, _SMALL = -0.3, 1024
+"""Where a small number was written and is another small number now: it counts."""
+_MOST_NUMBERS, _MOST_STORES = 3.0, 9.0  # of what numbers say against a place, and of all stores
+_FILLED, _LEFT_EMPTY = 0.3, -1.2
+"""Something that is not known is written to a word that objects use; to one that is 0 in them."""
+_MOST_FILLED, _MOST_EMPTY = 2.0, -4.0
+
+
+@dataclass(frozen=True)
+class Group:
+    """Some of the objects, and how much of them is used."""
+
+    content: Bytes
+    """A row each."""
+    inside: Words
+    """Words, less the object's own address."""
+    used: int
+    """Bytes up to the end of the last word that nearly all of them use."""
+    full: frozenset[int]
+    """Words, by number, that are not 0 in nearly all of them."""
+    empty: frozenset[int]
+    """Words that are."""
+
+    @classmethod
+    def of(cls, words: WordMap, addresses: Words) -> Group:
+        rows = np.linspace(0, len(addresses) - 1, min(len(addresses), _SAMPLE)).astype(np.intp)
+        values, kinds = words.values[rows], words.kinds[rows]
+        used = 0
+        for i in range(values.shape[1]):
+            _, counts = np.unique(kinds[:, i], return_counts=True)
+            alike = counts.max() >= _ALIKE * len(rows)
+            if alike and (values[:, i] != 0).mean() >= _ALIKE:
+                used = 8 * i + 8
+        content = np.ascontiguousarray(values).view(np.uint8).reshape(len(rows), -1)
+        inside = values - addresses[rows][:, None]
+        zero = (values == 0).mean(axis=0)
+        full, empty = (
+            frozenset(np.flatnonzero(w).tolist()) for w in (zero <= 1 - _ALIKE, zero >= _ALIKE)
+        )
+        return cls(content, inside, used, full, empty)
+
+    def share(self, store: Store) -> float | None:
+        """Of the objects that hold what is stored; None where the store is beyond them."""
+        end = store.offset + store.size
+        if end > self.content.shape[1]:
+            return None
+        if store.kind == "self":
+            if store.offset % 8:
+                return None
+            return float((self.inside[:, store.offset // 8] == np.uint64(store.value)).mean())
+        wanted = np.frombuffer(store.value.to_bytes(8, "little")[: store.size], np.uint8)
+        return float((self.content[:, store.offset : end] == wanted).all(axis=1).mean())
+
+    def constant(self, store: Store) -> bool:
+        """Whether nearly all of them hold the same where it is stored."""
+        part = self.content[:, store.offset : store.offset + store.size]
+        return bool((part == part[0]).all(axis=1).mean() >= _ALIKE)
+
+
+def other_weight(cache: SlabCache, certain: bool) -> float:
+    if cache.name.startswith("kmalloc"):
+        return _VARYING
+    return _ANY_CACHE if certain else 0.0
+
+
+@dataclass(frozen=True)
+class Hints:
+    """Which module the objects are of."""
+
+    contained: str
+    """By symbols in them; "" for none."""
+    beyond: bool
+    """The symbols are in what they point at, not in themselves."""
+    type: TypeCandidate | None
+    """By the type that they are, where it is a module's."""
+    symbols: Symbols
+    sizes: range
+    """Sizes in bytes that requests for a kmalloc cache have; none for another cache."""
+
+
+def weigh(
+    view: KernelView, place: Allocating, group: Group, hints: Hints
+) -> tuple[float, tuple[str, ...]]:
+    """The logarithm of how much speaks for a place, and why, most telling first."""
+    site, weight, reasons = place.site, 0.0, []
+    supposed = tuple(s for s in site.supposed if s in hints.sizes)
+    if supposed:
+        weight += _SUPPOSED
+        reasons.append(f"asks for {'/'.join(map(str, supposed))} bytes as its variables are now")
+    elif site.supposed and hints.sizes:
+        weight += _OTHERWISE
+    elif not place.certain:
+        weight += _VARYING if "kmem_cache_alloc" not in site.calls else _ANY_CACHE
+    if hints.contained and site.module == hints.contained:
+        weight += _NAMED_BEYOND if hints.beyond else _NAMED
+        what = "what they point at contains" if hints.beyond else "the objects contain"
+        reasons.append(f"in {site.module}, whose symbols {what}")
+    elif hints.type is not None and site.module == hints.type.module:
+        weight += _TYPED
+        reasons.append(f"in {site.module}, whose {hints.type.name} they may be")
+    if place.foreign:
+        weight += _FOREIGN
+        if not reasons:
+            reasons.append(f"{site.module} is {place.foreign}")
+    weight += of_size(site.sizes or supposed, group.used, hints.sizes)
+    if site.sizes and max(site.sizes) + 7 < group.used:
+        reasons.append(f"{AGAINST}it asks for {max(site.sizes)} bytes, they use {group.used}")
+    elif site.sizes:
+        reasons.append(f"asks for {'/'.join(map(str, site.sizes))} bytes")
+    told = numbers = 0.0
+    for store in place.stores:
+        kind, agrees = _agreement(store, group)
+        if agrees is None or (store.doubtful and not agrees):
+            continue
+        if agrees:
+            told += _STORED[kind]
+        else:
+            against = _FEWER if _counts(store, group) else _NOT_STORED[kind]
+            against *= 1.0 if store.certain else _UNCERTAIN
+            if kind in ("number", "zero"):
+                numbers += against
+            else:
+                told += against
+        if kind != "zero":
+            reasons.append(_told(view, store, agrees))
+    weight += _covers(place, group)
+    by_name, names = hints.symbols.of(int(site.address), {int(s.value) for s in place.stores})
+    told += max(-_MOST_NUMBERS, numbers)
+    weight += max(-_MOST_STORES, min(_MOST_STORES, told)) + by_name
+    reasons += [_names(view, told) for told in names]
+    reasons.sort(key=lambda reason: reason.startswith(AGAINST))
+    return weight, tuple(reasons[:MOST_LINES])
+
+
+def _covers(place: Allocating, group: Group) -> float:
+    """What it says that a place writes to some words of the object what is not constant.
+
+    What a store of a constant says is counted by itself.
+    """
+    fills = set(place.fills)
+    filled, empty = len(fills & group.full), len(fills & group.empty)
+    return min(_MOST_FILLED, _FILLED * filled) + max(_MOST_EMPTY, _LEFT_EMPTY * empty)
+
+
+def of_size(sizes: tuple[int, ...], used: int, possible: range) -> float:
+    """How probable it is that objects of a size use so many bytes, as a logarithm."""
+    if not possible or not used:
+        return 0.0
+    words = possible[7::8]
+    if not sizes:
+        return math.log(sum(_use(used, size, words) for size in words) / max(1, len(words)))
+    return math.log(max(_use(used, size, words) for size in sizes))
+
+
+def _use(used: int, size: int, possible: range) -> float:
+    spare = -(-size // 8) - -(-used // 8)
+    if spare < 0:
+        return _TOO_SMALL
+    near = (1 - _ANYWHERE) * _LAST * (1 - _LAST) ** spare
+    return near + _ANYWHERE / max(1, len(possible))
+
+
+def sizes_of(view: KernelView, cache: SlabCache) -> range:
+    """Sizes that requests for a kmalloc cache may have; none for another cache."""
+    if not family(cache.name)[0].startswith("kmalloc-"):
+        return range(0)
+    return range(below_of(view.caches, cache) + 1, cache.object_size + 1)
+
+
+def _names(view: KernelView, told: Told) -> str:
+    what = symbolic(view.host, told.word)
+    return f"names {what}, which they hold at +{told.offset:#x}"
+
+
+def _agreement(store: Store, group: Group) -> tuple[str, bool | None]:
+    """What kind of store it is, and whether the objects hold it; None where that says nothing."""
+    kind = _kind(store)
+    share = group.share(store)
+    if share is None or _FEW < share < _ALIKE:
+        return kind, None
+    if share >= _ALIKE:
+        return kind, True
+    # What is linked into a list later, or counts, is another in each object: that is no argument.
+    expected = kind in ("number", "zero", "self") or store.value >> 47
+    if expected and kind != "poison" and not group.constant(store):
+        return kind, None
+    return kind, False
+
+
+def _counts(store: Store, group: Group) -> bool:
+    """Whether what was a small number is another one now, as counts of references are."""
+    if store.kind == "self" or not store.value < _SMALL or store.size < 4:
+        return False
+    part = group.content[:, store.offset : store.offset + store.size].astype(np.uint64)
+    weights = np.uint64(1) << np.arange(store.size, dtype=np.uint64) * np.uint64(8)
+    return bool(((part * weights).sum(axis=1) < _SMALL).mean() >= _ALIKE)
+
+
+def _kind(store: Store) -> str:
+    if store.kind == "self":
+        return "self"
+    if store.value >> 32 == _POISON:
+        return "poison"
+    return "word" if store.value >= _TELLING else "number" if store.value else "zero"
+
+
+def _told(view: KernelView, store: Store, agrees: bool) -> str:
+    if store.kind == "self":
+        what = "the place's own address" if store.value == store.offset else "its own address"
+    elif store.value >> 32 == _POISON:
+        what = f"list poison {store.value:#x}"
+    elif (text := store.value.to_bytes(8, "little")).isascii() and text.decode().isprintable():
+        what = f'"{text.decode()}"'
+    elif store.value >> 47:
+        what = symbolic(view.host, store.value)
+    else:
+        what = f"{store.value:#x}"
+    held = "as all of them hold" if agrees else "which none of them holds"
+    return f"{'' if agrees else AGAINST}writes {what} at +{store.offset:#x}, {held}"

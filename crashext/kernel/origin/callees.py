@@ -1,0 +1,60 @@
+"""What functions write into the memory that they are given: one call deep, and one more.
+
+Constructors are mostly not inlined (kobject_init_and_add(), klist_init(), a module's own), and what
+they write is as telling as what the function writes that allocated.
+"""
+
+from __future__ import annotations
+
+from crashext.hosts.base import Host, ReadFault
+from crashext.kernel.origin.callsites import jumps_on
+from crashext.kernel.origin.code import Code
+from crashext.kernel.origin.constants import Peek
+from crashext.kernel.origin.entrypoints import ALLOCATING, FREEING
+from crashext.kernel.origin.readers import Reader
+from crashext.kernel.origin.stores import Written
+
+_LONGEST = 2048  # bytes of a function that is looked into
+_DEEPEST = 2
+_COPY = ("memcpy", "__memcpy", "memmove", "__memmove")
+
+
+class Callees:
+    """Functions of one kernel that get a pointer; what was read of them is kept."""
+
+    def __init__(self, host: Host, reader: Reader, peek: Peek) -> None:
+        self._host, self._reader, self.peek = host, reader, peek
+        # They hand out the memory, or take it back, and what they write into it is not what stays.
+        names = {e.name for e in (*ALLOCATING, *FREEING)}
+        self._barred = {host.address_of(name) for name in names}
+        self._copies = {host.address_of(name) for name in _COPY}
+        self._known: dict[tuple[int, int, int], tuple[Written, ...]] = {}
+
+    def copies(self, target: int) -> bool:
+        """Whether it is memcpy()."""
+        return target in self._copies
+
+    def written(self, target: int, argument: int, depth: int = 1) -> tuple[Written, ...]:
+        """What the function at `target` writes where its argument, by number, points to."""
+        key = (target, argument, depth)
+        if key not in self._known:
+            self._known[key] = ()  # whoever calls itself adds nothing
+            self._known[key] = self._read(target, argument, depth)
+        return self._known[key]
+
+    def _read(self, target: int, argument: int, depth: int) -> tuple[Written, ...]:
+        target = jumps_on(self._host, target)
+        if depth > _DEEPEST or target in self._barred or target in self._copies:
+            return ()
+        symbol = self._host.symbol_at(target)
+        if symbol is None or symbol.address != target or not 0 < symbol.size <= _LONGEST:
+            return ()
+        try:
+            code = Code(self._host.read(target, symbol.size), target, self._reader.isa)
+        except ReadFault:
+            return ()
+        known = self._reader.constants(code, self.peek)
+        given = {self._reader.isa.arguments[argument]: 0}
+        walk = self._reader.walk(code, known, self, given, depth + 1)
+        walk.follow(0)
+        return tuple(walk.written.values())

@@ -1,0 +1,93 @@
+"""Which functions name a symbol in their text, whatever they do with it.
+
+x86-64's code names an address by 32 bits, relative to the next instruction or sign-extended;
+arm64's by adrp and what is added to it a few instructions on. Where an operand of x86-64 begins is
+not asked: four bytes that only look like one name a given symbol once in a billion times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crashext.kernel.access import Words
+
+_IMMEDIATE = (0, 1, 4)
+"""Bytes that may follow the part of an instruction that its end is relative to."""
+_ADRP, _ADRP_MASK = np.uint32(0x90000000), np.uint32(0x9F000000)
+_ADD, _ADD_MASK = np.uint32(0x91000000), np.uint32(0xFFC00000)
+_LOW, _REGISTER = np.uint32(0xFFF), np.uint32(0x1F)
+_APART = 6
+"""Instructions from an adrp to the add that goes with it, less one, at most."""
+
+
+class Mentions:
+    """Of functions, whose text is given by address."""
+
+    def __init__(
+        self, texts: Mapping[int, bytes], areas: list[tuple[int, int]], arm64: bool
+    ) -> None:
+        """`areas` are the addresses that may be asked about."""
+        self._functions = np.array(sorted(texts), np.uint64)
+        parts = [texts[int(a)] for a in self._functions]
+        # An instruction is aligned in arm64's text; in x86-64's nothing is.
+        parts = [p.ljust(len(p) + 3 & ~3, b"\0") for p in parts]
+        self._starts = np.cumsum([0, *map(len, parts)])[:-1]
+        find = self._arm64 if arm64 else self._x86
+        values, owners = np.zeros(0, np.uint64), np.zeros(0, np.int64)
+        if any(parts):
+            values, owners = find(b"".join(parts))
+        inside = np.zeros(len(values), np.bool_)
+        for a, b in areas:
+            inside |= (values >= a) & (values < b)
+        order = np.argsort(values[inside], kind="stable")
+        self._values, self._owners = values[inside][order], owners[inside][order]
+
+    def __len__(self) -> int:
+        """Functions."""
+        return len(self._functions)
+
+    def of(self, address: int) -> set[int]:
+        """The functions whose text names `address`."""
+        first, last = np.searchsorted(
+            self._values, np.array([address, address + 1], np.uint64)
+        ).tolist()
+        return set(self._functions[np.unique(self._owners[first:last])].tolist())
+
+    def _at(self, places: NDArray[np.int64]) -> tuple[NDArray[np.int64], Words]:
+        """Of places in the joined text: which function they are in, and their address."""
+        owners = np.searchsorted(self._starts, places, side="right").astype(np.int64) - 1
+        inside = (places - self._starts[owners]).astype(np.uint64)
+        return owners, self._functions[owners] + inside
+
+    def _x86(self, text: bytes) -> tuple[Words, NDArray[np.int64]]:
+        values, owners = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
+        for shift in range(4):
+            numbers = np.frombuffer(text, "<i4", max(0, len(text) - shift) // 4, shift)
+            numbers = numbers.astype(np.int64).astype(np.uint64)
+            places = np.arange(len(numbers), dtype=np.int64) * 4 + shift
+            owner, here = self._at(places)
+            values += [numbers, *(here + np.uint64(4 + n) + numbers for n in _IMMEDIATE)]
+            owners += [owner] * (1 + len(_IMMEDIATE))
+        return np.concatenate(values), np.concatenate(owners)
+
+    def _arm64(self, text: bytes) -> tuple[Words, NDArray[np.int64]]:
+        words = np.frombuffer(text, "<u4")
+        at = np.flatnonzero((words & _ADRP_MASK) == _ADRP)
+        owner, here = self._at(at * 4)
+        page = words[at]
+        high = (page << np.uint32(8)).view(np.int32).astype(np.int64) >> 13 << 2
+        pages = high | (page >> np.uint32(29) & np.uint32(3)).astype(np.int64)
+        base = (here & ~np.uint64(0xFFF)) + (pages << 12).astype(np.uint64)
+        values, owners = [base], [owner]
+        for apart in range(1, _APART):
+            near = at + apart < len(words)
+            low = words[at[near] + apart]
+            goes = (low & _ADD_MASK) == _ADD
+            goes &= (low >> np.uint32(5) & _REGISTER) == (page[near] & _REGISTER)
+            added = (low[goes] >> np.uint32(10) & _LOW).astype(np.uint64)
+            values.append(base[near][goes] + added)
+            owners.append(owner[near][goes])
+        return np.concatenate(values), np.concatenate(owners)

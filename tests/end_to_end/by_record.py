@@ -1,0 +1,225 @@
+"""The code rung beside the kernel's own record of who allocated, on guests that keep one.
+
+`python -m tests.end_to_end.by_record [DUMP …]` lists every group of alike objects that one place
+allocated, by the record, and what the code alone says of it. The record is not shown to the code.
+
+How a group counts: *right* where the recorded function is first; *among equals* where the code says
+itself that some are as probable as the first, and the recorded one is among the few that it shows;
+*not told* where no place stands out; *wrong* where another one is said to. Of what it says the code
+has to be right, and a text of 16 bytes that kstrdup() made has nothing in it to know its maker by.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from crashext.allocators import allocates_for_others
+from crashext.analysis.likeness.similarity import group
+from crashext.analysis.likeness.survey import Survey, make_classifier, survey
+from crashext.analysis.likeness.words import Classifier
+from crashext.analysis.origin.callers import rank_callers
+from crashext.analysis.origin.content import content_owners
+from crashext.analysis.results.callsites import Callers, CallSite
+from crashext.analysis.settings import DEFAULTS
+from crashext.analysis.types.candidates import Types
+from crashext.hosts.base import Host, ReadFault
+from crashext.kernel.access import Words
+from crashext.kernel.origin.fitting import Request
+from crashext.kernel.origin.requests import requests_of
+from crashext.kernel.origin.stackdepot import StackDepot
+from crashext.kernel.origin.tracks import read_tracks, tracked
+from crashext.kernel.slab.caches import SlabCache
+from crashext.kernel.slab.view import KernelView
+from crashext.progress import silent
+from tests.conftest import lab_view
+
+LEAST = 10
+"""Objects of a group that is asked about: of fewer, chance makes one place."""
+GROUPS = 8
+"""Of a cache: those that a report shows."""
+OUTCOMES = ("right", "among equals", "not told", "wrong")
+_ONE_SITE = 0.95
+_JUMP = 5
+
+Stack = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A group that one place allocated, and what the code says."""
+
+    cache: str
+    objects: int
+    stack: Stack
+    """The record's most frequent one."""
+    site: int
+    """The return address of who asked for the memory."""
+    callers: Callers | None
+    rank: int | None
+    """Of the true place among those that are shown; None where it is not."""
+
+    same: bool
+    """The first is in the recorded function, if at another call of it."""
+
+    @property
+    def outcome(self) -> str:
+        """One of `OUTCOMES`."""
+        if self.rank == 0 or self.same:
+            return "right"
+        if self.callers is not None and self.callers.clear:
+            return "wrong"
+        few = self.rank is not None and self.callers is not None and self.callers.equals > self.rank
+        return "among equals" if few else "not told"
+
+
+class Record:
+    """Stacks of allocations as the kernel noted them."""
+
+    def __init__(self, view: KernelView) -> None:
+        self._view, self._depot = view, StackDepot(view.host)
+
+    def stacks(self, cache: SlabCache, objects: Words) -> list[Stack | None]:
+        tracks = read_tracks(self._view.host, cache, objects)
+        known = self._depot.stacks(np.unique(tracks.handle[tracks.ok]))
+        stacks: list[Stack | None] = []
+        for i, good in enumerate(tracks.ok.tolist()):
+            stack = known.get(int(tracks.handle[i])) or tuple(int(f) for f in tracks.inline[i] if f)
+            stacks.append((stack or (int(tracks.addr[i]),)) if good else None)
+        return stacks
+
+    def called(self, address: int) -> int | None:
+        """The function whose call returns to `address`."""
+        return callee(self._view.host, address)
+
+    def asked(self, stack: Stack) -> int:
+        """The place in the stack of who asked for the memory."""
+        for i, address in enumerate(stack):
+            symbol = self._view.host.symbol_at(address - 1)
+            if symbol is None or not allocates_for_others(symbol.name):
+                return i
+        return 0
+
+
+def names(host: Host, site: CallSite, stack: Stack) -> bool:
+    """Whether a stack goes through a place in the code."""
+    called = int(site.address)
+    if not site.tail:
+        return called + site_length(host) in stack
+    # A tail jump leaves no frame: who called the function that jumps is in the stack.
+    symbol = host.symbol_at(called)
+    return symbol is not None and any(callee(host, a) == symbol.address for a in stack)
+
+
+def site_length(host: Host) -> int:
+    return 4 if host.info().arch == "aarch64" else _JUMP
+
+
+def callee(host: Host, address: int) -> int | None:
+    """Where the direct call that returns to `address` goes."""
+    try:
+        data = host.read(address - _JUMP, _JUMP)
+    except ReadFault:  # text of __init, which is gone
+        return None
+    return address + int.from_bytes(data[1:], "little", signed=True) if data[0] == 0xE8 else None
+
+
+def compared(
+    view: KernelView, caches: Iterable[SlabCache] | None = None, groups: int = GROUPS
+) -> Iterator[Compared]:
+    """Every group of one place, in every cache (or of `caches`) whose objects are noted."""
+    record, classifier = Record(view), make_classifier(view)
+    for cache in view.caches.all if caches is None else caches:
+        if not tracked(cache):
+            continue
+        seen = survey(view, classifier, cache, DEFAULTS, silent)
+        grouping = group(seen.words, DEFAULTS.threshold, DEFAULTS.metric, seen.rng)
+        for cluster in grouping.clusters[:groups]:
+            if len(cluster.members) >= LEAST:
+                found = _compare(view, classifier, cache, seen, cluster.members, record)
+                if found is not None:
+                    yield found
+
+
+def _compare(
+    view: KernelView,
+    classifier: Classifier,
+    cache: SlabCache,
+    seen: Survey,
+    members: np.ndarray[tuple[int], np.dtype[np.intp]],
+    record: Record,
+) -> Compared | None:
+    addresses, words = seen.sample.address[members], seen.words.rows(members)
+    stacks = [s for s in record.stacks(cache, addresses) if s is not None]
+    sites = Counter(s[record.asked(s)] for s in stacks)
+    if not sites:
+        return None
+    site, times = sites.most_common(1)[0]
+    if times < _ONE_SITE * len(stacks):
+        return None
+    (stack, _) = Counter(s for s in stacks if s[record.asked(s)] == site).most_common(1)[0]
+    stack = stack[: record.asked(stack) + 1]
+    types = Types(view, classifier).candidates(cache, words, np.arange(len(members)), addresses[0])
+    owners = content_owners(view, classifier, words)
+    callers = rank_callers(view, cache, addresses, words, owners, types)
+    ranked = [] if callers is None else [c.site for c in callers.sites]
+    rank = next((i for i, s in enumerate(ranked) if names(view.host, s, stack)), None)
+    function = view.host.symbol_at(site - 1)
+    same = bool(ranked and function and ranked[0].function == function.name)
+    return Compared(cache.name, len(members), stack, site, callers, rank, same)
+
+
+def main(dumps: list[str]) -> None:
+    for name in dumps:
+        view = lab_view(name)
+        found = list(compared(view))
+        print(f"{name}: {len(found)} groups of one place each")
+        for one in found:
+            print(*lines(view, one), sep="\n  ")
+        counted = Counter(one.outcome for one in found)
+        print(f"{name}: {', '.join(f'{counted[o]} {o}' for o in OUTCOMES)} of {len(found)} groups")
+        places = {(one.cache, one.site): one.outcome for one in found}
+        counted = Counter(places.values())
+        print(f"{name}: {', '.join(f'{counted[o]} {o}' for o in OUTCOMES)} of {len(places)} places")
+
+
+def lines(view: KernelView, one: Compared) -> list[str]:
+    host = view.host
+    clear = one.callers is not None and one.callers.clear
+    head = f"{one.outcome}{', clear' if clear else ''}: {one.cache} {one.objects}: rank {one.rank}"
+    told = [head, "record: " + " < ".join(_name(host, a) for a in one.stack)]
+    if one.outcome == "right" and clear:
+        return told[:1]
+    if one.callers is None:
+        return [*told, "no place known"]
+    told.append(f"{one.callers.places}+{one.callers.others} places, {one.callers.equals} equal")
+    if one.outcome != "right":
+        index = requests_of(host, view.caches)
+        cache = view.caches.find(one.cache)
+        assert cache is not None
+        mine = [r for r in index.from_cache(cache) if _is(host, r, one.stack)]
+        told.append(f"index has: {[(r.function.name, hex(r.offset), r.sizes) for r in mine]}")
+    for candidate in one.callers.sites:
+        site = candidate.site
+        where = f"{site.function}+{site.offset:#x} {site.module}"
+        told.append(f"{candidate.probability:.2f} {where}: {'; '.join(candidate.reasons)}")
+    return told
+
+
+def _is(host: Host, request: Request, stack: Stack) -> bool:
+    if not request.jump:
+        return request.call + request.length in stack
+    return any(callee(host, a) == request.function.address for a in stack)
+
+
+def _name(host: Host, address: int) -> str:
+    symbol = host.symbol_at(address - 1)
+    return f"{address:#x}" if symbol is None else f"{symbol.name}+{address - symbol.address:#x}"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:] or ["traced", "nodes-debug"])

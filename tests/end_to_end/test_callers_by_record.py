@@ -1,0 +1,66 @@
+"""The code beside the kernel's own record of who allocated, on a guest booted with slub_debug=U.
+
+All groups of all caches are compared by `python -m tests.end_to_end.by_record`, which takes half a
+minute; here are those of some caches, and what the index of calls has to hold of the largest.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from crashext.kernel.origin.entrypoints import Kind
+from crashext.kernel.origin.requests import requests_of
+from crashext.kernel.origin.tracks import tracked
+from crashext.kernel.slab.objects import State
+from tests.conftest import lab_view
+from tests.end_to_end.by_record import Record, Stack, compared
+
+TRACED = "traced"
+SOME = ("leaklab_obj", "kmalloc-32", "kmalloc-64", "kmalloc-256", "dentry", "trace_event_file")
+LARGEST, MOST = 30, 2000
+COVERED = 0.99
+
+
+def test_of_what_one_place_allocated_the_code_says_so_or_that_it_cannot_tell() -> None:
+    view = lab_view(TRACED)
+    caches = [c for c in view.caches.all if c.name in SOME]
+    found = list(compared(view, caches, groups=4))
+    counted = Counter(one.outcome for one in found)
+    assert len(found) >= 16
+    assert counted["right"] >= 0.7 * len(found)
+    assert not counted["wrong"], [one for one in found if one.outcome == "wrong"]
+    assert {one.cache for one in found if one.outcome == "right"} >= {*SOME} - {"kmalloc-64"}
+
+
+def test_the_recorded_places_are_in_the_index() -> None:
+    view = lab_view(TRACED)
+    record, known = Record(view), requests_of(view.host, view.caches)
+    asking = known.of((Kind.SLAB, Kind.SIZED))
+    returns = {r.call + r.length for r in asking if not r.jump}
+    # Who calls a function that ends in the allocator is in the stack, that function is not.
+    ending = {r.function.address for r in asking if r.jump}
+    caches = [c for c in view.caches.all if tracked(c)]
+    sizes = np.bincount(view.index.cache, minlength=len(view.caches.all))
+    caches.sort(key=lambda c: -int(sizes[view.caches.index(c)]))
+    absent: Counter[tuple[str, Stack]] = Counter()
+    total = 0
+    for cache in caches[:LARGEST]:
+        rows = view.index.rows_of(view.caches.index(cache))
+        batches = view.reader(cache).read(view.index, rows)
+        objects = np.concatenate([b.address[b.state == State.ALLOCATED] for b in batches])
+        some = objects[:: max(1, len(objects) // MOST)]
+        weight = len(objects) / max(1, len(some))
+        stacks = Counter(s for s in record.stacks(cache, some) if s is not None)
+        for stack, times in stacks.items():
+            total += round(times * weight)
+            asked = stack[: record.asked(stack) + 1]
+            if not (returns & set(asked) or any(record.called(a) in ending for a in asked)):
+                absent[cache.name, asked] += round(times * weight)
+    named = {
+        (cache, *(getattr(view.host.symbol_at(a - 1), "name", hex(a)) for a in stack)): times
+        for (cache, stack), times in absent.most_common()
+    }
+    assert sum(absent.values()) <= (1 - COVERED) * total, named
+    assert total > 50_000
