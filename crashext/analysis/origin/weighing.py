@@ -38,7 +38,7 @@ _POISON = 0xDEAD0000  # the upper half of LIST_POISON1 and 2
 
 # Where the lab knows the truth, a module named by content is right more often than e**8 to 1
 # against any one of the kernel's other places.
-_NAMED, _NAMED_BEYOND, _TYPED, _FOREIGN = 8.0, 4.0, 6.0, 1.0
+_NAMED, _NAMED_BEYOND, _TYPED, _FOREIGN = 8.0, 6.0, 6.0, 1.0
 _VARYING, _ANY_CACHE = -2.5, -6.0
 _SUPPOSED, _OTHERWISE = -0.5, -4.0
 """A size by what variables are now: it fits, or it does not."""
@@ -144,8 +144,8 @@ def weigh(
         weight += _VARYING if "kmem_cache_alloc" not in site.calls else _ANY_CACHE
     if hints.contained and site.module == hints.contained:
         weight += _NAMED_BEYOND if hints.beyond else _NAMED
-        what = "what they point at contains" if hints.beyond else "the objects contain"
-        reasons.append(f"in {site.module}, whose symbols {what}")
+        where = "are in what they point at" if hints.beyond else "the objects contain"
+        reasons.append(f"in {site.module}, whose symbols {where}")
     elif hints.type is not None and site.module == hints.type.module:
         weight += _TYPED
         reasons.append(f"in {site.module}, whose {hints.type.name} they may be")

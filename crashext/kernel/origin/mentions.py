@@ -39,9 +39,11 @@ class Mentions:
         values, owners = np.zeros(0, np.uint64), np.zeros(0, np.int64)
         if any(parts):
             values, owners = find(b"".join(parts))
-        inside = np.zeros(len(values), np.bool_)
-        for a, b in areas:
-            inside |= (values >= a) & (values < b)
+        known = sorted(areas)
+        starts = np.array([a for a, _ in known], np.uint64)
+        ends = np.array([b for _, b in known], np.uint64)
+        at = np.searchsorted(starts, values, side="right") - 1
+        inside = (at >= 0) & (values < ends[at]) if known else np.zeros(len(values), np.bool_)
         order = np.argsort(values[inside], kind="stable")
         self._values, self._owners = values[inside][order], owners[inside][order]
 
