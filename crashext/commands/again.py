@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from crashext.analysis.settings import DEFAULTS, MEMORY_BUDGET
 from crashext.commands.options import Look, Source
@@ -12,7 +13,9 @@ from crashext.commands.questions import Question, held_by
 from crashext.hosts.base import Host
 from crashext.hosts.recorded import RecordedHost
 from crashext.report.asking import Asking
-from crashext.report.html.made import Made
+
+if TYPE_CHECKING:
+    from crashext.report.html.made import Made
 
 
 def asking(place: Place, source: Source, host: Host, seed: int, whole: bool = False) -> Asking:
@@ -54,6 +57,8 @@ def asking_of_files(place: Place, live: bool) -> Asking:
 def made(again: Asking, question: Question, look: Look, *words: object) -> Made:
     """How a report with memory came about: all that decides about the answer, so that it comes
     again. `words`: options of the mode."""
+    from crashext.report.html.made import Made  # few runs make a page
+
     told = [*shlex.split(question.short), *map(str, words)]
     for name, usual in vars(DEFAULTS).items():
         value = getattr(look.settings, name)
@@ -69,6 +74,8 @@ def made(again: Asking, question: Question, look: Look, *words: object) -> Made:
 
 def made_of_files(place: Place, again: Asking, words: Sequence[str]) -> Made:
     """Of one without."""
+    from crashext.report.html.made import Made
+
     return Made(shlex.join([*place.start("leakscan"), *words]), again)
 
 

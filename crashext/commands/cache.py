@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from crashext.analysis.caches import scan_caches
-from crashext.analysis.kmem_walker import KmemHost, scan_caches_kmem
-from crashext.analysis.origin.outstanding import kept
 from crashext.analysis.results.reports import LeakReport
 from crashext.commands.again import asking, made
 from crashext.commands.opening import open_host, open_view
@@ -16,12 +15,15 @@ from crashext.commands.place import Place
 from crashext.commands.questions import Question, options_of
 from crashext.hosts.base import Host, HostError, UnknownLayout
 from crashext.hosts.keeping import keep
+from crashext.hosts.recorded import RecordedHost
 from crashext.progress import Progress
 from crashext.report.asking import Asking
-from crashext.report.documents import document
-from crashext.report.html.caches import leak_page
 from crashext.report.text import print_leak_report
 from crashext.skipped import Skipped
+
+if TYPE_CHECKING:
+    from crashext.analysis.results.joined import Traced
+    from crashext.report.html.blocks import Amounts, Page
 
 
 def answer(options: CacheOptions, place: Place, progress: Progress) -> Output:
@@ -42,12 +44,14 @@ def answer(options: CacheOptions, place: Place, progress: Progress) -> Output:
                     opened.budget,
                     look.refs,
                     look.memory,
-                    kept(opened.view.host, None),
+                    _traced(opened.view.host),
                 ),
             )
     except UnknownLayout as why:
         if not place.inside or options.source.record is not None:
             raise
+        from crashext.analysis.kmem_walker import KmemHost
+
         if not isinstance(place.host, KmemHost):
             raise
         report = _instead(_by_kmem(options, place.host, progress), why)
@@ -58,12 +62,32 @@ def answer(options: CacheOptions, place: Place, progress: Progress) -> Output:
 
 def _printed(options: CacheOptions, report: LeakReport, again: Asking) -> Output:
     walker = ("--walker", "kmem") if options.kmem else ()
-    how = made(again, _question(options), options.look, *walker)
+
+    def json() -> str:
+        from crashext.report.documents import document
+
+        return document(report)
+
+    def page(amounts: Amounts) -> Page:
+        from crashext.report.html.caches import leak_page
+
+        how = made(again, _question(options), options.look, *walker)
+        return leak_page(report, (), how, amounts)
+
     return Output(
         text=lambda console: print_leak_report(report, console, options.printing.verbose, again),
-        json=lambda: document(report),
-        page=lambda amounts: leak_page(report, (), how, amounts),
+        json=json,
+        page=page,
     )
+
+
+def _traced(host: Host) -> Traced | None:
+    """What a session keeps of the trace that was joined when it was recorded."""
+    if not isinstance(host, RecordedHost):
+        return None
+    from crashext.analysis.origin.outstanding import kept
+
+    return kept(host, None)
 
 
 def _question(options: CacheOptions) -> Question:
@@ -79,6 +103,8 @@ def _whole(report: LeakReport) -> bool:
 
 
 def _by_kmem(options: CacheOptions, host: Host, progress: Progress) -> LeakReport:
+    from crashext.analysis.kmem_walker import KmemHost, scan_caches_kmem
+
     if not isinstance(host, KmemHost):
         raise HostError("--walker kmem needs a crash session")
     return scan_caches_kmem(host, list(options.caches), options.look.settings, progress)

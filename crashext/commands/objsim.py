@@ -8,8 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from crashext.analysis.excerpt import MAX_TEXT, compare_text
-from crashext.analysis.objects import compare
 from crashext.analysis.results.reports import SimilarityReport
 from crashext.commands.opening import open_host, open_view
 from crashext.commands.options import ExcerptOptions, ObjsimOptions
@@ -18,7 +16,6 @@ from crashext.commands.place import Place
 from crashext.commands.questions import Question, options_of
 from crashext.hosts.base import CommandHost, Host, HostError
 from crashext.progress import Progress
-from crashext.report.documents import document
 from crashext.report.objsim_text import print_similarity_report
 
 _NEAR_SYMBOL = re.compile(r"([A-Za-z_][\w.]*) *([+-] *(?:0x[0-9a-fA-F]+|[1-9][0-9]*))")
@@ -26,6 +23,8 @@ _ADDRESS_DIGITS = 8  # a shorter word without 0x, such as dead or add, may be a 
 
 
 def answer(options: ObjsimOptions, place: Place, progress: Progress) -> Output:
+    from crashext.analysis.objects import compare
+
     asked = options_of(options.settings, options.refs, options.list)
     question = Question("objsim", options.addresses, options=asked)
     with open_view(open_host(options.source, place), options.source.record, question) as opened:
@@ -43,15 +42,22 @@ def answer(options: ObjsimOptions, place: Place, progress: Progress) -> Output:
 
 
 def answer_excerpt(options: ExcerptOptions, place: Place, progress: Progress) -> Output:
+    from crashext.analysis.excerpt import compare_text
+
     report = compare_text(_read_text(options.text), options.size, options.settings)
     return _printed(report, options.printing.verbose)
 
 
 def _printed(report: SimilarityReport, verbose: bool, lost: bool = False) -> Output:
+    def json() -> str:
+        from crashext.report.documents import document  # few runs print it, and it brings much
+
+        return document(report)
+
     listed = None if report.kin is None else report.kin.listed
     return Output(
         text=lambda console: print_similarity_report(report, console, verbose),
-        json=lambda: document(report),
+        json=json,
         listed=np.zeros(0, np.uint64) if listed is None else listed,
         lost=lost,
     )
@@ -78,6 +84,8 @@ def address_of(host: Host, text: str) -> int:
 
 
 def _read_text(name: str) -> str:
+    from crashext.analysis.excerpt import MAX_TEXT
+
     try:
         if name == "-":
             data = sys.stdin.buffer.read(MAX_TEXT + 1)

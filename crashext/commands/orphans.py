@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from crashext.analysis.orphans import scan_orphans
 from crashext.commands.again import asking, made
 from crashext.commands.opening import open_host, open_view
@@ -10,9 +12,10 @@ from crashext.commands.output import Output
 from crashext.commands.place import Place
 from crashext.commands.questions import Question, options_of
 from crashext.progress import Progress
-from crashext.report.documents import document
-from crashext.report.html.orphans import orphans_page
 from crashext.report.orphans_text import print_orphan_report, write_list
+
+if TYPE_CHECKING:
+    from crashext.report.html.blocks import Amounts, Page
 
 
 def answer(options: OrphansOptions, place: Place, progress: Progress) -> Output:
@@ -25,9 +28,20 @@ def answer(options: OrphansOptions, place: Place, progress: Progress) -> Output:
     if options.list is not None:
         write_list(found.addresses, found.caches, options.list)
     verbose = options.printing.verbose
+
+    def json() -> str:
+        from crashext.report.documents import document
+
+        return document(found.report)
+
+    def page(amounts: Amounts) -> Page:
+        from crashext.report.html.orphans import orphans_page
+
+        return orphans_page(found.report, made(again, question, look), amounts)
+
     return Output(
         text=lambda console: print_orphan_report(found.report, console, verbose),
-        json=lambda: document(found.report),
-        page=lambda amounts: orphans_page(found.report, made(again, question, look), amounts),
+        json=json,
+        page=page,
         lost=opened.lost,
     )

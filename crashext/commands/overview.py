@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from crashext.analysis.memory.growth import Compared, growth
-from crashext.analysis.moments import of_overview
-from crashext.analysis.overview import look_over, unreadable
+from crashext.analysis.overview import Overview, look_over, unreadable
 from crashext.analysis.verdict.rules import judge
-from crashext.commands import cache
+from crashext.analysis.verdict.verdict import Verdict
 from crashext.commands.again import asking, asking_of_files, made
-from crashext.commands.before import earlier
 from crashext.commands.opening import open_host, open_view
 from crashext.commands.options import CacheOptions, OverviewOptions
 from crashext.commands.output import Output
@@ -20,9 +18,12 @@ from crashext.hosts.base import Host, KernelMissing
 from crashext.hosts.crash import CrashHost
 from crashext.hosts.keeping import keep
 from crashext.progress import Progress
-from crashext.report.documents import document
-from crashext.report.html.overview import overview_page
+from crashext.report.asking import Asking
 from crashext.report.verdict_text import print_overview
+
+if TYPE_CHECKING:
+    from crashext.analysis.memory.growth import Compared
+    from crashext.report.html.blocks import Amounts, Page
 
 
 def answer(options: OverviewOptions, place: Place, progress: Progress) -> Output:
@@ -50,41 +51,61 @@ def _answer(options: OverviewOptions, place: Place, progress: Progress) -> Outpu
         )
     facts = overview.facts
     if before is not None:
+        from crashext.analysis.memory.growth import growth
+        from crashext.analysis.moments import of_overview
+
         now = of_overview(overview.kernel.source, overview)
         facts = replace(facts, growth=growth([before, now]))
-    verdicts = judge(facts)
     earlier_moment = () if options.before is None else ("--before", options.before)
-    how = made(again, question, look, *earlier_moment)
-    verbose = options.printing.verbose
-    return Output(
-        text=lambda console: print_overview(
-            overview, facts, verdicts, console, verbose, again, options.topics
-        ),
-        json=lambda: document(replace(overview, facts=facts), verdicts),
-        page=lambda amounts: overview_page(overview, facts, verdicts, how, amounts),
-        lost=opened.lost,
+    overview = replace(overview, facts=facts)
+    return replace(
+        _printed(options, overview, judge(facts), again, earlier_moment), lost=opened.lost
     )
 
 
-def _unreadable(gone: KernelMissing, options: OverviewOptions, place: Place) -> Output:
-    """The verdict on a dump without the kernel's variables: that there is none."""
-    look, overview = options.look, unreadable(gone.info, gone.why)
-    again = asking_of_files(place, live=False)
-    question = Question("leakscan", options=options_of(look.settings, look.refs))
-    verdicts, how = judge(overview.facts), made(again, question, look)
+def _printed(
+    options: OverviewOptions,
+    overview: Overview,
+    verdicts: tuple[Verdict, ...],
+    again: Asking,
+    words: tuple[object, ...] = (),
+) -> Output:
+    """`words`: options that decide about the answer, besides those of how to look."""
+
+    def json() -> str:
+        from crashext.report.documents import document
+
+        return document(overview, verdicts)
+
+    def page(amounts: Amounts) -> Page:
+        from crashext.report.html.overview import overview_page
+
+        look = options.look
+        question = Question("leakscan", options=options_of(look.settings, look.refs))
+        how = made(again, question, look, *words)
+        return overview_page(overview, overview.facts, verdicts, how, amounts)
+
     verbose, topics = options.printing.verbose, options.topics
     return Output(
         text=lambda console: print_overview(
             overview, overview.facts, verdicts, console, verbose, again, topics
         ),
-        json=lambda: document(overview, verdicts),
-        page=lambda amounts: overview_page(overview, overview.facts, verdicts, how, amounts),
-        lost=options.source.record is not None,
+        json=json,
+        page=page,
     )
+
+
+def _unreadable(gone: KernelMissing, options: OverviewOptions, place: Place) -> Output:
+    """The verdict on a dump without the kernel's variables: that there is none."""
+    overview, again = unreadable(gone.info, gone.why), asking_of_files(place, live=False)
+    printed = _printed(options, overview, judge(overview.facts), again)
+    return replace(printed, lost=options.source.record is not None)
 
 
 def _of_caches(options: OverviewOptions, place: Place, progress: Progress) -> Output:
     """This kernel has a cache that is called like a topic: caches are what the words name."""
+    from crashext.commands import cache
+
     named = CacheOptions(options.source, options.topics, False, options.look, options.printing)
     return cache.answer(named, place, progress)
 
@@ -92,6 +113,8 @@ def _of_caches(options: OverviewOptions, place: Place, progress: Progress) -> Ou
 def _before(options: OverviewOptions, host: Host, progress: Progress) -> Compared | None:
     if options.before is None:
         return None
+    from crashext.commands.before import earlier
+
     symbols = host.debug_files() if isinstance(host, CrashHost) else options.source.symbols
     source = options.source
     return earlier(options.before, symbols, options.look.settings, progress, source.debuginfod)

@@ -7,13 +7,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from crashext.commands import cache, live, objsim, orphans, overview, procfs, sites, trace, untyped
 from crashext.commands.arguments import BAD_INPUT
 from crashext.commands.opening import NoTypes
 from crashext.commands.options import (
@@ -41,17 +41,19 @@ from crashext.report.window import output_width
 
 _MOMENT = 1.0  # seconds without a word that nobody minds
 
-_MODES: dict[type[Options], Callable[[Any, Place, Progress], Output]] = {
-    OverviewOptions: overview.answer,
-    CacheOptions: cache.answer,
-    OrphansOptions: orphans.answer,
-    SitesOptions: sites.answer,
-    TraceOptions: trace.answer,
-    LiveOptions: live.answer,
-    ProcfsOptions: procfs.answer,
-    ObjsimOptions: objsim.answer,
-    ExcerptOptions: objsim.answer_excerpt,
+_MODES: dict[type[Options], tuple[str, str]] = {
+    OverviewOptions: ("overview", "answer"),
+    CacheOptions: ("cache", "answer"),
+    OrphansOptions: ("orphans", "answer"),
+    SitesOptions: ("sites", "answer"),
+    TraceOptions: ("trace", "answer"),
+    LiveOptions: ("live", "answer"),
+    ProcfsOptions: ("procfs", "answer"),
+    ObjsimOptions: ("objsim", "answer"),
+    ExcerptOptions: ("objsim", "answer_excerpt"),
 }
+"""Module and function of each. What one needs the others need not: it is imported when it is asked
+for."""
 
 
 def run(program: str, options: Options, place: Place) -> int:
@@ -85,9 +87,14 @@ def run(program: str, options: Options, place: Place) -> int:
 
 
 def _output(program: str, options: Options, place: Place, progress: Progress) -> Output | None:
+    module, name = _MODES[type(options)]
+    answer: Callable[[Any, Place, Progress], Output]
+    answer = getattr(import_module(f"crashext.commands.{module}"), name)
     try:
-        return _MODES[type(options)](options, place, progress)
+        return answer(options, place, progress)
     except NoTypes as less:
+        from crashext.commands import untyped
+
         return untyped.answer(program, options, less)
 
 
