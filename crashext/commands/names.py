@@ -19,14 +19,14 @@ def unknown_cache(options: Options, place: Place) -> str:
         return ""
     from crashext.hosts.base import HostError, ReadFault, UnknownLayout
     from crashext.hosts.keeping import keep
+    from crashext.kernel.slab.caches import read_caches
     from crashext.kernel.slab.named import UnknownCache, find_cache
-    from crashext.kernel.slab.view import KernelView
 
     try:
         host = place.host
-        view = keep(host, "view", lambda: KernelView(host), large=True)
+        caches = keep(host, "caches", lambda: read_caches(host))
         for name in names:
-            find_cache(view.caches, name)
+            find_cache(caches, name)
     except UnknownCache as unknown:
         return str(unknown)
     except (HostError, ReadFault, UnknownLayout):

@@ -15,8 +15,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-MAGIC = 0xEB9F
-_HEADER = 24
+from crashext.kernel.btf_unit import parse
+
 _MAX_NAME = 256
 _MAX_CHAIN = 64  # modifiers and typedefs around one type
 _VOID = 0
@@ -47,15 +47,6 @@ class BtfKind(enum.IntEnum):
     ENUM64 = 19
 
 
-# Words after the three of every type: once, and for each of its vlen entries.
-_ONCE = np.zeros(32, np.int64)
-_EACH = np.zeros(32, np.int64)
-for _kind, _words in ((1, 1), (3, 3), (14, 1), (17, 1)):
-    _ONCE[_kind] = _words
-for _kind, _words in ((4, 3), (5, 3), (6, 2), (13, 2), (15, 3), (19, 3)):
-    _EACH[_kind] = _words
-_KNOWN = np.arange(32) <= max(BtfKind)
-_KNOWN[0] = False
 _MODIFIERS = frozenset(
     (BtfKind.TYPEDEF, BtfKind.VOLATILE, BtfKind.CONST, BtfKind.RESTRICT, BtfKind.TYPE_TAG)
 )
@@ -72,62 +63,8 @@ class BtfMember:
     """0 for a member that is not a bit field."""
 
 
-@dataclass(frozen=True)
-class Unit:
-    """The BTF of the kernel or of one module, cut into its parts."""
-
-    name: str
-    words: NDArray[np.uint32]
-    starts: NDArray[np.int64]
-    """Where each type begins in `words`."""
-    strings: bytes
-
-
-def parse(name: str, data: bytes) -> Unit | None:
-    """One BTF blob; None where it is not one. Types after the first impossible one are dropped."""
-    if len(data) < _HEADER:
-        return None
-    head = np.frombuffer(data[:_HEADER], "<u4").tolist()
-    magic, version = head[0] & 0xFFFF, head[0] >> 16 & 0xFF
-    _, length, type_at, type_size, text_at, text_size = head
-    if magic != MAGIC or version != 1 or length < _HEADER or type_at % 4 or type_size % 4:
-        return None
-    type_at, text_at = length + type_at, length + text_at
-    if max(type_at + type_size, text_at + text_size) > len(data):
-        return None
-    words = np.frombuffer(data[type_at : type_at + type_size], "<u4")
-    return Unit(name, words, _starts(words), data[text_at : text_at + text_size])
-
-
-def words_of(kind: int, entries: int) -> int:
-    """Words that a type of a kind takes, with so many entries."""
-    return 3 + int(_ONCE[kind]) + int(_EACH[kind]) * entries
-
-
-def entry_words(kind: BtfKind) -> int:
-    """Words that one entry of a type of a kind takes: a member, an enumerator, a parameter."""
-    return int(_EACH[kind])
-
-
-def _starts(words: NDArray[np.uint32]) -> NDArray[np.int64]:
-    """Where types begin: int64[n]. How long a type is, is worked out for every word at once."""
-    if len(words) < 3:
-        return np.zeros(0, np.int64)
-    info = words[1:-1]
-    kind = info >> np.uint32(24) & np.uint32(0x1F)
-    size = 3 + _ONCE[kind] + _EACH[kind] * (info & np.uint32(0xFFFF))
-    position = np.arange(len(info))
-    follows = np.where(_KNOWN[kind] & (position + size <= len(words)), position + size, 0)
-    steps = np.ascontiguousarray(follows).data
-    starts: list[int] = []
-    at = 0
-    while at < len(info):
-        following = steps[at]
-        if not following:
-            break
-        starts.append(at)
-        at = following
-    return np.array(starts, np.int64)
+_Named = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""Where the names of some things begin in the text, ascending, and the things."""
 
 
 class Btf:
@@ -331,23 +268,52 @@ class Btf:
         return self._names[kind]
 
     @cached_property
-    def _function_names(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Where the names of functions begin in the text, ascending, and the functions."""
+    def _function_names(self) -> _Named:
         numbers = np.flatnonzero(self._kinds == BtfKind.FUNC)
-        raw = np.asarray(self._words)[self._starts[numbers]].astype(np.int64)
-        shift = np.array(self._text_shift, np.int64)[np.asarray(self._unit)[numbers]]
+        return self._sorted_names(self._starts[numbers], numbers, numbers)
+
+    @cached_property
+    def _enumerator_names(self) -> _Named:
+        """Of each the place of its name among the words, which its value follows."""
+        enums = np.flatnonzero((self._kinds == BtfKind.ENUM) | (self._kinds == BtfKind.ENUM64))
+        counts = self._counts[enums]
+        first = np.repeat(np.cumsum(counts) - counts, counts)
+        width = np.where(self._kinds[enums] == BtfKind.ENUM64, 3, 2)
+        at = np.repeat(self._starts[enums] + 3, counts)
+        at += np.repeat(width, counts) * (np.arange(len(at)) - first)
+        return self._sorted_names(at, np.repeat(enums, counts), at)
+
+    def _sorted_names(
+        self, at: NDArray[np.int64], owners: NDArray[np.int64], items: NDArray[np.int64]
+    ) -> _Named:
+        """`items` whose names' offsets are the words at the places `at`."""
+        raw = np.asarray(self._words)[at].astype(np.int64)
+        shift = np.array(self._text_shift, np.int64)[np.asarray(self._unit)[owners]]
         place = np.where(raw >= self._base_text, raw + shift, raw)
         order = np.argsort(place, kind="stable")
-        return place[order], numbers[order]
+        return place[order], items[order]
 
-    def functions(self, name: str) -> list[int]:
-        """Every function called `name`, as `named` has them, without reading the others' names."""
-        places, numbers = self._function_names
+    def _called(self, name: str, among: _Named) -> list[int]:
+        """Those called `name`, in order, without reading the others' names."""
+        places, items = among
         wanted, found, at = b"\0" + name.encode() + b"\0", list[int](), -1
         while name and (at := self._text.find(wanted, at + 1)) >= 0:
             low, high = np.searchsorted(places, [at + 1, at + 2]).tolist()
-            found += numbers[low:high].tolist()
+            found += items[low:high].tolist()
         return sorted(found)
+
+    def functions(self, name: str) -> list[int]:
+        """Every function called `name`, as `named` has them."""
+        return self._called(name, self._function_names)
+
+    def enumerator(self, name: str) -> int | None:
+        """Value of the first enumerator called `name`; None where no enum has it."""
+        places = self._called(name, self._enumerator_names)
+        if not places:
+            return None
+        owner = int(np.searchsorted(self._starts[1:], places[0], side="right"))
+        low, high = self._words[places[0] + 1 : places[0] + 3].tolist()
+        return low | (high << 32 if self.kind[owner] == BtfKind.ENUM64 else 0)
 
     def find(self, name: str, module: str | None = None) -> int | None:
         """The type called ``struct x``, ``union x``, or any of these called ``x``, or a typedef;

@@ -13,7 +13,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from crashext.kernel.btf import BtfKind, Unit, entry_words, words_of
+from crashext.kernel.btf import BtfKind
+from crashext.kernel.btf_unit import Unit, entry_words, words_of
 
 Numbers = NDArray[np.int64]
 

@@ -19,7 +19,8 @@ from elftools.common.exceptions import ELFError
 from elftools.construct import ConstructError
 from elftools.elf.elffile import ELFFile
 
-from crashext.kernel.btf import MAGIC, Btf, BtfKind
+from crashext.kernel.btf import Btf, BtfKind
+from crashext.kernel.btf_unit import MAGIC
 
 if TYPE_CHECKING:
     import drgn

@@ -56,16 +56,7 @@ class BtfLayouts:
 
     def enumerator(self, name: str) -> int | None:
         """Value of an enumerator; None where no enum has it."""
-        return self._enumerators.get(name)
-
-    @cached_property
-    def _enumerators(self) -> dict[str, int]:
-        values: dict[str, int] = {}
-        for number, kind in enumerate(self._btf.kind):
-            if kind in (BtfKind.ENUM, BtfKind.ENUM64):
-                for value, name in self._btf.enumerators(number).items():
-                    values.setdefault(name, value)
-        return values
+        return self._btf.enumerator(name)
 
 
 def disagreement(types: BtfLayouts, vmcoreinfo: Mapping[str, str]) -> str:

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from crashext.hosts.base import Host, ReadFault
 from crashext.kernel.access import string, u32, u64
-from crashext.kernel.btf import Btf, parse
+from crashext.kernel.btf import Btf
 from crashext.kernel.btf_check import defect
+from crashext.kernel.btf_unit import parse
 
 _MAX_KERNEL = 64 << 20  # a distribution's kernel has 4 to 6 MB
 _MAX_MODULES = 4096

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from rapidfuzz import process
-
 from crashext.hosts.base import HostError
 from crashext.kernel.slab.caches import Caches, SlabCache
 
@@ -17,6 +15,8 @@ def find_cache(caches: Caches, name: str) -> SlabCache:
     cache = caches.find(name)
     if cache is not None:
         return cache
+    from rapidfuzz import process  # for mistakes alone
+
     close = process.extract(name, caches.names(), limit=3, score_cutoff=60)
     hint = ", ".join(n for n, _, _ in close)
     raise UnknownCache(
