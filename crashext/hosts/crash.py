@@ -40,6 +40,7 @@ from crashext.hosts.directmap import NO_MAP, direct_map
 from crashext.hosts.dumpfile import DumpFile, examine
 from crashext.hosts.keeping import Kept
 from crashext.hosts.percpu import PERCPU_END, percpu_table, symbol_in
+from crashext.hosts.tags import pointer_tags
 from crashext.incrash import crashext_wire as wire
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ class CrashHost:
             vmcoreinfo=notes,
             damage=self._file.damage,
         )
+        self._tags = pointer_tags(self._info, self.address_of)
         self._watch_direct_map()
 
     def prefer(self, types: Types) -> None:
@@ -193,6 +195,10 @@ class CrashHost:
         return self._info
 
     def read(self, address: int, size: int) -> bytes:
+        data = self._read(address, size)
+        return data if self._tags is None else self._tags.off_bytes(address, data)
+
+    def _read(self, address: int, size: int) -> bytes:
         where = np.array([address & ((1 << 64) - 1)], np.uint64)
         if not 0 <= address < 1 << 64 or not self._held(where, size)[0]:
             raise ReadFault(address)
@@ -244,6 +250,8 @@ class CrashHost:
                 elif end - start > 1:  # a hole somewhere: find it without big reads that fail
                     step = max(1, min((end - start) // 2, _PAGE // size))
                     runs += [(i, min(i + step, end)) for i in range(start, end, step)]
+        if self._tags is not None:
+            self._tags.off_rows(unique, data)
         return data[inverse], ok[inverse]
 
     def _read_runs(self, runs: list[tuple[int, int]]) -> list[bytes | None]:

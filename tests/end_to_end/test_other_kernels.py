@@ -11,12 +11,15 @@ The truth is the lab's, and drgn's for what is allocated.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from elftools.elf.elffile import ELFFile
 
 from crashext.analysis.reach.reachability import Class
 from crashext.analysis.reach.selfcheck import misgivings
@@ -210,6 +213,31 @@ def test_the_code_names_who_allocated_what_was_lost(name: str) -> None:
     places = [g["callers"]["sites"][0]["site"] for g in groups]
     assert expected <= {p["function"].partition(".")[0] for p in places if p["module"]}
     assert {p["module"] for p in places} <= {"leaklab", ""}
+
+
+@only_if(ASKED, "make test-kernels writes a dump of a guest of arm64 with tags")
+def test_tags_in_the_pointers_of_arm64_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of KASAN and MTE, in each pointer to an object; no kernel of Debian's has them."""
+    name = "default@arm64"
+    dump, view = lab_dump(name), lab_view(name)
+    path = tmp_path / "vmcore"
+    shutil.copyfile(dump.vmcore, path)
+    with path.open("rb") as core:
+        memory = max(ELFFile(core).iter_segments("PT_LOAD"), key=lambda s: s["p_filesz"])
+    shape = (memory["p_filesz"] // 8,)
+    words = np.memmap(path, "<u8", "r+", memory["p_offset"], shape)
+    pointers = np.flatnonzero(view.space.direct.holds(words))
+    pointers = pointers[view.pointers.resolve(words[pointers]).known]
+    tag = np.uint64(0xF0) + (words[pointers] >> np.uint64(4)) % np.uint64(14)
+    words[pointers] &= tag << np.uint64(56) | np.uint64((1 << 56) - 1)
+    words.flush()
+    assert len(pointers) > 100_000
+    monkeypatch.setattr("crashext.hosts.tags._HARDWARE", "kmem_cache_alloc")
+    ran = run("leakscan", "-c", path, "-s", dump.vmlinux, "--json")
+    assert ran.status == 0, ran.err
+    assert ran.document["verdicts"] == overview(name)["verdicts"]
 
 
 @pytest.mark.parametrize(

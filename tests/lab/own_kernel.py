@@ -8,6 +8,7 @@ does not know the difference. Compiling takes minutes: the caller decides when i
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from dataclasses import replace
 from functools import lru_cache
@@ -81,10 +82,14 @@ def configure(kernel: Kernel, tree: Path) -> None:
     fragment = f"KCONFIG_ALLCONFIG={kernel.config}"
     run(["make", "-C", tree, "allnoconfig", fragment], CONFIGURE_TIMEOUT)
     got = set((tree / ".config").read_text().splitlines())
-    wanted = (line for line in kernel.config.read_text().splitlines() if "CONFIG_" in line)
-    lost = [line for line in wanted if line not in got]
+    lost = [line for line in wanted(kernel.config.read_text()) if line not in got]
     if lost:
         raise LabError(f"{kernel.config.name}: kconfig did not take {', '.join(lost)}")
+
+
+def wanted(fragment: str) -> list[str]:
+    """The lines of a configuration that kconfig must have taken; comments may speak of options."""
+    return re.findall(r"^CONFIG_\w+=.*$|^# CONFIG_\w+ is not set$", fragment, re.MULTILINE)
 
 
 def keep(kernel: Kernel, tree: Path, into: Path) -> None:

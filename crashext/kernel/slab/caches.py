@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from crashext.hosts.base import Host, Layout, ReadFault
+from crashext.hosts.tags import pointer_tags
 from crashext.kernel import rbtree
 from crashext.kernel.access import UnknownLayout, column, require, string, u64, words_at
 from crashext.kernel.slab.descriptors import SlabKind, slab_kind
@@ -69,6 +70,8 @@ class SlabCache:
     counters: NodeCounters | None
     nodes: tuple[int, ...]
     """Addresses of its kmem_cache_node structures."""
+    tagged: bool = False
+    """Whether a pointer's top byte may be a tag of KASAN's."""
     index_width: int = 1
     """SLAB: bytes of each number in a slab's array of free slots."""
 
@@ -149,6 +152,7 @@ def read_caches(host: Host) -> Caches:
     nodes = node_pointers(host, layout, addresses)
     rows = [Row(layout, bytes(d)) for d in data[ok]]
     width = index_width(rows)
+    tagged = pointer_tags(host.info(), host.address_of) is not None
     caches = []
     for address, row in zip(np.array(addresses, np.uint64)[ok].tolist(), rows, strict=True):
         cache = _cache(host, kind, address, row, flag_bits)
@@ -160,6 +164,7 @@ def read_caches(host: Host) -> Caches:
                 cache,
                 aliases=tuple(sorted(aliases.get(address, set()) - {cache.name})),
                 index_width=width,
+                tagged=tagged,
                 counters=node_counters(host, nodes[address], cache.objects_per_slab),
                 nodes=nodes[address],
             )

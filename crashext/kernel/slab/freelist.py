@@ -4,7 +4,8 @@ A freelist links the free slots of one slab through a word inside each of them. 
 CONFIG_SLAB_FREELIST_HARDENED (2482ddec670f, 4.14) that word is encoded:
     next ^ kmem_cache.random ^ address of the word           before 1ad53d9fa3f6 (5.7)
     next ^ kmem_cache.random ^ byte-swapped address          since, and back-ported widely
-No debug info tells the two apart, so the freelists themselves decide (`prove_encoding`).
+No debug info tells the two apart, so the freelists themselves decide (`prove_encoding`). Where
+pointers have tags of KASAN's in their top byte, that byte of what was decoded means nothing.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ _FORMS = (Encoding.XOR_SWAPPED, Encoding.XOR, Encoding.PLAIN)  # newest first
 _LISTS_LEAST = 32
 _NARROW = 16  # lists below which step by step in Python is faster than numpy (25 us a step)
 _WORD = (1 << 64) - 1
+_SIGN = 1 << 55  # of an address below its tag
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,8 @@ def _follow(
         if encoding is Encoding.XOR_SWAPPED:
             link = int.from_bytes(link.to_bytes(8, "little"), "big")
         at = stored if plain else stored ^ key ^ link
+        if cache.tagged:
+            at = (at & _WORD >> 8 ^ _SIGN) - _SIGN & _WORD
     return True
 
 
@@ -122,7 +126,10 @@ def _next(
     link = at + np.uint64(cache.freelist_offset)
     if encoding is Encoding.XOR_SWAPPED:
         link = link.byteswap()
-    return cast(Words, stored ^ np.uint64(cache.freelist_random) ^ link)
+    decoded = stored ^ np.uint64(cache.freelist_random) ^ link
+    if cache.tagged:
+        decoded = ((decoded << np.uint64(8)).view(np.int64) >> 8).view(np.uint64)
+    return cast(Words, decoded)
 
 
 @dataclass(frozen=True)

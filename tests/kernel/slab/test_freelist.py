@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -258,3 +259,25 @@ def test_without_hardening_there_is_nothing_to_prove() -> None:
     readable = np.ones((20, 8), np.bool_)
     proof = prove_encoding(plain, data, readable, bases, np.array(heads, np.uint64))
     assert proof.lists == 0
+
+
+@pytest.mark.parametrize("form", [Encoding.XOR, Encoding.XOR_SWAPPED])
+@pytest.mark.parametrize("count", [3, 1])
+def test_tags_in_pointers_do_not_break_a_hardened_list(form: Encoding, count: int) -> None:
+    """Each next pointer was encoded with a tag; the end of a list has none (hosts/tags.py)."""
+    cache = replace(HARDENED, tagged=True)
+    free = [5, 2, 7]
+    data, head = slab(cache, form, free)
+    for slot in free[:-1]:
+        data[cache.slot_size * slot + 7] ^= 0x0F
+    data[cache.slot_size * free[-1] + 7] ^= 0xFF  # looked like a tagged pointer, and was read so
+    readable = np.ones((40, cache.objects_per_slab), np.bool_)
+    rows, heads = slabs(*[data] * 40), np.full(40, head, np.uint64)
+    bases = np.full(40, BASE, np.uint64)
+    found = walk(cache, form, rows[:count], readable[:count], bases[:count], heads[:count])
+    assert not found.broken.any()
+    assert np.flatnonzero(found.free[0]).tolist() == sorted(free)
+    every = walk(cache, form, rows, readable, bases, heads)
+    assert not every.broken.any()
+    assert (every.free == found.free[0]).all()
+    assert walk(HARDENED, form, rows, readable, bases, heads).broken.all()
