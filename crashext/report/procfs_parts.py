@@ -66,7 +66,8 @@ def proc_answer(report: ProcReport) -> str:
     user, meminfo = split.sum("user"), report.snapshot.meminfo
     told = meminfo is None or tells_processes(meminfo)
     parts.append(f"{size_text(user)} user" if user or told else "user memory not told")
-    parts.append(f"{size_text(split.sum('kernel'))} kernel")
+    kernel = split.sum("kernel")
+    parts.append(f"{size_text(kernel)} kernel" if kernel or told else "kernel memory not told")
     among = "" if told else " (what processes have is among it)"
     parts.append(f"{size_text(split.unaccounted)} in no counter{among}")
     return ", ".join(parts)

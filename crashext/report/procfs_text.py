@@ -23,6 +23,7 @@ _MANY = 40
 _FEW_LIMITS = 2
 _DIM, _HEAD, _WARN = "dim", "bold cyan", "yellow"
 _NOTHING = {
+    "memory": "these files do not say where memory is: no meminfo is here",
     "pages": "these files do not say who has pages: neither page_owner nor allocinfo is here",
     "caches": "these files do not say which caches there are: no slabinfo is here",
 }
@@ -66,7 +67,7 @@ def _known(report: ProcReport) -> tuple[str, ...]:
     said = {
         "why": True,
         "growth": report.growth is not None,
-        "memory": True,
+        "memory": bool(report.split is not None or report.vmalloc or report.processes),
         "pages": snapshot.page_owner is not None or snapshot.allocinfo is not None,
         "caches": bool(report.families or snapshot.kmemleak is not None or snapshot.traces),
     }
@@ -79,7 +80,7 @@ def _brief(report: ProcReport, topics: tuple[str, ...]) -> Brief:
     unsaid = [safe(limit.partition(":")[0]) for limit in report.limits[:-1]]
     limits = f"these files do not say {some_of(unsaid, _FEW_LIMITS)} (why)" if unsaid else ""
     return Brief(
-        proc_answer(report),
+        proc_answer(report) if report.split is not None else "",
         growth_sentence(report.growth),
         tuple(text for text in (skipped,) if text),
         _source(snapshot),

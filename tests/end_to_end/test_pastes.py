@@ -23,7 +23,11 @@ CASES = Path(__file__).parent.parent / "procfs" / "data" / "cases"
 def first(out: str) -> str:
     """The first verdict's sentence, on one line."""
     lines = out.splitlines()
-    end = next(i for i, line in enumerate(lines) if line.startswith(("  for:", "  next:", "next:")))
+    end = next(
+        i
+        for i, line in enumerate(lines)
+        if line.startswith(("  for:", "  against:", "  next:", "next:"))
+    )
     return " ".join(" ".join(lines[:end]).split())
 
 

@@ -38,6 +38,8 @@ def test_the_verdict_is_one_screen(path: Path, width: int, monkeypatch: pytest.M
     assert too_wide(lines, width) == []
     assert [t for t in lines if t != t.rstrip()] == []
     assert sum(t.startswith("next: ") for t in lines) == 1
+    evidence = " ".join(lines).split("  for:     ")
+    assert len(evidence) == len(set(evidence))
     assert "not seen" not in "\n".join(lines)
     whole = printed(width, monkeypatch, "-v", path.name)
     assert too_wide(whole, width) == []
@@ -82,3 +84,16 @@ def test_a_rate_takes_more_than_moments(minutes: int, rate: bool, tmp_path: Path
     out = " ".join(run("leakscan", "-v", tmp_path / "watch.log").out.split())
     assert (" per hour" in out, "an hour" in out, "memory lasts" in out) == (rate,) * 3
     assert rate or "in 2.0 minutes" in out
+
+
+def test_a_limit_of_a_cgroup_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for options in ((), ("-v",)):
+        out = " ".join(printed(80, monkeypatch, *options, SIBLINGS / "oom-memcg-5.4.txt"))
+        assert out.count("ran into its limit") == 1
+        assert out.count("95.5 % of what its counters") == 1
+
+
+def test_what_counters_leave_out_is_not_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = " ".join(printed(80, monkeypatch, SIBLINGS / "free.txt"))
+    assert "kernel memory not told" in out
+    assert "0 bytes" not in out

@@ -194,7 +194,8 @@ def _no_total(facts: Facts) -> Verdict:
     if facts.cgroup_limit:
         limit = size_text(facts.cgroup_limit)
         said = f"a memory cgroup ran into its limit of {limit}, not the machine out of memory"
-        evidence.insert(0, "; ".join([said, *evidence[:1]]))
+        evidence[:1] = ["; ".join([said, *evidence[:1]])]
+    told = evidence[:1] if facts.source == "procfs" else []  # in the sentence, then, and only there
     return Verdict(
         "cannot-tell",
         where,
@@ -202,9 +203,9 @@ def _no_total(facts: Facts) -> Verdict:
         size,
         "low",
         "cannot tell: "
-        + (f"{evidence[0]}; " if evidence and facts.source == "procfs" else "")
+        + "".join(f"{text}; " for text in told)
         + "how much memory there is is not known",
-        tuple(evidence),
+        tuple(evidence[len(told) :]),
         not_seen(facts),
         "cat /proc/meminfo # saved beside the other files, it says how much there is",
     )
