@@ -151,8 +151,9 @@ def test_no_kernel_is_newer_than_the_product_says_it_was_tested_on() -> None:
     assert release_tuple(lab_view(f"healthy@{NEWEST_SUITE}").host.info().release) == NEWEST
 
 
-@pytest.mark.parametrize("name", [n for n in FILTERED if n.startswith("default")])
+@pytest.mark.parametrize("name", [n for n in ALL if n.startswith("default")])
 def test_a_compressed_dump_says_the_same(name: str, record_property: Note) -> None:
+    """By makedumpfile; of arm64 by QEMU, which leaves the kernel's name out of the header."""
     ran = run("leakscan", *on(name, "vmcore.kdump"), "--json")
     assert ran.status == 0, ran.err
     assert ran.document["verdicts"] == overview(name)["verdicts"]

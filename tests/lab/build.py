@@ -34,6 +34,8 @@ DISK_BYTES = 1 << 30
 """Of each disk that the guest writes to; they are sparse, so only what is used counts."""
 
 READY = "lab: ready"
+NATIVE = "amd64"
+"""makedumpfile only knows the dumps of its own architecture."""
 
 BEFORE = "before"
 """Folder of the earlier dump, in that of the later one."""
@@ -52,7 +54,8 @@ class Dump:
 
     @property
     def kdump(self) -> Path:
-        """Compressed kdump of the whole memory; absent when it was not asked for."""
+        """Compressed kdump of the whole memory; absent when it was not asked for. Of another
+        architecture, whose dumps makedumpfile does not know, it is QEMU's own."""
         return self.folder / "vmcore.kdump"
 
     @property
@@ -127,7 +130,7 @@ def build(
     cache = cache_folder()
     kernel = _kernel(scenario, cache)
     dump = _dump_of(scenario, kernel, cache)
-    native = kernel.arch == "amd64"  # makedumpfile only knows the dumps of its own architecture
+    native = kernel.arch == NATIVE
     formats = {31: dump.d31} if d31 and native else {}
     if kdump and native:
         formats[0] = dump.kdump
@@ -215,6 +218,8 @@ def _key(scenario: Scenario, kernel: Kernel) -> str:
     ]
     if scenario.distribution:
         inputs.append(busy.sources())
+    if kernel.arch != NATIVE:
+        inputs.append("kdump")
     if "rdinit=" in scenario.append:
         inputs.append(IN_CGROUP.read_text())
     return sha256(json.dumps(inputs).encode()).hexdigest()[:10]
@@ -309,6 +314,9 @@ def _dump_guest(
         guest.wait_for(READY, busy.TIMEOUT if scenario.distribution else BOOT_TIMEOUT)
     with _step(tell, f"{scenario.name}: dump"):
         guest.dump(folder / "vmcore")
+        if machine.arch != NATIVE:
+            guest.dump(work / "flat", "kdump-zlib")
+            dumps.rearrange(work / "flat", folder / "vmcore.kdump")
     with _step(tell, f"{scenario.name}: mend and check"):
         dumps.mend_program_headers(folder / "vmcore")
         dumps.punch_holes(folder / "vmcore")

@@ -40,12 +40,15 @@ def punch_holes(path: Path) -> None:
 
 
 def compress(core: Path, target: Path, level: int) -> None:
-    """Make a compressed kdump of `core`, without the pages that dump level `level` names.
-
-    Not QEMU's own: it leaves the release name empty, over which drgn stumbles.
-    """
+    """Make a compressed kdump of `core`, without the pages that dump level `level` names."""
     unfinished = target.with_name(f".{target.name}.unfinished")
     unfinished.unlink(missing_ok=True)
     run(["makedumpfile", "-c", "-d", str(level), core, unfinished], COMPRESS_TIMEOUT)
     unfinished.chmod(0o644)
     unfinished.rename(target)
+
+
+def rearrange(flat: Path, target: Path) -> None:
+    """Make a compressed kdump of the flattened one that QEMU writes; its header names no kernel."""
+    run(["sh", "-c", 'exec makedumpfile -R "$1" < "$0"', flat, target], COMPRESS_TIMEOUT)
+    target.chmod(0o644)

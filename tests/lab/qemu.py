@@ -135,14 +135,15 @@ class Guest:
                 self._log.flush()
                 tail = tail[-len(text) :] + chunk
 
-    def dump(self, path: Path) -> None:
-        """Stop the guest and write its memory to `path`, an ELF core."""
+    def dump(self, path: Path, form: str = "elf") -> None:
+        """Stop the guest and write its memory to `path`, in a form of QEMU's."""
         if not self._greeted:
             self._reply()
             self._command("qmp_capabilities")
             self._greeted = True
         self._command("stop")
-        self._command("dump-guest-memory", paging=False, protocol=f"file:{path}")
+        into = f"file:{path}"
+        self._command("dump-guest-memory", paging=False, protocol=into, format=form)
 
     def go_on(self) -> None:
         """Let a guest that was dumped run again."""
