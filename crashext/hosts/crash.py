@@ -40,7 +40,7 @@ from crashext.hosts.directmap import NO_MAP, direct_map
 from crashext.hosts.dumpfile import DumpFile, examine
 from crashext.hosts.keeping import Kept
 from crashext.hosts.percpu import PERCPU_END, percpu_table, symbol_in
-from crashext.hosts.tags import pointer_tags
+from crashext.hosts.tags import PointerTags, pointer_tags
 from crashext.incrash import crashext_wire as wire
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ class CrashHost:
         self._sock, self._whole = sock, whole or nullcontext()
         self._starts = self._ends = np.zeros(0, np.uint64)
         self._direct = NO_MAP
+        self._tags: PointerTags | None = None
         self._lost = np.zeros((0, 2), np.uint64)
         self._memory: PhysicalMemory | None = None
         self._types: Types | None = None
