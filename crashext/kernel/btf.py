@@ -15,7 +15,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from crashext.kernel.btf_unit import parse
+from crashext.kernel.btf_unit import parse, parse_kernel
 
 _MAX_NAME = 256
 _MAX_CHAIN = 64  # modifiers and typedefs around one type
@@ -76,7 +76,7 @@ class Btf:
 
     def __init__(self, kernel: bytes, modules: tuple[tuple[str, bytes], ...] = ()) -> None:
         """Raises `ValueError` where `kernel` is no BTF. Modules that are none are left out."""
-        base = parse("", kernel)
+        base = parse_kernel(kernel)
         if base is None:
             raise ValueError("no BTF data")
         parsed = (parse(name, data) for name, data in modules)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 from crashext.hosts.base import Host, ReadFault
 from crashext.kernel.access import string, u32, u64
 from crashext.kernel.btf import Btf
 from crashext.kernel.btf_check import defect
-from crashext.kernel.btf_unit import parse
+from crashext.kernel.btf_unit import parse, parse_kernel
 
 _MAX_KERNEL = 64 << 20  # a distribution's kernel has 4 to 6 MB
 _MAX_MODULES = 4096
@@ -55,9 +56,14 @@ def _kernel_btf(host: Host) -> tuple[bytes | None, str]:
         data = host.read(start, stop - start)
     except ReadFault:
         return None, "part of it is not in the dump"
-    unit = parse("", data)
-    why = "it does not begin as BTF" if unit is None else defect(unit)
+    why = _kernel_defect(data)
     return (None, why) if why else (data, "")
+
+
+@lru_cache(maxsize=1)
+def _kernel_defect(data: bytes) -> str:
+    unit = parse_kernel(data)
+    return "it does not begin as BTF" if unit is None else defect(unit)
 
 
 def _module_btf(host: Host) -> Iterator[tuple[str, bytes]]:

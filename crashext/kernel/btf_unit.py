@@ -6,6 +6,7 @@ Format: include/uapi/linux/btf.h. What ends too early, or is no BTF, is left out
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +51,12 @@ def parse(name: str, data: bytes) -> Unit | None:
         return None
     words = np.frombuffer(data[type_at : type_at + type_size], "<u4")
     return Unit(name, words, _starts(words), data[text_at : text_at + text_size])
+
+
+@lru_cache(maxsize=1)
+def parse_kernel(data: bytes) -> Unit | None:
+    """`parse` of the kernel's, which several readers of one dump ask for: 5 MB take 20 ms."""
+    return parse("", data)
 
 
 def words_of(kind: int, entries: int) -> int:

@@ -8,6 +8,7 @@ is not in the dump.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ from crashext.kernel.access import Words
 _PAGE = 4096  # the smallest there are: what may be missing by itself
 _MOST_TEXT = 512 << 20  # of a kernel with all its modules; more is nonsense
 _PIECE = 4 << 20
+_MOST_KEPT = 48 << 20  # of text that is read again function by function
 _X86_CALL, _X86_JUMP = 0xE8, 0xE9
 _X86_LENGTH, _ARM_LENGTH = 5, 4
 _ARM_BRANCH = 0x14000000  # b; bl has the top bit set as well
@@ -29,6 +31,24 @@ _ARM_OPCODE = 0x7C000000
 _ARM_ADRP, _ARM_ADRP_MASK = 0x90000010, 0x9F00001F
 _ARM_ADD, _ARM_ADD_MASK = 0x91000210, 0xFFC003FF
 _ARM_BR = 0xD61F0200
+
+
+@dataclass(frozen=True)
+class Text:
+    """Pieces of text, whole ones alone: inside crash a function is cheaper had from here than
+    asked for."""
+
+    pieces: tuple[tuple[int, NDArray[np.uint8]], ...] = ()
+    """(where it begins, bytes), by address."""
+
+    def read(self, address: int, size: int) -> bytes | None:
+        """Bytes, where one piece has them all."""
+        at = bisect_right(self.pieces, address, key=lambda piece: piece[0]) - 1
+        if at < 0:
+            return None
+        start, data = self.pieces[at]
+        first = address - start
+        return data[first : first + size].tobytes() if first + size <= len(data) else None
 
 
 @dataclass(frozen=True)
@@ -45,6 +65,7 @@ class CallSites:
     """Bytes of text that were looked through."""
     missing: int
     """Bytes of text that are not in the dump."""
+    kept: Text = Text()
 
 
 def text_areas(host: Host) -> list[tuple[int, int]]:
@@ -66,6 +87,7 @@ def find_calls(host: Host, targets: Mapping[int, int]) -> CallSites:
     numbers = np.array([targets[int(a)] for a in wanted], np.int64)
     found: list[tuple[Words, NDArray[np.int64], Mask]] = []
     text = missing = 0
+    kept: list[tuple[int, NDArray[np.uint8]]] = []
     for start, end in text_areas(host):
         for at in range(start, end, _PIECE):
             if text > _MOST_TEXT:
@@ -74,12 +96,15 @@ def find_calls(host: Host, targets: Mapping[int, int]) -> CallSites:
             data, absent = _read(host, at, min(_PIECE + _X86_LENGTH - 1, end - at))
             text += min(_PIECE, end - at)
             missing += absent
+            if not absent and text <= _MOST_KEPT:
+                kept.append((at, data))
             found.append(scan(data, at, wanted))
     addresses = np.concatenate([np.zeros(0, np.uint64), *(a for a, _, _ in found)])
     which = np.concatenate([np.zeros(0, np.int64), *(w for _, w, _ in found)])
     jumps = np.concatenate([np.zeros(0, np.bool_), *(j for _, _, j in found)])
     addresses, order = np.unique(addresses, return_index=True)
-    return CallSites(addresses, numbers[which[order]], jumps[order], text, missing)
+    pieces = Text(tuple(kept))
+    return CallSites(addresses, numbers[which[order]], jumps[order], text, missing, pieces)
 
 
 def _through_tables(host: Host, targets: Mapping[int, int]) -> dict[int, int]:

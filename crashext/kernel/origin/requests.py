@@ -272,6 +272,9 @@ class Requests:
         size = function.size or min(call - function.address + 512, _MOST_FUNCTION_WITHOUT_SIZE)
         if not function.address or not call - function.address < size <= MOST_CODE:
             return b""
+        kept = self._entries[1].kept.read(function.address, size)
+        if kept is not None:
+            return kept
         try:
             return self._host.read(function.address, size)
         except ReadFault:
