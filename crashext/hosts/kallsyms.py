@@ -35,11 +35,16 @@ _NAMES = re.compile(r"(?:[A-Za-z_.$][\w.$]*+\n|e\d++@\w++\n)++", re.ASCII)
 _LOCK_KEY = re.compile(r"__key(\.\d+)?$")
 # What linker scripts and macros put at an object's address without being one.
 _MARKER = re.compile(
-    r"__\w*(start|stop|begin|end)(_|$)|__sched_class_(high|low)est$|__(init|per_cpu|ksymtab)_"
+    r"__\w*(start|stop|begin|end)(_|$)|__sched_class_(high|low)est$|__(init|ksymtab)_|__per_cpu_load$"
     r"|_?_?[se](text|data|inittext|rodata|bss)$|__(smp_locks|retpoline_sites)$|_end$|jiffies$"
 )
 _GAP = 1 << 16  # bytes to the next symbol: more than the object before it has, most often
 _EXPORT = "__ksymtab_"
+_VARIABLES = (  # from, up to, bytes that the largest has fewer than
+    ("_sdata", "_edata", 1 << 30),
+    ("__bss_start", "__bss_stop", 1 << 30),
+    ("__start_rodata", "__end_rodata", 3 << 15),  # cpu_bit_bitmap; tables without names are larger
+)
 _KSYMTAB = 24  # bytes: the largest struct kernel_symbol; strings without a symbol follow the last
 
 
@@ -72,9 +77,24 @@ class Kallsyms:
         name, size = self.names[first], int(self.addresses[after]) - start
         if name.startswith(_EXPORT):
             size = min(size, _KSYMTAB)
-        if size >= _GAP or name.startswith(".L"):  # a label that the compiler made up
+        if name.startswith(".L"):  # a label that the compiler made up
+            return None
+        if size >= _GAP and not self._is_large(start, size, after):
             return None
         return Symbol(name, start, size) if address < start + size else None
+
+    def _is_large(self, start: int, size: int, after: int) -> bool:
+        """Whether the object at `start` takes all up to the symbol in row `after`: it does so
+        among variables, and not where a section ends.
+        """
+        for first, last, most in _VARIABLES:
+            low, high = (self.by_name.get(name, 0) for name in (first, last))
+            if low <= start < high and size < most:
+                end = int(np.searchsorted(self.addresses, self.addresses[after], side="right"))
+                row = int(np.searchsorted(self.addresses, np.uint64(start)))
+                names = (self.names[row], *self.names[after:end])
+                return not any(_MARKER.match(name) for name in names)
+        return False
 
 
 def read_kallsyms(read: Read, vmcoreinfo: Mapping[str, str]) -> Kallsyms:
@@ -134,14 +154,14 @@ def _names(read: Read, tables: Tables) -> list[str]:
     text = read(tables.token_table, index[-1] + _MAX_TOKEN)
     tokens = [text[at : text.index(b"\0", at)].decode("ascii") for at in index]
     data = read(tables.names, tables.token_table - tables.names)  # markers are between
-    names, at = [], 0
+    names, at, token = [], 0, tokens.__getitem__
     for _ in range(count):
         length = data[at]
         at += 1
         if length & 0x80:  # 6.1 (73bbb94466fd), where none was as long before
             length = length & 0x7F | data[at] << 7
             at += 1
-        names.append("".join([tokens[byte] for byte in data[at : at + length]]))
+        names.append("".join(map(token, data[at : at + length])))
         at += length
     if at > len(data):
         raise ValueError(at)

@@ -20,6 +20,7 @@ _TOKENS = 256
 _GROUP = 256  # symbols a marker
 _IMAGE = 96 << 20  # bytes after _stext in which the read-only data of any kernel ends
 _PIECE = 1 << 20
+_AFTER = 1 << 14  # bytes after the digits: at most 200 tokens, and the index
 _MAX_LAST = _GROUP * 512  # bytes that the names after the last marker can take
 
 
@@ -40,19 +41,24 @@ def find_tables(read: Callable[[int, int], bytes], stext: int) -> Tables | None:
 
     `read` gives memory, zeros where there is none.
     """
-    image = bytearray(_IMAGE)
-    for at in range(0, _IMAGE, _PIECE):
-        image[at : at + _PIECE] = read(stext + at, _PIECE)
-    found = next(_all_tables(image), None)
-    if found is None:
-        return None
-    return Tables(*(stext + at for at in found))
+    image, searched = bytearray(), 0
+    while len(image) < _IMAGE:
+        image += read(stext + len(image), _PIECE)
+        # What follows the digits is short, and must be there already.
+        end = len(image) - _AFTER if len(image) < _IMAGE else _IMAGE
+        found = next(_all_tables(image, searched, end), None)
+        if found is not None:
+            return Tables(*(stext + at for at in found))
+        searched = end
+    return None
 
 
-def _all_tables(image: bytearray) -> Iterator[tuple[int, ...]]:
-    """Names, token table, token index, num_syms, offsets, relative_base: offsets into `image`."""
-    zero = image.find(_DIGITS)
-    while zero >= 0:
+def _all_tables(image: bytearray, begin: int, end: int) -> Iterator[tuple[int, ...]]:
+    """Names, token table, token index, num_syms, offsets, relative_base: offsets into `image`, of
+    tables whose digits begin in a part of it.
+    """
+    zero = image.find(_DIGITS, begin)
+    while 0 <= zero < end:
         tokens = _token_table(image, zero)
         names = None if tokens is None else _names(image, tokens[0])
         if tokens is not None and names is not None:

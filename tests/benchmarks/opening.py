@@ -1,39 +1,53 @@
-"""What it costs to open a dump with its debug files, and without.
+"""What it costs to open a dump with its debug files, and without: CPU seconds, and memory.
 
-`python -m tests.benchmarks.opening`: each in a process of its own, imports included; then a type, a
-symbol and the module list are asked for. The best of three for time, the worst for memory.
+`python -m tests.benchmarks.opening [SCENARIO...]`: each in a process of its own; a type, a symbol
+and the module list are asked for, too. The best of three for time, the worst for memory.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
-from tests.lab import Dump, build, scenario
+from tests.lab import build, scenario
 
 from .scan import measure
 
-CODE = (
-    "import sys; from pathlib import Path; import crashext.commands.running; "
+_IMPORTS = "import sys; from pathlib import Path; import crashext.commands.running; import drgn; "
+_OPENED = (
     "from crashext.commands.opening import open_dump; "
     "host = open_dump(Path(sys.argv[1]), [Path(a) for a in sys.argv[2:]]); "
     "host.layout('struct page'); host.modules(); host.symbol_at(host.address_of('vfs_read'))"
 )
+_FORMS = ("vmcore", "vmcore.kdump", "vmcore.d31")
 
 
-def opened(dump: Dump, form: str, *symbols: object) -> str:
-    command = [sys.executable, "-c", CODE, str(dump.folder / form), *map(str, symbols)]
-    runs = [measure(command) for _ in range(3)]
-    return f"{min(r.seconds for r in runs):.1f} s | {max(r.peak_mib for r in runs):.0f} MiB"
+def _cost(code: str, *arguments: Path) -> tuple[float, float]:
+    """(CPU seconds, MiB)"""
+    runs = [measure([sys.executable, "-c", code, *map(str, arguments)]) for _ in range(3)]
+    return min(run.cpu for run in runs), max(run.peak_mib for run in runs)
 
 
 def main() -> None:
     print(f"load before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs")
-    print("| dump | debug files | time | peak memory |\n|---|---|---|---|")
-    for name, form in (("default", "vmcore"), ("default", "vmcore.d31"), ("huge", "vmcore")):
+    imports, memory = _cost(_IMPORTS)
+    print("| dump | debug files | CPU seconds | of them opening | peak memory |")
+    print("|---|---|---|---|---|")
+    print(f"| imports alone | | {imports:.2f} | | {memory:.0f} MiB |")
+    for name in sys.argv[1:] or ["default", "default@bullseye", "huge"]:
         dump = build(scenario(name))
-        print(f"| {name}, {form} | none | {opened(dump, form)} |")
-        print(f"| {name}, {form} | vmlinux | {opened(dump, form, dump.vmlinux)} |")
+        for form in _FORMS:
+            for files in ((), (dump.vmlinux,)):
+                cpu, memory = _cost(_IMPORTS + _OPENED, dump.folder / form, *files)
+                cells = (
+                    f"{name}, {form}",
+                    "vmlinux" if files else "none",
+                    f"{cpu:.2f}",
+                    f"{cpu - imports:.2f}",
+                    f"{memory:.0f} MiB",
+                )
+                print("|", " | ".join(cells), "|", flush=True)
 
 
 if __name__ == "__main__":

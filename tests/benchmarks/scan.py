@@ -38,12 +38,13 @@ class Measured:
     """One run of one process."""
 
     seconds: float
+    cpu: float
     peak_mib: float
     said: str
 
 
 def measure(command: list[str]) -> Measured:
-    """Run `command`; wall seconds, peak resident MiB, first line of output."""
+    """Run `command`; wall and CPU seconds, peak resident MiB, first line of output."""
     start = time.perf_counter()
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
@@ -52,7 +53,8 @@ def measure(command: list[str]) -> Measured:
     seconds = time.perf_counter() - start
     if status:
         raise SystemExit(f"{command[0]} failed")
-    return Measured(seconds, used.ru_maxrss / 1024, lines[0] if lines else "")
+    cpu = used.ru_utime + used.ru_stime
+    return Measured(seconds, cpu, used.ru_maxrss / 1024, lines[0] if lines else "")
 
 
 def compare(name: str, dump: Dump) -> None:

@@ -26,6 +26,17 @@ QUESTIONS = (
     ("healthy", "vmcore.kdump", ()),
     ("default", "vmcore.d31", ("--sites", "kmalloc-64")),
 )
+OTHER_KERNELS = (
+    ("default@bullseye", "vmcore.d31", ()),  # its VMCOREINFO does not tell where kallsyms are
+    ("default@bullseye", "vmcore.kdump", ("--orphans",)),
+    ("default@trixie", "vmcore.d31", ()),
+    ("default@trixie", "vmcore.kdump", ("kmalloc-192",)),
+    ("default@sid", "vmcore", ()),
+    ("default@sid", "vmcore.d31", ("--orphans",)),
+    ("default@sid", "vmcore.kdump", ("--sites", "kmalloc-64")),
+    ("default@arm64-trixie", "vmcore", ()),
+    ("default@arm64-16k", "vmcore", ("--orphans",)),
+)
 
 
 def without_lines(document: Any) -> Any:
@@ -37,7 +48,7 @@ def without_lines(document: Any) -> Any:
     return [without_lines(v) for v in document] if isinstance(document, list) else document
 
 
-@pytest.mark.parametrize(("name", "form", "question"), QUESTIONS)
+@pytest.mark.parametrize(("name", "form", "question"), [*QUESTIONS, *OTHER_KERNELS])
 def test_the_document_is_that_of_a_run_with_vmlinux(
     name: str, form: str, question: tuple[str, ...]
 ) -> None:
@@ -49,19 +60,31 @@ def test_the_document_is_that_of_a_run_with_vmlinux(
     assert without_lines(bare.document) == without_lines(with_vmlinux.document)
 
 
-def test_objects_are_compared_alike() -> None:
-    some = [hex(a) for a in read_addresses(lab_dump("default").addresses("chain"))[:2]]
-    bare = run("objsim", "-c", lab_dump("default").vmcore, "--json", *some)
-    assert bare.document == run("objsim", *on("default"), "--json", *some).document
+@pytest.mark.parametrize("name", ["default", "default@bullseye", "default@arm64-16k"])
+def test_objects_are_compared_alike(name: str) -> None:
+    some = [hex(a) for a in read_addresses(lab_dump(name).addresses("chain"))[:2]]
+    for asked in (some, some[:1]):
+        bare = run("objsim", "-c", lab_dump(name).vmcore, "--json", *asked)
+        with_vmlinux = run("objsim", *on(name), "--json", *asked)
+        assert without_lines(bare.document) == without_lines(with_vmlinux.document)
 
 
 def test_a_session_of_it_replays(tmp_path: Path) -> None:
     session = tmp_path / "a.session"
-    bare = run("leakscan", "-c", lab_dump("default").d31, "--record", session, "kmalloc-32")
-    replayed = run("leakscan", "-r", session, "kmalloc-32")
+    dump = lab_dump("default").d31
+    bare = run("leakscan", "-c", dump, "--record", session, "--json", "kmalloc-32")
+    replayed = run("leakscan", "-r", session, "--json", "kmalloc-32")
     assert replayed.status == 0
     assert replayed.err == ""
-    assert replayed.out.splitlines()[0] == bare.out.splitlines()[0]
+    assert replayed.document == bare.document
+
+
+def test_a_verdict_recorded_without_replays_as_it_was(tmp_path: Path) -> None:
+    session = tmp_path / "a.session"
+    bare = run("leakscan", "-c", lab_dump("healthy").d31, "--record", session, "--json")
+    replayed = run("leakscan", "-r", session, "--json")
+    assert replayed.err == ""
+    assert replayed.document == bare.document
 
 
 @pytest.mark.parametrize(

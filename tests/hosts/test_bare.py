@@ -92,7 +92,14 @@ def test_an_exported_symbol_that_moved_is_found_out() -> None:
         opened(program({at: (before ^ 1).to_bytes(4, "little")}))
 
 
-@pytest.mark.parametrize("symbol", ["slab_caches", "debugfs_root", "vfs_read", "leaknode_cache"])
+@pytest.mark.parametrize(
+    "symbol",
+    [
+        *("slab_caches", "debugfs_root", "vfs_read", "leaknode_cache"),
+        # As large as the end of a section may look.
+        *("cpu_bit_bitmap", "rcu_state", "__per_cpu_offset", "_printk_rb_static_infos"),
+    ],
+)
 def test_symbols_are_named_as_with_vmlinux(symbol: str) -> None:
     host, other = BareHost(program(), "vmcore"), lab_host("default")
     host.prefer(CarriedTypes(host))
