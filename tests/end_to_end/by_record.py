@@ -30,6 +30,7 @@ from crashext.analysis.types.candidates import Types
 from crashext.hosts.base import Host, ReadFault
 from crashext.kernel.access import Words
 from crashext.kernel.origin.fitting import Request
+from crashext.kernel.origin.kmemleak import read_records, watched
 from crashext.kernel.origin.requests import requests_of
 from crashext.kernel.origin.stackdepot import StackDepot
 from crashext.kernel.origin.tracks import read_tracks, tracked
@@ -84,6 +85,8 @@ class Record:
         self._view, self._depot = view, StackDepot(view.host)
 
     def stacks(self, cache: SlabCache, objects: Words) -> list[Stack | None]:
+        if not tracked(cache):
+            return self._by_kmemleak(objects)
         tracks = read_tracks(self._view.host, cache, objects)
         known = self._depot.stacks(np.unique(tracks.handle[tracks.ok]))
         stacks: list[Stack | None] = []
@@ -91,6 +94,15 @@ class Record:
             stack = known.get(int(tracks.handle[i])) or tuple(int(f) for f in tracks.inline[i] if f)
             stacks.append((stack or (int(tracks.addr[i]),)) if good else None)
         return stacks
+
+    def _by_kmemleak(self, objects: Words) -> list[Stack | None]:
+        records = read_records(self._view.host, objects)
+        known = self._depot.stacks(np.unique(records.handle[records.ok]))
+        stacks = [
+            known.get(int(handle)) or tuple(int(f) for f in inline if f)
+            for handle, inline in zip(records.handle, records.inline, strict=True)
+        ]
+        return [s if s and good else None for s, good in zip(stacks, records.ok, strict=True)]
 
     def called(self, address: int) -> int | None:
         """The function whose call returns to `address`."""
@@ -134,7 +146,7 @@ def compared(
     """Every group of one place, in every cache (or of `caches`) whose objects are noted."""
     record, classifier = Record(view), make_classifier(view)
     for cache in view.caches.all if caches is None else caches:
-        if not tracked(cache):
+        if not (tracked(cache) or watched(view.host)):
             continue
         seen = survey(view, classifier, cache, DEFAULTS, silent)
         grouping = group(seen.words, DEFAULTS.threshold, DEFAULTS.metric, seen.rng)

@@ -139,6 +139,21 @@ def test_who_allocates_tasks_is_rarely_who_lost_one() -> None:
     assert "look for who took it, not here" in callers["remark"]
 
 
+def test_who_allocates_files_is_among_the_first_and_rarely_who_lost_one() -> None:
+    """filp is merged with caches of timers and io_uring on this kernel."""
+    lab = lab_dump("default")
+    ran = ask("leakscan", "-c", lab.vmcore, "-s", lab.vmlinux, "--no-refs", "filp", "--json")
+    for group in ran.document["caches"][0]["groups"]:
+        callers = group["callers"]
+        first = {s["site"]["function"]: s["site"] for s in callers["sites"][:3]}
+        # alloc_empty_file() calls it, or has it compiled in.
+        (mine,) = first.keys() & {"__alloc_file", "alloc_empty_file"}
+        assert callers["clear"]
+        assert callers["sites"][0]["site"]["function"] == mine
+        assert first[mine]["source"].startswith("fs/file_table.c:")
+        assert "where a reference was lost, look for who took it" in callers["remark"]
+
+
 def test_messages_that_are_held_and_living_objects_are_named_too() -> None:
     for dump, cache, function in (
         ("messages", "kmalloc-512", "leaklab_queue_messages"),

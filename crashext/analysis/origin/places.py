@@ -151,7 +151,9 @@ def source_of(host: Host, address: int) -> str:
     lines = host.source_of(address) if isinstance(host, SourceHost) else []
     if not lines:
         return ""
-    path, _, number = lines[beyond_helpers(name for name, _ in lines) or 0][1].rpartition(":")
+    beyond = beyond_helpers(name for name, _ in lines)
+    # A helper that asks by itself is where the call is, not what was inlined into it.
+    path, _, number = lines[-1 if beyond is None else beyond][1].rpartition(":")
     parts = PurePath(path).parts
     # A module's debug info has the path of the machine that built it.
     short = PurePath(*parts[-2:]) if PurePath(path).is_absolute() else PurePath(path)
