@@ -19,7 +19,7 @@ from pathlib import Path
 from crashext import __version__
 from crashext.commands.completion import completion_option
 from crashext.commands.telling import tell
-from crashext.commands.trial import linkers_complaint, trial
+from crashext.commands.trial import is_program, linkers_complaint, trial
 
 _BEGIN = "# >>> crashext >>> (crashext setup --remove takes these lines out)"
 _END = "# <<< crashext <<<"
@@ -141,6 +141,8 @@ def _try(pykdump: Path, lines: str, on: list[Path] | None) -> None:
     if why is not None:
         raise SetupError(f"{crash} cannot load {pykdump}: {why}\n{_instead(on)}")
     if on is None:
+        can = f"can load {pykdump}" if is_program(Path(crash)) else "is a script: nothing was tried"
+        tell("crashext", f"{crash} {can}; to see leakscan run in it, add --try VMLINUX VMCORE")
         return
     loads = "" if f"extend {_quoted(pykdump)}" in lines else f"extend {_quoted(pykdump)}\n"
     why = trial(Path(crash), loads + lines, *on)

@@ -19,14 +19,19 @@ _MISSING = re.compile(r"^\s*(\S+) => not found", re.MULTILINE)
 _REFUSED = re.compile(r"ERROR: ld\.so: object '.*' from LD_PRELOAD cannot be preloaded \((.*)\)")
 
 
+def is_program(crash: Path) -> bool:
+    """False for a script around crash: of that the dynamic linker says nothing."""
+    with crash.open("rb") as file:
+        return file.read(4) == b"\x7fELF"
+
+
 def linkers_complaint(crash: Path, pykdump: Path) -> str | None:
     """Why `crash` cannot load `pykdump`; None where it can, or where the linker cannot tell.
 
     The linker binds every symbol, as crash's `extend` would, and runs nothing (see ldd -r).
     """
-    with crash.open("rb") as file:
-        if file.read(4) != b"\x7fELF":
-            return None  # a script around crash
+    if not is_program(crash):
+        return None
     bound = subprocess.run(
         [crash],
         env={

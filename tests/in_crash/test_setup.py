@@ -136,6 +136,15 @@ def test_lines_that_bring_no_command_are_told(
     assert not rc.exists()
 
 
+@needs_crash
+def test_without_a_dump_it_says_how_far_it_tried(
+    tmp_path: Path, pykdump: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_setup("--crashrc", tmp_path / "rc", "--write", pykdump) == 0
+    (said,) = capsys.readouterr().err.splitlines()
+    assert f"crash can load {pykdump}; to see leakscan run in it, add --try" in said
+
+
 CRASH_9 = """#!/bin/sh
 # What crash 9.0.2 says of PyKdump 3.5.3: gdb 16 has other symbols.
 sed -n 's/^extend //p' "$HOME/.crashrc" | while read -r object; do
@@ -158,6 +167,8 @@ def test_a_crash_that_refuses_pykdump_is_told_with_what_works_instead(
     crash.chmod(0o755)
     monkeypatch.setenv("PATH", f"{crash.parent}:{os.environ['PATH']}")
     rc, core = tmp_path / "crashrc", tmp_path / "a vmcore"
+    assert run_setup("--crashrc", rc, pykdump) == 0
+    assert "is a script: nothing was tried" in capsys.readouterr().err
     assert run_setup("--crashrc", rc, "--write", pykdump, "--try", "/boot/vmlinux", core) == 2
     said = capsys.readouterr().err.splitlines()
     assert "leakscan does not run: extend: " in said[0]
