@@ -19,7 +19,8 @@ import pexpect
 import pytest
 
 from crashext.commands import setup
-from tests.conftest import ask, lab_dump, on, only_if
+from tests.conftest import ask, lab_dump, on, only_if, run
+from tests.hosts.holes import ending_before
 from tests.in_crash.processes import engines_of
 from tests.lab import read_addresses
 from tests.report.pages import Parsed, figures
@@ -41,7 +42,7 @@ class Crash:
         self,
         home: Path,
         pykdump: str,
-        form: str,
+        form: str | Path,
         scenario: str = "default",
         scroll: str | None = "off",
         window: tuple[int, int] = (50, 160),
@@ -49,7 +50,11 @@ class Crash:
         setup.main(["setup", "--write", "--crashrc", str(home / ".crashrc"), pykdump])
         dump = lab_dump(scenario)
         self.home = home
-        files = [home / "vmlinux", home / form]  # crash takes FILE@N for memory at address N
+        # A path of its own is opened in place of the scenario's dump.
+        files = [
+            home / "vmlinux",
+            home / Path(form).name,
+        ]  # crash takes FILE@N for memory at address N
         for link, file in zip(files, (dump.vmlinux, dump.folder / form), strict=True):
             link.unlink(missing_ok=True)
             link.symlink_to(file)
@@ -147,6 +152,20 @@ def test_the_document_is_the_drgn_hosts(build: str, form: str, tmp_path: Path) -
         ours = ask("leakscan", *on("default", form), "--json", *question)
         theirs = json.loads((tmp_path / f"report{number}.json").read_text())
         assert theirs == ours.document, question
+
+
+def test_a_dump_cut_short_is_judged_as_in_the_shell(build: str, tmp_path: Path) -> None:
+    """A quarter of its memory was to come after the end of the file; crash opens it without."""
+    dump, cut = lab_dump("default"), tmp_path / "cut" / "vmcore"
+    cut.parent.mkdir()
+    ending_before(dump.vmcore, [(64 << 20, 128 << 20)], cut)
+    session = Crash(tmp_path, build, cut)
+    session.ask("leakscan --json > report.json")
+    session.quit()
+    theirs = json.loads((tmp_path / "report.json").read_text())
+    ours = run("leakscan", "-c", cut, "-s", dump.vmlinux, "--json")
+    assert theirs == ours.document
+    assert theirs["facts"]["damage"].startswith("truncated")
 
 
 def test_objsim(crash: Crash) -> None:
