@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import re
 import shutil
 import tarfile
 from pathlib import Path
@@ -287,3 +288,21 @@ def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
     out = words(longer)
     assert "488.3 MiB of memory" in out
     assert "something else follows its end" in out
+
+
+def test_a_text_ends_where_it_ends(tmp_path: Path) -> None:
+    """Words in its middle are not its end."""
+    text = b"LEAKLAB pages nobody reads".ljust(32, b"\0")
+    words = [int.from_bytes(text[i : i + 8], "little") for i in range(0, 32, 8)]
+    rows = [
+        f"ffff88800000{n}0{8 * i:02x}:  {words[i]:016x} {words[i + 1]:016x}"
+        for n in (1, 2)
+        for i in (0, 2)
+    ]
+    (tmp_path / "rd").write_text("\n".join(rows) + "\n")
+    ran = run("objsim", "--text", tmp_path / "rd", "--size", "32")
+    assert (ran.status, ran.err) == (0, "")
+    out = " ".join(ran.out.split())
+    assert '"LEAKLAB "' in out
+    assert '"pages no" +0x010' in out
+    assert set(re.findall(r'"([^"]*)", the end of the text before', out)) == {"ds"}

@@ -109,7 +109,7 @@ def decode_object(
         column = columns[i] if columns else Column(1.0, 1.0, "")
         meaning = decoder.meaning(value, kind, 8 * i, int(words.details[row, i]))
         tail = printable_run(value) if text_goes_on else ""
-        if tail and value >> 8 * len(tail) == 0:
+        if 0 < len(tail) < 8 and value >> 8 * len(tail) == 0:
             meaning = f'"{tail}", the end of the text before'
         text_goes_on = kind is Kind.ASCII and len(printable_run(value)) == 8
         result.append(
