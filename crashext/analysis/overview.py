@@ -137,7 +137,7 @@ def _gather(
 def _lacks_slabs(view: KernelView, uses: Frames) -> bool:
     """Whether the dump lacks pages of slabs, or may."""
     present = present_frames(view.host, len(uses.use))
-    slabs = uses.use.among(FrameUse.SLAB, FrameUse.UNKNOWN)
+    slabs = uses.use.among(FrameUse.SLAB, FrameUse.APART, FrameUse.UNKNOWN)
     return present is not None and (slabs & ~present).count() > 0
 
 

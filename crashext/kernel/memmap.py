@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -15,11 +16,16 @@ from crashext.hosts.base import Addresses, Bytes, Host, Mask, ReadFault
 from crashext.kernel.access import UnknownLayout, Words, require, words_at
 from crashext.kernel.addresses import AddressSpace
 
+SOME_BLOCKS = 512
+"""Blocks that are looked at of very many that the dump holds nothing of."""
+MANY_BLOCKS = 1 << 12  # 64 GiB of memory
 BLOCK_PAGES = 4096  # page frames a block: 256 KiB of map, 16 MiB of memory
 _SECTION_FLAGS = 0x3F  # low bits of section_mem_map (SECTION_MAP_LAST_BIT <= 6)
 _MAX_ROOTS = 1 << 20
 _MAX_PAGES = 1 << 34  # 64 TiB
 _WORD = (1 << 64) - 1
+Order = np.ndarray[tuple[int], np.dtype[np.intp]]
+_NONE: Order = np.zeros(0, np.intp)
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,12 @@ class MemoryMap:
     block_pages: Words
     space: AddressSpace
 
+    @cached_property
+    def _by_map(self) -> tuple[Order, Addresses]:
+        """Blocks by where their struct pages are, and where that is."""
+        order = np.argsort(self.block_maps, kind="stable")
+        return order, self.block_maps[order]
+
     @property
     def pages(self) -> int:
         """Page frames that have a struct page."""
@@ -68,12 +80,38 @@ class MemoryMap:
                 )
                 yield Block(pfn, *self.host.read_many(starts, self.page_size))
 
+    def left_out(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        """Blocks of which the dump holds no page frame: bool[blocks]; none where it cannot say."""
+        held = self.host.present()
+        if held is None:
+            return np.zeros(len(self.block_pfns), np.bool_)
+        shift = self.space.page_shift
+        ranges = np.array(held, np.uint64).reshape(-1, 2) >> np.uint64(shift)
+        begin, end = ranges[ranges[:, 0] < ranges[:, 1]].T
+        if not len(begin):
+            return np.ones(len(self.block_pfns), np.bool_)
+        # The last range that begins before the block's end: does it end behind its start?
+        at = np.searchsorted(begin, self.block_pfns + self.block_pages, side="left") - 1
+        found = (at < 0) | (end[np.maximum(at, 0)] <= self.block_pfns)
+        return np.asarray(found, np.bool_)
+
+    def parts(self, seed: int) -> tuple[Order, Order, Order]:
+        """Blocks in three parts: to read; a few, drawn at random, of very many that the dump
+        holds nothing of; and the rest of these."""
+        absent = np.flatnonzero(self.left_out()) if len(self.block_pfns) > MANY_BLOCKS else _NONE
+        if len(absent) <= MANY_BLOCKS:
+            return np.arange(len(self.block_pfns)), _NONE, _NONE
+        absent = np.random.default_rng(seed).permutation(absent)
+        rest = np.ones(len(self.block_pfns), np.bool_)
+        rest[absent] = False
+        return np.flatnonzero(rest), np.sort(absent[:SOME_BLOCKS]), np.sort(absent[SOME_BLOCKS:])
+
     def pfns_of(self, maps: Addresses) -> tuple[Words, Mask]:
         """Page frames whose struct pages are at `maps`: ``(uint64[n], ok[n])``."""
         if not len(self.block_maps):
             return np.zeros(len(maps), np.uint64), np.zeros(len(maps), np.bool_)
-        by_map = np.argsort(self.block_maps)
-        block = np.searchsorted(self.block_maps[by_map], maps, side="right").astype(np.int64) - 1
+        by_map, starts = self._by_map
+        block = np.searchsorted(starts, maps, side="right").astype(np.int64) - 1
         chosen = by_map[np.maximum(block, 0)]
         offset = (maps - self.block_maps[chosen]) // np.uint64(self.page_size)
         return self.block_pfns[chosen] + offset, (block >= 0) & (offset < self.block_pages[chosen])
@@ -102,18 +140,16 @@ def memory_map(host: Host, space: AddressSpace) -> MemoryMap:
     """Find the sections that have a memory map. Raises `UnknownLayout`."""
     page_size = require(host, "struct page", "flags").size
     sections = _sections(host, page_size, space.page_shift) or _flat(host, space)
-    pfns, maps, counts = [], [], []
-    for pfn, address, pages in sections:
-        for start in range(0, pages, BLOCK_PAGES):
-            pfns.append(pfn + start)
-            maps.append(address + start * page_size)
-            counts.append(min(BLOCK_PAGES, pages - start))
+    first, maps, pages = np.array(sections, np.uint64).reshape(-1, 3).T
+    blocks = -(-pages.astype(np.int64) // BLOCK_PAGES)
+    number = np.arange(blocks.sum()) - np.repeat(np.cumsum(blocks) - blocks, blocks)
+    start = number.astype(np.uint64) * np.uint64(BLOCK_PAGES)
     return MemoryMap(
         host,
         page_size,
-        np.array(pfns, np.uint64),
-        np.array(maps, np.uint64),
-        np.array(counts, np.uint64),
+        np.repeat(first, blocks) + start,
+        np.repeat(maps, blocks) + start * np.uint64(page_size),
+        np.minimum(np.repeat(pages, blocks) - start, np.uint64(BLOCK_PAGES)),
         space,
     )
 

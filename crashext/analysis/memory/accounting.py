@@ -209,5 +209,10 @@ def _limits(
         yield "the memory map was not classified: the counters stand alone"
     elif frames.missing:
         yield f"{frames.missing:,} page frames have no struct page in the dump: in no part"
+    if frames is not None and frames.guess is not None:
+        yield (
+            f"{int(frames.guess.pages.sum()):,} page frames are not in the dump: that they are "
+            f"user pages and free ones, and how many of each, is by {frames.guess.looked:,} of them"
+        )
     if areas.faults:
         yield f"{areas.faults:,} vmalloc areas cannot be read: their pages count as unaccounted"

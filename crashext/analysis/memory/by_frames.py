@@ -45,6 +45,7 @@ class PageCount:
         self._view, self._counters, self._meminfo = view, counters, meminfo
         self._mapped, self._frames, self._rest, self._rng = mapped, frames, rest, rng
         self.count = {use: frames.count(use) for use in FrameUse}
+        self.count[FrameUse.SLAB] += self.count.pop(FrameUse.APART)
         self.total = self._total()
         self.blocks: Blocks = blocks(view, rest.frames, rng)
         self.kmalloc, self.kmalloc_told = self._large_kmalloc()

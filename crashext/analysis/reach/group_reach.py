@@ -110,6 +110,16 @@ def reachability_of(marked: Reach) -> Reachability:
             f"too many objects for the memory budget: of {names} only random slabs are judged, "
             "and what they hold is followed upwards"
         )
+    for number, crowd in marked.whole.crowds.items():
+        read = len(marked.table.index.rows_of(number))
+        notes.append(
+            f"of {marked.view.caches.all[number].name} {read:,} of {crowd.slabs:,} slabs were read"
+            + ("" if marked.spared else ": what they hold is held by others, too")
+        )
+    if marked.spared:
+        notes.append(
+            f"{', '.join(marked.spared)} are not judged: slabs that were not read may hold them"
+        )
     if newer := untested(marked.view.host.info().release):
         notes.append(newer)
     if marked.view.host.info().live:

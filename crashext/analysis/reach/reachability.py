@@ -15,6 +15,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from crashext.analysis.reach.apart import spare
 from crashext.analysis.reach.blocks import rest_of_split, weakly_held_blocks
 from crashext.analysis.reach.mark import Marks, mark, mark_pages
 from crashext.analysis.reach.nodes import Nodes, nodes
@@ -92,12 +93,17 @@ class Reach:
     drawn: NDArray[np.int64]
     """Rows of it that were drawn at random. More are in `table` where objects were followed, but
     those are no sample of their cache."""
+    spared: tuple[str, ...] = ()
+    """What slabs that were not read may hold, and is not judged: caches, areas, pages."""
 
     def scale(self, cache: int) -> float:
         """How many objects of a cache one that is in `table` stands for."""
         if cache not in self.giants:
             return 1.0
         seen = int(self.table.index.objects[self.table.index.rows_of(cache)].sum())
+        crowd = self.whole.crowds.get(cache)
+        if crowd is not None:
+            return crowd.objects / max(1, seen)
         return int(self.whole.objects[self.whole.rows_of(cache)].sum()) / max(1, seen)
 
     @cached_property
@@ -187,6 +193,7 @@ def reach(
         chosen = np.union1d(chosen, more)
         index = _subset(whole, chosen)
     _spare_bookkeeping(view, table, marks)
+    spared = spare(graph, whole, references, marks)
     split = rest_of_split(graph, marks)
     _mark_blocks(graph, references, marks, split)
     weak = weakly_held_blocks(graph, found, marks, rest.table_frames, present, progress)
@@ -212,6 +219,7 @@ def reach(
         doubtful=doubtful,
         whole=whole,
         drawn=drawn,
+        spared=spared,
     )
 
 
@@ -259,7 +267,8 @@ def _giants(index: SlabIndex, budget: int) -> tuple[int, ...]:
     """Caches to sample, largest first, so that the rest fits the budget."""
     slots = np.bincount(index.cache, weights=index.objects, minlength=1)
     room = max(budget - _BASE_BYTES, 1 << 20) / _SLOT_BYTES
-    giants: list[int] = []
+    giants: list[int] = list(index.crowds)
+    slots[giants] = 0
     for cache in np.argsort(-slots).tolist():
         if slots.sum() <= room:
             break

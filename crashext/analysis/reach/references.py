@@ -98,6 +98,10 @@ def find_references(
     """The pass. Memory is 8 bytes an edge and 12 a kept root."""
     view = nodes.view
     readable = readable_frames(view, frames, present, *KERNEL_USES)
+    apart = nodes.table.row_of_page.map(lambda row: row >= 0).frames()
+    apart = apart[apart < len(frames.use)]
+    apart = apart[frames.use[apart] == FrameUse.APART]
+    readable.set(apart if present is None else apart[present[apart]], np.bool_(True))
     total = readable.count()
     scanner = _Pointers(nodes, stacks, readable)
     unread = scan_memory(view, readable, present, [scanner], progress, "pointers")

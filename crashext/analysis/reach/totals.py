@@ -47,7 +47,8 @@ def _share(marked: Reach, number: int, members: Slots, slots: Slots) -> Share:
         for some in (members, slots)
     )
     sample = (sizes > 0) & np.isin(table.index.address[rows], marked.whole.address[marked.drawn])
-    clusters = len(marked.whole.rows_of(number))
+    crowd = marked.whole.crowds.get(number)
+    clusters = len(marked.whole.rows_of(number)) if crowd is None else crowd.slabs
     return clustered_share(hits[sample], sizes[sample], clusters)
 
 

@@ -19,7 +19,7 @@ from crashext.hosts.base import Bytes, Host, Layout, Mask, ReadFault
 from crashext.kernel.access import Words, column, require, u64, variable, words_at
 from crashext.kernel.addresses import AddressSpace
 from crashext.kernel.byframe import ByFrame
-from crashext.kernel.memmap import Block, MemoryMap
+from crashext.kernel.memmap import Block, MemoryMap, Order
 from crashext.kernel.slab.descriptors import SlabFields, slab_fields
 from crashext.progress import Progress
 
@@ -50,9 +50,24 @@ class FrameUse(enum.IntEnum):
     """Handed to a balloon, or logically offline."""
     UNKNOWN = 11
     """Its struct page is not in the dump: it may be anything."""
+    APART = 12
+    """A slab of a cache that has very many: a few of them stand for all."""
 
 
 USER = (FrameUse.ANON, FrameUse.FILE, FrameUse.SHMEM, FrameUse.HUGETLB)
+
+
+_LEFT_OUT = (*USER, FrameUse.FREE, FrameUse.OFFLINE)
+
+
+@dataclass(frozen=True)
+class Guess:
+    """Page frames that the dump holds nothing of and whose struct pages were not all read."""
+
+    looked: int
+    """Page frames of them that were looked at, drawn at random."""
+    pages: NDArray[np.int64]
+    """How many there may be of each use, by those."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +80,8 @@ class Frames:
     """Free pages on per-CPU lists."""
     missing: int
     """Page frames whose struct page is not in the dump."""
+    guess: Guess | None = None
+    """Of those that `use` calls absent because nobody looked; `count` has them."""
 
     def count(self, *uses: FrameUse) -> int:
         """Page frames of these uses."""
@@ -73,7 +90,8 @@ class Frames:
     @cached_property
     def counts(self) -> NDArray[np.int64]:
         """Page frames of each use."""
-        return self.use.tally(max(FrameUse) + 1)
+        counts = self.use.tally(max(FrameUse) + 1)
+        return counts if self.guess is None else counts + self.guess.pages
 
     def runs(self, *uses: FrameUse) -> NDArray[np.int64]:
         """int64[n, 2]: (first pfn, end pfn) of neighbours of these uses."""
@@ -93,6 +111,7 @@ class _Fields:
         self.mapping = self.page.first_of("mapping")
         self.private = self.page.first_of("private")
         self.tails = self.slab.tails
+        self.crowds: Words = np.zeros(0, np.uint64)
         self.bits = {
             name: host.enumerator(f"PG_{name}")
             for name in ("reserved", "lru", "swapbacked", "head", "hugetlb")
@@ -151,16 +170,27 @@ def _type_value(text: str | None, otherwise: int | None) -> int | None:
         return otherwise
 
 
-def frames(host: Host, memory: MemoryMap, space: AddressSpace, progress: Progress) -> Frames:
-    """Classify every page frame. Raises `UnknownLayout` where struct page is not understood."""
+def frames(
+    host: Host,
+    memory: MemoryMap,
+    space: AddressSpace,
+    progress: Progress,
+    crowds: Words | None = None,
+) -> Frames:
+    """Classify every page frame. Raises `UnknownLayout` where struct page is not understood.
+
+    `crowds` are the descriptors of caches whose slabs are set apart.
+    """
     fields = _Fields(host)
+    if crowds is not None:
+        fields.crowds = crowds
     total = int((memory.block_pfns + memory.block_pages).max(initial=0))
     use: ByFrame[np.uint8] = ByFrame.filled(total, np.uint8(FrameUse.ABSENT))
     links: dict[int, int] = {}  # list node of a page that may be on a pcp list -> the next
     idle: list[Words] = []
     missing, inside = 0, 0
-    blocks = len(memory.block_pfns)
-    order = np.argsort(memory.block_pfns, kind="stable")
+    order, guess = _worth(fields, memory, use)
+    blocks = len(order)
     lru = fields.page.first_of("lru")
     for done, block in enumerate(memory.read(order), 1):
         missing += int((~block.ok).sum())
@@ -179,7 +209,30 @@ def frames(host: Host, memory: MemoryMap, space: AddressSpace, progress: Progres
     on_pcp = _pcp_pages(host, memory, space, links, lru.offset if lru else 0)
     on_pcp = on_pcp[on_pcp < total]
     _keep_tails(use, idle, on_pcp)
-    return Frames(use, len(on_pcp), missing)
+    return Frames(use, len(on_pcp), missing, guess)
+
+
+def _worth(
+    fields: _Fields, memory: MemoryMap, use: ByFrame[np.uint8]
+) -> tuple[Order, Guess | None]:
+    """The blocks to read, and what the others are by a sample of them.
+
+    Where the dump leaves most memory out it was told to leave out what is not the kernel's. That
+    is believed as far as a sample has nothing else.
+    """
+    order, some, rest = memory.parts(0)
+    if len(rest):
+        counts = np.zeros(max(FrameUse) + 1, np.int64)
+        for block in memory.read(some):
+            here = _classify(fields, block, memory, use)
+            free, orders = _buddies(fields, block)
+            _spread(here, block.first_pfn, free, orders, 0)
+            counts += np.bincount(here, minlength=len(counts))
+        if counts[list(_LEFT_OUT)].sum() == counts.sum():
+            pages = int(memory.block_pages[some].sum() + memory.block_pages[rest].sum())
+            scaled = np.round(counts * (pages / max(1, counts.sum()))).astype(np.int64)
+            return order[np.argsort(memory.block_pfns[order])], Guess(int(counts.sum()), scaled)
+    return np.argsort(memory.block_pfns, kind="stable"), None
 
 
 def _classify(
@@ -213,7 +266,12 @@ def _classify(
         # After the free ones: a huge page that waits in its pool has no references.
         use[whole == fields.hugetlb_type] = FrameUse.HUGETLB
     use[fields.flag(flags, "reserved")] = FrameUse.RESERVED
-    use[fields.slab.heads(rows)] = FrameUse.SLAB
+    slabs = np.flatnonzero(fields.slab.heads(rows))
+    use[slabs] = FrameUse.SLAB
+    if len(fields.crowds) and len(slabs):
+        pfns = np.uint64(block.first_pfn) + slabs.astype(np.uint64)
+        told = fields.slab.described(memory, rows[slabs], pfns)
+        use[slabs[np.isin(told.cache, fields.crowds)]] = FrameUse.APART
     use[~block.ok] = FrameUse.UNKNOWN
     tails = np.flatnonzero(fields.tails.among(rows) & block.ok)
     pfns = np.uint64(block.first_pfn) + tails.astype(np.uint64)
@@ -223,7 +281,8 @@ def _classify(
     huge = heads[second & fields.second_of_huge(rows[tails])].astype(np.int64) - block.first_pfn
     huge = huge[huge >= 0]
     is_head = fields.flag(flags[huge], "head")
-    use[huge[is_head & (use[huge] != FrameUse.SLAB)]] = FrameUse.HUGETLB
+    is_slab = np.isin(use[huge], (FrameUse.SLAB, FrameUse.APART))
+    use[huge[is_head & ~is_slab]] = FrameUse.HUGETLB
     inside = heads >= np.uint64(block.first_pfn)
     within = good & inside
     use[tails[within]] = use[(heads[within] - np.uint64(block.first_pfn)).astype(np.int64)]

@@ -166,7 +166,9 @@ def _merged(callers: list[AreaCaller]) -> list[AreaCaller]:
 
 def read_pages(view: KernelView, progress: Progress) -> Pages:
     """Read them: a pass over the memory map."""
-    found = frames(view.host, view.memory, view.space, progress)
+    crowds = view.index.crowds if view.scanned and view.index.complete else {}
+    known = np.array([view.caches.all[i].address for i in crowds], np.uint64)
+    found = frames(view.host, view.memory, view.space, progress, known)
     areas = read_areas(view.host, view.memory)
     return Pages(found, areas, leftover(view, found, areas))
 

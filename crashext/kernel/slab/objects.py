@@ -114,15 +114,24 @@ class SlabReader:
     def _rows_of(self, bases: Words) -> tuple[Bytes, Words, Mask]:
         return self._fields.rows_of(self._memory, self._space, bases)
 
+    def held_back(self, bases: Words) -> int:
+        """Slots of slabs that the slabs count as in use, and that are free on CPUs' lists."""
+        rows, pfns, ok = self._rows_of(bases)
+        inuse = self._fields.described(self._memory, rows, pfns).inuse
+        batches = [self.read_one(base) for base in bases[ok].tolist()]
+        allocated = sum(int((b.state == State.ALLOCATED).sum()) for b in batches if b is not None)
+        known = [b is not None for b in batches]
+        return int(inuse[ok][known].sum()) - allocated
+
     def cpu_slab_rows(self, index: SlabIndex) -> NDArray[np.intp]:
         """Rows of the slabs that CPUs allocate from at the moment."""
-        bases = self._cpu_bases()
+        bases = self.cpu_bases()
         rows = np.searchsorted(index.address, bases)
         inside = rows < len(index.address)
         rows = rows[inside]
         return np.unique(rows[index.address[rows] == bases[inside]])
 
-    def _cpu_bases(self) -> Words:
+    def cpu_bases(self) -> Words:
         """Direct-map addresses of the CPUs' current slabs (a slab's map entry is its page's)."""
         pfns, known = self._memory.pfns_of(self._cpu.slabs)
         return np.where(known, self._space.addresses(pfns), np.uint64(0))
@@ -228,7 +237,7 @@ class SlabReader:
     def _cpu_heads(self, bases: Words) -> tuple[Words, Mask]:
         heads = np.zeros(len(bases), np.uint64)
         on_cpu = np.zeros(len(bases), np.bool_)
-        for base, head in zip(self._cpu_bases(), self._cpu.heads, strict=True):
+        for base, head in zip(self.cpu_bases(), self._cpu.heads, strict=True):
             at = np.searchsorted(bases, base)
             if at < len(bases) and bases[at] == base:
                 heads[at], on_cpu[at] = head, True

@@ -51,7 +51,7 @@ class SlabPointers:
         hit = row >= 0
         cache[hit] = self._index.cache[row[hit]]
         base[hit] = self._index.address[row[hit]]
-        if not self._index.complete:
+        if not self._index.complete or self._index.crowds:
             rest = ~hit & self._space.direct.holds(values)
             cache[rest], base[rest] = self._by_struct_page(values[rest])
         at = np.maximum(cache, 0)

@@ -9,22 +9,23 @@ Source: drgn's PageSlab. What a slab's descriptor says is for `descriptors` to k
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from crashext.hosts.base import Host, Mask, ReadFault
 from crashext.kernel.access import Words, u64
-from crashext.kernel.memmap import Block, MemoryMap
+from crashext.kernel.memmap import Block, MemoryMap, Order
 from crashext.kernel.slab.caches import Caches
 from crashext.kernel.slab.descriptors import SlabFields, SlabKind, slab_fields
+from crashext.kernel.slab.thinning import Collector, Crowd
 from crashext.progress import Progress
 
 MAP_BUDGET = 256 << 20  # bytes of memory map read before the pass becomes a sample (16 GiB of RAM)
 _MAP_LIMIT = 4 * MAP_BUDGET  # ... and at most this much in search of a rare cache's slabs
 MAX_SLAB_BYTES = 4 << 20
 _CACHE = 3  # of the columns that the pass collects
-_COLUMNS = 6
 _KFENCE_POOL = 2 << 20  # (255 + 1) * 2 pages, the default CONFIG_KFENCE_NUM_OBJECTS
 
 
@@ -52,6 +53,9 @@ class SlabIndex:
     """Slabs whose cache is not in `slab_caches`."""
     impossible: int
     """Slabs left out because their counters cannot be true."""
+    crowds: Mapping[int, Crowd] = field(default_factory=dict)
+    """Caches that have too many slabs to keep them all: those in the index were drawn at random.
+    Of a sample of the memory map, what was seen of them."""
 
     def rows_of(self, cache_index: int) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
         return np.flatnonzero(self.cache == cache_index)
@@ -86,11 +90,12 @@ def find_slabs(
     """
     fields = slab_fields(host)
     total = len(memory.block_pfns)
-    order = np.arange(total)
     per_block = _block_bytes(memory)
-    if not fits(memory, budget):
-        order = np.random.default_rng(seed).permutation(total)
-    found: list[tuple[Words, ...]] = []
+    whole = fits(memory, budget)
+    order = (
+        _worth(fields, memory, seed) if whole else np.random.default_rng(seed).permutation(total)
+    )
+    found = Collector(len(caches.all), seed)
     have = dict.fromkeys(wanted, 0)
     missing = unknown = impossible = done = pages = 0
     for block in memory.read(order):
@@ -103,31 +108,40 @@ def find_slabs(
         slabs, strangers, liars = _decode(fields, memory, caches, block)
         unknown += strangers
         impossible += liars
-        found.append(slabs)
-        if len(order) != total or done < total:
+        found.add(slabs)
+        if not whole:
             counts = np.bincount(slabs[_CACHE].astype(np.intp), minlength=1)
             for c in wanted:
                 have[c] += int(counts[c]) if c < len(counts) else 0
-        progress("memory map", done, total)
-    columns = [
-        np.concatenate([np.zeros(0, np.uint64), *(f[i] for f in found)]) for i in range(_COLUMNS)
-    ]
+        progress("memory map", done, len(order))
+    columns = found.columns()
     keep = _outside_kfence(host, columns[0])
     by_address = np.argsort(columns[0][keep], kind="stable")
     address, page, count, cache, inuse, objects = (c[keep][by_address] for c in columns)
     return SlabIndex(
         address,
         page,
-        count.astype(np.uint16),
-        cache.astype(np.uint16),
-        inuse.astype(np.uint16),
-        objects.astype(np.uint16),
-        complete=done == total,
-        scanned=pages / memory.pages if memory.pages else 0.0,
+        count,
+        cache,
+        inuse,
+        objects,
+        complete=done == len(order),
+        scanned=1.0 if whole else pages / max(1, memory.pages),
         missing=missing,
         unknown=unknown,
         impossible=impossible,
+        crowds=found.crowds(),
     )
+
+
+def _worth(fields: SlabFields, memory: MemoryMap, seed: int) -> Order:
+    """The blocks to read for all slabs: where the dump leaves most memory out, and a sample of
+    that has no slab, those of what it holds."""
+    order, some, _ = memory.parts(seed)
+    for block in memory.read(some):
+        if not block.ok.all() or len(fields.heads(block.rows).nonzero()[0]):
+            return np.arange(len(memory.block_pfns))
+    return order
 
 
 def fits(memory: MemoryMap, budget: int) -> bool:

@@ -53,9 +53,17 @@ def usage(view: KernelView, cache: SlabCache, index: SlabIndex) -> Usage:
     at, counts = np.searchsorted(rows, kept_back[own]), counts[own]
     inuse[at[elsewhere[at]]] -= counts[elsewhere[at]]
     objects = index.objects[rows].astype(np.int64)
+    seen_slabs, seen_slots, allocated = len(rows), int(objects.sum()), int(inuse.sum())
+    crowd = index.crowds.get(view.caches.index(cache))
+    if crowd is not None:
+        held_back = int(index.inuse[rows].sum(dtype=np.int64)) - allocated
+        bases = reader.cpu_bases()
+        elsewhere = (bases != 0) & ~np.isin(bases, index.address)
+        held_back += reader.held_back(np.unique(bases[elsewhere]))
+        seen_slabs, seen_slots, allocated = crowd.slabs, crowd.objects, crowd.inuse - held_back
     if index.complete or cache.counters is None:
         scale = 1.0 if index.complete else 1 / max(index.scanned, 1e-9)
-        slabs, slots = round(len(rows) * scale), round(int(objects.sum()) * scale)
+        slabs, slots = round(seen_slabs * scale), round(seen_slots * scale)
     else:
         slabs, slots = cache.counters.slabs, cache.counters.objects
-    return Usage(slabs, slots, index.complete, int(inuse.sum()), inuse, objects)
+    return Usage(slabs, slots, index.complete, allocated, inuse, objects)
