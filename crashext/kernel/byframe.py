@@ -244,6 +244,16 @@ class ByFrame(Generic[T]):
         return spread(*self.runs().T)
 
 
+def merged(runs: Frames64) -> Frames64:
+    """Runs [first, end) in any order, those that touch in one: int64[n, 2] -> int64[m, 2]."""
+    if not len(runs):
+        return runs
+    runs = runs[np.argsort(runs[:, 0], kind="stable")]
+    end = np.maximum.accumulate(runs[:, 1])
+    fresh = np.append(True, runs[1:, 0] > end[:-1])
+    return np.stack([runs[fresh, 0], end[np.append(fresh[1:], True)]], axis=1)
+
+
 def spread(first: Frames64, end: Frames64) -> Frames64:
     """All numbers of ranges [first, end): int64[n], int64[n] -> int64[sum]."""
     count = np.maximum(end - first, 0)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from crashext.kernel import byframe
-from crashext.kernel.byframe import ByFrame
+from crashext.kernel.byframe import ByFrame, merged
 
 LENGTH = 512 * 90 + 77
 
@@ -77,6 +77,11 @@ def test_masks(
     edges = np.flatnonzero(np.diff(dense.view(np.int8), prepend=0, append=0)).reshape(-1, 2)
     assert (mask.runs() == edges).all()
     assert (ByFrame.of_runs(LENGTH, edges)[np.arange(LENGTH)] == dense).all()
+
+
+def test_runs_in_any_order_are_merged() -> None:
+    runs = np.array([[50, 60], [0, 10], [5, 20], [20, 21], [50, 55], [70, 71]])
+    assert merged(runs).tolist() == [[0, 21], [50, 60], [70, 71]]
 
 
 def test_runs_that_touch_and_end_nowhere() -> None:

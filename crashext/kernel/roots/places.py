@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from crashext.hosts.base import Host, ReadFault, Symbol
 from crashext.kernel.access import Words
 from crashext.kernel.addresses import image_shift
-from crashext.kernel.byframe import ByFrame
+from crashext.kernel.byframe import ByFrame, merged
 from crashext.kernel.pages.areas import Areas
 from crashext.kernel.pages.frames import Frames, FrameUse
 from crashext.kernel.pages.pagetables import physical
@@ -211,4 +211,4 @@ def memory_map_frames(view: KernelView, count: int) -> ByFrame[np.bool_]:
         return ByFrame.filled(count, np.bool_(False))
     sizes = memory.block_pages * np.uint64(memory.page_size) + np.uint64(view.space.page_size - 1)
     runs = np.stack([starts[ok] >> shift, starts[ok] + sizes[ok] >> shift], axis=1)
-    return ByFrame.of_runs(count, runs.astype(np.int64))
+    return ByFrame.of_runs(count, merged(runs.astype(np.int64)))
