@@ -7,6 +7,7 @@ are not there, nor what the tool or its dump cannot do. It opens nothing.
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -20,6 +21,7 @@ from crashext.report.topics import TOPICS
 
 BAD_INPUT = 2
 _MOST_HOPS = 16
+MOST_JOBS = 64
 _LONGEST_LIVE = 24 * 3600
 
 
@@ -206,6 +208,14 @@ def _source(parser: Parser, place: Place) -> None:
             action="store_false",
             help="ask no server of $DEBUGINFOD_URLS for a debug file that is not here",
         )
+    source.add_argument(
+        "--jobs",
+        metavar="N",
+        type=number(1, MOST_JOBS),
+        default=1 if place.inside else min(len(os.sched_getaffinity(0)), MOST_JOBS),
+        help="threads that read memory side by side (default: "
+        + ("%(default)s, for the machine is crash's)" if place.inside else "as many as CPUs)"),
+    )
     source.add_argument(
         "--record", metavar="FILE", type=Path, help="also record this run as a session"
     )

@@ -15,6 +15,7 @@ from crashext.commands.questions import Question, held_by
 from crashext.commands.telling import tell
 from crashext.hosts.base import Host, HostError, KernelMissing, ReadFault, UnknownLayout
 from crashext.hosts.keeping import keep
+from crashext.hosts.readers import ManyReaders
 from crashext.hosts.recorded import RecordedHost, RecordingHost
 from crashext.hosts.session import MAX_MEMORY
 from crashext.kernel.btf_layouts import CarriedTypes
@@ -62,6 +63,13 @@ class Opened:
 
 def open_host(source: Source, place: Place) -> Host:
     """The tool's own memory, or that of the source. Raises `HostError`."""
+    host = _open(source, place)
+    if isinstance(host, ManyReaders):
+        host.jobs = source.jobs
+    return host
+
+
+def _open(source: Source, place: Place) -> Host:
     if place.inside:
         return place.host
     if source.replay is not None:

@@ -34,6 +34,8 @@ class Source:
     record: Path | None = None
     debuginfod: bool = True
     """Whether servers that the environment names may be asked for debug files."""
+    jobs: int = 1
+    """Threads that read memory side by side."""
 
     @property
     def given(self) -> bool:
@@ -341,6 +343,7 @@ def _source(given: argparse.Namespace) -> Source:
         tuple(given.symbols),
         given.record,
         given.debuginfod,
+        given.jobs,
     )
 
 

@@ -40,6 +40,7 @@ from crashext.hosts.directmap import NO_MAP, direct_map
 from crashext.hosts.dumpfile import DumpFile, examine
 from crashext.hosts.keeping import Kept
 from crashext.hosts.percpu import PERCPU_END, percpu_table, symbol_in
+from crashext.hosts.readers import Reader, open_readers
 from crashext.hosts.tags import PointerTags, pointer_tags
 from crashext.incrash import crashext_wire as wire
 
@@ -77,6 +78,7 @@ class CrashHost:
         self._sys = sys_fields(self.crash_command("sys"))
         dump = dump_file(self._sys)
         self._dump = Path(dump)
+        self.jobs = 1
         self._file = _file(self._dump) if dump else DumpFile("live", None)
         notes = self._vmcoreinfo()
         self._info = Info(
@@ -266,6 +268,10 @@ class CrashHost:
 
     def present(self) -> list[tuple[int, int]] | None:
         return None if self._file.present is None else list(self._file.present)
+
+    def readers(self, count: int) -> list[Reader]:
+        tagged = self._tags is not None
+        return [] if tagged else open_readers(self._dump, self._file, self._direct.behind, count)
 
     def registers(self) -> Sequence[tuple[int, ...]]:
         return self._file.registers

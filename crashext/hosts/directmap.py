@@ -37,6 +37,10 @@ class DirectMap:
         """The physical address behind one in here."""
         return (address - self.zero) % _WORD
 
+    def behind(self, address: int) -> int | None:
+        """The same; None for any other address."""
+        return self.physical(address) if address in self else None
+
 
 NO_MAP = DirectMap()
 

@@ -35,6 +35,7 @@ from crashext.hosts.drgn_layouts import layout_of
 from crashext.hosts.dumpfile import DumpFile, build_id, examine
 from crashext.hosts.nodebuginfo import NoDebugInfo
 from crashext.hosts.percpu import PERCPU_END, percpu_table, symbol_in
+from crashext.hosts.readers import Reader, open_readers
 from crashext.hosts.symboltable import Symbols, SymbolTable, elf_symbols
 from crashext.hosts.tags import pointer_tags
 from crashext.hosts.unusual import open_unusual
@@ -62,6 +63,7 @@ class DrgnHost:
         """
         self._program = program
         self._source = source
+        self.jobs = 1
         self._module_symbols_loaded = False
         self._types: Types | None = None
         # Not functools.cache, which would hold this host, and the dump, for good.
@@ -70,6 +72,7 @@ class DrgnHost:
         self._file = DumpFile("live", None)
         if program.core_dump_path is not None:
             core = Path(str(program.core_dump_path))
+        self._core = core
         self._folders = ([] if core is None else [core.parent]) + list(folders)
         if core is not None and not program.flags & drgn.ProgramFlags.IS_LIVE:
             self._file = examine(core)
@@ -158,6 +161,11 @@ class DrgnHost:
             data[start:end] = np.frombuffer(piece, np.uint8).reshape(-1, size)
             ok[start:end] = True
         return data[inverse], ok[inverse]
+
+    def readers(self, count: int) -> list[Reader]:
+        if self._core is None or self._tags is not None:
+            return []
+        return open_readers(self._core, self._file, self._direct.behind, count)
 
     def present(self) -> list[tuple[int, int]] | None:
         return None if self._file.present is None else list(self._file.present)

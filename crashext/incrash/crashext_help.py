@@ -45,6 +45,7 @@ _LEAKSCAN = """\
     --memory MIB     memory for that; the largest caches are sampled to fit
     --walker kmem    take objects from kmem -S, which lists no full slabs
     --samples N      objects to look at in each cache
+    --jobs N         threads that read memory side by side; 1 without it
     --seed N         of the random choice
     --threshold S    score from which objects count as alike, 0 to 1
     --metric NAME    how bytes are compared; see leakscan -h
@@ -108,6 +109,7 @@ _OBJSIM = """\
     --refs           look for who points there, however long it takes
     --no-refs        do not look for it
     --samples N      objects to compare it with
+    --jobs N         threads that read memory side by side; 1 without it
     --seed N         of the random choice
     --threshold S    score from which objects count as alike, 0 to 1
     --metric NAME    how bytes are compared; see objsim -h

@@ -85,8 +85,8 @@ class _PhysicalAddresses:
         self._asked = nodes.of_frame.map(lambda node: ~reached[node])
         self.found = np.zeros(len(nodes.blocks.first), np.bool_)
 
-    def look(self, offset: int, words: Words) -> None:
-        """Take in words that begin at direct-map `offset`."""
+    def look(self, offset: int, words: Words) -> NDArray[np.int32]:
+        """Nodes that words name which begin at direct-map `offset`."""
         place = words & ~_TABLE_FLAGS
         inside = (place < self._limit) & (place != 0)
         # An address alone; in a page full of entries of a page table, with their flags.
@@ -95,13 +95,16 @@ class _PhysicalAddresses:
         frame = (place[at] >> self._shift).astype(np.int64)
         hit = self._asked[frame]
         at, frame = at[hit], frame[hit]
-        if not len(at):
-            return
         where = np.uint64(offset) + at.astype(np.uint64) * np.uint64(8)
         holder = self._nodes.at_offsets(where)
         live = (holder < 0) | self._reached[np.maximum(holder, 0)]
         live &= self._wanted[(where >> self._shift).astype(np.intp)]
-        self.found[self._nodes.of_frame[frame[live]] - self._nodes.first_block] = True
+        nodes: NDArray[np.int32] = self._nodes.of_frame[frame[live]]
+        return nodes
+
+    def take(self, found: NDArray[np.int32]) -> None:
+        """Those are weakly held."""
+        self.found[found - self._nodes.first_block] = True
 
 
 def _in_tables(words: Words, inside: NDArray[np.bool_], entries: int) -> NDArray[np.bool_]:

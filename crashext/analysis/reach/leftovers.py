@@ -23,7 +23,10 @@ def left_over(words: Words, at: NDArray[np.intp], start: np.uint64) -> Mask:
     pointer"; 4.x to 6.12).
     """
     following = words[np.minimum(at + 1, len(words) - 1)]
-    gone = np.isin(following, _POISON)
-    waiting = np.minimum(at + _WAIT_LIST, len(words) - 1)
-    alone = words[waiting] == start + (waiting.astype(np.uint64) << np.uint64(3))
-    return np.asarray(gone | (alone & (words[at] & _FLAGS != 0)), np.bool_)
+    gone = np.zeros(len(at), np.bool_)
+    for poison in _POISON:
+        gone |= following == poison
+    flagged = np.flatnonzero(words[at] & _FLAGS)
+    waiting = np.minimum(at[flagged] + _WAIT_LIST, len(words) - 1)
+    gone[flagged] |= words[waiting] == start + (waiting.astype(np.uint64) << np.uint64(3))
+    return gone

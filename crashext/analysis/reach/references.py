@@ -7,7 +7,7 @@ of slabs and the dead parts of stacks point at nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,16 +117,52 @@ def find_references(
     return scanner.result(Coverage(int(counts.sum()), missing, missing_slab, size, unknown))
 
 
+@dataclass(slots=True)
+class _Found:
+    """What one piece of memory says; each with whether the pointer is one to a struct page."""
+
+    edges: list[tuple[bool, Nodes32, Nodes32]] = field(default_factory=list)
+    rooted: list[tuple[bool, Words, Nodes32]] = field(default_factory=list)
+    dead: list[tuple[Words, Nodes32]] = field(default_factory=list)
+    roots: int = 0
+
+
+_ELSEWHERE, _IN_SLAB, _IN_NODE, _IN_MAP = range(4)
+
+
+class _Block:
+    """The page frames that a piece of memory is in: what is known of a page is asked once."""
+
+    def __init__(self, of: _Pointers, offset: int, end: int) -> None:
+        self.shift = shift = int(of.shift)
+        self.first, last = offset >> shift, -(-end >> shift)
+        pages = slice(self.first, last)
+        self.wanted, self.stale = of.wanted[pages], of.stale[pages]
+        self.holder = of.nodes.of_frame[pages]
+        starts = np.arange(self.first, last, dtype=np.uint64) << of.shift
+        described = of.nodes.described_frames(starts) >= 0
+        described |= of.nodes.described_frames(starts + of.last_word) >= 0
+        self.kind = np.where(described, _IN_MAP, _ELSEWHERE)
+        self.kind[self.holder >= 0] = _IN_NODE
+        self.kind[of.table.row_of_page[pages] >= 0] = _IN_SLAB
+        self.silent = of.silent.touches(offset, end)
+        low, high = np.searchsorted(of.stacks.dead_frame, [self.first, last]).tolist()
+        self.dead = low < high
+        # Memory of no node, slabs outside a sample as well: all its words are roots.
+        self.plain = not (self.silent or self.dead or self.kind.any()) and bool(self.wanted.all())
+
+
 class _Pointers:
     """The scanner for pointers to nodes, and what it found so far."""
 
     def __init__(self, nodes: Nodes, stacks: Stacks, wanted: ByFrame[np.bool_]) -> None:
-        self._nodes, self._stacks, self._wanted = nodes, stacks, wanted
+        self.nodes, self.stacks, self.wanted = nodes, stacks, wanted
         view = nodes.view
-        self._table = table = nodes.table
-        self._silent = silent_words(view, table)
+        self.table = table = nodes.table
+        self.silent = silent_words(view, table)
         space = view.space
-        self._shift, self._in_page = np.uint64(space.page_shift), np.uint64(space.page_size - 1)
+        self.last_word = np.uint64(space.page_size - 8)
+        self.shift, self._in_page = np.uint64(space.page_shift), np.uint64(space.page_size - 1)
         # All that nodes can be pointed at by lies in these, wherever the kernel image is.
         ranges = (space.direct, space.vmalloc, space.vmemmap)
         lowest = min(r.start for r in ranges)
@@ -142,98 +178,151 @@ class _Pointers:
         self._vmemmap = space.vmemmap
         task = view.caches.find("task_struct")
         self._task = None if task is None else view.caches.index(task)
-        self._stale: ByFrame[np.bool_] = ByFrame.filled(len(nodes.of_frame), np.bool_(False))
-        cached = (cached_pages(view.host, space) - np.uint64(space.direct.start)) >> self._shift
-        cached = cached[cached < np.uint64(len(self._stale))]
-        self._stale.set(cached.astype(np.int64), np.bool_(True))
+        self.stale: ByFrame[np.bool_] = ByFrame.filled(len(nodes.of_frame), np.bool_(False))
+        cached = (cached_pages(view.host, space) - np.uint64(space.direct.start)) >> self.shift
+        cached = cached[cached < np.uint64(len(self.stale))]
+        self.stale.set(cached.astype(np.int64), np.bool_(True))
         self._edges: dict[bool, list[tuple[Nodes32, Nodes32]]] = {False: [], True: []}
         self._rooted: dict[bool, list[tuple[Words, Nodes32]]] = {False: [], True: []}
         self._dead: list[tuple[Words, Nodes32]] = []
         self._kept = np.zeros(nodes.count, np.uint8)
         self._roots = 0
 
-    def look(self, offset: int, words: Words) -> None:
-        """Take in words that begin at direct-map `offset`."""
+    def look(self, offset: int, words: Words) -> _Found:
+        """What words say that begin at direct-map `offset`. It changes nothing here."""
+        found = _Found()
         at = np.flatnonzero(words - self._lowest < self._span)
-        at = at[~left_over(words, at, self._direct + np.uint64(offset))]
+        gone = left_over(words, at, self._direct + np.uint64(offset))
+        if gone.any():
+            at = at[np.flatnonzero(~gone)]
         if len(at):
-            self._pointers(offset + 8 * at, words[at])
+            block = _Block(self, offset, offset + 8 * len(words))
+            self._pointers(found, block, offset + 8 * at, words[at])
+        return found
 
-    def _pointers(self, where: NDArray[np.int64], values: Words) -> None:
+    def take(self, found: _Found) -> None:
+        """Keep it; of what is found in one go a target's first word counts."""
+        for by_page, source, target in found.edges:
+            self._edges[by_page].append((source, target))
+        self._dead += found.dead
+        self._roots += found.roots
+        for by_page, where, target in found.rooted:
+            fresh = self._kept[target] < _ROOTS_KEPT
+            where, target = where[fresh], target[fresh]
+            self._kept[target] += 1
+            self._rooted[by_page].append((where, target))
+
+    def _pointers(
+        self, out: _Found, block: _Block, where: NDArray[np.int64], values: Words
+    ) -> None:
         """Words at `where`; most lead to no node."""
-        nodes, table = self._nodes, self._table
-        found = nodes.pointed_at(values)
-        good = (found >= 0) & self._wanted[where >> self._shift.astype(np.int64)]
+        nodes, table = self.nodes, self.table
+        # Objects in a row often hold one pointer: what it leads to is looked up once.
+        begins = np.flatnonzero(np.append(True, values[1:] != values[:-1]))
+        once = values[begins]
+        found = nodes.pointed_at(once)
+        good = found >= 0
         in_object = np.flatnonzero(good & (found < nodes.first_area))
         good[in_object] = table.state[found[in_object]] == State.ALLOCATED
-        self._without_flags(good, values, found)
-        by_page = self._vmemmap.holds(values[good])
-        at, target = where[good].astype(np.uint64), found[good].astype(np.int32)
-        for some, page in ((~by_page, False), (by_page, True)):
-            if some.any():
-                self._sort(at[some], target[some], page)
+        self._without_flags(good, once, found)
+        if not good.any():
+            return
+        by_page, lengths = self._vmemmap.holds(once), np.diff(begins, append=len(values))
+        if block.plain:
+            for page in (False, True):
+                some = np.flatnonzero(good & (by_page == page))
+                if not len(some):
+                    continue
+                target, first = np.unique(found[some].astype(np.int32), return_index=True)
+                out.rooted.append((page, where[begins[some[first]]].astype(np.uint64), target))
+                out.roots += int(lengths[some].sum())
+            return
+        which = np.repeat(np.arange(len(once)), lengths)
+        at = np.flatnonzero(good[which] & block.wanted[(where >> block.shift) - block.first])
+        run = which[at]
+        places, target = where[at].astype(np.uint64), found.astype(np.int32)[run]
+        if not by_page[good].any():
+            self._sort(out, block, places, target, False)
+            return
+        of_page = by_page[run]
+        for page in (False, True):
+            some = np.flatnonzero(of_page == page)
+            if len(some):
+                self._sort(out, block, places[some], target[some], page)
 
     def _without_flags(self, good: Mask, values: Words, found: NDArray[np.int64]) -> None:
         """A semaphore remembers who read last, with flags in the low bits: it holds no task.
 
         RWSEM_READER_OWNED, kernel/locking/rwsem.c (4.x to 6.12): "may contain stale pointer".
         """
-        at = np.flatnonzero(good & (values & np.uint64(7) != 0) & (found < self._nodes.first_area))
+        at = np.flatnonzero(good & (values & np.uint64(7) != 0) & (found < self.nodes.first_area))
         if self._task is None or not len(at):
             return
-        at = at[self._table.caches(found[at]) == self._task]
-        start = self._table.addresses(found[at])
+        at = at[self.table.caches(found[at]) == self._task]
+        start = self.table.addresses(found[at])
         good[at[values[at] - start < np.uint64(8)]] = False
 
-    def _sort(self, where: Words, target: Nodes32, by_page: bool) -> None:
+    def _sort(
+        self, out: _Found, block: _Block, where: Words, target: Nodes32, by_page: bool
+    ) -> None:
         """By what the words are in."""
-        nodes, frame = self._nodes, (where >> self._shift).astype(np.intp)
-        in_slab = self._table.row_of_page[frame] >= 0
-        holder = np.where(in_slab, -1, nodes.of_frame[frame])
-        in_node = holder >= 0
-        rest = ~in_slab & ~in_node
-        in_node &= ~self._stale[frame] | (where & self._in_page < np.uint64(8))
+        page = (where >> self.shift).astype(np.intp) - block.first
+        kind = block.kind[page]
+        in_slab, in_node = kind == _IN_SLAB, kind == _IN_NODE
+        if block.stale.any():
+            in_node &= ~block.stale[page] | (where & self._in_page < np.uint64(8))
+        rest = ~in_slab & (kind != _IN_NODE)
         if in_slab.any():
-            self._in_slabs(where[in_slab], target[in_slab], by_page)
+            self._in_slabs(out, block, where[in_slab], target[in_slab], by_page)
         if in_node.any():
-            self._in_nodes(holder[in_node], target[in_node], by_page)
+            self._in_nodes(out, block.holder[page[in_node]], target[in_node], by_page)
+        in_map = np.flatnonzero(kind == _IN_MAP)
+        if len(in_map):
+            rest[in_map] = self._in_map(out, where[in_map], target[in_map], by_page)
         if rest.any():
-            self._in_map_or_outside(where[rest], target[rest], by_page)
+            self._outside(out, block, where[rest], target[rest], by_page)
 
-    def _in_slabs(self, where: Words, target: Nodes32, by_page: bool) -> None:
-        table = self._table
+    def _in_slabs(
+        self, out: _Found, block: _Block, where: Words, target: Nodes32, by_page: bool
+    ) -> None:
+        table = self.table
         source, within = table.locate(where)
-        held = (source >= 0) & ~self._silent.holds(where)
+        held = source >= 0
+        if block.silent:
+            held &= ~self.silent.holds(where)
         for start, end in self._links:
             at = np.flatnonzero((within >= start) & (within < end) & held)
-            at = at[target[at] < self._nodes.first_area]
+            at = at[target[at] < self.nodes.first_area]
             both = table.caches(source[at]) == self._task
             both &= table.caches(target[at].astype(np.int64)) == self._task
             held[at[both]] = False
         if self._any_ignored:
-            record = self._ignored[table.row_of_page[(where >> self._shift).astype(np.intp)]]
+            record = self._ignored[table.row_of_page[(where >> self.shift).astype(np.intp)]]
             held &= ~record | (within == np.uint64(self._rcu))
-        at = np.flatnonzero(held & (target >= self._nodes.first_area))
-        held[at[self._nodes.describes(table.addresses(source[at]), target[at])]] = False
+        at = np.flatnonzero(held & (target >= self.nodes.first_area))
+        held[at[self.nodes.describes(table.addresses(source[at]), target[at])]] = False
         state = table.state[np.maximum(source, 0)]
         edge = held & (state == State.ALLOCATED) & (source != target)
-        self._edges[by_page].append((source[edge].astype(np.int32), target[edge]))
+        out.edges.append((by_page, source[edge].astype(np.int32), target[edge]))
         # What may be free and may be not speaks for what it points at.
         unknown = held & (state == State.UNKNOWN)
         if unknown.any():
-            self._outside(where[unknown], target[unknown], by_page)
+            self._outside(out, block, where[unknown], target[unknown], by_page)
 
-    def _in_nodes(self, source: Nodes32, target: Nodes32, by_page: bool) -> None:
+    def _in_nodes(self, out: _Found, source: Nodes32, target: Nodes32, by_page: bool) -> None:
         """Words of areas and of blocks of pages, or of their struct pages."""
         edge = source != target
-        at = np.flatnonzero(edge & (target >= self._nodes.first_area))
-        starts = self._nodes.addresses(source[at].astype(np.int64))
-        edge[at[self._nodes.describes(starts, target[at])]] = False
-        self._edges[by_page].append((source[edge], target[edge]))
+        at = np.flatnonzero(edge & (target >= self.nodes.first_area))
+        starts = self.nodes.addresses(source[at].astype(np.int64))
+        edge[at[self.nodes.describes(starts, target[at])]] = False
+        out.edges.append((by_page, source[edge], target[edge]))
 
-    def _in_map_or_outside(self, where: Words, target: Nodes32, by_page: bool) -> None:
-        """A struct page speaks for the node that its page is of; that of a free page for none."""
-        nodes = self._nodes
+    def _in_map(self, out: _Found, where: Words, target: Nodes32, by_page: bool) -> Mask:
+        """A struct page speaks for the node that its page is of; that of a free page for none.
+
+        Returns which of the words speak for themselves.
+        """
+        nodes = self.nodes
         frame = nodes.described_frames(where)
         known = (frame >= 0) & (frame < len(nodes.of_frame))
         at = np.where(known, frame, 0)
@@ -243,30 +332,29 @@ class _Pointers:
         linked = block >= 0
         linked[linked] = nodes.blocks.first[block[linked]] == frame[linked]
         if linked.any():
-            self._in_nodes(holder[linked], target[linked], True)
+            self._in_nodes(out, holder[linked], target[linked], True)
         idle = (holder >= 0) | (known & ~nodes.used[at] & (target >= nodes.first_area))
         # SLAB's struct pages know where their slab's first slot is (s_mem), whoever has that.
-        row = self._table.row_of_page[np.minimum(at, len(self._table.row_of_page) - 1)]
+        row = self.table.row_of_page[np.minimum(at, len(self.table.row_of_page) - 1)]
         inside = known & (row >= 0) & (target < nodes.first_area)
-        inside[inside] = self._table.rows(target[inside].astype(np.int64)) == row[inside]
-        rest = ~linked & ~idle & ~inside
-        if rest.any():
-            self._outside(where[rest], target[rest], by_page)
+        inside[inside] = self.table.rows(target[inside].astype(np.int64)) == row[inside]
+        return np.asarray(~linked & ~idle & ~inside, np.bool_)
 
-    def _outside(self, where: Words, target: Nodes32, by_page: bool) -> None:
-        silent = self._silent.holds(where)
-        if silent.any():
-            where, target = where[~silent], target[~silent]
-        dead = self._stacks.dead(where)
-        if dead.any():
-            self._dead.append((where[dead], target[dead]))
-            where, target = where[~dead], target[~dead]
-        self._roots += len(target)
-        fresh = self._kept[target] < _ROOTS_KEPT
-        where, target = where[fresh], target[fresh]
-        once, first = np.unique(target, return_index=True)
-        self._kept[once] += 1
-        self._rooted[by_page].append((where[first], once))
+    def _outside(
+        self, out: _Found, block: _Block, where: Words, target: Nodes32, by_page: bool
+    ) -> None:
+        if block.silent:
+            kept = ~self.silent.holds(where)
+            where, target = where[kept], target[kept]
+        if block.dead:
+            dead = self.stacks.dead(where)
+            if dead.any():
+                out.dead.append((where[dead], target[dead]))
+                where, target = where[~dead], target[~dead]
+        out.roots += len(target)
+        begins = np.append(True, target[1:] != target[:-1])[: len(target)]
+        once, first = np.unique(target[begins], return_index=True)
+        out.rooted.append((by_page, where[begins][first], once))
 
     def result(self, coverage: Coverage) -> References:
         rooted = [*self._rooted[False], *self._rooted[True]]

@@ -7,13 +7,16 @@ cannot be read is seen as zeros, and is counted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Protocol
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, repeat
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from crashext.hosts.base import Host, ReadFault
+from crashext.hosts.readers import ManyReaders, Reader
 from crashext.kernel.access import Words
 from crashext.kernel.addresses import page_shift
 from crashext.kernel.byframe import ByFrame, spread
@@ -21,22 +24,34 @@ from crashext.kernel.pages.frames import Frames, FrameUse
 from crashext.kernel.slab.view import KernelView
 from crashext.progress import Progress
 
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
 KERNEL_USES = (FrameUse.SLAB, FrameUse.KERNEL, FrameUse.RESERVED, FrameUse.UNKNOWN)
 """What page frames that hold pointers of the kernel's are used for, or may be."""
 
 _READ = 1 << 20
 _BRIDGE = 16  # page frames nobody wants that are read along
 _BLOCK = 1 << 16  # words: what is compared stays in the CPU's cache
+_WORTH_THREADS = 16 << 20  # bytes
+_AHEAD = 4  # pieces that each thread may be ahead of what was taken
 
 
-class Scanner(Protocol):
+T = TypeVar("T")
+
+
+class Scanner(Protocol[T]):
     """Somebody who looks at every word of memory."""
 
-    def look(self, offset: int, words: Words) -> None:
-        """Take in uint64[n] that begin at direct-map `offset`.
+    def look(self, offset: int, words: Words) -> T:
+        """What uint64[n] say that begin at direct-map `offset`. It changes nothing.
 
         Pages that were not wanted may be among them, where reading past them was cheaper.
         """
+        ...
+
+    def take(self, found: T) -> None:
+        """Keep what was found; called in the order of memory."""
         ...
 
 
@@ -44,7 +59,7 @@ def scan_memory(
     view: KernelView,
     wanted: ByFrame[np.bool_],
     present: ByFrame[np.bool_] | None,
-    scanners: Sequence[Scanner],
+    scanners: Sequence[Scanner[Any]],
     progress: Progress,
     what: str,
 ) -> NDArray[np.int64]:
@@ -54,17 +69,82 @@ def scan_memory(
     """
     total, done = wanted.count(), 0
     missing = [np.zeros(0, np.int64)]
-    for first, last in _bridged(wanted.runs(), present).tolist():
-        for offset, data, unread in _read_frames(view, first, last):
-            words = np.frombuffer(data, "<u8")
-            for begin in range(0, len(words), _BLOCK):
-                for scanner in scanners:
-                    scanner.look(offset + 8 * begin, words[begin : begin + _BLOCK])
-            missing.append(unread[wanted[unread]])
-            here = offset >> view.space.page_shift
-            done += int(wanted.part(here, here + (len(data) >> view.space.page_shift)).sum())
-            progress(what, done, total)
+    runs = _bridged(wanted.runs(), present).tolist()
+    for first, last, found, unread in _looks(view, runs, scanners, total):
+        for scanner, piece in found:
+            scanner.take(piece)
+        missing.append(unread[wanted[unread]])
+        done += int(wanted.part(first, last).sum())
+        progress(what, done, total)
     return np.concatenate(missing)
+
+
+Found = list[tuple[Scanner[Any], Any]]
+
+
+def _looks(
+    view: KernelView, runs: Iterable[tuple[int, int]], scanners: Sequence[Scanner[Any]], total: int
+) -> Iterator[tuple[int, int, Found, NDArray[np.int64]]]:
+    """(first frame, end, what was found, frames that are missing) of each piece, in order.
+
+    With readers for more than one thread, pieces are read and looked at side by side. What they
+    cannot read, as a page that is not in the dump, is read through the host, one at a time.
+    """
+    host, shift = view.host, view.space.page_shift
+    per_read = _READ >> shift
+    pieces = ((a, min(a + per_read, b)) for first, b in runs for a in range(first, b, per_read))
+
+    def look(first: int, data: memoryview | bytes) -> Found:
+        words = np.frombuffer(data, "<u8")
+        return [
+            (scanner, scanner.look((first << shift) + 8 * begin, words[begin : begin + _BLOCK]))
+            for begin in range(0, len(words), _BLOCK)
+            for scanner in scanners
+        ]
+
+    def alone(first: int, end: int) -> tuple[int, int, Found, NDArray[np.int64]]:
+        data, unread = _read_frames(view, first, end)
+        return first, end, look(first, data), unread
+
+    readers: list[Reader] = []
+    if isinstance(host, ManyReaders) and host.jobs > 1 and total << shift > _WORTH_THREADS:
+        readers = host.readers(host.jobs)
+    if not readers:
+        yield from (alone(*piece) for piece in pieces)
+        return
+    from concurrent.futures import ThreadPoolExecutor  # here, as most commands do without
+    from queue import SimpleQueue
+
+    idle = SimpleQueue[Reader]()
+    for reader in readers:
+        idle.put(reader)
+
+    def aside(first: int, end: int) -> Found | None:
+        reader = idle.get()
+        try:
+            data = reader.read(view.space.address(first), (end - first) << shift)
+            return None if data is None else look(first, data)
+        except OSError:
+            return None
+        finally:
+            idle.put(reader)
+
+    waiting: deque[tuple[int, int, Future[Found | None]]] = deque()
+    pool = ThreadPoolExecutor(len(readers))
+    none = np.zeros(0, np.int64)
+    try:
+        for piece in chain(pieces, repeat(None)):
+            if piece is not None:
+                waiting.append((*piece, pool.submit(aside, *piece)))
+            if not waiting:
+                break
+            if piece is None or len(waiting) > _AHEAD * len(readers):
+                first, end, future = waiting.popleft()
+                found = future.result()
+                yield alone(first, end) if found is None else (first, end, found, none)
+    finally:
+        # Ctrl-C, too: what was begun takes some milliseconds more, the rest is not begun.
+        pool.shutdown(cancel_futures=True)
 
 
 def present_frames(host: Host, frames: int) -> ByFrame[np.bool_] | None:
@@ -103,23 +183,15 @@ def _bridged(runs: NDArray[np.int64], present: ByFrame[np.bool_] | None) -> NDAr
     return np.stack([runs[first, 0], runs[np.append(~bridged, True), 1]], axis=1)
 
 
-def _read_frames(
-    view: KernelView, first: int, last: int
-) -> Iterator[tuple[int, bytes, NDArray[np.int64]]]:
-    """Page frames [first, last) in pieces: direct-map offset, bytes, frames that are missing.
-
-    A missing page reads as zeros.
-    """
-    per_read = _READ >> view.space.page_shift
-    for pfn in range(first, last, per_read):
-        count = min(per_read, last - pfn)
-        address = view.space.address(pfn)
-        try:
-            data = view.host.read(address, count << view.space.page_shift)
-            yield pfn << view.space.page_shift, data, np.zeros(0, np.int64)
-        except ReadFault:
-            pages = np.uint64(address) + np.arange(count, dtype=np.uint64) * np.uint64(
-                view.space.page_size
-            )
-            rows, ok = view.host.read_many(pages, view.space.page_size)
-            yield pfn << view.space.page_shift, rows.tobytes(), pfn + np.flatnonzero(~ok)
+def _read_frames(view: KernelView, first: int, last: int) -> tuple[bytes, NDArray[np.int64]]:
+    """Page frames [first, last): bytes, and which are missing; these read as zeros."""
+    count = last - first
+    address = view.space.address(first)
+    try:
+        return view.host.read(address, count << view.space.page_shift), np.zeros(0, np.int64)
+    except ReadFault:
+        pages = np.uint64(address) + np.arange(count, dtype=np.uint64) * np.uint64(
+            view.space.page_size
+        )
+        rows, ok = view.host.read_many(pages, view.space.page_size)
+        return rows.tobytes(), first + np.flatnonzero(~ok)

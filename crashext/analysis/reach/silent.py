@@ -30,6 +30,11 @@ class Silent:
     begin: Words
     end: Words
 
+    def touches(self, begin: int, end: int) -> bool:
+        """Whether any of the direct-map offsets [begin, end) lies in a range."""
+        low, high = np.searchsorted(self.begin, np.array([begin, end], np.uint64)).tolist()
+        return low < high or (low > 0 and int(self.end[low - 1]) > begin)
+
     def holds(self, where: Words) -> Mask:
         """Which of the direct-map offsets `where` lie in a range."""
         if not len(self.begin):

@@ -55,8 +55,9 @@ class _WeakReferences:
         lists = [i for i, c in enumerate(view.caches.all) if c.name in _SLAB_LISTS]
         self._lists = np.array(lists, np.uint16)
 
-    def look(self, offset: int, words: Words) -> None:
-        """Take in words that begin at direct-map `offset`."""
+    def look(self, offset: int, words: Words) -> list[tuple[str, Words]]:
+        """What words that begin at direct-map `offset` name, by which kind of name."""
+        result = []
         for name, wanted in (
             ("physical", self._physical),
             ("shifted", self._shifted),
@@ -67,7 +68,13 @@ class _WeakReferences:
             hits = inside[wanted[at] == words[inside]]
             if len(hits):
                 where = np.uint64(offset) + hits.astype(np.uint64) * np.uint64(8)
-                self._found[name].append(words[hits][self._counts(where, name == "page")])
+                result.append((name, words[hits][self._counts(where, name == "page")]))
+        return result
+
+    def take(self, found: list[tuple[str, Words]]) -> None:
+        """Keep it."""
+        for name, words in found:
+            self._found[name].append(words)
 
     def _counts(self, where: Words, in_objects_only: bool) -> NDArray[np.bool_]:
         """Which words may hold something: those in allocated objects, and, as physical addresses

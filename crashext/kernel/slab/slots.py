@@ -7,6 +7,7 @@ machine's tens of millions of objects fit into memory; object content is not kep
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,13 +59,28 @@ class SlotTable:
         object is, pads and metadata included.
         """
         row = self.row_of_page[(offsets >> np.uint64(self.page_shift)).astype(np.intp)]
-        at = np.maximum(row, 0)
-        inside = offsets - (self.index.address[at] - np.uint64(self.start))
-        number = inside // self.size[at]
-        within = inside - number * self.size[at] - self.pad[at]
-        good = (row >= 0) & (within < self.length[at])
-        good &= number < self.index.objects[at].astype(np.uint64)
-        return np.where(good, self.first[at] + number.astype(np.int64), -1), within
+        slots, within = np.full(len(row), -1, np.int64), np.zeros(len(row), np.uint64)
+        some = np.flatnonzero(row >= 0)
+        at = row[some]
+        begin, size, length, objects = self._grid
+        inside = offsets[some].astype(np.int64) - begin[at]
+        each = size[at]
+        # Exact: both are far below 2^53, and no quotient is within rounding of a whole number.
+        number = np.floor(inside / each)
+        beside = inside - (number * each).astype(np.int64)
+        good = (inside >= 0) & (beside < length[at]) & (number < objects[at])
+        which = np.flatnonzero(good)
+        slots[some[which]] = self.first[at[which]] + number[which].astype(np.int64)
+        within[some] = beside
+        return slots, within
+
+    @cached_property
+    def _grid(self) -> tuple[Slots, NDArray[np.float64], NDArray[np.int32], NDArray[np.int32]]:
+        """Of each slab the direct-map offset of its first object, and bytes of a slot, bytes of
+        an object, and objects: as narrow as they may be, for they are looked up at random."""
+        begin = (self.index.address - np.uint64(self.start) + self.pad).astype(np.int64)
+        sizes = self.size.astype(np.float64), self.length.astype(np.int32)
+        return begin, *sizes, self.index.objects.astype(np.int32)
 
     def rows(self, slots: Slots) -> NDArray[np.int64]:
         """Rows of the slabs that slots are in: int64[n] -> int64[n]."""

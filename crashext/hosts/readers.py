@@ -1,0 +1,146 @@
+"""Readers of a dump file's physical memory that can work side by side, one a thread.
+
+drgn's program serves one thread at a time, and holds the interpreter while it decompresses. An ELF
+core is read here with preadv(2); a compressed kdump by libkdumpfile, which drgn has loaded already,
+through a context of its own for each reader. Both let other threads run meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from bisect import bisect_right
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import numpy as np
+from elftools.common.exceptions import ELFError
+from elftools.elf.elffile import ELFFile
+
+from crashext.hosts.dumpfile import DumpFile
+
+if TYPE_CHECKING:
+    import ctypes
+
+_PHYSICAL = 0  # KDUMP_KPHYSADDR of kdump_addrspace_t, libkdumpfile 0.4 to 0.5
+_NO_PHYSICAL_ADDRESS = (1 << 64) - 1
+
+
+class Reader(Protocol):
+    """Reads for one thread."""
+
+    def read(self, address: int, size: int) -> memoryview | None:
+        """Bytes at a virtual address of the direct map, until the next call; None where any of
+        them cannot be had this way: ask the host."""
+        ...
+
+
+@runtime_checkable
+class ManyReaders(Protocol):
+    """A host whose memory more than one thread can read."""
+
+    jobs: int
+    """How many threads may read at a time."""
+
+    def readers(self, count: int) -> list[Reader]:
+        """So many of them; none where this dump has none."""
+        ...
+
+
+class _Buffered:
+    """A reader with a buffer that grows as needed; `fill` is what a file format knows."""
+
+    def __init__(self, physical: Callable[[int], int | None]) -> None:
+        self._physical = physical
+        self._buffer = np.empty(0, np.uint8)
+
+    def read(self, address: int, size: int) -> memoryview | None:
+        where = self._physical(address)
+        if where is None:
+            return None
+        if size > len(self._buffer):
+            self._buffer = np.empty(size, np.uint8)
+        data = self._buffer[:size]
+        return data.data if self.fill(where, data) else None
+
+    def fill(self, where: int, data: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> bool:
+        raise NotImplementedError
+
+
+class _Elf(_Buffered):
+    def __init__(self, path: Path, physical: Callable[[int], int | None]) -> None:
+        super().__init__(physical)
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._fd)
+        found = []
+        with path.open("rb") as file:
+            for segment in ELFFile(file).iter_segments("PT_LOAD"):
+                start, size = segment["p_paddr"], segment["p_filesz"]
+                if size and start != _NO_PHYSICAL_ADDRESS:
+                    found.append((start, start + size, segment["p_offset"] - start))
+        found.sort()
+        if any(a[1] > b[0] for a, b in pairwise(found)):
+            raise ValueError("segments overlap: which of them is meant is for drgn to know")
+        self._segments, self._starts = found, [start for start, _, _ in found]
+
+    def fill(self, where: int, data: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> bool:
+        i = bisect_right(self._starts, where) - 1
+        if i < 0 or where + len(data) > self._segments[i][1]:
+            return False
+        return os.preadv(self._fd, [data.data], where + self._segments[i][2]) == len(data)
+
+
+class _Kdump(_Buffered):
+    def __init__(self, path: Path, physical: Callable[[int], int | None]) -> None:
+        super().__init__(physical)
+        import ctypes  # here, as most runs do without
+
+        library = _libkdumpfile()
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, fd)
+        library.kdump_new.restype = ctypes.c_void_p
+        self._context = ctypes.c_void_p(library.kdump_new())
+        if not self._context:
+            raise MemoryError
+        weakref.finalize(self, library.kdump_free, self._context)
+        if library.kdump_open_fdset(self._context, 1, ctypes.byref(ctypes.c_int(fd))):
+            raise ValueError("libkdumpfile does not open it")
+        self._read, self._size = library.kdump_read, ctypes.c_size_t
+        size = ctypes.POINTER(ctypes.c_size_t)
+        self._read.argtypes = [
+            *(ctypes.c_void_p, ctypes.c_int, ctypes.c_uint64, ctypes.c_void_p, size)
+        ]
+
+    def fill(self, where: int, data: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> bool:
+        size = self._size(len(data))
+        failed = self._read(self._context, _PHYSICAL, where, data.ctypes.data, size)
+        return not failed and size.value == len(data)
+
+
+def _libkdumpfile() -> ctypes.CDLL:
+    """The one that drgn has loaded: its wheel brings its own, under a name of its own."""
+    import ctypes
+
+    for line in Path("/proc/self/maps").read_text(errors="replace").splitlines():
+        path = line.partition("/")[2]
+        if "libkdumpfile" in path:
+            return ctypes.CDLL(f"/{path}")
+    raise OSError("libkdumpfile is not loaded")
+
+
+def open_readers(
+    path: Path, file: DumpFile, physical: Callable[[int], int | None], count: int
+) -> list[Reader]:
+    """So many readers of a sound dump; none where its format is read by drgn alone.
+
+    `physical` gives the physical address behind one of the direct map, None for others.
+    """
+    kind = _Elf if file.format == "ELF" else _Kdump if file.format.startswith("kdump") else None
+    if kind is None or file.damage or file.present is None:
+        return []
+    try:
+        return [kind(path, physical) for _ in range(count)]
+    except (OSError, ValueError, AttributeError, MemoryError, ELFError):
+        return []  # an older libkdumpfile, or none; what else may be wrong drgn says in its words
