@@ -35,17 +35,13 @@ class Mentions:
         # An instruction is aligned in arm64's text; in x86-64's nothing is.
         parts = [p.ljust(len(p) + 3 & ~3, b"\0") for p in parts]
         self._starts = np.cumsum([0, *map(len, parts)])[:-1]
+        self._areas = np.array(sorted(areas), np.uint64).reshape(-1, 2)
         find = self._arm64 if arm64 else self._x86
         values, owners = np.zeros(0, np.uint64), np.zeros(0, np.int64)
-        if any(parts):
+        if any(parts) and areas:
             values, owners = find(b"".join(parts))
-        known = sorted(areas)
-        starts = np.array([a for a, _ in known], np.uint64)
-        ends = np.array([b for _, b in known], np.uint64)
-        at = np.searchsorted(starts, values, side="right") - 1
-        inside = (at >= 0) & (values < ends[at]) if known else np.zeros(len(values), np.bool_)
-        order = np.argsort(values[inside], kind="stable")
-        self._values, self._owners = values[inside][order], owners[inside][order]
+        order = np.argsort(values, kind="stable")
+        self._values, self._owners = values[order], owners[order]
 
     def __len__(self) -> int:
         """Functions."""
@@ -57,6 +53,14 @@ class Mentions:
             self._values, np.array([address, address + 1], np.uint64)
         ).tolist()
         return set(self._functions[np.unique(self._owners[first:last])].tolist())
+
+    def _inside(self, values: Words, owners: NDArray[np.int64]) -> tuple[Words, NDArray[np.int64]]:
+        """Those that may be asked about: of what is no address at all most are far from any."""
+        near = np.flatnonzero((values >= self._areas[0, 0]) & (values < self._areas[:, 1].max()))
+        values = values[near]
+        at = np.searchsorted(self._areas[:, 0], values, side="right") - 1
+        inside = values < self._areas[at, 1]
+        return values[inside], owners[near[inside]]
 
     def _at(self, places: NDArray[np.int64]) -> tuple[NDArray[np.int64], Words]:
         """Of places in the joined text: which function they are in, and their address."""
@@ -71,8 +75,11 @@ class Mentions:
             numbers = numbers.astype(np.int64).astype(np.uint64)
             places = np.arange(len(numbers), dtype=np.int64) * 4 + shift
             owner, here = self._at(places)
-            values += [numbers, *(here + np.uint64(4 + n) + numbers for n in _IMMEDIATE)]
-            owners += [owner] * (1 + len(_IMMEDIATE))
+            ends = here + np.uint64(4) + numbers
+            for found in (numbers, *(ends + np.uint64(n) for n in _IMMEDIATE)):
+                some = self._inside(found, owner)
+                values.append(some[0])
+                owners.append(some[1])
         return np.concatenate(values), np.concatenate(owners)
 
     def _arm64(self, text: bytes) -> tuple[Words, NDArray[np.int64]]:
@@ -92,4 +99,4 @@ class Mentions:
             added = (low[goes] >> np.uint32(10) & _LOW).astype(np.uint64)
             values.append(base[near][goes] + added)
             owners.append(owner[near][goes])
-        return np.concatenate(values), np.concatenate(owners)
+        return self._inside(np.concatenate(values), np.concatenate(owners))
