@@ -55,6 +55,7 @@ from crashext.progress import Progress, part
 from crashext.skipped import Skipped
 from crashext.wording import bracketed, some_of
 
+_LEFT_OUT = ("free", "anonymous", "file cache and buffers", "shmem and tmpfs", "hugetlb")
 _TELLING = 2  # groups of a cache whose evidence is given
 _MANY_AREAS = 8
 _STRONG = ("alloc-tag", "slub-track", "kmemleak", "page-owner", "trace")
@@ -119,6 +120,10 @@ def _gather(
     if _lacks_slabs(view, known.frames) and not all(check.agrees for check in accounting.checks):
         # What areas and structures have cannot be found where their descriptions are missing.
         accounting = replace(accounting, found=None)
+    if known.frames.guess is not None:
+        # A sample tells what kind of pages the dump leaves out; how many, the counters tell.
+        checks = tuple(c for c in accounting.checks if c.name not in _LEFT_OUT)
+        accounting = replace(accounting, found=None, checks=checks)
     facts = _counted(view, accounting, part(progress, 25, 35))
     interrupted = False
     if refs:

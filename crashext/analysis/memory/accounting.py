@@ -212,7 +212,7 @@ def _limits(
     if frames is not None and frames.guess is not None:
         yield (
             f"{int(frames.guess.pages.sum()):,} page frames are not in the dump: that they are "
-            f"user pages and free ones, and how many of each, is by {frames.guess.looked:,} of them"
+            f"user pages and free ones is by {frames.guess.looked:,} of them, drawn at random"
         )
     if areas.faults:
         yield f"{areas.faults:,} vmalloc areas cannot be read: their pages count as unaccounted"
