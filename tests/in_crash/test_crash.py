@@ -50,11 +50,9 @@ class Crash:
         setup.main(["setup", "--write", "--crashrc", str(home / ".crashrc"), pykdump])
         dump = lab_dump(scenario)
         self.home = home
-        # A path of its own is opened in place of the scenario's dump.
-        files = [
-            home / "vmlinux",
-            home / Path(form).name,
-        ]  # crash takes FILE@N for memory at address N
+        # A path of its own is opened in place of the scenario's dump. By links, for crash takes
+        # FILE@N for memory at address N.
+        files = [home / "vmlinux", home / Path(form).name]
         for link, file in zip(files, (dump.vmlinux, dump.folder / form), strict=True):
             link.unlink(missing_ok=True)
             link.symlink_to(file)
