@@ -29,11 +29,9 @@ QUESTIONS = (
 OTHER_KERNELS = (
     ("default@bullseye", "vmcore.d31", ()),  # its VMCOREINFO does not tell where kallsyms are
     ("default@bullseye", "vmcore.kdump", ("--orphans",)),
-    ("default@trixie", "vmcore.d31", ()),
-    ("default@trixie", "vmcore.kdump", ("kmalloc-192",)),
+    ("default@trixie", "vmcore", ("--orphans",)),
+    ("default@trixie", "vmcore", ("kmalloc-192",)),
     ("default@sid", "vmcore", ()),
-    ("default@sid", "vmcore.d31", ("--orphans",)),
-    ("default@sid", "vmcore.kdump", ("--sites", "kmalloc-64")),
     ("default@arm64-trixie", "vmcore", ()),
     ("default@arm64-16k", "vmcore", ("--orphans",)),
 )
