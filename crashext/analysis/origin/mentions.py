@@ -27,6 +27,8 @@ _HELD = 0.95
 """Share of a group that holds a symbol at one place for the group to be asked about it."""
 _PASSED = 0.5
 """How often the function that allocates names a symbol itself; else it is given it."""
+_BY_CHANCE = 2.0
+"""Somebody names it in any case, and who does is more likely than others to ask for an object."""
 _MOST = 9.0  # of what symbols say together
 _FEW = 64
 """Functions that name a symbol, above which places are not looked for by it."""
@@ -57,7 +59,7 @@ class Symbols:
             Told(
                 int(one.word),
                 one.offset,
-                math.log(_PASSED * max(one.functions, 1) / max(one.naming, 1)),
+                math.log(_PASSED / _BY_CHANCE * max(one.functions, 1) / max(one.naming, 1)),
                 frozenset(int(a) for a in one.calls),
             )
             for one in named

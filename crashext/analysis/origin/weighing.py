@@ -50,6 +50,7 @@ _TOO_SMALL = 0.002  # the probability of objects that are larger than what was a
 # weighed alike.
 _STORED = {"word": 8.5, "self": 2.5, "poison": 3.0, "number": 3.0, "zero": 0.5}
 _NOT_STORED = {"word": -3.0, "self": -2.5, "poison": -2.0, "number": -1.0, "zero": -1.5}
+_COMMON = 1.5  # of a number that agrees and is all ones, or has less than four bytes
 _UNCERTAIN = 0.5  # of a store that a branch comes before, what it counts where it disagrees
 _FEWER, _SMALL = -0.3, 1024
 """Where a small number was written and is another small number now: it counts."""
@@ -166,7 +167,7 @@ def weigh(
         if agrees is None or (store.doubtful and not agrees):
             continue
         if agrees:
-            told += _STORED[kind]
+            told += _COMMON if _common(store) else _STORED[kind]
         else:
             against = _FEWER if _counts(store, group) else _NOT_STORED[kind]
             against *= 1.0 if store.certain else _UNCERTAIN
@@ -240,6 +241,12 @@ def _agreement(store: Store, group: Group) -> tuple[str, bool | None]:
     return kind, False
 
 
+def _common(store: Store) -> bool:
+    """Whether it is a number of a kind that stands anywhere."""
+    ones = store.value == (1 << 8 * store.size) - 1
+    return _kind(store) == "number" and (store.size < 4 or ones)
+
+
 def _counts(store: Store, group: Group) -> bool:
     """Whether what was a small number is another one now, as counts of references are."""
     if store.kind == "self" or not store.value < _SMALL or store.size < 4:
@@ -254,7 +261,8 @@ def _kind(store: Store) -> str:
         return "self"
     if store.value >> 32 == _POISON:
         return "poison"
-    return "word" if store.value >= _TELLING else "number" if store.value else "zero"
+    ones = store.value == (1 << 8 * store.size) - 1
+    return "word" if store.value >= _TELLING and not ones else "number" if store.value else "zero"
 
 
 def _told(view: KernelView, store: Store, agrees: bool) -> str:
