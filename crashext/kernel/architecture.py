@@ -24,6 +24,8 @@ class Architecture:
     call: int
     """Bytes of a call instruction."""
     page_sizes: tuple[int, ...]
+    section_bits: int
+    """SECTION_SIZE_BITS of kernels that do not tell, before 5.14: asm/sparsemem.h."""
 
 
 X86_64 = Architecture(
@@ -32,6 +34,7 @@ X86_64 = Architecture(
     (("struct task_struct", "thread"), ("struct thread_struct", "sp")),
     5,
     (4096,),
+    27,
 )
 ARM64 = Architecture(
     ARM64_NAME,
@@ -43,6 +46,7 @@ ARM64 = Architecture(
     ),
     4,
     (4096, 16384, 65536),
+    30,
 )
 
 

@@ -29,6 +29,7 @@ from crashext.analysis.settings import MEMORY_BUDGET
 from crashext.kernel.pages.areas import Areas
 from crashext.kernel.pages.frames import Frames
 from crashext.kernel.pages.leftover import Pages, blocks, read_pages
+from crashext.kernel.pages.shifted import shifted_tables
 from crashext.kernel.roots.places import Places, memory_map_frames
 from crashext.kernel.roots.stacks import Stacks, read_stacks
 from crashext.kernel.slab.caches import SlabCache
@@ -241,7 +242,7 @@ def _marked(
     full = whole.inuse[row] == whole.objects[row]
     sure = row < 0
     mark(marks, references.source, references.target, roots[sure & ~page])
-    _from_registers(graph, references, marks)
+    _from_elsewhere(graph, references, marks)
     mark_pages(marks, references, roots[sure & page])
     if references.coverage.missing_slab:
         # Who knows of a block may be in a page that is missing: it may be a module's variables.
@@ -340,9 +341,12 @@ def _spare_bookkeeping(view: KernelView, table: SlotTable, marks: Marks) -> None
                 marks.reached[table.first[row] : table.first[row + 1]] = True
 
 
-def _from_registers(graph: Nodes, references: References, marks: Marks) -> None:
-    values = [value for registers in graph.view.host.registers() for value in registers]
-    found = graph.pointed_at(np.array(values, np.uint64))
+def _from_elsewhere(graph: Nodes, references: References, marks: Marks) -> None:
+    """Mark what addresses lead to that are in no word of memory: registers, and shifted ones."""
+    host, memory = graph.view.host, graph.view.memory
+    values = [value for registers in host.registers() for value in registers]
+    tables = shifted_tables(host, memory.block_pfns)
+    found = graph.pointed_at(np.concatenate([np.array(values, np.uint64), tables]))
     found = found[found >= 0]
     free = found < graph.first_area
     free[free] = graph.table.state[found[free]] != State.ALLOCATED

@@ -15,13 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crashext.hosts.base import Addresses, Bytes, Host, Layout, Mask, ReadFault
-from crashext.kernel.access import Words, column, u32, variable, words_at
-from crashext.kernel.addresses import page_shift, page_size
+from crashext.kernel.access import Words, column, u32, words_at
+from crashext.kernel.pages.shifted import page_ext_size, shifted_bases
 
-_INVALID = np.uint64(1)  # PAGE_EXT_INVALID: the section is going offline
 _MAX_ORDER_PAGES = 1024
 _MAX_ENTRY = 4096
-_MAX_ROOTS = 1 << 20
 _WORD = (1 << 64) - 1
 
 
@@ -75,7 +73,7 @@ def read_owners(host: Host, pfns: Words) -> PageOwners:
     if record is None or ext is None or not n:
         return nothing
     layout, offset = record
-    size = _entry_size(host, ext.size)
+    size = page_ext_size(host, ext.size)
     if not 0 < size <= _MAX_ENTRY or offset + layout.size > size:
         return nothing
     entries, ok = _entries(host, pfns, size)
@@ -138,53 +136,12 @@ def _inline(owner: Bytes, layout: Layout) -> Words:
     return np.where(filled, frames, np.uint64(0))
 
 
-def _entry_size(host: Host, page_ext: int) -> int:
-    """Bytes from one page's entry to the next."""
-    size = variable(host, "page_ext_size")
-    if size is not None:
-        return size
-    # Before 5.4 the clients' part was counted apart.
-    return page_ext + (variable(host, "extra_mem") or 0)
-
-
 def _entries(host: Host, pfns: Words, size: int) -> tuple[Addresses, Mask]:
     section = host.layout("struct mem_section")
     if section is not None and "page_ext" in section:
-        return _sparse(host, pfns, size, section.size, section["page_ext"].offset)
+        bases, ok = shifted_bases(host, pfns, "page_ext")
+        return bases + pfns * np.uint64(size), ok
     return _flat(host, pfns, size)
-
-
-def _sparse(
-    host: Host, pfns: Words, size: int, section_size: int, at: int
-) -> tuple[Addresses, Mask]:
-    """Entries by section: mem_section.page_ext is biased, so that the page frame indexes it."""
-    bad = np.zeros(len(pfns), np.uint64), np.zeros(len(pfns), np.bool_)
-    fields = host.info().vmcoreinfo
-    try:
-        # VMCOREINFO's symbol is what the roots' array is at, see `memmap`.
-        array = int(fields["SYMBOL(mem_section)"], 16)
-        shift = int(fields["NUMBER(SECTION_SIZE_BITS)"]) - page_shift(host)
-        roots = int(fields["LENGTH(mem_section)"])
-    except (KeyError, ValueError):
-        return bad
-    if not (
-        0 <= array <= _WORD
-        and 0 < shift < 30
-        and 0 < roots <= _MAX_ROOTS
-        and 0 < section_size <= page_size(host)
-    ):
-        return bad
-    numbers, inverse = np.unique(pfns >> np.uint64(shift), return_inverse=True)
-    per_root = np.uint64(page_size(host) // section_size)
-    root = numbers // per_root
-    known = root < np.uint64(roots)
-    tables, ok = words_at(host, np.uint64(array) + np.where(known, root, 0) * np.uint64(8))
-    ok &= known & (tables != 0)
-    where = tables + numbers % per_root * np.uint64(section_size) + np.uint64(at)
-    bases = np.zeros(len(numbers), np.uint64)
-    bases[ok], ok[ok.copy()] = words_at(host, where[ok])
-    ok &= (bases != 0) & (bases & _INVALID == 0)
-    return bases[inverse] + pfns * np.uint64(size), ok[inverse]
 
 
 def _flat(host: Host, pfns: Words, size: int) -> tuple[Addresses, Mask]:

@@ -9,6 +9,7 @@ import pytest
 
 from crashext.analysis.reach.holders import Holders
 from crashext.analysis.reach.reachability import Reach
+from tests.fake import layout
 from tests.kernel.whole import DIRECT, PAGE, VMEMMAP, Kernel
 
 LIST_POISON1, LIST_POISON2 = 0xDEAD000000000100, 0xDEAD000000000122
@@ -39,6 +40,32 @@ def test_pages_are_held_by_their_address_and_by_their_struct_page(kernel: Kernel
     marked = kernel.marked()
     found = reached(marked, by_pointer, inside, by_struct_page, by_nobody, by_itself)
     assert found == [True, True, True, False, False]
+
+
+def test_pages_of_the_first_mib_are_not_called_lost(kernel: Kernel) -> None:
+    low, high = kernel.low_page(0x11), kernel.page()
+    marked = kernel.marked()
+    assert reached(marked, low, high) == [True, False]
+    assert marked.weak_blocks.sum() == 1
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_sections_table_is_held_by_an_address_that_is_shifted(told: bool) -> None:
+    """As of section 1 of RHEL 7.9's 3.10, which does not tell how large a section is."""
+    kernel = Kernel(pages=(1 << 15) + 512)  # two sections of 128 MiB
+    first, table = kernel.page(), kernel.page()
+    kernel.free_page()  # or the next were the rest of the allocation
+    lost = kernel.page()
+    kernel.host.layouts["struct page_cgroup"] = layout("struct page_cgroup", 16, flags=(0, 8))
+    kernel.host.layouts["struct mem_section"] = layout(
+        "struct mem_section", 32, page_cgroup=(16, 8)
+    )
+    sections = kernel.variable("sections", 0, 0, first, 0, 0, 0, table - (16 << 15), 0)
+    roots = kernel.variable("mem_section", sections)
+    kernel.host.vmcoreinfo(SYMBOL__mem_section=hex(roots), LENGTH__mem_section="1")
+    if told:
+        kernel.host.vmcoreinfo(NUMBER__SECTION_SIZE_BITS="27")
+    assert reached(kernel.marked(), first, table, lost) == [True, True, False]
 
 
 def test_the_content_of_what_nobody_holds_holds_nothing(kernel: Kernel) -> None:
