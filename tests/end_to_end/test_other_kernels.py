@@ -58,7 +58,7 @@ Note = Callable[[str, object], None]
 @pytest.mark.parametrize("name", ALL)
 def test_allocated_objects_are_drgns_in_every_cache(name: str, record_property: Note) -> None:
     caches, objects = compared_with_drgn(name)
-    assert caches > 80
+    assert caches > 50  # of a kernel with few drivers
     assert objects > 6_000
     info, layout = lab_view(name).host.info(), lab_view(name).host.layout("struct kmem_cache")
     assert layout is not None

@@ -43,7 +43,7 @@ def test_memory_that_is_taken_for_something_else_accuses_nobody(
 ) -> None:
     """Registers lead to a task, and a task to all others: without roots they must lead nowhere."""
     monkeypatch.setattr(references, "KERNEL_USES", seen)
-    monkeypatch.setattr(reachability, "_from_registers", lambda *_: None)
+    monkeypatch.setattr(reachability, "_from_elsewhere", lambda *_: None)
     found = look_over(KernelView(lab_host("healthy")), SETTINGS, silent)
     assert found.facts.reachability is not None
     assert found.facts.reachability.misgivings
