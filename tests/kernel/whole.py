@@ -26,7 +26,7 @@ TEXT, DATA = 0xFFFFFFFF81000000, 0xFFFFFFFF81008000
 PAGE = 4096
 CALLER = TEXT + 64
 """Of whatever the kernel allocated for itself."""
-_IMAGE_PFN, _IMAGE_PAGES = 256, 16  # behind the first MiB
+_IMAGE_PFN, _IMAGE_PAGES = 16, 16
 _IMAGE = PAGE * _IMAGE_PFN  # physical
 _KERNEL_MAP = 0xFFFFFFFF80000000
 _RESERVED, _SLAB, _LRU = 1 << 11, 1 << 9, 1 << 5
@@ -207,11 +207,6 @@ class Kernel:
         """A page of the page allocator's; returns its direct-map address."""
         pfn, self._next_pfn = self._next_pfn, self._next_pfn + 1
         self._page(pfn, flags=flags, references=1, mapping=mapping)
-        return DIRECT + PAGE * pfn
-
-    def low_page(self, pfn: int) -> int:
-        """The same in the first MiB, where nothing else is."""
-        self._page(pfn, references=1)
         return DIRECT + PAGE * pfn
 
     def user_page(self) -> int:

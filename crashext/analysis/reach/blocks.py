@@ -21,9 +21,6 @@ _TABLE_FLAGS = np.uint64(0xFFF0000000000FFF)
 """Bits of an entry of a page table that are no address: x86-64, EPT and VT-d alike."""
 _PRESENT = np.uint64(3)
 _ENTRIES_LEAST = 4  # used entries that a page needs to be taken for a table
-_LOW = 1 << 20
-"""Below this a PC's firmware, real-mode code and early boot know pages by their addresses alone:
-RHEL 7.9's 3.10 keeps pages of zeros there that no word of memory leads to."""
 _MAX_SPLIT = 10  # MAX_ORDER: no allocation is larger
 
 
@@ -58,7 +55,7 @@ def weakly_held_blocks(
     present: ByFrame[np.bool_] | None,
     progress: Progress,
 ) -> NDArray[np.bool_]:
-    """Unreachable blocks whose physical address somebody knows or may know: bool[blocks]. One pass.
+    """Unreachable blocks whose physical address somebody knows: bool[blocks]. One pass.
 
     `tables` are page frames of the kernel's own page tables, which map all memory there is.
     """
@@ -86,8 +83,7 @@ class _PhysicalAddresses:
         reached = np.append(marks.reached, True)
         reached[: nodes.first_block] = True
         self._asked = nodes.of_frame.map(lambda node: ~reached[node])
-        low = nodes.blocks.first < (_LOW >> nodes.view.space.page_shift)
-        self.found = low & ~marks.reached[nodes.first_block :]
+        self.found = np.zeros(len(nodes.blocks.first), np.bool_)
 
     def look(self, offset: int, words: Words) -> NDArray[np.int32]:
         """Nodes that words name which begin at direct-map `offset`."""

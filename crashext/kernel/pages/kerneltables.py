@@ -21,6 +21,9 @@ from crashext.kernel.lists import entries
 from crashext.kernel.memmap import MemoryMap
 from crashext.kernel.pages.pagetables import Format, rows_of, table_format
 
+_ISOLATION = ("pti_init", "kaiser_init")
+"""Of kernels with a second top table for user mode, behind the first: d9e9a6418065 (4.15), and what
+vendors' older kernels have of it. Its kernel part has tables of its own."""
 _MAX_TABLES = 1 << 20
 _MAX_PROCESSES = 1 << 18
 _BATCH = 1 << 10
@@ -40,22 +43,43 @@ def user_tops(host: Host, space: AddressSpace, memory: MemoryMap) -> NDArray[np.
     form = table_format(host)
     if form is None:
         return np.zeros(0, np.int64)
-    if form.kernel:
-        tops = _listed_tops(host, memory)
-        where = space.addresses(tops)
-    else:
-        where = _tops_of_tasks(host, space)
-        tops = space.frames(where - np.uint64(space.direct.start))
-    if not len(tops):
-        return np.zeros(0, np.int64)
-    # The kernel's half is everybody's; the two last levels have counters.
-    end = form.kernel or None
-    entry = rows_of(host, where, form.top)[:, :end].reshape(-1)
-    below = _below(host, space, form, entry, len(form.shifts) - 3)
-    found = [tops.astype(np.int64), below]
-    if host.address_of("pti_init") is not None:  # d9e9a6418065 (4.15): a second top for user mode
-        found.append(tops[tops & np.uint64(1) == 0].astype(np.int64) + 1)
+    where = _tops(host, space, memory, form)
+    tops = space.frames(where - np.uint64(space.direct.start))
+    # The two last levels have counters.
+    found = [tops.astype(np.int64), _of_users(host, space, form, where, len(form.shifts) - 3)]
+    if any(host.address_of(name) is not None for name in _ISOLATION):
+        shadows = tops[tops & np.uint64(1) == 0] + np.uint64(1)
+        second = np.append(space.addresses(shadows), np.uint64(form.root + space.page_size))
+        rows = rows_of(host, second, form.top)[:, form.kernel :].reshape(-1)
+        found += [shadows.astype(np.int64), _below(host, space, form, rows, len(form.shifts) - 1)]
     return np.unique(np.concatenate(found))
+
+
+def unmarked_tables(host: Host, space: AddressSpace, memory: MemoryMap) -> NDArray[np.int64]:
+    """Page frames of the counted levels of every process's tables, where the kernel does not mark
+    them: before 1d40a5ea01d5 (4.18) gave them a page type. int64[n], ascending."""
+    page, form = host.layout("struct page"), table_format(host)
+    if page is None or "page_type" in page or form is None:
+        return np.zeros(0, np.int64)
+    tops = _tops(host, space, memory, form)
+    every, upper = (_of_users(host, space, form, tops, len(form.shifts) - n) for n in (1, 3))
+    return np.setdiff1d(every, upper)
+
+
+def _of_users(
+    host: Host, space: AddressSpace, form: Format, tops: Words, levels: int
+) -> NDArray[np.int64]:
+    """Frames of the tables below user space's part of top tables; the kernel's is everybody's."""
+    end = form.kernel or None
+    entry = rows_of(host, tops, form.top)[:, :end].reshape(-1)
+    return _below(host, space, form, entry, levels)
+
+
+def _tops(host: Host, space: AddressSpace, memory: MemoryMap, form: Format) -> Words:
+    """Address of every process's top table, which may be smaller than a page."""
+    return (
+        space.addresses(_listed_tops(host, memory)) if form.kernel else _tops_of_tasks(host, space)
+    )
 
 
 def _listed_tops(host: Host, memory: MemoryMap) -> Words:

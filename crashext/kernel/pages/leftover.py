@@ -21,7 +21,7 @@ from crashext.kernel.compound import tails
 from crashext.kernel.memmap import BLOCK_PAGES
 from crashext.kernel.pages.areas import VM_ALLOC, Areas, read_areas
 from crashext.kernel.pages.frames import Frames, FrameUse, frames
-from crashext.kernel.pages.kerneltables import kernel_tables, user_tops
+from crashext.kernel.pages.kerneltables import kernel_tables, unmarked_tables, user_tops
 from crashext.kernel.pages.percpu import percpu_frames
 from crashext.kernel.pages.rawpages import raw_pages
 from crashext.kernel.slab.view import KernelView
@@ -169,6 +169,9 @@ def read_pages(view: KernelView, progress: Progress) -> Pages:
     crowds = view.index.crowds if view.scanned and view.index.complete else {}
     known = np.array([view.caches.all[i].address for i in crowds], np.uint64)
     found = frames(view.host, view.memory, view.space, progress, known)
+    tables = unmarked_tables(view.host, view.space, view.memory)
+    tables = tables[tables < len(found.use)]
+    found.use.set(tables[found.use[tables] == FrameUse.KERNEL], np.uint8(FrameUse.TABLE))
     areas = read_areas(view.host, view.memory)
     return Pages(found, areas, leftover(view, found, areas))
 

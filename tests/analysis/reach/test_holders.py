@@ -146,7 +146,7 @@ def test_a_mark_that_misses_what_is_in_use_is_not_believed(kernel: Kernel) -> No
     assert reachability_of(kernel.marked()).misgivings == ()
     # The kernel's variables in pages that pass for a process's: nothing is rooted any more.
     for page in kernel.host.mapped.values():
-        if page < DIRECT + 304 * PAGE:
+        if page < DIRECT + 64 * PAGE:
             kernel.host.put(struct_page(page), (1 << 5).to_bytes(8, "little"))
             kernel.host.put(struct_page(page) + 24, (DIRECT | 1).to_bytes(8, "little"))
     doubts = misgivings(kernel.marked())

@@ -42,13 +42,6 @@ def test_pages_are_held_by_their_address_and_by_their_struct_page(kernel: Kernel
     assert found == [True, True, True, False, False]
 
 
-def test_pages_of_the_first_mib_are_not_called_lost(kernel: Kernel) -> None:
-    low, high = kernel.low_page(0x11), kernel.page()
-    marked = kernel.marked()
-    assert reached(marked, low, high) == [True, False]
-    assert marked.weak_blocks.sum() == 1
-
-
 @pytest.mark.parametrize("told", [True, False])
 def test_a_sections_table_is_held_by_an_address_that_is_shifted(told: bool) -> None:
     """As of section 1 of RHEL 7.9's 3.10, which does not tell how large a section is."""

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from drgn.helpers.linux.mm import follow_phys
 
+from crashext.kernel.pages.kerneltables import unmarked_tables, user_tops
 from crashext.kernel.pages.pagetables import physical
 from tests.conftest import lab_host, lab_view
-from tests.fake import INFO, word
-from tests.kernel.machine import DIRECT, Machine
+from tests.fake import INFO, layout, word
+from tests.kernel.machine import DIRECT, TEXT, VMEMMAP, Machine
 from tests.kernel.oracle import drgn_program
 
 VMALLOC = 0xFFFFC90000000000
@@ -79,6 +80,33 @@ def test_missing_tables_cost_their_addresses_only() -> None:
     found, ok = physical(made.host, made.space, np.array([VMALLOC, 0x12345], np.uint64))
     assert ok.tolist() == [False, True]
     assert found[1] == 0x40012345
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_tables_of_processes_are_walked_where_the_kernel_does_not_mark_them(marked: bool) -> None:
+    """As of RHEL 7's 3.10, which isolates page tables: a second top behind the first."""
+    members = {"page_type": (24, 4)} if marked else {"_mapcount": (24, 4)}
+    page = layout("struct page", 64, flags=(0, 8), lru=(32, 16), **members)
+    made = Machine(32, page=page)
+    list_head, root = DIRECT + 0x1D000, DIRECT + 0x10000
+    names = {"init_level4_pgt": root, "pgd_list": list_head, "kaiser_init": TEXT}
+    made.host.symbols.update(names)
+    top, upper, middle, last, twin, shadow, spare = (0x1000 * n for n in (2, 4, 5, 6, 3, 8, 9))
+    entries = VMEMMAP + 64 * (top >> 12) + 32
+    made.host.put(list_head, word(entries, entries))
+    made.host.put(DIRECT, bytes(0x1D000))
+    made.host.put(entries, word(list_head, list_head))
+    for at, number, leads_to in (
+        *((top, 3, upper), (upper, 0, middle), (middle, 7, last), (last, 1, 0x1A000)),
+        *((twin, 300, shadow), (0x11000, 301, spare)),
+    ):
+        made.host.put(DIRECT + at + 8 * number, word(leads_to | 0x67))
+    host, space, memory = made.host, made.space, made.memory
+    assert user_tops(host, space, memory).tolist() == [
+        at >> 12 for at in (top, twin, upper, shadow, spare)
+    ]
+    found = unmarked_tables(host, space, memory).tolist()
+    assert found == ([] if marked else [middle >> 12, last >> 12])
 
 
 def test_arm64s_tables_lead_to_pages_and_to_large_ones() -> None:
