@@ -20,8 +20,8 @@ def named_by_trace(
     """The same facts, with the caller where the trace saw most of a cache's unreachable
     objects allocated.
 
-    An object counts that begins where the trace says and is unreachable now. A record in the dump
-    itself is stronger and stays.
+    An object counts that begins where the trace says and is unreachable now. The caller that a
+    record in the dump itself names is stronger and stays; one that is likely by the code does not.
     """
     if traced is None or traced.hashed or not len(traced):
         return facts
@@ -39,7 +39,7 @@ def named_by_trace(
 
 
 def _named(fact: UnreachableFact, traced: Traced, counts: Counter[int] | None) -> UnreachableFact:
-    if not counts or fact.caller:
+    if not counts:
         return fact
     (number, count), *_ = counts.most_common(1)
     if count < _LEAST or 2 * count < counts.total():
@@ -50,10 +50,7 @@ def _named(fact: UnreachableFact, traced: Traced, counts: Counter[int] | None) -
         f"{by} allocated {count:,} of the {counts.total():,} unreachable {fact.cache} "
         f"objects that a trace of {traced.seconds:.1f} s saw"
     )
-    return replace(
-        fact,
-        caller=site.function,
-        module=site.module or fact.module,
-        evidence=(said, *fact.evidence),
-        traced=True,
-    )
+    seen = replace(fact, evidence=(said, *fact.evidence), traced=True)
+    if fact.caller and not fact.likely:
+        return seen
+    return replace(seen, caller=site.function, module=site.module or fact.module, likely=False)

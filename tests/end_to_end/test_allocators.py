@@ -205,7 +205,7 @@ def test_ticks_are_a_250th_of_a_second() -> None:
 
 
 def test_text_names_the_function_and_shows_its_stack() -> None:
-    text = ask("leakscan", *on("traced"), "kmalloc-32").out.replace("\n", " ")
+    text = " ".join(ask("leakscan", *on("traced"), "kmalloc-32").out.split())
     assert "allocated by leaklab_leak_nodes+" in text
     assert "[leaklab] (slub-track, 4,096 of 4,096 looked at)" in text
     assert " s before the dump" in text
