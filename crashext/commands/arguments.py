@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -23,12 +24,25 @@ BAD_INPUT = 2
 _MOST_HOPS = 16
 MOST_JOBS = 64
 _LONGEST_LIVE = 24 * 3600
+_UNKNOWN = "unrecognized arguments: "  # argparse's words
+_SAYS_WHERE = re.compile(
+    r"(-[ckrs]|--(?:core|kernel|replay|symbols|no-debuginfod|procfs)(?==|$))"
+)  # options that a shell's command line has, and a tool's has not
+_OPEN = {"crash": "the open dump", "drgn": "the program's memory"}
 
 
 class Parser(argparse.ArgumentParser):
     """Bad arguments get one line, not the whole usage."""
 
+    tool = "shell"
+    """Where it was typed, as in `Place`."""
+
     def error(self, message: str) -> NoReturn:
+        words = message.removeprefix(_UNKNOWN).split() if message.startswith(_UNKNOWN) else []
+        found = next(filter(None, map(_SAYS_WHERE.match, words)), None)
+        if found is not None and self.tool in _OPEN:
+            what = f"inside {self.tool} {_OPEN[self.tool]} is what is looked at"
+            self.exit(BAD_INPUT, telling.message(self.prog, f"{what}: leave out {found[1]}"))
         self.exit(BAD_INPUT, telling.message(self.prog, f"{message} ({self.prog} -h helps)"))
 
 
@@ -44,6 +58,7 @@ class _LeakscanParser(Parser):
             epilog=f"Examples: leakscan {example}".rstrip() + f"; leakscan {example}kmalloc-32",
         )
         self._place = place
+        self.tool = place.tool
         self.for_running_kernels: list[argparse.Action] = []
 
     def format_help(self) -> str:
@@ -145,6 +160,7 @@ def objsim_parser(place: Place) -> Parser:
         "many are like it; with several addresses, how alike the objects are.",
         epilog=f"Example: objsim {_example(place)}ffff888003a4b1c0",
     )
+    parser.tool = place.tool
     parser.add_argument(
         "addresses",
         metavar="ADDR",

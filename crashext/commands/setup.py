@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from crashext import __version__
+from crashext.commands.arguments import Parser
 from crashext.commands.completion import completion_option
 from crashext.commands.telling import tell
 from crashext.commands.trial import is_program, linkers_complaint, trial
@@ -52,7 +53,7 @@ class SetupError(Exception):
 
 def setup_parser() -> argparse.ArgumentParser:
     """The parser of `crashext`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="crashext",
         description="Set-up of crashext inside crash. The commands themselves are leakscan and "
         "objsim.",

@@ -128,7 +128,6 @@ EXAMPLES
       at it
       may be struct leaklab_node [leaklab] (score 1.00; 3 words agree, 0
         disagree), or struct udp_tunnel_nic_shared (0.63)
-      held by nobody: no word of kernel memory in use points at it
       likely allocated by leaklab_leak_nodes+0x46 [leaklab] (by the code,
         99.7 % among 1,606 places)
       like it: 200,000 of 200,626 kmalloc-32 objects (99.7 %), score 0.7 or

@@ -98,7 +98,7 @@ def _details(console: Console, subject: Subject) -> None:
 
 
 def standing_lines(standing: Standing | None) -> list[str]:
-    """Who holds it, or that nobody does, and who points there."""
+    """Who holds it and who points there; that nobody does, the first line says."""
     if standing is None:
         return []
     lines = []
@@ -106,8 +106,6 @@ def standing_lines(standing: Standing | None) -> list[str]:
         steps = _STEPS.join(map(safe, standing.chain.steps))
         head = "held by" if standing.state == "held" else "lost with"
         lines.append(f"{head} {steps}")
-    elif standing.state == "orphan":
-        lines.append("held by nobody: no word of kernel memory in use points at it")
     elif standing.state == "weak":
         lines.append("a struct page pointer or a physical address leads to it, no pointer does")
     if standing.pointing:

@@ -100,12 +100,22 @@ def test_groups_of_text_show_some_of_it() -> None:
         kernel.object("kmalloc-64", *np.frombuffer(text, "<u8").tolist())
     (cache,) = scan(kernel).caches
     note = cache.groups[0].notes[0]
-    assert note.startswith('text at +0x0 in all of the group: "GET /path/')
+    assert note.startswith('text at +0x0 in all of the group, such as "GET /path/')
     assert note.endswith(' HTTP/1.1\\r\\nHost: "')
     console = Console(width=120)
     with console.capture() as page:
         console.print(note, markup=False)
     assert "\x1b[2J" not in page.get()
+
+
+def test_text_that_is_one_and_the_same_is_said_to_be() -> None:
+    kernel = Kernel()
+    for _ in range(100):
+        text = b"made by the one and only driver".ljust(64, b"\0")
+        kernel.object("kmalloc-64", *np.frombuffer(text, "<u8").tolist())
+    (cache,) = scan(kernel).caches
+    told = 'text at +0x0 in all of the group: "made by the one and only driver"'
+    assert told in cache.groups[0].notes
 
 
 def test_numbers_are_no_text() -> None:

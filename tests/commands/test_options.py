@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 
-from crashext.commands.arguments import leakscan_parser, objsim_parser
+from crashext.commands.arguments import Parser, leakscan_parser, objsim_parser
 from crashext.commands.options import (
     CacheOptions,
     ExcerptOptions,
@@ -22,6 +23,7 @@ from crashext.commands.options import (
     objsim_options,
 )
 from crashext.commands.place import SHELL, Place
+from crashext.commands.setup import setup_parser
 from crashext.hosts.base import Host
 
 
@@ -186,3 +188,30 @@ def test_help_offers_what_makes_sense_where_it_is_read(capsys: pytest.CaptureFix
     assert ["stdin" in said for said in (shell, in_crash, in_drgn)] == [True, False, True]
     Info.live = True
     assert "--live" in helped(Place("crash", lambda: dump))  # type: ignore[arg-type, return-value]
+
+
+@pytest.mark.parametrize("line", ["-c vmcore", "-s vmlinux", "-k", "--core=vmcore", "-r session"])
+@pytest.mark.parametrize("parser", [leakscan_parser, objsim_parser])
+def test_inside_crash_the_open_dump_is_what_is_looked_at(
+    parser: Callable[[Place], Parser], line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for place, open_there in ((CRASH, "the open dump"), (DRGN, "the program's memory")):
+        with pytest.raises(SystemExit) as end:
+            parser(place).parse_args(line.split())
+        said = " ".join(capsys.readouterr().err.split())
+        assert end.value.code == 2
+        option = line.replace("=", " ").split()[0]
+        where = f"inside {place.tool} {open_there} is what is looked at"
+        assert said.endswith(f": {where}: leave out {option}")
+
+
+@pytest.mark.parametrize("words", [[], ["foo"]])
+def test_crashext_says_what_is_wrong_in_a_line(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        setup_parser().parse_args(words)
+    said = capsys.readouterr().err
+    assert end.value.code == 2
+    assert said.startswith("crashext: ")
+    assert "usage" not in said

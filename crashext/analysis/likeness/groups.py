@@ -167,13 +167,16 @@ def _text(words: WordMap, cluster: Cluster) -> list[str]:
     if end - start < _TEXT_LEAST:
         return []
     rows = np.ascontiguousarray(words.values[cluster.members]).view(np.uint8)
-    share = float(_TEXT[rows[:, start : start + _TEXT_LEAST]].all(axis=1).mean())
+    texts = _TEXT[rows[:, start : start + _TEXT_LEAST]].all(axis=1)
+    share = float(texts.mean())
     if share < _MOST:
         return []
     shown = content[start : min(end, start + _TEXT_SHOWN)].tobytes().decode("ascii")
     more = "..." if end - start > _TEXT_SHOWN else ""
     escaped = shown.encode("unicode_escape").decode("ascii")
-    return [f'text at +{start:#x} in {_percent(share)} of the group: "{escaped}"{more}']
+    same = bool((rows[texts, start:end] == content[start:end]).all())
+    how = ":" if same else ", such as"
+    return [f'text at +{start:#x} in {_percent(share)} of the group{how} "{escaped}"{more}']
 
 
 def _links(words: WordMap, exemplar: int, decoded: tuple[Word, ...]) -> list[str]:
