@@ -88,7 +88,7 @@ def build_id(path: Path) -> str | None:
             for section in ELFFile(file).iter_sections():
                 if isinstance(section, NoteSection):
                     for note in section.iter_notes():
-                        if note["n_type"] == "NT_GNU_BUILD_ID":
+                        if note["n_type"] == "NT_GNU_BUILD_ID" and note["n_name"] == "GNU":
                             return str(note["n_desc"])
     except OSError as error:
         raise HostError(f"cannot open debug file {path}: {error.strerror}") from error

@@ -314,6 +314,7 @@ def test_the_build_id_of_an_elf_file_is_its_note(tmp_path: Path) -> None:
 def test_an_elf_file_without_the_note_has_no_build_id(tmp_path: Path) -> None:
     assert build_id(saved(tmp_path, CORE)) is None
     assert build_id(saved(tmp_path, with_build_id(note_type=1))) is None
+    assert build_id(saved(tmp_path, with_build_id(note_name=b"Xen\0"))) is None  # XEN_ELFNOTE_ENTRY
 
 
 @pytest.mark.parametrize("data", [b"", b"\x7fELF", b"no ELF at all" * 20, with_build_id()[:150]])

@@ -19,6 +19,7 @@ from crashext.analysis.origin.mentions import Symbols
 from crashext.analysis.origin.places import code_of, located
 from crashext.analysis.origin.weighing import (
     AGAINST,
+    ASKS,
     Group,
     Hints,
     of_size,
@@ -86,7 +87,7 @@ def rank_callers(
     places = sum(place.certain for place in code.places)
     equals = sum(weighed[order[0]][0] - weighed[i][0] <= _EQUAL for i in order)
     others = code.others + len(code.places) - places
-    clear = first.probability >= _CLEAR
+    clear = first.probability >= _CLEAR and (places == 1 or telling(first, hints.sizes))
     return Callers(
         sites=tuple(ranked),
         places=places,
@@ -101,6 +102,14 @@ def rank_callers(
         ),
         step="" if clear else _step(cache, [code.places[i].site for i in order[:equals]]),
     )
+
+
+def telling(first: Candidate, sizes: range) -> bool:
+    """Whether more than a size speaks for a place: many ask for as much from a kmalloc cache, and
+    the best fit of them is no more than that. `sizes` are those requests' sizes, if any."""
+    if not sizes:
+        return True
+    return any(not reason.startswith((AGAINST, ASKS)) for reason in first.reasons)
 
 
 def _remark(first: Candidate, places: int) -> str:

@@ -28,6 +28,8 @@ from crashext.kernel.slab.view import KernelView
 
 AGAINST = "but "
 """How a reason begins that speaks against a place."""
+ASKS = "asks for "
+"""How a reason begins that any place of that size has."""
 _SAMPLE = 256
 _ALIKE = 0.95
 """Least share of a group for what all of it is said to hold."""
@@ -140,7 +142,7 @@ def weigh(
     supposed = tuple(s for s in site.supposed if s in hints.sizes)
     if supposed:
         weight += _SUPPOSED
-        reasons.append(f"asks for {'/'.join(map(str, supposed))} bytes as its variables are now")
+        reasons.append(f"{ASKS}{'/'.join(map(str, supposed))} bytes as its variables are now")
     elif site.supposed and hints.sizes:
         weight += _OTHERWISE
     elif not place.certain:
@@ -160,7 +162,7 @@ def weigh(
     if site.sizes and max(site.sizes) + 7 < group.used:
         reasons.append(f"{AGAINST}it asks for {max(site.sizes)} bytes, they use {group.used}")
     elif site.sizes:
-        reasons.append(f"asks for {'/'.join(map(str, site.sizes))} bytes")
+        reasons.append(f"{ASKS}{'/'.join(map(str, site.sizes))} bytes")
     told = numbers = 0.0
     for store in place.stores:
         kind, agrees = _agreement(store, group)

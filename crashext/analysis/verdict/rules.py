@@ -220,7 +220,8 @@ def _healthy(facts: Facts) -> Verdict:
         elif size:
             evidence.append(f"all slab objects but {size_text(size)} can be reached")
         else:
-            evidence.append("every slab object can be reached")
+            but = f" but {facts.explained:,} that are explained" if facts.explained else ""
+            evidence.append(f"every slab object{but} can be reached")
     if facts.pages is not None:
         evidence.append(f"all but {size_text(facts.pages.bytes)} of memory is accounted for")
     return Verdict(

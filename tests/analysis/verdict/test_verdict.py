@@ -627,3 +627,10 @@ def test_areas_of_a_caller_that_is_not_noted(caller: str) -> None:
             assert "nobody" not in verdict.says
             assert "  " not in verdict.says
             assert not verdict.next.endswith("-i ")
+
+
+def test_objects_that_are_explained_are_not_said_to_be_reached() -> None:
+    (found,) = judge(HEALTHY)
+    assert "every slab object can be reached" in found.evidence
+    (found,) = judge(replace(HEALTHY, explained=2))
+    assert "every slab object but 2 that are explained can be reached" in found.evidence
