@@ -13,7 +13,7 @@ from pathlib import Path
 
 from crashext.analysis.settings import Settings
 from crashext.commands.place import Place
-from crashext.report.topics import TOPICS
+from crashext.report.topics import SINCE_WHEN, TOPICS
 
 MOST_SUBJECTS = 16
 
@@ -196,12 +196,20 @@ def leakscan_options(given: argparse.Namespace, place: Place) -> LeakscanOptions
     elif given.procfs:
         return _procfs(given, [], ())
     caches = [word for word in given.caches if word not in TOPICS]
+    if caches and len(caches) < len(given.caches):
+        topic = next(word for word in given.caches if word in TOPICS)
+        raise Refusal(
+            f"{topic} is a part of the whole answer, {caches[0]} would be a cache: ask for one or "
+            "the other"
+        )
     if given.before is not None and (caches or given.orphans):
         raise Refusal("--before compares whole machines: leave out CACHE and --orphans")
     if given.orphans:
         return _orphans(given, place)
     if given.list is not None:
         raise Refusal("--list writes the addresses that --orphans finds: add --orphans")
+    if "growth" in given.caches and given.before is None and given.walker != "kmem":
+        raise Refusal(SINCE_WHEN)
     words = given.walker != "kmem" and all(word in TOPICS for word in given.caches)
     return _overview(given, place) if words or not given.caches else _caches(given, place)
 

@@ -170,7 +170,8 @@ def growth_sentence(growth: Growth | None) -> str:
     time = "" if growth.seconds is None else f" in {duration(growth.seconds)}"
     names = [f"{safe(name)} {difference_text(size)}" for name, size in grown]
     what = some_of(names, _FEW_GROWN) if names else "no cache and no caller of vmalloc"
-    return f"grew{time} since {safe(growth.paths[0])}: {what}"
+    boot = " (not the same boot: no rate)" if growth.another_boot else ""
+    return f"grew{time} since {safe(growth.paths[0])}{boot}: {what}"
 
 
 def skipped_sentence(skipped: Sequence[Skipped]) -> str:

@@ -28,18 +28,16 @@ def print_growth(growth: Growth, console: Console, verbose: bool) -> None:
     """Caches, lines of meminfo and callers of vmalloc that grew, most first."""
     rows = _MANY if verbose else _FEW
     first, last = safe(growth.paths[0]), safe(growth.paths[-1])
-    between = (
-        f"{duration(growth.seconds)} by {growth.clock}"
-        if growth.seconds is not None
-        else "no clock tells the time between"
-    )
+    between = time_between(growth)
     steps = f" in {len(growth.paths) - 1} steps" if len(growth.paths) > 2 else ""
     what = "Growth" if growth.judged else "Difference"
     line(console, f"{what} from {first} to {last}{steps} ({between}):", _HEAD)
     if growth.machines is not None:
         line(console, f"    {another_machine(growth.machines)}", _WARN)
+    if growth.another_boot:
+        line(console, f"    {not_one_boot(growth)}", _WARN)
     if growth.backwards:
-        line(console, "    by their dates the folders are not in time order", _WARN)
+        line(console, "    by their dates the moments are not in time order", _WARN)
     if not growth.alike:
         note = "/proc counts objects on CPUs' lists as allocated, a dump does not: look at slabs"
         line(console, f"    {note}", _DIM)
@@ -82,6 +80,21 @@ def print_growth(growth: Growth, console: Console, verbose: bool) -> None:
         line(console, f"    other caches shrank by {size_text(-shrunk)}", _DIM)
     if growth.unlisted:
         line(console, f"    {not_compared(growth.unlisted)}", _DIM)
+
+
+def time_between(growth: Growth) -> str:
+    """How much time passed, and who says so."""
+    if growth.seconds is not None:
+        return f"{duration(growth.seconds)} by {growth.clock}"
+    return "two boots" if growth.another_boot else "no clock tells the time between"
+
+
+def not_one_boot(growth: Growth) -> str:
+    """That moments are of two boots, by what, and what that does to the comparison."""
+    return (
+        f"not the same boot: {safe(growth.another_boot)} (or it slept, or its clock was set): what "
+        "grew is compared all the same, without rates"
+    )
 
 
 def another_machine(sizes: tuple[int, int]) -> str:

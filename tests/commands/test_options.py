@@ -76,6 +76,8 @@ def test_inside_a_tool_nobody_says_where_memory_is(place: Place) -> None:
         "-c core --orphans --walker kmem",
         "-c core --before old dentry",
         "-c core --before old --orphans",
+        "-c core growth",  # since when?
+        "-c core why growth",
         "-c core --walker kmem",
         "-c core --walker kmem dentry",  # outside crash
         "--trace file -r session",
@@ -100,6 +102,18 @@ def test_what_does_not_go_together_is_refused(line: str) -> None:
     given = leakscan_parser(SHELL).parse_args(line.split())
     with pytest.raises(Refusal):
         leakscan_options(given, SHELL)
+
+
+@pytest.mark.parametrize("line", ["-c core why nosuch", "-c core nosuch memory", "why nosuch"])
+def test_a_topic_and_a_cache_are_not_asked_together(line: str) -> None:
+    given = leakscan_parser(SHELL).parse_args(line.split())
+    with pytest.raises(Refusal, match=r"(why|memory) is a part .*, nosuch would be a cache"):
+        leakscan_options(given, SHELL)
+
+
+def test_growth_since_an_earlier_moment_is_a_question() -> None:
+    given = leakscan_parser(SHELL).parse_args(["-c", "core", "--before", "old", "growth"])
+    assert type(leakscan_options(given, SHELL)) is OverviewOptions
 
 
 def test_crashs_own_walker_has_no_session() -> None:

@@ -109,7 +109,9 @@ def test_a_word_shows_one_thing() -> None:
         assert ran.status == 0
         assert ran.out.startswith(heading)
         assert run("leakscan", "-r", session, "-v", word).out.splitlines()[1] in whole
-    assert "--before OLD" in run("leakscan", "-r", session, "growth").out
+    ran = run("leakscan", "-r", session, "growth")
+    assert (ran.status, ran.out, ran.err.count("\n")) == (2, "", 1)
+    assert "--before OLD" in ran.err
 
 
 def test_a_long_path_leaves_room_for_evidence() -> None:

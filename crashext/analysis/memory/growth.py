@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Protocol
 
+from crashext.analysis.memory.boots import another_boot
 from crashext.analysis.memory.memsplit import memory_split
 from crashext.kernel.slab.families import Family, bucket_owners, by_name, family
 from crashext.procfs.counters import MemInfo
@@ -146,6 +147,8 @@ class Growth:
     them."""
     machines: tuple[int, int] | None = None
     """MemTotal of first and last, where they differ so much that it is not one machine."""
+    another_boot: str = ""
+    """Why the moments are not of one boot: there is no time between them then, and no rate."""
 
     @property
     def judged(self) -> bool:
@@ -171,7 +174,8 @@ class Growth:
 
 def growth(snapshots: Sequence[Compared]) -> Growth:
     """Compare at least two moments in time order. What only one of them has is not compared."""
-    seconds, clock = elapsed([s.moment for s in snapshots])
+    reboot = another_boot([(s.moment, s.exact) for s in snapshots])
+    seconds, clock = (None, "") if reboot else elapsed([s.moment for s in snapshots])
     caches, unlisted = _caches(snapshots, seconds)
     return Growth(
         tuple(s.path for s in snapshots),
@@ -193,6 +197,7 @@ def growth(snapshots: Sequence[Compared]) -> Growth:
         len({s.exact for s in snapshots if s.slabs is not None}) < 2,
         unlisted,
         _machines(snapshots),
+        reboot,
     )
 
 

@@ -178,6 +178,8 @@ def completed(facts: Facts, verdict: Verdict) -> Verdict:
     verdict = _with_site(facts, verdict)
     if facts.growth is not None and facts.growth.judged:
         pro, con = _growth(facts, facts.growth, verdict)
+        if facts.growth.another_boot and (pro or con):
+            con = (*con, f"the two are not of the same boot: {facts.growth.another_boot}")
         verdict = structs.replace(
             verdict, evidence=(*verdict.evidence, *pro), against=(*verdict.against, *con)
         )

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from crashext.analysis.memory.growth import Growth
 from crashext.analysis.memory.memsplit import MemorySplit
-from crashext.report.growth_text import NO_MEMORY, another_machine, not_compared
+from crashext.report.growth_text import (
+    NO_MEMORY,
+    another_machine,
+    not_compared,
+    not_one_boot,
+    time_between,
+)
 from crashext.report.html.blocks import (
     Amounts,
     Block,
@@ -28,14 +34,12 @@ def growth_sections(
     """Nothing where one moment is known."""
     if growth is None:
         return ()
-    between = (
-        f"{duration(growth.seconds)} by {growth.clock}"
-        if growth.seconds is not None
-        else "no clock tells the time between"
-    )
+    between = time_between(growth)
     blocks: list[Block] = [Line(f"From {growth.paths[0]} to {growth.paths[-1]}: {between}.")]
     if growth.machines is not None:
         blocks.append(Line(f"{another_machine(growth.machines)}.", "warn"))
+    if growth.another_boot:
+        blocks.append(Line(f"{not_one_boot(growth)}.", "warn"))
     if growth.unlisted:
         blocks.append(Line(f"{not_compared(growth.unlisted)}.", "quiet"))
     if growth.backwards:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from crashext.analysis.memory.boots import another_boot
 from crashext.analysis.memory.growth import Growth, elapsed
 from crashext.analysis.proc import read_snapshot, report
 from crashext.analysis.proc_facts import proc_facts
 from crashext.analysis.verdict.rules import judge
 from crashext.procfs.folder import Moment, ProcFolder
 from crashext.procfs.saved import Saved, saved
+from crashext.report.brief_text import growth_sentence
+from crashext.report.growth_text import print_growth
 from tests.conftest import lab_dump
 
 from .test_memsplit import overview
@@ -113,6 +118,48 @@ def test_the_best_clock_that_runs_forwards() -> None:
     assert elapsed([Moment(460, 20, 5), Moment(100, 10, 15)]) == (10, "file times")  # restarted
     assert elapsed([Moment(1, None, 5), Moment(1, None, 5)]) == (None, "")
     assert elapsed([Moment(None, None, None)] * 3) == (None, "")
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "exact", "other"),
+    [
+        (Moment(10_000, 351, None), Moment(11_500, 324, None), True, True),
+        (Moment(10_000, 351, None), Moment(11_500, 324, None), False, True),
+        (Moment(10_000, 350, None), Moment(11_500, 1_850, None), True, False),
+        (Moment(10_000, 350, None), Moment(11_500, 1_750, None), True, False),  # a clock step
+        (Moment(11_500, 1_850, None), Moment(10_000, 350, None), True, False),  # the wrong order
+        (Moment(10_000, 350, None), Moment(17_200, 3_950, None), False, False),  # summer begins
+        (Moment(10_000, 350, None), Moment(17_200, 3_950, None), True, True),
+        (Moment(10_000, 351, None), Moment(10_000 + 86_400 * 9, 9_999, None), False, True),
+        (Moment(None, 351, None), Moment(11_500, 324, None), False, True),
+        (Moment(None, 351, None), Moment(11_500, 352, None), False, False),
+        (Moment(10_000, None, None), Moment(11_500, 324, None), True, False),
+    ],
+)
+def test_a_kernel_that_booted_later_is_another_boot(
+    first: Moment, last: Moment, exact: bool, other: bool
+) -> None:
+    assert bool(another_boot([(first, exact), (last, exact)])) == other
+    assert bool(another_boot([(first, exact), (last, exact), (last, exact)])) == other
+
+
+def test_what_grew_since_another_boot_has_no_rate(tmp_path: Path) -> None:
+    for hour, objects, up in ((7, 64, 351), (9, 640_000, 324)):
+        place = tmp_path / str(hour)
+        folder(
+            place, [("leak", objects, objects, objects // 64)], f"Sat Nov 21 0{hour}:00:00 UTC 2026"
+        )
+        (place / "uptime").write_text(f"{up}.00 1.00\n")
+    growth = grown(*(ProcFolder(tmp_path / str(i)) for i in (7, 9)))
+    assert (growth.seconds, growth.clock, growth.backwards) == (None, "", False)
+    (leak,) = growth.caches
+    assert (leak.bytes > 0, leak.bytes_per_hour, growth.per_hour(leak.bytes)) == (True, None, None)
+    console = Console(width=400, record=True, file=StringIO())
+    print_growth(growth, console, False)
+    printed = console.export_text()
+    assert "not the same boot: booted 2026-11-21 06:54:09, then 2026-11-21 08:54:36" in printed
+    assert "2 hours" not in printed
+    assert "not the same boot" in growth_sentence(growth)
 
 
 def slabtop(
