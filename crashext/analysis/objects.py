@@ -20,6 +20,7 @@ from crashext.analysis.likeness.survey import (
     slabs_wanted,
 )
 from crashext.analysis.likeness.words import Classifier, WordMap
+from crashext.analysis.no_leak import no_leak
 from crashext.analysis.origin.callers import as_allocator, rank_callers
 from crashext.analysis.origin.content import RUNG as CONTENT
 from crashext.analysis.origin.ladder import Attribution, Ladder
@@ -186,6 +187,9 @@ class _Closely:
     def _object(self, subject: Subject, slot: Slot, words: WordMap) -> Subject:
         view, settings, cache = self._view, self._settings, slot.cache
         subject = replace(subject, standing=self._one.judge.standing(slot.address, slot.cache))
+        if subject.standing is not None and subject.standing.state == "orphan":
+            why = no_leak(subject.words)
+            subject = replace(subject, details=(f"no leak: {why}",) if why else ())
         if not view.index.complete:
             wanted = {view.caches.index(cache): slabs_wanted(settings, cache)}
             view.scan(wanted, settings.seed, self._one.progress, self._budget)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from crashext.analysis.described import Described
 from crashext.analysis.likeness.similarity import Cluster, group
 from crashext.analysis.likeness.survey import generator, kernel_of, make_classifier, map_gaps
-from crashext.analysis.likeness.words import Kind
+from crashext.analysis.no_leak import no_leak
 from crashext.analysis.origin.page_callers import with_callers
 from crashext.analysis.page_reach import unreachable_memory
 from crashext.analysis.reach.group_reach import reachability_of
@@ -26,7 +27,6 @@ from crashext.analysis.settings import MEMORY_BUDGET, Settings
 from crashext.hosts.base import U64, HostError
 from crashext.hosts.plain import answered
 from crashext.kernel.access import Words
-from crashext.kernel.origin.notleaks import explanation
 from crashext.kernel.slab.caches import SlabCache
 from crashext.kernel.slab.objects import State
 from crashext.kernel.slab.slots import Slots
@@ -38,7 +38,6 @@ _MOST_GROUPS = 64
 _EXAMPLES = 4
 _TYPED_LEAST = 128 << 10  # bytes from which it is worth a moment to find out what they are
 _ATTRIBUTED = 3  # groups of each cache whose allocators are looked up
-_SYMBOLS = (Kind.TEXT_SYMBOL.label, Kind.DATA_SYMBOL.label)
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,8 @@ class Orphans:
     addresses: Words
     caches: tuple[str, ...]
     """The name of each one's cache; of areas and pages their kind and their bytes."""
+    explained: Mapping[int, str]
+    """Why some of them are no leak, or are not judged, by address."""
 
 
 def scan_orphans(
@@ -58,30 +59,29 @@ def scan_orphans(
 
     Raises `HostError` on a session that was not recorded with this question.
     """
-    lists: list[tuple[Words, tuple[str, ...]]] = []
+    scanned: list[Orphans] = []
 
     def compute() -> OrphanReport:
-        report, addresses, caches = _scan(view, settings, progress, budget)
-        lists.append((addresses, caches))
-        return report
+        scanned.append(_scan(view, settings, progress, budget))
+        return scanned[0].report
 
     report = answered(view.host, f"orphans {settings.seed}", OrphanReport, compute)
     if report is None:
         raise HostError("this session does not know: record one with leakscan --orphans --record")
-    if lists:
-        return Orphans(report, *lists[0])
+    if scanned:
+        return replace(scanned[0], report=report)
     # A session keeps the examples only.
     some = [(a, g.cache) for g in report.orphans for a in g.examples]
     some += [(a, m.kind) for m in report.memory for a in m.examples]
-    return Orphans(report, np.array([a for a, _ in some], np.uint64), tuple(c for _, c in some))
+    why = {int(a): g.explanation for g in report.orphans if g.explanation for a in g.examples}
+    addresses = np.array([a for a, _ in some], np.uint64)
+    return Orphans(report, addresses, tuple(c for _, c in some), why)
 
 
-def _scan(
-    view: KernelView, settings: Settings, progress: Progress, budget: int
-) -> tuple[OrphanReport, Words, tuple[str, ...]]:
+def _scan(view: KernelView, settings: Settings, progress: Progress, budget: int) -> Orphans:
     reached = marked(view, settings, progress, budget)
     found = structures(reached)
-    report = orphan_report(reached, settings, progress, found)
+    report, explained = _report(reached, settings, progress, found)
     names = [view.caches.all[i].name for i in reached.table.caches(found.slots).tolist()]
     beyond = reached.unreachable_nodes()
     beyond = beyond[beyond >= reached.nodes.first_area]
@@ -89,18 +89,28 @@ def _scan(
         kind = "vmalloc" if reached.nodes.kind(node) is NodeKind.AREA else "pages"
         names.append(f"{kind} {size}")
     addresses = [reached.table.addresses(found.slots), reached.nodes.addresses(beyond)]
-    return report, np.concatenate(addresses), tuple(names)
+    why = {
+        address: explanation
+        for explanation, heads in explained
+        for address in reached.table.addresses(found.slots[np.isin(found.head, heads)]).tolist()
+    }
+    return Orphans(report, np.concatenate(addresses), tuple(names), why)
 
 
-def orphan_report(
-    marked: Reach, settings: Settings, progress: Progress, found: Structures | None = None
-) -> OrphanReport:
+def orphan_report(marked: Reach, settings: Settings, progress: Progress) -> OrphanReport:
     """Everything that was not reached, in groups."""
+    return _report(marked, settings, progress, structures(marked))[0]
+
+
+def _report(
+    marked: Reach, settings: Settings, progress: Progress, found: Structures
+) -> tuple[OrphanReport, list[tuple[str, Slots]]]:
+    """The report, and the heads that are explained by what explains them."""
     view = marked.view
-    found = found or structures(marked)
     groups, explained = _groups(marked, found, settings, progress)
     groups.sort(key=lambda g: (bool(g.explanation), -g.bytes, g.cache, g.exemplar))
-    return OrphanReport(
+    apart = np.concatenate([np.zeros(0, np.int64), *(heads for _, heads in explained)])
+    report = OrphanReport(
         kernel=kernel_of(view.host),
         seed=settings.seed,
         reachability=reachability_of(marked),
@@ -108,24 +118,25 @@ def orphan_report(
         orphans=tuple(groups[:_MOST_GROUPS]),
         more=max(0, len(groups) - _MOST_GROUPS),
         skipped=tuple(map_gaps(view)),
-        caches=by_heads(marked, found, explained),
+        caches=by_heads(marked, found, apart),
         memory=tuple(
             with_callers(view, memory)
             for memory in unreachable_memory(marked, [m.name for m in view.host.modules()])
         ),
     )
+    return report, explained
 
 
 def _groups(
     marked: Reach, found: Structures, settings: Settings, progress: Progress
-) -> tuple[list[OrphanGroup], Slots]:
-    """All groups, and the heads of those that are no leak."""
+) -> tuple[list[OrphanGroup], list[tuple[str, Slots]]]:
+    """All groups, and of those that are no leak why and their heads."""
     view = marked.view
     heads = found.heads
     of_cache = marked.table.caches(heads)
     hanging = _Hanging(marked, found)
     result: list[OrphanGroup] = []
-    explained = [np.zeros(0, np.int64)]
+    explained: list[tuple[str, Slots]] = []
     numbers = np.unique(of_cache).tolist()
     by_holes = orphans_by_holes(marked)
     for done, number in enumerate(numbers):
@@ -139,8 +150,8 @@ def _groups(
                 found_group = replace(found_group, explanation=HIDDEN)
             result.append(found_group)
             if found_group.explanation:
-                explained.append(members)
-    return result, np.concatenate(explained)
+                explained.append((found_group.explanation, members))
+    return result, explained
 
 
 class _Hanging:
@@ -230,7 +241,6 @@ def _orphan_group(
             Below(b.cache, round(b.objects * scale), round(b.bytes * scale)) for b in below
         )
     heads = round(len(members) * scale)
-    symbols = {w.meaning.split("+")[0].split(" ")[0] for w in described.words if w.kind in _SYMBOLS}
     return OrphanGroup(
         cache=cache.name,
         shape=described.shape,
@@ -242,7 +252,7 @@ def _orphan_group(
         exemplar=described.exemplar,
         examples=_examples(hanging, members),
         notes=described.notes,
-        explanation=explanation(sorted(symbols)),
+        explanation=no_leak(described.words),
         allocators=described.allocators,
         types=described.types,
         callers=described.callers,

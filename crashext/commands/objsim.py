@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from crashext.commands.place import Place
 from crashext.commands.questions import Question, options_of
 from crashext.hosts.base import CommandHost, Host, HostError
 from crashext.progress import Progress
-from crashext.report.objsim_text import print_similarity_report
+from crashext.report.objsim_text import nothing_there, print_similarity_report
 
 _NEAR_SYMBOL = re.compile(r"([A-Za-z_][\w.]*) *([+-] *(?:0x[0-9a-fA-F]+|[1-9][0-9]*))")
 _ADDRESS_DIGITS = 8  # a shorter word without 0x, such as dead or add, may be a symbol
@@ -38,7 +39,7 @@ def answer(options: ObjsimOptions, place: Place, progress: Progress) -> Output:
             options.as_type,
             options.refs,
         )
-    return _printed(report, options.printing.verbose, opened.lost)
+    return _printed(report, options.printing.verbose, opened.lost, options.addresses)
 
 
 def answer_excerpt(options: ExcerptOptions, place: Place, progress: Progress) -> Output:
@@ -48,7 +49,9 @@ def answer_excerpt(options: ExcerptOptions, place: Place, progress: Progress) ->
     return _printed(report, options.printing.verbose)
 
 
-def _printed(report: SimilarityReport, verbose: bool, lost: bool = False) -> Output:
+def _printed(
+    report: SimilarityReport, verbose: bool, lost: bool = False, typed: Sequence[str] = ()
+) -> Output:
     def json() -> str:
         from crashext.report.documents import document  # few runs print it, and it brings much
 
@@ -56,10 +59,11 @@ def _printed(report: SimilarityReport, verbose: bool, lost: bool = False) -> Out
 
     listed = None if report.kin is None else report.kin.listed
     return Output(
-        text=lambda console: print_similarity_report(report, console, verbose),
+        text=lambda console: print_similarity_report(report, console, verbose, typed),
         json=json,
         listed=np.zeros(0, np.uint64) if listed is None else listed,
         lost=lost,
+        nothing=nothing_there(report),
     )
 
 

@@ -26,7 +26,7 @@ def answer(options: OrphansOptions, place: Place, progress: Progress) -> Output:
         again = asking(place, options.source, host, look.settings.seed)
         found = scan_orphans(opened.view, look.settings, progress, look.memory)
     if options.list is not None:
-        write_list(found.addresses, found.caches, options.list)
+        write_list(found.addresses, found.caches, options.list, found.explained)
     verbose = options.printing.verbose
 
     def json() -> str:

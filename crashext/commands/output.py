@@ -30,3 +30,5 @@ class Output:
     """Addresses to print after the text."""
     lost: bool = False
     """The session that was asked for could not be written."""
+    nothing: bool = False
+    """Nothing that was asked about is there."""

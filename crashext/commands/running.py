@@ -83,7 +83,7 @@ def run(program: str, options: Options, place: Place) -> int:
     except MemoryError:
         tell(program, "out of memory: is the dump or session damaged?")
         return BAD_INPUT
-    return BAD_INPUT if output.lost else 0
+    return BAD_INPUT if output.lost or output.nothing else 0
 
 
 def _output(program: str, options: Options, place: Place, progress: Progress) -> Output | None:

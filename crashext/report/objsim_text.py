@@ -4,6 +4,9 @@ how alike they are.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
+
 from rich.console import Console
 
 from crashext.analysis.results.estimate import count_text, share_text
@@ -17,6 +20,7 @@ from crashext.report.types_text import candidate_lines, member_lines
 from crashext.wording import percent, plural, size_text, some_of
 
 _BOLD, _HEAD = "bold", "bold cyan"
+_HEX = re.compile(r"0x[0-9a-fA-F]{1,16}")
 _STEPS = " -> "
 _FEW = 3
 _STATES = {
@@ -28,16 +32,27 @@ _STATES = {
 }
 
 
-def print_similarity_report(report: SimilarityReport, console: Console, verbose: bool) -> None:
-    """The answer to `objsim`."""
+def nothing_there(report: SimilarityReport) -> bool:
+    """Whether nothing is at any of the addresses that were asked about."""
+    return bool(report.subjects) and all(s.kind == "none" for s in report.subjects)
+
+
+def print_similarity_report(
+    report: SimilarityReport, console: Console, verbose: bool, typed: Sequence[str] = ()
+) -> None:
+    """The answer to `objsim`; where nothing is, an address is named as it was `typed`."""
+    names = {int(t, 16): t for t in typed if _HEX.fullmatch(t)}
     if report.kernel is not None and len(report.subjects) == 1:
-        _closely(console, report, report.subjects[0], verbose)
+        _closely(console, report, report.subjects[0], verbose, names)
     else:
-        _compared(console, report, verbose)
-    footer(console, report.kernel, report.skipped, report.interrupted, report.seed)
+        _compared(console, report, verbose, names)
+    seed = None if nothing_there(report) else report.seed
+    footer(console, report.kernel, report.skipped, report.interrupted, seed)
 
 
-def _compared(console: Console, report: SimilarityReport, verbose: bool) -> None:
+def _compared(
+    console: Console, report: SimilarityReport, verbose: bool, names: Mapping[int, str]
+) -> None:
     for pair in report.pairs:
         _pair(console, pair)
     if report.groups:
@@ -47,7 +62,7 @@ def _compared(console: Console, report: SimilarityReport, verbose: bool) -> None
         line(console, f"{plural(grouped + report.alone, 'object')}: {inside}{alone}", _BOLD)
     marked = {offset for pair in report.pairs for offset in pair.differing}
     for subject in report.subjects:
-        line(console, _headline(subject), _HEAD)
+        line(console, _headline(subject, names), _HEAD)
         if subject.cache is None:
             _details(console, subject)
         _content(console, subject, verbose, marked)
@@ -57,8 +72,14 @@ def _compared(console: Console, report: SimilarityReport, verbose: bool) -> None
             print_group(console, number, group, 0, verbose, said)
 
 
-def _closely(console: Console, report: SimilarityReport, subject: Subject, verbose: bool) -> None:
-    line(console, _headline(subject), _BOLD)
+def _closely(
+    console: Console,
+    report: SimilarityReport,
+    subject: Subject,
+    verbose: bool,
+    names: Mapping[int, str],
+) -> None:
+    line(console, _headline(subject, names), _BOLD)
     _details(console, subject)
     for text in candidate_lines(subject.types, verbose):
         line(console, f"  {text}")
@@ -76,7 +97,7 @@ def _closely(console: Console, report: SimilarityReport, subject: Subject, verbo
     _content(console, subject, verbose, set())
 
 
-def _headline(subject: Subject) -> str:
+def _headline(subject: Subject, names: Mapping[int, str]) -> str:
     what = ""
     if subject.state and subject.cache:
         what = f"{safe(subject.cache)} object, {subject.state}"
@@ -87,7 +108,8 @@ def _headline(subject: Subject) -> str:
     parts = [what, safe(subject.note)]
     if subject.standing is not None and not subject.cache:
         parts.append(_STATES[subject.standing.state])
-    return f"{subject.address:x}: " + "; ".join(part for part in parts if part)
+    name = names.get(int(subject.asked), "") if subject.kind == "none" else ""
+    return f"{name or f'{subject.address:x}'}: " + "; ".join(part for part in parts if part)
 
 
 def _details(console: Console, subject: Subject) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -143,16 +145,32 @@ def _explained(console: Console, groups: list[OrphanGroup], verbose: bool) -> No
         mine = [g for g in groups if g.explanation == reason]
         caches = ", ".join(dict.fromkeys(g.cache for g in mine))
         objects = sum(g.objects for g in mine)
-        verdict = "cannot tell" if reason == HIDDEN else "no leak"
         about = f"{plural(objects, 'object')} of {safe(caches)}"
-        line(console, f"  {verdict}: {about}: {safe(reason)}")
+        line(console, f"  {_verdict(reason)}: {about}: {safe(reason)}")
         if verbose:
             addresses = ", ".join(f"{a:x}" for g in mine for a in g.examples)
             line(console, f"    {addresses}")
 
 
-def write_list(addresses: NDArray[np.uint64], caches: tuple[str, ...], path: Path) -> None:
-    """``address cache`` of every unreachable object, a line each. Raises `HostError`."""
+def _verdict(explanation: str) -> str:
+    return "cannot tell" if explanation == HIDDEN else "no leak"
+
+
+def write_list(
+    addresses: NDArray[np.uint64],
+    caches: tuple[str, ...],
+    path: Path,
+    explained: Mapping[int, str] = MappingProxyType({}),
+) -> None:
+    """``address cache`` of every unreachable object, a line each. Raises `HostError`.
+
+    What is `explained` has its explanation after a #, for scripts to leave out.
+    """
+
+    def row(address: int, cache: str) -> str:
+        why = explained.get(address, "")
+        return f"{address:x} {safe(cache)}" + (f" # {_verdict(why)}: {safe(why)}" if why else "")
+
     try:
         with path.open("w") as stream:
             for start in range(0, len(addresses), _CHUNK):
@@ -161,6 +179,6 @@ def write_list(addresses: NDArray[np.uint64], caches: tuple[str, ...], path: Pat
                     caches[start : start + _CHUNK],
                     strict=True,
                 )
-                stream.write("".join(f"{a:x} {safe(c)}\n" for a, c in some))
+                stream.write("".join(f"{row(a, c)}\n" for a, c in some))
     except OSError as error:
         raise HostError(f"cannot write {path}: {error.strerror}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from crashext.analysis import orphans
 from crashext.analysis.likeness.groups import Population
 from crashext.analysis.likeness.sample import draw
+from crashext.analysis.objects import compare
 from crashext.analysis.orphans import Orphans, scan_orphans
 from crashext.analysis.reach import reachability
 from crashext.analysis.reach.on_demand import ReachOnDemand
@@ -17,6 +19,7 @@ from crashext.analysis.reach.reachability import Class
 from crashext.analysis.results.estimate import NONE, Estimate
 from crashext.analysis.settings import DEFAULT_THRESHOLD, MEMORY_BUDGET, Settings
 from crashext.progress import silent
+from crashext.report.orphans_text import write_list
 from tests.kernel.whole import Kernel
 
 SETTINGS = Settings(samples=1000, seed=0, threshold=DEFAULT_THRESHOLD, metric="levenshtein", hops=1)
@@ -177,3 +180,21 @@ def test_a_group_hears_who_holds_its_members() -> None:
     assert found is not None
     assert (found.held.value, found.orphan.value, found.weak.value) == (0.5, 0.5, 0.0)
     assert found.holders == (("table", 4),)
+
+
+def test_what_is_no_leak_says_so_in_the_list_and_by_itself(tmp_path: Path) -> None:
+    kernel = Kernel()
+    root = kernel.variable("sysctl_table_root", 0)
+    tables = [kernel.object("kmalloc-96", 7 + i, root, POISON) for i in range(3)]
+    lost = kernel.object("kmalloc-96", *[1 << 40] * 12)
+    found = scan(kernel)
+    boot = "a sysctl table registered at boot for good (kmemleak_not_leak)"
+    assert found.explained == dict.fromkeys(tables, boot)
+    write_list(found.addresses, found.caches, tmp_path / "list", found.explained)
+    rows = dict(line.split(" ", 1) for line in (tmp_path / "list").read_text().splitlines())
+    assert {rows[f"{a:x}"] for a in tables} == {f"kmalloc-96 # no leak: {boot}"}
+    assert rows[f"{lost:x}"] == "kmalloc-96"
+    told = [
+        compare(kernel.view(), [a], SETTINGS, False, silent).subjects[0] for a in (*tables, lost)
+    ]
+    assert [s.details for s in told] == [(f"no leak: {boot}",)] * 3 + [()]

@@ -8,7 +8,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from tests.conftest import ask, lab_dump, lab_host, on, run
+from tests.conftest import SESSIONS, ask, lab_dump, lab_host, on, run
 from tests.lab import read_addresses
 
 TICKET = """\
@@ -208,3 +208,15 @@ def test_an_excerpt_says_how_many_are_alone(tmp_path: Path) -> None:
     ran = run("objsim", "--text", ticket, "--size", 16)
     assert "alone" in ran.out.splitlines()[0]
     assert "objects shown more than once" in ran.out
+
+
+def test_where_nothing_is_the_status_says_so_and_nothing_was_random() -> None:
+    session = SESSIONS / "unlinked-nodes.session"
+    for typed in ("0x0", "0x10", "0xffffffffffffffff"):
+        ran = run("objsim", "-r", session, typed)
+        assert ran.status == 2
+        assert ran.out.startswith(f"{typed}: not a kernel address that is mapped\n")
+        assert "seed" not in ran.out
+    both = run("objsim", "-r", session, "0x10", "ffff888603091540")
+    assert both.status == 0
+    assert "0x10: not a kernel address" in both.out

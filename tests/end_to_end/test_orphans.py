@@ -81,7 +81,7 @@ def unexplained(document: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def listed(path: Path) -> dict[int, str]:
-    rows = [line.split(" ", 1) for line in path.read_text().splitlines()]
+    rows = [line.split(" # ")[0].split(" ", 1) for line in path.read_text().splitlines()]
     return {int(address, 16): cache_name for address, cache_name in rows}
 
 
@@ -263,6 +263,8 @@ def test_the_list_is_every_unreachable_object(form: str, tmp_path: Path) -> None
     assert set(addresses("default", "nodes").tolist()) <= set(rows)
     assert not set(addresses("default", "living").tolist()) & set(rows)
     assert len(out.read_text().splitlines()) == len(rows)
+    why = [line.split(" # ")[1] for line in out.read_text().splitlines() if " # " in line]
+    assert why == [f"no leak: {BOOT}"] * census("default")["totals"]["explained"]
 
 
 @pytest.mark.parametrize("name", ["default", "healthy", "tasks"])

@@ -203,7 +203,7 @@ class Subject:
     """By name, where the user said of what type it is, or where one of `types` stands out."""
     kind: ThingKind = "object"
     details: tuple[Text, ...] = ()
-    """What else is known of what is no object, a line each."""
+    """What else is known of what is no object, a line each; of an object why it is no leak."""
     standing: Standing | None = None
     """Who holds it, of one address alone; None where nobody looked."""
     types: tuple[TypeCandidate, ...] = ()
