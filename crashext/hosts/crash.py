@@ -37,7 +37,7 @@ from crashext.hosts.base import (
 from crashext.hosts.crash_sys import dump_file, sys_fields
 from crashext.hosts.crash_tables import untranslatable
 from crashext.hosts.directmap import NO_MAP, direct_map
-from crashext.hosts.dumpfile import DumpFile, examine
+from crashext.hosts.dumpfile import DumpFile, examined
 from crashext.hosts.keeping import Kept
 from crashext.hosts.percpu import PERCPU_END, percpu_table, symbol_in
 from crashext.hosts.readers import Reader, open_readers
@@ -69,7 +69,7 @@ class CrashHost:
         CrashHost.enumerator.cache_clear()
         self.kept = kept
         self._sock, self._whole = sock, whole or nullcontext()
-        self._starts = self._ends = np.zeros(0, np.uint64)
+        self._present = np.zeros((0, 2), np.uint64)
         self._direct = NO_MAP
         self._tags: PointerTags | None = None
         self._lost = np.zeros((0, 2), np.uint64)
@@ -79,7 +79,7 @@ class CrashHost:
         dump = dump_file(self._sys)
         self._dump = Path(dump)
         self.jobs = 1
-        self._file = _file(self._dump) if dump else DumpFile("live", None)
+        self._file = examined(self._dump) if dump else DumpFile("live", None)
         notes = self._vmcoreinfo()
         self._info = Info(
             release=self._sys.get("RELEASE", ""),
@@ -141,8 +141,7 @@ class CrashHost:
         if self._file.present is None:
             return
         self._direct = direct_map(self._info, self._variable)
-        ranges = np.array(self._file.present, np.uint64).reshape(-1, 2)
-        self._starts, self._ends = ranges[:, 0], ranges[:, 1]
+        self._present = np.array(self._file.present, np.uint64).reshape(-1, 2)
         self._watch_page_tables()
 
     def _watch_page_tables(self) -> None:
@@ -178,20 +177,12 @@ class CrashHost:
             return None
 
     def _held(self, addresses: Addresses, size: int) -> Mask:
-        """False where a read would run into a page of the direct map, or a page table, that is not
-        in the dump."""
-        held = np.ones(len(addresses), np.bool_)
-        if not self._direct or not len(self._starts):
-            return held
+        """False where a read would need a page, or a page table, that is not in the dump."""
+        if not self._direct or not len(self._present):
+            return np.ones(len(addresses), np.bool_)
+        held = self._direct.held(self._present, addresses, size)
         for start, end in self._lost:
             held &= (addresses + np.uint64(size) <= start) | (addresses >= end)
-        physical = addresses - np.uint64(self._direct.zero)
-        first, size_of_map = self._direct.start, self._direct.stop - self._direct.start
-        inside = addresses - np.uint64(first) < np.uint64(size_of_map)
-        at = np.searchsorted(self._starts, physical[inside], side="right").astype(np.int64) - 1
-        held[inside] = (at >= 0) & (
-            physical[inside] + np.uint64(size) <= self._ends[np.maximum(at, 0)]
-        )
         return held
 
     def info(self) -> Info:
@@ -407,11 +398,3 @@ _EXPRESSION = re.compile(r"^[\w\s.>()&*+\-\[\]]{1,200}$")
 
 class _Refused(HostError):
     """crash answered a question with an error."""
-
-
-def _file(dump: Path) -> DumpFile:
-    """The file's own word on what it holds; crash has opened it, so errors here say nothing."""
-    try:
-        return examine(dump)
-    except HostError:
-        return DumpFile("other", None)

@@ -11,9 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from crashext.hosts.arm64 import ARCH as ARM64
 from crashext.hosts.arm64 import arm64_ranges
-from crashext.hosts.base import Info
+from crashext.hosts.base import Addresses, Info, Mask
 
 _WORD = 1 << 64
 
@@ -40,6 +43,17 @@ class DirectMap:
     def behind(self, address: int) -> int | None:
         """The same; None for any other address."""
         return self.physical(address) if address in self else None
+
+    def held(self, present: NDArray[np.uint64], addresses: Addresses, size: int) -> Mask:
+        """False for those in here whose `size` bytes are not in the physical ranges `present`,
+        uint64[n, 2] as (start, end), ascending."""
+        held = np.ones(len(addresses), np.bool_)
+        inside = addresses - np.uint64(self.start) < np.uint64(self.stop - self.start)
+        physical = addresses[inside] - np.uint64(self.zero)
+        starts, ends = present[:, 0], present[:, 1]
+        at = np.searchsorted(starts, physical, side="right").astype(np.int64) - 1
+        held[inside] = (at >= 0) & (physical + np.uint64(size) <= ends[np.maximum(at, 0)])
+        return held
 
 
 NO_MAP = DirectMap()

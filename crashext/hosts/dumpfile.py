@@ -81,6 +81,14 @@ def examine(path: Path) -> DumpFile:
     raise HostError(f"{path} is not a kernel dump (neither ELF core nor compressed kdump)")
 
 
+def examined(dump: Path) -> DumpFile:
+    """The same of a dump that crash has opened: errors here say nothing."""
+    try:
+        return examine(dump)
+    except HostError:
+        return DumpFile("other", None)
+
+
 def build_id(path: Path) -> str | None:
     """GNU build ID of an ELF file in hex; None if it has none. Raises `HostError` if no ELF."""
     try:

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from crashext.hosts.base import Layout
 from crashext.hosts.drgn import DrgnHost, open_core
 from crashext.kernel.addresses import image_shift
-from crashext.kernel.pages.frames import Frames, frames, node_addresses
+from crashext.kernel.pages.frames import Frames, frames
 from crashext.kernel.pages.pagetables import physical
+from crashext.kernel.pages.zones import node_addresses
 from crashext.kernel.slab.view import KernelView
 from crashext.progress import silent
 

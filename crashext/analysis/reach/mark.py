@@ -11,7 +11,8 @@ from bisect import bisect_left
 import numpy as np
 from numpy.typing import NDArray
 
-from crashext.analysis.reach.references import References, neighbours
+from crashext.analysis.reach.edges import neighbours
+from crashext.analysis.reach.references import References
 
 _NARROW = 96  # entries of a level below which Python is faster than numpy (about 60 us a level)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from crashext.analysis.reach.edges import ordered, placed
 from crashext.analysis.reach.leftovers import left_over
 from crashext.analysis.reach.nodes import Nodes, Nodes32
 from crashext.analysis.reach.scan import KERNEL_USES, readable_frames, scan_memory
@@ -358,12 +359,12 @@ class _Pointers:
 
     def result(self, coverage: Coverage) -> References:
         rooted = [*self._rooted[False], *self._rooted[True]]
-        root_at, root_target = _placed(rooted)
-        by_page = np.isin(root_at, _placed(self._rooted[True])[0])
-        dead_at, dead_target = _placed(self._dead)
+        root_at, root_target = placed(rooted)
+        by_page = np.isin(root_at, placed(self._rooted[True])[0])
+        dead_at, dead_target = placed(self._dead)
         return References(
-            *_ordered(self._edges[False]),
-            *_ordered(self._edges[True]),
+            *ordered(self._edges[False]),
+            *ordered(self._edges[True]),
             root_at,
             root_target,
             by_page,
@@ -389,49 +390,3 @@ def links_of_tasks(host: Host) -> list[tuple[np.uint64, np.uint64]]:
             start, size = start + layout[inner].offset, layout[inner].size
         found.append((np.uint64(start), np.uint64(start + size)))
     return found
-
-
-def _ordered(pieces: list[tuple[Nodes32, Nodes32]]) -> tuple[Nodes32, Nodes32]:
-    """All edges, by source."""
-    edges = _joined(pieces)
-    if len(edges[0]) and not (edges[0][1:] >= edges[0][:-1]).all():
-        order = np.argsort(edges[0], kind="stable")  # blocks of memory out of order
-        edges = edges[0][order], edges[1][order]
-    return edges
-
-
-def _joined(
-    pieces: list[tuple[NDArray[np.int32], NDArray[np.int32]]],
-) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Both columns in one array each; the pieces are given up on the way, to need half as much."""
-    total = sum(len(s) for s, _ in pieces)
-    source, target = np.empty(total, np.int32), np.empty(total, np.int32)
-    empty, at = np.zeros(0, np.int32), 0
-    for i, (s, t) in enumerate(pieces):
-        source[at : at + len(s)], target[at : at + len(s)] = s, t
-        at += len(s)
-        pieces[i] = (empty, empty)
-    return source, target
-
-
-def _placed(
-    pieces: list[tuple[Words, NDArray[np.int32]]],
-) -> tuple[Words, NDArray[np.int32]]:
-    where = np.concatenate([np.zeros(0, np.uint64), *(w for w, _ in pieces)])
-    target = np.concatenate([np.zeros(0, np.int32), *(t for _, t in pieces)])
-    order = np.argsort(where, kind="stable")
-    return where[order], target[order]
-
-
-def neighbours(
-    sources: NDArray[np.int32], targets: NDArray[np.int32], of: NDArray[np.int32]
-) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Targets of all edges whose source is in `of`, and for each which of `of` it came from.
-
-    `sources` is ascending. Returns int32[m] and int64[m].
-    """
-    low = np.searchsorted(sources, of, side="left")
-    count = np.searchsorted(sources, of, side="right") - low
-    origin = np.repeat(np.arange(len(of)), count)
-    begin = np.repeat(low - (np.cumsum(count) - count), count)
-    return targets[begin + np.arange(len(origin))], origin

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from crashext.hosts.base import Addresses, Host, Layout, Mask, ReadFault
 from crashext.kernel.access import Words, column, words_at
 from crashext.kernel.addresses import AddressSpace
-from crashext.kernel.pages.frames import node_addresses
+from crashext.kernel.pages.zones import node_addresses
 
 _MAX_ITEMS = 256
 _MAX_ZONES = 5 * 1024

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from crashext.analysis.reach.edges import neighbours
 from crashext.analysis.reach.mark import Marks, mark
-from crashext.analysis.reach.references import neighbours
 
 Ints = NDArray[np.int32]
 
