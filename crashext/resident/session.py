@@ -35,9 +35,18 @@ class Session:
         self._host: CrashHost | None = None
 
     def command(self, program: str, arguments: list[str]) -> int:
-        """Run one command; returns its exit status."""
+        """Run one command; returns its exit status.
+
+        What an interrupted one learnt after the interrupt may rest on what that cut off: a partial
+        answer goes on with what is known. Nothing of it is kept.
+        """
         command = entry.leakscan if program == "leakscan" else entry.objsim
-        return command(arguments, Place("crash", self.host, runs=self.live))
+        before = self._interrupts.count
+        try:
+            return command(arguments, Place("crash", self.host, runs=self.live))
+        finally:
+            if self._interrupts.count != before:
+                self._host = None
 
     def host(self) -> Host:
         """The host of this command: the one before it, unless what that knows has changed."""

@@ -126,12 +126,16 @@ class Lookups:
         return ""
 
     def alike(self, one: int, other: int, depth: int = 0) -> bool:
-        """Do two types mean the same, const and names of parameters apart?"""
+        """Do two types mean the same, const and names of parameters apart?
+
+        Kept is what was asked, not what was met on the way: how deep that may look depends on the
+        way, and the answer would on what was asked before.
+        """
         btf = self.btf
         one, other = btf.strip(one), btf.strip(other)
         if one == other:
             return True
-        if (one, other) in self._alike:
+        if not depth and (one, other) in self._alike:
             return self._alike[one, other]
         a, b = btf.kind[one], btf.kind[other]
         same = False
@@ -148,7 +152,8 @@ class Lookups:
                 same = btf.name(one) == btf.name(other) != ""
             elif a == b == BtfKind.INT:
                 same = btf.size(one) == btf.size(other)
-        self._alike[one, other] = same
+        if not depth:
+            self._alike[one, other] = same
         return same
 
     def follow(
