@@ -1,8 +1,8 @@
 """Tables with an entry for every page, whose addresses the kernel keeps shifted.
 
 mem_section.page_ext (since 3.19) and mem_section.page_cgroup (before) are the table's address less
-the entries of all page frames before the section, so that a page frame's number indexes them. But
-of the first section no word holds the table's own address; the kernel tells kmemleak the same by
+the entries of all page frames before the section, so that a page frame's number indexes them. No
+word holds the table's own address, but of the first section; the kernel tells kmemleak so by
 kmemleak_not_leak(). Sources: mm/page_cgroup.c init_section_page_cgroup() (3.10), mm/page_ext.c
 init_section_page_ext() (4.9, 6.1).
 """
