@@ -5,6 +5,7 @@ Every question that shows groups asks here, so that each says the same of the sa
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -52,8 +53,12 @@ class Described:
         residue: float | None = None,
         attributed: bool = True,
         typed: bool = True,
+        asked: Callable[[Group], bool] | None = None,
     ) -> Group:
-        """The group of a cluster, which is `share` of `total` objects."""
+        """The group of a cluster, which is `share` of `total` objects.
+
+        `asked` says of one that is described whether anybody wants to know whose it is.
+        """
         members = cluster.members
         found = describe(
             self._decoder,
@@ -66,6 +71,8 @@ class Described:
             residue,
             self._settings,
         )
+        if asked is not None and not asked(found):
+            return found
         if attributed:
             who = self._ladder.attribute(
                 self._cache, self._addresses[members], self._words.rows(members)

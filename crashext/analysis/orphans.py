@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -98,16 +98,23 @@ def _scan(view: KernelView, settings: Settings, progress: Progress, budget: int)
 
 
 def orphan_report(marked: Reach, settings: Settings, progress: Progress) -> OrphanReport:
-    """Everything that was not reached, in groups."""
-    return _report(marked, settings, progress, structures(marked))[0]
+    """Everything that was not reached, in groups; who allocated what is no leak is not asked."""
+    return _report(marked, settings, progress, structures(marked), accusing=True)[0]
 
 
 def _report(
-    marked: Reach, settings: Settings, progress: Progress, found: Structures
+    marked: Reach,
+    settings: Settings,
+    progress: Progress,
+    found: Structures,
+    accusing: bool = False,
 ) -> tuple[OrphanReport, list[tuple[str, Slots]]]:
-    """The report, and the heads that are explained by what explains them."""
+    """The report, and the heads that are explained by what explains them.
+
+    `accusing` leaves out who allocated what is explained, which is nobody's fault.
+    """
     view = marked.view
-    groups, explained = _groups(marked, found, settings, progress)
+    groups, explained = _groups(marked, found, settings, progress, accusing)
     groups.sort(key=lambda g: (bool(g.explanation), -g.bytes, g.cache, g.exemplar))
     apart = np.concatenate([np.zeros(0, np.int64), *(heads for _, heads in explained)])
     report = OrphanReport(
@@ -128,7 +135,7 @@ def _report(
 
 
 def _groups(
-    marked: Reach, found: Structures, settings: Settings, progress: Progress
+    marked: Reach, found: Structures, settings: Settings, progress: Progress, accusing: bool
 ) -> tuple[list[OrphanGroup], list[tuple[str, Slots]]]:
     """All groups, and of those that are no leak why and their heads."""
     view = marked.view
@@ -143,8 +150,9 @@ def _groups(
         few = np.count_nonzero(of_cache == number) <= by_holes[number]
         cache = view.caches.all[number]
         progress("orphans", done, len(numbers))
+        asked = _asked(few) if accusing else None
         for found_group, members in _cache_groups(
-            marked, hanging, cache, heads[of_cache == number], settings
+            marked, hanging, cache, heads[of_cache == number], settings, asked
         ):
             if few and not found_group.explanation:
                 found_group = replace(found_group, explanation=HIDDEN)
@@ -152,6 +160,11 @@ def _groups(
             if found_group.explanation:
                 explained.append((found_group.explanation, members))
     return result, explained
+
+
+def _asked(few: bool) -> Callable[[Group], bool]:
+    """Whether a group may be somebody's fault; `few`: so few as the dump's holes may explain."""
+    return lambda found: not few and not no_leak(found.words)
 
 
 class _Hanging:
@@ -183,7 +196,12 @@ class _Hanging:
 
 
 def _cache_groups(
-    marked: Reach, hanging: _Hanging, cache: SlabCache, heads: Slots, settings: Settings
+    marked: Reach,
+    hanging: _Hanging,
+    cache: SlabCache,
+    heads: Slots,
+    settings: Settings,
+    asked: Callable[[Group], bool] | None,
 ) -> list[tuple[OrphanGroup, Slots]]:
     """Groups of alike heads of one cache, each with those of its heads that were looked at."""
     view = marked.view
@@ -224,6 +242,7 @@ def _cache_groups(
             total,
             attributed=number < _ATTRIBUTED,
             typed=number < _ATTRIBUTED and scale * size >= _TYPED_LEAST,
+            asked=asked,
         )
         found = _orphan_group(hanging, cache, some[members], alike, scale)
         if len(members) == len(some) and total.exact:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import pytest
 
-from crashext.analysis.orphans import scan_orphans
+from crashext.analysis import described
+from crashext.analysis.orphans import orphan_report, scan_orphans
 from crashext.analysis.reach.group_reach import reachability_of
 from crashext.analysis.reach.holes import orphans_by_holes
 from crashext.analysis.reach.reachability import Class
 from crashext.analysis.results.evidence import HIDDEN
 from crashext.analysis.results.reports import OrphanReport
 from crashext.analysis.settings import DEFAULT_THRESHOLD, MEMORY_BUDGET, Settings
+from crashext.kernel.slab.caches import SlabCache
+from crashext.kernel.slab.view import KernelView
 from crashext.progress import silent
 from tests.kernel.whole import DIRECT, PAGE, VMEMMAP, Kernel, class_of
 
@@ -45,6 +50,28 @@ def test_what_a_missing_page_accounts_for_is_not_called_leaked() -> None:
     assert sum(g.heads for g in hidden) == 16
     assert {c.cache for c in found.caches} == {"kmalloc-96"}
     assert sum(g.heads for g in found.orphans if not g.explanation) == LEAKED
+
+
+def test_a_verdict_does_not_ask_who_allocated_what_is_explained(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+    rank = described.rank_callers
+
+    def noted(view: KernelView, cache: SlabCache, *rest: Any) -> Any:
+        asked.append(cache.name)
+        return rank(view, cache, *rest)
+
+    monkeypatch.setattr(described, "rank_callers", noted)
+    kernel = kernel_with_a_hole()
+    whole = report(kernel)
+    assert set(asked) == {"kmalloc-64", "kmalloc-96"}
+    asked.clear()
+    found = orphan_report(kernel.marked(), SETTINGS, silent)
+    assert set(asked) == {"kmalloc-96"}
+    accused = [[g for g in r.orphans if not g.explanation] for r in (whole, found)]
+    assert accused[0] == accused[1]
+    assert (found.totals, found.caches) == (whole.totals, whole.caches)
 
 
 def test_a_cache_that_missing_objects_never_point_at_is_explained_by_no_more_than_a_few() -> None:
