@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from crashext.analysis import described
+from crashext.analysis.origin import callers
 from crashext.analysis.orphans import orphan_report, scan_orphans
 from crashext.analysis.reach.group_reach import reachability_of
 from crashext.analysis.reach.holes import orphans_by_holes
@@ -56,7 +57,7 @@ def test_a_verdict_does_not_ask_who_allocated_what_is_explained(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: list[str] = []
-    rank = described.rank_callers
+    rank = callers.rank_callers
 
     def noted(view: KernelView, cache: SlabCache, *rest: Any) -> Any:
         asked.append(cache.name)
