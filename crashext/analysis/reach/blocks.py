@@ -28,22 +28,26 @@ def rest_of_split(nodes: Nodes, marks: Marks) -> NDArray[np.bool_]:
     """Blocks of one page that may be the rest of a split allocation: bool[blocks].
 
     They follow a reached page without a gap, and lie within the order that this one is aligned to.
+    Blocks of several pages that are split are such a rest too where they begin at a page that no
+    allocation of their size begins at: those are aligned to it. Then their first page only looks
+    like the first of an allocation because it was one in an earlier use.
     """
-    first, pages = nodes.blocks.first, nodes.blocks.pages
+    blocks = nodes.blocks
+    first, pages = blocks.first, blocks.pages
     reached = marks.reached[nodes.first_block :]
     result = np.zeros(len(first), np.bool_)
     if not len(first):
         return result
-    loose = ~reached & (pages == 1)
+    loose = ~reached & ((pages == 1) | blocks.split & (pages > first & -first))
     # The last block before each that is not loose, if all between them are neighbours.
     number = np.arange(len(first))
     joined = np.append(False, first[1:] == first[:-1] + pages[:-1])
     begins = ~loose | ~joined
     lead = np.maximum.accumulate(np.where(begins, number, 0))
-    held = reached[lead] & (pages[lead] == 1) & (lead != number)
+    held = reached[lead] & ((pages == 1) | blocks.split)[lead] & (lead != number)
     aligned = first[lead] & -first[lead]
     order = np.minimum(aligned, 1 << _MAX_SPLIT)
-    result[:] = loose & held & (first < first[lead] + order)
+    result[:] = loose & held & (first + pages <= first[lead] + order)
     return result
 
 

@@ -103,6 +103,8 @@ class Blocks:
     compound: NDArray[np.bool_]
     kmalloc: NDArray[np.bool_]
     """Marked as kmalloc()'s, by kernels that mark them."""
+    split: NDArray[np.bool_]
+    """Each of its pages counts references, as those of an allocation do that was split."""
     looked: int
     """Page frames that were looked at."""
 
@@ -217,7 +219,8 @@ def blocks(view: KernelView, frames: NDArray[np.int64], rng: np.random.Generator
     kind, mark = page.first_of("page_type"), view.host.enumerator("PGTY_large_kmalloc")
     if kind is not None and mark is not None:  # 6.15 marks them
         kmalloc = column(rows[first], kind) >> np.uint64(24) == np.uint64(mark)
-    return Blocks(some[first], pages, head[first], kmalloc, len(some))
+    split = np.logical_and.reduceat(counted & ~tail & ~head, first) if len(first) else kmalloc
+    return Blocks(some[first], pages, head[first], kmalloc, split, len(some))
 
 
 def _split_off(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import pairwise
 
 import numpy as np
@@ -12,7 +13,7 @@ from crashext.analysis.reach.reachability import Reach
 from tests.fake import layout
 from tests.kernel.whole import DIRECT, PAGE, VMEMMAP, Kernel
 
-LIST_POISON1, LIST_POISON2 = 0xDEAD000000000100, 0xDEAD000000000122
+LIST_POISON2 = 0xDEAD000000000122
 
 
 @pytest.fixture
@@ -127,6 +128,28 @@ def test_what_may_be_the_rest_of_a_split_allocation_is_not_accused(kernel: Kerne
     within = (first - DIRECT) // PAGE & -((first - DIRECT) // PAGE)
     assert reached(marked, first, *rest) == [i < within for i in range(12)]
     assert marked.split_blocks.sum() == min(within, 12) - 1
+
+
+@pytest.mark.parametrize(
+    ("firsts", "held"),
+    [
+        # The first eight were pages by themselves before; as the TCP stack's hash of 16 pages.
+        (range(8), [True] * 16),
+        ((0, 2, 5), [True] * 16),
+        # What begins at the fifth page may be four pages of somebody's own, and so may the rest.
+        ((0, 4, 8), [True] * 4 + [False] * 12),
+    ],
+    ids=["pages before", "pages between", "aligned"],
+)
+def test_the_rest_of_a_split_allocation_may_be_cut_where_a_page_was_the_first_of_another(
+    kernel: Kernel, firsts: Iterable[int], held: list[bool]
+) -> None:
+    kernel.align(16)
+    pages = [kernel.page() for _ in range(16)]
+    for i, page in enumerate(pages):
+        kernel.write(struct_page(page) + 8, 0 if i in firsts else struct_page(page) + 8)
+    kernel.variable("table_perturb", pages[0])
+    assert reached(kernel.marked(), *pages) == held
 
 
 def test_physical_addresses_hold_weakly(kernel: Kernel) -> None:
