@@ -60,6 +60,13 @@ class SlabIndex:
     def rows_of(self, cache_index: int) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
         return np.flatnonzero(self.cache == cache_index)
 
+    def has(self, addresses: Words) -> Mask:
+        """Which addresses are those of slabs: uint64[n] -> bool[n]."""
+        if not len(self.address):
+            return np.zeros(len(addresses), np.bool_)
+        at = np.minimum(np.searchsorted(self.address, addresses), len(self.address) - 1)
+        return np.asarray(self.address[at] == addresses, np.bool_)
+
     def locate(
         self, addresses: Words, caches: Caches
     ) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

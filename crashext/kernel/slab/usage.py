@@ -58,7 +58,7 @@ def usage(view: KernelView, cache: SlabCache, index: SlabIndex) -> Usage:
     if crowd is not None:
         held_back = int(index.inuse[rows].sum(dtype=np.int64)) - allocated
         bases = reader.cpu_bases()
-        elsewhere = (bases != 0) & ~np.isin(bases, index.address)
+        elsewhere = (bases != 0) & ~index.has(bases)
         held_back += reader.held_back(np.unique(bases[elsewhere]))
         seen_slabs, seen_slots, allocated = crowd.slabs, crowd.objects, crowd.inuse - held_back
     if index.complete or cache.counters is None:
