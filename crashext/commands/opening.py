@@ -15,6 +15,7 @@ from crashext.commands.questions import Question, held_by
 from crashext.commands.telling import tell
 from crashext.hosts.base import Host, HostError, KernelMissing, ReadFault, UnknownLayout
 from crashext.hosts.keeping import keep
+from crashext.hosts.mapped import let_go
 from crashext.hosts.readers import ManyReaders
 from crashext.hosts.recorded import RecordedHost, RecordingHost
 from crashext.hosts.session import MAX_MEMORY
@@ -90,6 +91,7 @@ def open_dump(core: Path, symbols: Sequence[Path], debuginfod: bool = True) -> H
 
     try:
         host = open_core(core, list(symbols))
+        let_go(symbols)
     except NoDebugInfo as missing:
         if not (debuginfod and downloaded(missing)):
             return _open_bare(core, missing)

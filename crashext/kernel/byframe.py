@@ -20,7 +20,7 @@ Frames64 = NDArray[np.int64]
 DENSE = 1 << 22  # page frames: 16 GiB
 _WIDE = 1 << 29
 _SHIFT, _WIDE_SHIFT = 9, 12  # rows of 512 page frames; of 4,096 beyond 2 TiB
-_PIECE = 1 << 20
+_PIECE = 1 << 18
 
 
 class ByFrame(Generic[T]):
@@ -185,11 +185,19 @@ class ByFrame(Generic[T]):
         """Values by a rule that looks at one of each."""
         if self._number is None or other._number is None:
             return ByFrame(self._length, None, rule(self._rows, other._rows))
-        pairs = self._number.astype(np.int64) * len(other._rows) + other._number
-        known, number = np.unique(pairs, return_inverse=True)
-        mine, theirs = np.divmod(known, len(other._rows))
-        rows = rule(self._rows[mine], other._rows[theirs])
-        return ByFrame(self._length, number.astype(np.int32), rows)
+        # In pieces: a machine of terabytes has millions of rows.
+        first, second, width = self._number, other._number, len(other._rows)
+        pieces = [slice(at, at + _PIECE) for at in range(0, len(first), _PIECE)]
+
+        def pairs(some: slice) -> Frames64:
+            return first[some].astype(np.int64) * width + second[some]
+
+        known = np.unique(np.concatenate([np.unique(pairs(p)) for p in pieces]))
+        number = np.empty(len(first), np.int32)
+        for piece in pieces:
+            number[piece] = np.searchsorted(known, pairs(piece))
+        mine, theirs = np.divmod(known, width)
+        return ByFrame(self._length, number, rule(self._rows[mine], other._rows[theirs]))
 
     def __and__(self: ByFrame[np.bool_], other: ByFrame[np.bool_]) -> ByFrame[np.bool_]:
         return self.join(other, np.logical_and)

@@ -52,8 +52,10 @@ class MemoryMap:
     space: AddressSpace
 
     @cached_property
-    def _by_map(self) -> tuple[Order, Addresses]:
-        """Blocks by where their struct pages are, and where that is."""
+    def _by_map(self) -> tuple[Order | None, Addresses]:
+        """Blocks by where their struct pages are, and where that is; None: they are in order."""
+        if (self.block_maps[1:] >= self.block_maps[:-1]).all():
+            return None, self.block_maps
         order = np.argsort(self.block_maps, kind="stable")
         return order, self.block_maps[order]
 
@@ -112,7 +114,9 @@ class MemoryMap:
             return np.zeros(len(maps), np.uint64), np.zeros(len(maps), np.bool_)
         by_map, starts = self._by_map
         block = np.searchsorted(starts, maps, side="right").astype(np.int64) - 1
-        chosen = by_map[np.maximum(block, 0)]
+        chosen = np.maximum(block, 0)
+        if by_map is not None:
+            chosen = by_map[chosen]
         offset = (maps - self.block_maps[chosen]) // np.uint64(self.page_size)
         return self.block_pfns[chosen] + offset, (block >= 0) & (offset < self.block_pages[chosen])
 
@@ -139,11 +143,14 @@ class MemoryMap:
 def memory_map(host: Host, space: AddressSpace) -> MemoryMap:
     """Find the sections that have a memory map. Raises `UnknownLayout`."""
     page_size = require(host, "struct page", "flags").size
-    sections = _sections(host, page_size, space.page_shift) or _flat(host, space)
-    first, maps, pages = np.array(sections, np.uint64).reshape(-1, 3).T
+    sections = _sections(host, page_size, space.page_shift)
+    if not len(sections):
+        sections = _flat(host, space)
+    first, maps, pages = sections.T
     blocks = -(-pages.astype(np.int64) // BLOCK_PAGES)
-    number = np.arange(blocks.sum()) - np.repeat(np.cumsum(blocks) - blocks, blocks)
-    start = number.astype(np.uint64) * np.uint64(BLOCK_PAGES)
+    start = np.arange(blocks.sum(), dtype=np.uint64)
+    start -= np.repeat((np.cumsum(blocks) - blocks).astype(np.uint64), blocks)
+    start *= np.uint64(BLOCK_PAGES)
     return MemoryMap(
         host,
         page_size,
@@ -154,15 +161,17 @@ def memory_map(host: Host, space: AddressSpace) -> MemoryMap:
     )
 
 
-def _sections(host: Host, page_size: int, page_shift: int) -> list[tuple[int, int, int]]:
-    """(first pfn, address of its struct page, pages) of each present section, sorted."""
+def _sections(host: Host, page_size: int, page_shift: int) -> Words:
+    """(first pfn, address of its struct page, pages) of each present section, sorted:
+    uint64[n, 3]."""
+    found = [np.zeros((0, 3), np.uint64)]
     fields = host.info().vmcoreinfo
     # 83e3c48729d9 (4.15) made mem_section a pointer; VMCOREINFO gives the array either way.
     root_address = fields.get("SYMBOL(mem_section)")
     length, size = fields.get("LENGTH(mem_section)"), fields.get("SIZE(mem_section)")
     bits = fields.get("NUMBER(SECTION_SIZE_BITS)")
     if root_address is None or length is None or size is None or bits is None:
-        return []
+        return found[0]
     entry, shift = _number(size, 8, host.info().page_size), _number(bits, page_shift, 36)
     count = _number(length, 1, _MAX_ROOTS)
     map_at = _number(fields.get("OFFSET(mem_section.section_mem_map)", "0"), 0, entry - 8)
@@ -172,19 +181,19 @@ def _sections(host: Host, page_size: int, page_shift: int) -> list[tuple[int, in
     ) * np.uint64(8)
     tables, ok = words_at(host, roots)
     pages = 1 << (shift - page_shift)
-    found: list[tuple[int, int, int]] = []
+    total = 0
     for root in np.flatnonzero(ok & (tables != 0)).tolist():
         entries = tables[root] + np.arange(per_root, dtype=np.uint64) * np.uint64(entry)
         maps, readable = words_at(host, entries + np.uint64(map_at))
-        for i in np.flatnonzero(readable & (maps != 0)).tolist():
-            coded = int(maps[i]) & ~_SECTION_FLAGS
-            if not coded:
-                continue
-            pfn = (root * per_root + i) * pages
-            found.append((pfn, coded + pfn * page_size & _WORD, pages))
-        if len(found) * pages > _MAX_PAGES:
+        coded = maps & np.uint64(~_SECTION_FLAGS & _WORD)
+        some = np.flatnonzero(readable & (coded != 0))
+        pfn = (np.uint64(root * per_root) + some.astype(np.uint64)) * np.uint64(pages)
+        at = coded[some] + pfn * np.uint64(page_size)
+        found.append(np.stack([pfn, at, np.full(len(some), pages, np.uint64)], axis=1))
+        total += len(some) * pages
+        if total > _MAX_PAGES:
             raise UnknownLayout("mem_section describes more memory than any machine has")
-    return found
+    return np.concatenate(found)
 
 
 def _number(text: str, least: int, most: int, base: int = 10) -> int:
@@ -200,8 +209,8 @@ def _number(text: str, least: int, most: int, base: int = 10) -> int:
     return value
 
 
-def _flat(host: Host, space: AddressSpace) -> list[tuple[int, int, int]]:
+def _flat(host: Host, space: AddressSpace) -> Words:
     pages = (space.direct.end - space.direct.start) >> space.page_shift
     if pages > _MAX_PAGES:
         raise UnknownLayout("max_pfn says more memory than any machine has")
-    return [(0, space.vmemmap.start, pages)]
+    return np.array([(0, space.vmemmap.start, pages)], np.uint64)

@@ -18,6 +18,7 @@ def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """A plain array, rows of 512, rows of 4,096."""
     if request.param != "small":
         monkeypatch.setattr(byframe, "DENSE", 0)
+        monkeypatch.setattr(byframe, "_PIECE", 7)
     if request.param == "wide":
         monkeypatch.setattr(byframe, "_WIDE", 0)
 

@@ -13,15 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crashext.hosts.base import Mask, ReadFault
+from crashext.hosts.base import Mask
 from crashext.kernel.access import Words
 from crashext.kernel.byframe import ByFrame, spread
-from crashext.kernel.memmap import BLOCK_PAGES
 from crashext.kernel.pages.areas import VM_ALLOC, VM_MAP, Areas
 from crashext.kernel.pages.frames import Frames, FrameUse
 from crashext.kernel.pages.idleareas import idle_records
 from crashext.kernel.pages.leftover import Blocks
-from crashext.kernel.pages.pagetables import physical
+from crashext.kernel.pages.mappieces import MapPieces
 from crashext.kernel.roots.stacks import Stacks
 from crashext.kernel.slab.slots import SlotTable
 from crashext.kernel.slab.view import KernelView
@@ -50,10 +49,8 @@ class Nodes:
     blocks: Blocks
     of_frame: ByFrame[np.int32]
     """The area or block that has the page frame; -1 where none has."""
-    map_start: NDArray[np.int64]
-    """int64[n]: direct-map offsets of pieces of the memory map, ascending."""
-    map_pfn: NDArray[np.int64]
-    """int64[n]: page frame that the first struct page of each piece is of."""
+    map: MapPieces
+    """Where the memory map lies."""
     used: ByFrame[np.bool_]
     """Page frames that are not free."""
     own: Words
@@ -152,17 +149,6 @@ class Nodes:
         good = (row >= 0) & (values < self.areas.end[np.maximum(row, 0)])
         return self.of_area_rows(np.where(good, row, -1))
 
-    def described_frames(self, offsets: Words) -> NDArray[np.int64]:
-        """Page frames whose struct pages lie at direct-map offsets; -1 outside the memory map."""
-        if not len(self.map_start):
-            return np.full(len(offsets), -1, np.int64)
-        place = offsets.astype(np.int64)
-        at = np.searchsorted(self.map_start, place, side="right") - 1
-        inside = place - self.map_start[np.maximum(at, 0)]
-        page_size = self.view.memory.page_size
-        good = (at >= 0) & (inside < BLOCK_PAGES * page_size)
-        return np.where(good, self.map_pfn[np.maximum(at, 0)] + inside // page_size, -1)
-
     def describes(self, sources: Words, targets: NDArray[Any]) -> Mask:
         """Where the structure at an address points at an area only because it describes it."""
         if not len(self.own):
@@ -180,8 +166,9 @@ def nodes(
     areas: Areas,
     stacks: Stacks,
     blocks: Blocks,
+    lies: MapPieces,
 ) -> Nodes:
-    """Number everything."""
+    """Number everything; `lies` is where the memory map is."""
     rows = _judged_areas(view, areas, stacks)
     of_frame: ByFrame[np.int32] = ByFrame.filled(len(frames.use), np.int32(-1))
     numbers = np.full(len(areas.start), -1, np.int32)
@@ -193,7 +180,6 @@ def nodes(
     numbered = first + np.arange(len(blocks.first), dtype=np.int32)
     where = spread(blocks.first, blocks.first + blocks.pages)
     of_frame.set(where, np.repeat(numbered, blocks.pages))
-    map_start, map_pfn = _map_pieces(view)
     own, own_area = _descriptions(view, areas)
     return Nodes(
         view=view,
@@ -202,8 +188,7 @@ def nodes(
         area_row=rows,
         blocks=blocks,
         of_frame=of_frame,
-        map_start=map_start,
-        map_pfn=map_pfn,
+        map=lies,
         used=~frames.use.among(FrameUse.FREE, FrameUse.ABSENT),
         own=own,
         own_area=own_area,
@@ -225,19 +210,6 @@ def _judged_areas(view: KernelView, areas: Areas, stacks: Stacks) -> NDArray[np.
         for start, end in module.ranges:
             kept &= (areas.start < np.uint64(start)) | (areas.start >= np.uint64(end))
     return np.flatnonzero(kept)
-
-
-def _map_pieces(view: KernelView) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where the memory map's blocks are in physical memory, and which frames they are of."""
-    memory = view.memory
-    try:
-        where, ok = physical(view.host, view.space, memory.block_maps)
-    except ReadFault:
-        none = np.zeros(0, np.int64)
-        return none, none
-    start, pfn = where[ok].astype(np.int64), memory.block_pfns[ok].astype(np.int64)
-    order = np.argsort(start, kind="stable")
-    return start[order], pfn[order]
 
 
 def _descriptions(view: KernelView, areas: Areas) -> tuple[Words, NDArray[np.int64]]:

@@ -29,8 +29,9 @@ from crashext.analysis.settings import MEMORY_BUDGET
 from crashext.kernel.pages.areas import Areas
 from crashext.kernel.pages.frames import Frames
 from crashext.kernel.pages.leftover import Pages, blocks, read_pages
+from crashext.kernel.pages.mappieces import map_pieces
 from crashext.kernel.pages.shifted import shifted_tables
-from crashext.kernel.roots.places import Places, memory_map_frames
+from crashext.kernel.roots.places import Places
 from crashext.kernel.roots.stacks import Stacks, read_stacks
 from crashext.kernel.slab.caches import SlabCache
 from crashext.kernel.slab.objects import State
@@ -117,9 +118,9 @@ class Reach:
             self._allocated[cache.address] = usage(self.view, cache, self.whole).allocated
         return self._allocated[cache.address]
 
-    @property
+    @cached_property
     def places(self) -> Places:
-        return Places(self.view, self.frames, self.areas, self.stacks)
+        return Places(self.view, self.frames, self.areas, self.stacks, self.nodes.map)
 
     def classes(self, slots: Slots) -> NDArray[np.uint8]:
         """`Class` of each slot; -1 is not judged."""
@@ -176,7 +177,8 @@ def reach(
     pages = pages or read_pages(view, progress)
     found, areas, rest = pages.frames, pages.areas, pages.rest
     present = present_frames(view.host, len(found.use))
-    left = rest.frames[~memory_map_frames(view, len(found.use))[rest.frames]]
+    lies = map_pieces(view)
+    left = rest.frames[~lies.holds(rest.frames)]
     page_blocks = blocks(view, left, generator("page blocks"))
     giants = _giants(whole, budget)
     chosen = _sampled_rows(view, whole, giants, generator)
@@ -185,7 +187,7 @@ def reach(
     for attempt in range(_UPWARDS + 1):
         table = slot_table(view, present, progress, index)
         stacks = read_stacks(view, table, areas)
-        graph = nodes(view, table, found, areas, stacks, page_blocks)
+        graph = nodes(view, table, found, areas, stacks, page_blocks, lies)
         references = find_references(graph, found, stacks, present, progress)
         marks, unsure, doubtful = _marked(graph, whole, giants, references)
         more = _referrers(view, table, whole, giants, references, marks)

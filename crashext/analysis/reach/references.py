@@ -141,8 +141,8 @@ class _Block:
         self.wanted, self.stale = of.wanted[pages], of.stale[pages]
         self.holder = of.nodes.of_frame[pages]
         starts = np.arange(self.first, last, dtype=np.uint64) << of.shift
-        described = of.nodes.described_frames(starts) >= 0
-        described |= of.nodes.described_frames(starts + of.last_word) >= 0
+        described = of.nodes.map.described(starts) >= 0
+        described |= of.nodes.map.described(starts + of.last_word) >= 0
         self.kind = np.where(described, _IN_MAP, _ELSEWHERE)
         self.kind[self.holder >= 0] = _IN_NODE
         self.kind[of.table.row_of_page[pages] >= 0] = _IN_SLAB
@@ -324,7 +324,7 @@ class _Pointers:
         Returns which of the words speak for themselves.
         """
         nodes = self.nodes
-        frame = nodes.described_frames(where)
+        frame = nodes.map.described(where)
         known = (frame >= 0) & (frame < len(nodes.of_frame))
         at = np.where(known, frame, 0)
         holder = np.where(known, nodes.of_frame[at], -1)

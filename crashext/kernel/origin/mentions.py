@@ -21,6 +21,8 @@ _ADD, _ADD_MASK = np.uint32(0x91000000), np.uint32(0xFFC00000)
 _LOW, _REGISTER = np.uint32(0xFFF), np.uint32(0x1F)
 _APART = 6
 """Instructions from an adrp to the add that goes with it, less one, at most."""
+_PIECE = 1 << 19
+"""Bytes of text that are looked through in one go: each takes some hundred here."""
 
 
 class Mentions:
@@ -70,10 +72,11 @@ class Mentions:
 
     def _x86(self, text: bytes) -> tuple[Words, NDArray[np.int64]]:
         values, owners = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
-        for shift in range(4):
-            numbers = np.frombuffer(text, "<i4", max(0, len(text) - shift) // 4, shift)
+        for first in (at + shift for at in range(0, len(text), _PIECE) for shift in range(4)):
+            room = min(_PIECE, len(text) - first) // 4
+            numbers = np.frombuffer(text, "<i4", max(0, room), first)
             numbers = numbers.astype(np.int64).astype(np.uint64)
-            places = np.arange(len(numbers), dtype=np.int64) * 4 + shift
+            places = np.arange(len(numbers), dtype=np.int64) * 4 + first
             owner, here = self._at(places)
             ends = here + np.uint64(4) + numbers
             for found in (numbers, *(ends + np.uint64(n) for n in _IMMEDIATE)):

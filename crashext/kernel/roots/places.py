@@ -11,13 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from crashext.hosts.base import Host, ReadFault, Symbol
+from crashext.hosts.base import Host, Symbol
 from crashext.kernel.access import Words
 from crashext.kernel.addresses import image_shift
-from crashext.kernel.byframe import ByFrame, merged
 from crashext.kernel.pages.areas import Areas
 from crashext.kernel.pages.frames import Frames, FrameUse
-from crashext.kernel.pages.pagetables import physical
+from crashext.kernel.pages.mappieces import MapPieces
 from crashext.kernel.roots.stacks import Stacks
 from crashext.kernel.slab.view import KernelView
 
@@ -62,13 +61,16 @@ class Place:
 class Places:
     """Names for direct-map offsets, that is physical addresses, of one kernel."""
 
-    def __init__(self, view: KernelView, frames: Frames, areas: Areas, stacks: Stacks) -> None:
+    def __init__(
+        self, view: KernelView, frames: Frames, areas: Areas, stacks: Stacks, lies: MapPieces
+    ) -> None:
+        """`lies` is where the memory map is."""
         self._view, self._host = view, view.host
         self._frames, self._areas, self._stacks = frames, areas, stacks
         image, shift = view.space.image, image_shift(view.host)
         self._shift = 0 if shift is None else shift
         self._image = range(0) if shift is None else range(image.start - shift, image.end - shift)
-        self._maps = memory_map_frames(view, len(frames.use))
+        self._map = lies
         # 0 on x86-64 until 6.14, which a host that cannot tell 0 from nothing does not have.
         self._percpu_start = view.host.address_of("__per_cpu_start") or 0
         self._percpu_size = _percpu_size(view.host)
@@ -87,10 +89,11 @@ class Places:
         area, page = self._areas.at(frame)
         inside = offsets & np.uint64(self._view.space.page_size - 1)
         percpu = self._may_be_percpu(offsets)
+        of_map = known & self._map.holds(frame)
         places = []
-        for offset, at, kind, of_image, row, address, maybe in zip(
-            *(a.tolist() for a in (offsets, frame, use, in_image, area, page + inside, percpu)),
-            strict=True,
+        told = (offsets, frame, use, in_image, area, page + inside, percpu, of_map)
+        for offset, at, kind, of_image, row, address, maybe, in_map in zip(
+            *(a.tolist() for a in told), strict=True
         ):
             # Init memory is given to the page allocator after boot: free_init_pages(), 2.6.24 on.
             if of_image:
@@ -99,12 +102,12 @@ class Places:
                 places.append(self._mapped(row, address, offset))
             else:
                 place = self._percpu(offset) if maybe else None
-                places.append(place or self._page(offset, at, kind))
+                places.append(place or self._page(offset, at, kind, in_map))
         return places
 
-    def _page(self, offset: int, frame: int, use: int) -> Place:
+    def _page(self, offset: int, frame: int, use: int, in_map: bool) -> Place:
         """A word of a page that nothing else is known of."""
-        if frame < len(self._maps) and self._maps[frame]:
+        if in_map:
             return Place(PlaceKind.STRUCT_PAGE, "a struct page")
         if use == FrameUse.RESERVED:
             return Place(PlaceKind.BOOT, f"boot memory at {offset:#x} physical")
@@ -200,15 +203,3 @@ def symbolic(symbol: Symbol | None, address: int) -> str:
 def _percpu_size(host: Host) -> int:
     start, end = host.address_of("__per_cpu_start") or 0, host.address_of("__per_cpu_end") or 0
     return max(0, end - start)
-
-
-def memory_map_frames(view: KernelView, count: int) -> ByFrame[np.bool_]:
-    """Of `count` page frames, those that the memory map itself lies in."""
-    memory, shift = view.memory, np.uint64(view.space.page_shift)
-    try:
-        starts, ok = physical(view.host, view.space, memory.block_maps)
-    except ReadFault:
-        return ByFrame.filled(count, np.bool_(False))
-    sizes = memory.block_pages * np.uint64(memory.page_size) + np.uint64(view.space.page_size - 1)
-    runs = np.stack([starts[ok] >> shift, starts[ok] + sizes[ok] >> shift], axis=1)
-    return ByFrame.of_runs(count, merged(runs.astype(np.int64)))

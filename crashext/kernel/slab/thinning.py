@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from crashext.kernel.access import Words
 
-MOST = 1 << 19
+MOST = 1 << 18
 """Slabs of a cache that are kept; beyond twice as many the half goes, at random."""
 _CACHE, _INUSE, _OBJECTS = 3, 4, 5
 _TYPES = (np.uint64, np.uint64, np.uint16, np.uint16, np.uint16, np.uint16)
 Columns = tuple[NDArray[Any], ...]
-PENDING = 1 << 19
+PENDING = 1 << 18
 """Slabs that come in between two looks at how many there are."""
 _EVERY = (1 << 64) - 1
 
