@@ -16,6 +16,11 @@ def plural(n: int, noun: str) -> str:
     return f"{n:,} {noun}" + ("s" if n != 1 else "")
 
 
+def more(n: int, noun: str) -> str:
+    """What grew or shrank: ``+1 area``, ``-2,000 objects``"""
+    return f"{n:+,} {noun}" + ("s" if abs(n) != 1 else "")
+
+
 def part_of(part: int, whole: int, noun: str = "") -> str:
     """``393 of 6,815 objects``"""
     return f"{part:,} of " + (plural(whole, noun) if noun else f"{whole:,}")

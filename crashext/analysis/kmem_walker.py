@@ -29,6 +29,7 @@ from crashext.kernel.addresses import address_space
 from crashext.procfs.crashkmem import CacheRow, KmemText, parse, parse_names
 from crashext.progress import Progress
 from crashext.skipped import Skipped
+from crashext.wording import plural
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_.:()][A-Za-z0-9_.:()-]{0,127}", re.ASCII)
 _LIKE_HEX = re.compile(r"[0-9A-Fa-fxX]+", re.ASCII)
@@ -117,7 +118,7 @@ def _refuse_monster(host: KmemHost, name: str) -> None:
     total = shown.cache.total if shown.cache is not None else None
     if total is not None and total > _MAX_LISTED:
         raise HostError(
-            f"kmem -S {name} would print {total:,} lines, one an object: too many to read "
+            f"kmem -S {name} would print {plural(total, 'line')}, one an object: too many to read "
             f"(at most {_MAX_LISTED:,})"
         )
 

@@ -27,6 +27,7 @@ from crashext.procfs.kmemleak import KmemleakGroup
 from crashext.procfs.pageowner import PageOwner
 from crashext.procfs.slabinfo import SlabLine
 from crashext.procfs.stacks import PrintedFrame, wanted_at
+from crashext.wording import plural
 
 _FRAMES = 6
 _GROUPS = 5
@@ -251,7 +252,8 @@ def _pages(split: MemorySplit, owners: PageOwner | None, page: int) -> PagesFact
         None,
         tuple(
             (
-                f"page_owner has {g.pages:,} pages of {g.origin or 'a stack that is not shown'}",
+                f"page_owner has {plural(g.pages, 'page')} of "
+                f"{g.origin or 'a stack that is not shown'}",
                 g.module,
                 min(1.0, g.pages * page / size) if size else 0.0,
             )

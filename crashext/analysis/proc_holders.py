@@ -26,6 +26,7 @@ from crashext.procfs.holders import (
     zramctl_bytes,
 )
 from crashext.procfs.saved import Saved
+from crashext.wording import plural
 
 _VMWARE_PAGE = 4096
 _SLACK = 0.02  # of MemTotal: texts are saved one after the other
@@ -131,7 +132,7 @@ def _vmware(saved: Saved) -> tuple[int, str] | None:
     if "vmmemctl" in saved.kinds:
         pages = balloon_pages(saved.lines("vmmemctl"))
         if pages is not None:
-            return pages * _VMWARE_PAGE, f"vmmemctl: {pages:,} pages"
+            return pages * _VMWARE_PAGE, f"vmmemctl: {plural(pages, 'page')}"
     for kind, by in (("cmdstat", "guest.mem.ballooned"), ("toolbox", "vmware-toolbox-cmd stat")):
         if kind in saved.kinds and (size := balloon_bytes(saved.lines(kind))) is not None:
             return size, by

@@ -8,7 +8,16 @@ from crashext.analysis.memory.growth import CacheGrowth, CallerGrowth, Growth
 from crashext.report.lines import line
 from crashext.report.safe import safe
 from crashext.report.tables import Table, show_table
-from crashext.wording import called, difference_text, duration, percent, plural, size_text, some_of
+from crashext.wording import (
+    called,
+    difference_text,
+    duration,
+    more,
+    percent,
+    plural,
+    size_text,
+    some_of,
+)
 
 _FEW, _MANY = 8, 40
 NO_MEMORY = (
@@ -127,4 +136,4 @@ def _rate(growth: Growth, difference: int) -> str:
 
 def _caller(caller: CallerGrowth) -> str:
     who = safe(called(caller.function, caller.module))
-    return f"{who}, {caller.areas:+,} areas"
+    return f"{who}, {more(caller.areas, 'area')}"

@@ -116,7 +116,7 @@ def _members(family: Family, page: int) -> str:
 def _vmalloc(console: Console, report: ProcReport, rows: int) -> None:
     page = report.snapshot.page_size
     total = sum(c.pages for c in report.vmalloc)
-    line(console, f"vmalloc, {total:,} pages, {size_text(total * page)}:", _HEAD)
+    line(console, f"vmalloc, {plural(total, 'page')}, {size_text(total * page)}:", _HEAD)
     table = Table("lrrrr")
     table.heads("caller", "areas", "pages", "bytes", "share")
     for caller in report.vmalloc[:rows]:
@@ -157,8 +157,8 @@ def _page_owner(console: Console, snapshot: Snapshot, found: PageOwner, rows: in
     pages = sum(g.pages for g in mine)
     line(
         console,
-        f"page_owner: {found.pages:,} pages; {pages:,} of them, {size_text(pages * page)}, are "
-        "neither slab nor vmalloc nor movable:",
+        f"page_owner: {plural(found.pages, 'page')}; {pages:,} of them, {size_text(pages * page)}, "
+        "are neither slab nor vmalloc nor movable:",
         _HEAD,
     )
     for group in mine[:rows]:
@@ -166,7 +166,7 @@ def _page_owner(console: Console, snapshot: Snapshot, found: PageOwner, rows: in
         who = f", {safe(group.comm)} (pid {group.pid})" if group.pid is not None else ""
         line(
             console,
-            f"    {group.pages:,} pages, {size_text(group.pages * page)}"
+            f"    {plural(group.pages, 'page')}, {size_text(group.pages * page)}"
             f"{f' ({orders})' if orders else ''}: {_named(group.origin, group.module)}{who}",
         )
         _stack(console, group.frames)

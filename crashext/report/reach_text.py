@@ -5,7 +5,7 @@ from __future__ import annotations
 from crashext.analysis.results.estimate import NONE, count_text, share_text
 from crashext.analysis.results.evidence import CacheReach, Held, Reachability
 from crashext.analysis.results.reports import CacheReport, Group
-from crashext.wording import percent, some_of
+from crashext.wording import percent, plural, some_of
 
 _STEPS = " -> "
 _FEW = 3
@@ -101,7 +101,8 @@ def reachability_lines(seen: Reachability | None) -> list[str]:
         return []
     total = seen.pages_present + seen.pages_missing
     return [
-        f"reach: {seen.objects:,} objects judged by {seen.roots:,} roots and {seen.edges:,} "
-        f"pointers between objects, in {seen.pages_present:,} of {total:,} pages of kernel memory",
+        f"reach: {plural(seen.objects, 'object')} judged by {plural(seen.roots, 'root')} and "
+        f"{plural(seen.edges, 'pointer')} between objects, "
+        f"in {seen.pages_present:,} of {total:,} pages of kernel memory",
         *(f"reach: {note}" for note in seen.notes),
     ]

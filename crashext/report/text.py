@@ -136,7 +136,7 @@ def _cache(console: Console, cache: CacheReport, verbose: bool, asking: Asking) 
         console,
         f"  {count_text(cache.allocated)} allocated of {count_text(cache.objects_total)} slots, "
         f"{cache.object_size:,} bytes each ({cache.slot_size:,} with metadata); "
-        f"{count_text(cache.slabs_total)} slabs, {examined}",
+        f"{count_text(cache.slabs_total, 'slab')}, {examined}",
     )
     for text in cache_reach_lines(cache.reach):
         line(console, f"  {text}")
@@ -159,10 +159,10 @@ def _cache(console: Console, cache: CacheReport, verbose: bool, asking: Asking) 
         line(console, f"  {plural(len(hidden), 'smaller group')} (-v shows): {counts} objects")
     if cache.more_groups:
         what = plural(cache.more_groups, "more group")
-        line(console, f"  {what}: {count_text(cache.more)} objects")
+        line(console, f"  {what}: {count_text(cache.more, 'object')}")
     if cache.rest.estimate or cache.rest.high:
         what = "like no other" if cache.rest_examined else "not grouped further"
-        line(console, f"  {what}: {count_text(cache.rest)} objects")
+        line(console, f"  {what}: {count_text(cache.rest, 'object')}")
     if cache.next_steps:
         unsaid = "  What likeness cannot say is whether these objects are still in use. Next:"
         judged = any(g.held is not None for g in cache.groups)
@@ -183,7 +183,9 @@ def _shortly(number: int, group: Group, slot_size: int) -> str:
 
 def _group_head(number: int, group: Group, slot_size: int) -> str:
     size = f", {size_text(group.objects.estimate * slot_size)}" if slot_size else ""
-    return f"group {number}: {count_text(group.objects)} objects ({share_text(group.share)}){size}"
+    return (
+        f"group {number}: {count_text(group.objects, 'object')} ({share_text(group.share)}){size}"
+    )
 
 
 def print_group(

@@ -183,7 +183,7 @@ def _sum(caches: Sequence[CacheFact]) -> str:
     size = size_text(sum(c.bytes for c in caches))
     if not all(c.counted for c in caches):
         return f"{COLUMN}{size:>10}"
-    return f"{COLUMN}{size:>10}  {allocated:>11,} objects, {use:>7} used"
+    return f"{COLUMN}{size:>10}  {plural(allocated, 'object'):>19}, {use:>7} used"
 
 
 def _cache(facts: Facts, cache: CacheFact) -> str:

@@ -29,6 +29,7 @@ from crashext.trace.summary import (
     seconds,
 )
 from crashext.trace.unused import skipped
+from crashext.wording import plural
 
 PAGE_SIZE = 4096
 _ORDER_BITS = 6
@@ -68,7 +69,7 @@ def trace_table(
         interrupted = True
     summary = reader.finish(interrupted)
     if not summary.events and not reader.recognised:
-        what = f"{reader.lines:,} lines" if reader.lines else "nothing"
+        what = plural(reader.lines, "line") if reader.lines else "nothing"
         raise HostError(
             f"{path} has no allocation events ({what} in it): trace kmem:kmalloc, "
             "kmem:kmem_cache_alloc, kmem:kfree and kmem:kmem_cache_free"

@@ -16,7 +16,7 @@ from crashext.analysis.results.evidence import Held, Reachability
 from crashext.kernel.access import Words
 from crashext.kernel.slab.objects import State
 from crashext.kernel.tested import untested
-from crashext.wording import percent_of
+from crashext.wording import percent_of, plural
 
 
 def held(
@@ -90,9 +90,10 @@ def reachability_of(marked: Reach) -> Reachability:
     notes = [f"do not believe it: {doubt}" for doubt in doubts]
     if coverage.missing and coverage.missing >= total // 200:
         notes.append(
-            f"{percent_of(coverage.missing, total)} of kernel memory ({coverage.missing:,} pages) "
-            "is not in this dump: what only they point at looks like an orphan (level 1 of "
-            "makedumpfile leaves out pages of zeros, which point at nothing)"
+            f"{percent_of(coverage.missing, total)} of kernel memory "
+            f"({plural(coverage.missing, 'page')}) is not in this dump: what only they point at "
+            "looks like an orphan (level 1 of makedumpfile leaves out pages of zeros, which point "
+            "at nothing)"
         )
     if coverage.missing_slab:
         notes.append(
@@ -101,8 +102,8 @@ def reachability_of(marked: Reach) -> Reachability:
         )
     if marked.table.broken:
         notes.append(
-            f"{marked.table.broken:,} slabs have a broken freelist: what is in them counts as "
-            "pointing, and is not judged"
+            f"the freelist of {plural(marked.table.broken, 'slab')} is broken: what is in them "
+            "counts as pointing, and is not judged"
         )
     if marked.giants:
         names = ", ".join(marked.view.caches.all[i].name for i in marked.giants)

@@ -48,9 +48,11 @@ class Estimate:
 NONE = Estimate(0, 0, 0)
 
 
-def count_text(count: Estimate) -> str:
-    """``200,000``, or ``~199,900 (199,500 to 200,200)`` where it is an estimate."""
-    return about(count.estimate, count.low, count.high)
+def count_text(count: Estimate, noun: str = "") -> str:
+    """``200,000``, or ``~199,900 (199,500 to 200,200)`` where it is an estimate; of what, if told:
+    ``1 object``, ``200,000 objects``."""
+    text = about(count.estimate, count.low, count.high)
+    return f"{text} {noun}" + ("s" if text != "1" else "") if noun else text
 
 
 @dataclass(frozen=True, slots=True)

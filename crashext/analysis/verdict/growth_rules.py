@@ -17,7 +17,16 @@ from crashext.analysis.verdict.commands import of_areas, of_cache
 from crashext.analysis.verdict.facts import AreaFact, CacheFact, Facts
 from crashext.analysis.verdict.verdict import Culprit, Verdict, Where
 from crashext.kernel.slab.families import bucket_owners, family
-from crashext.wording import bracketed, called, duration, percent, percent_of, size_text
+from crashext.wording import (
+    bracketed,
+    called,
+    duration,
+    more,
+    percent,
+    percent_of,
+    plural,
+    size_text,
+)
 
 GROWN_LEAST = 1 << 20
 GROWN_SHARE = 0.005
@@ -114,7 +123,7 @@ def _held(facts: Facts, cache: CacheGrowth, largest: CacheFact) -> Verdict:
         cache.bytes,
         "medium" if looked else "low",
         f"{cache.name} grows: "
-        + (f"{cache.active_objs:+,} objects, " if cache.active_objs else "")
+        + (f"{more(cache.active_objs, 'object')}, " if cache.active_objs else "")
         + size_text(cache.bytes)
         + ("; somebody still holds them" if looked else ""),
         (),  # `completed` says how much it grew
@@ -157,7 +166,7 @@ def _held_areas(facts: Facts, caller: CallerGrowth) -> Verdict:
         Culprit(caller=caller.function, module=caller.module),
         caller.bytes,
         "medium" if looked else "low",
-        f"vmalloc memory of {who} grows: {caller.areas:+,} areas, {size_text(caller.bytes)}",
+        f"vmalloc memory of {who} grows: {more(caller.areas, 'area')}, {size_text(caller.bytes)}",
         (),
         ("its areas are still pointed at",)
         if looked
@@ -217,8 +226,8 @@ def _growth(
     if culprit.cache and verdict.where == "slab" and "slabinfo" in growth.compared:
         name = family(culprit.cache, bucket_owners(c.name for c in facts.caches))[0]
         cache = next((c for c in growth.caches if c.name == name), None)
-        if cache is not None and (cache.active_objs or 0) > 0 and cache.bytes > 0:
-            objects = f"{name} grew by {cache.active_objs:,} objects"
+        if cache is not None and cache.active_objs and cache.active_objs > 0 and cache.bytes > 0:
+            objects = f"{name} grew by {plural(cache.active_objs, 'object')}"
             return (f"{objects}, {_amount(facts, growth, cache.bytes)}",), ()
         if cache is not None and cache.bytes > 0:
             return (f"{name} grew by {_amount(facts, growth, cache.bytes)}",), ()

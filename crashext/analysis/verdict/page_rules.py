@@ -43,7 +43,7 @@ def unreachable_areas(facts: Facts) -> Iterator[Verdict]:
             f"{size_text(size)} of vmalloc memory is leaked: nothing points into the areas of "
             f"{called(fact.caller, fact.module)}",
             (
-                f"{plural(fact.areas, 'area')} of one caller, {fact.pages:,} pages, "
+                f"{plural(fact.areas, 'area')} of one caller, {plural(fact.pages, 'page')}, "
                 f"{size_text(fact.bytes)}: "
                 f"{percent_of(fact.bytes, facts.total)} of memory",
                 f"no live word points into {size_text(size)} of them",
@@ -74,7 +74,7 @@ def large_areas(facts: Facts) -> Iterator[Verdict]:
             "medium" if fact.unreachable is not None else "low",
             f"{called(fact.caller, fact.module)} holds {size_text(fact.bytes)} of vmalloc "
             f"memory, {percent_of(fact.bytes, facts.total)} of all",
-            (f"{plural(fact.areas, 'area')} of one caller, {fact.pages:,} pages",),
+            (f"{plural(fact.areas, 'area')} of one caller, {plural(fact.pages, 'page')}",),
             (held,),
             of_areas(facts, fact),
         )

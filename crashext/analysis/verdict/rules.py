@@ -46,7 +46,7 @@ from crashext.analysis.verdict.unjudged import unexplained, unjudged_slab
 from crashext.analysis.verdict.user_rules import user_space
 from crashext.analysis.verdict.verdict import Culprit, Outcome, Verdict, Where
 from crashext.analysis.verdict.wording import confidence, doubts, not_seen
-from crashext.wording import called, percent_of, size_text
+from crashext.wording import called, percent_of, plural, size_text
 
 _SUSPECTS = 3
 _SEVERITY = get_args(Outcome)
@@ -177,7 +177,7 @@ def _no_total(facts: Facts) -> Verdict:
         everything = sum(a.bytes for a in facts.areas)
         evidence.append(
             f"{called(area.caller, area.module)} has most vmalloc memory, "
-            f"{size_text(area.bytes)}: {area.pages:,} pages, "
+            f"{size_text(area.bytes)}: {plural(area.pages, 'page')}, "
             f"{percent_of(area.bytes, everything)} of it"
         )
         if area.bytes > size:

@@ -27,7 +27,7 @@ from crashext.analysis.verdict.thresholds import (
 from crashext.analysis.verdict.verdict import Confidence, Culprit, Verdict
 from crashext.analysis.verdict.wording import allocated_by, confidence, doubts, little
 from crashext.kernel.slab.families import parent
-from crashext.wording import percent, percent_of, size_text, some_of
+from crashext.wording import percent, percent_of, plural, size_text, some_of
 
 _NAMED = 3  # caches of memory cgroups
 
@@ -173,9 +173,9 @@ def backlog(facts: Facts) -> Iterator[Verdict]:
         + ": a stuck reader or a starved RCU thread, not a leak",
         (
             f"{counted.callbacks:,} call_rcu() callbacks are queued, kfree_rcu() keeps "
-            f"{counted.frees:,} objects"
+            f"{plural(counted.frees, 'object')}"
             + (" outside sheaves, each of which is one callback" if counted.sheaves else ""),
-            *(f"{h.objects:,} {h.cache} objects hang on {h.root}" for h in waiting[:3]),
+            *(f"{plural(h.objects, f'{h.cache} object')} held by {h.root}" for h in waiting[:3]),
         ),
         () if waiting else ("whose memory it is was not found",),
         of_stuck_reader(facts),
@@ -203,7 +203,7 @@ def held_growth(facts: Facts) -> Iterator[Verdict]:
             Culprit(cache=holder.cache, module=holder.module, caller=""),
             holder.bytes,
             "medium",
-            f"{holder.root} holds ~{holder.objects:,} {holder.cache} objects "
+            f"{holder.root} holds ~{plural(holder.objects, f'{holder.cache} object')} "
             f"({size_text(holder.bytes)}): growth that somebody still holds, no leak",
             (
                 f"{percent_of(holder.bytes, unreclaimable)} of the slab memory that cannot be "

@@ -12,7 +12,7 @@ from crashext.analysis.verdict.thresholds import RECLAIMABLE_SHARE, excessive
 from crashext.analysis.verdict.verdict import Culprit, Verdict
 from crashext.analysis.verdict.wording import not_seen
 from crashext.kernel.slab.families import family
-from crashext.wording import called, percent_of, size_text
+from crashext.wording import called, percent_of, plural, size_text
 
 _COMPARABLE = 0.5
 _MOST_NAMED = 3
@@ -154,7 +154,7 @@ def _largest(facts: Facts) -> list[CacheFact]:
 
 
 def _objects(cache: CacheFact) -> str:
-    return f": {cache.allocated:,} objects" if cache.counted else ""
+    return f": {plural(cache.allocated, 'object')}" if cache.counted else ""
 
 
 def _uncounted(facts: Facts) -> int:

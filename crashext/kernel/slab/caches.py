@@ -26,6 +26,7 @@ from crashext.kernel.slab.geometry import (
     node_pointers,
     prefix,
 )
+from crashext.wording import plural
 
 MAX_CACHES = 65536  # one per memory cgroup and cache before 5.9
 _MAX_RBTREE = 1 << 17
@@ -183,8 +184,8 @@ def _list_entries(host: Host, head: int, link: int) -> tuple[list[int], str | No
     if why is not None:
         beyond, _ = _walk(host, head, {head, *entries}, 8)
         why = (
-            f"slab_caches {why} after {len(entries)} caches, and {len(beyond)} were found from "
-            "its other end"
+            f"slab_caches {why} after {plural(len(entries), 'cache')}, and {len(beyond)} were "
+            "found from its other end"
         )
         entries += reversed(beyond)
     return [at - link & _WORD for at in entries], why

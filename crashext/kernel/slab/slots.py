@@ -18,6 +18,7 @@ from crashext.kernel.slab.objects import State
 from crashext.kernel.slab.slabs import SlabIndex
 from crashext.kernel.slab.view import KernelView
 from crashext.progress import Progress
+from crashext.wording import plural
 
 Slots = NDArray[np.int64]
 
@@ -125,7 +126,7 @@ def slot_table(
     )
     first = np.concatenate([np.zeros(1, np.int64), np.cumsum(index.objects, dtype=np.int64)])
     if first[-1] > MAX_SLOTS:
-        raise MemoryError(f"{int(first[-1]):,} slots")
+        raise MemoryError(f"{plural(int(first[-1]), 'slot')}")
     state = np.full(int(first[-1]), State.ALLOCATED, np.uint8)
     start = view.space.direct.start
     row_of_page = _pages(view, index)

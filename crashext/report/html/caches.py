@@ -127,10 +127,10 @@ def _cache(cache: CacheReport, said: bool, made: Made, amounts: Amounts) -> Iter
         yield Details(plural(len(cards) - _FEW, "smaller group"), tuple(cards[_FEW:]))
     if cache.more_groups:
         what = plural(cache.more_groups, "more group")
-        yield Line(f"{what}: {count_text(cache.more)} objects", "quiet")
+        yield Line(f"{what}: {count_text(cache.more, 'object')}", "quiet")
     if cache.rest.high:
         what = "Like no other" if cache.rest_examined else "Not grouped further"
-        yield Line(f"{what}: {count_text(cache.rest)} objects", "quiet")
+        yield Line(f"{what}: {count_text(cache.rest, 'object')}", "quiet")
     if cache.next_steps:
         yield steps(made, cache.next_steps)
 
@@ -167,7 +167,9 @@ def _group(i: int, group: Group, cache: CacheReport, amounts: Amounts) -> Card:
     bytes_ = size_text(group.objects.estimate * cache.slot_size)
     lost = group.held is not None and group.held.orphan.value + group.held.structure.value >= 0.5
     tags: tuple[tuple[str, Tone], ...] = (("unreachable", "bad"),) if lost else ()
-    title = f"Group {i}: {count_text(group.objects)} objects ({share_text(group.share)}), {bytes_}"
+    title = (
+        f"Group {i}: {count_text(group.objects, 'object')} ({share_text(group.share)}), {bytes_}"
+    )
     return Card(title, tuple(blocks), tags)
 
 

@@ -19,7 +19,7 @@ from crashext.report.html.blocks import (
 )
 from crashext.report.html.figures import ChainMap, ObjectMap, WordCell, chain
 from crashext.report.kinds import COLOURS, UNKNOWN
-from crashext.wording import percent
+from crashext.wording import percent, plural
 
 _LEGEND = (
     ("pointer", "pointer"),
@@ -146,7 +146,7 @@ def reach_blocks(held: Held | None, exemplar: int, amounts: Amounts) -> Iterator
         for one in held.chains[:_FEW_CHAINS]
     ]
     rows = [(Cell(name), number(count)) for name, count in held.holders]
-    caption = f"Holders of the {held.examined:,} objects looked at"
+    caption = f"Holders of the {plural(held.examined, 'object')} looked at"
     shown += table(caption, "holder | objects#", rows, amounts.rows)
     if held.held.value >= _MOSTLY:
         yield from shown

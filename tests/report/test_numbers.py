@@ -1,4 +1,6 @@
-"""One form of a percentage, in whatever is printed: never in powers of ten, never 100 % of most."""
+"""Numbers have one form in whatever is printed: a share is never in powers of ten and never 100 %
+of most, and one object is not "1 objects".
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,7 @@ from crashext.wording import percent
 from tests.conftest import SESSIONS, ask
 from tests.record_samples import SAMPLES, Sample
 
+_THINGS = "objects|areas|pages|blocks|slabs|sites|caches|tasks|places|functions|groups|lines"
 _FORM = re.compile(r"(?:(?<![\d.,])-?(?:\d{1,3}\.\d|0|100)|<0\.1|>99\.9) %")
 
 
@@ -37,4 +40,21 @@ def test_nobody_else_formats_one() -> None:
     found = {
         p.name for p in folder.rglob("*.py") if own.search(p.read_text()) and p.name != "wording.py"
     }
+    assert found == set()
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda s: s.name)
+def test_one_of_a_thing_is_not_called_many(sample: Sample) -> None:
+    name, question = sample.name, sample.question[:1]
+    out = ask("leakscan", "-v", "-r", SESSIONS / f"{name}.session", *question).out
+    assert re.findall(rf"(?<![\d.,])(?<!of )[+-]?1 (?:{_THINGS})\b", out) == []
+
+
+def test_a_sentence_counts_through_the_one_word_for_it() -> None:
+    """``{n:,} objects`` says "1 objects" one day; after "of", and before "are", many are meant."""
+    own = re.compile(
+        rf"(?<!of )(?<!the )\{{[^{{}}]*:\+?,\}} (?:{_THINGS})\b(?! (?:are|name|have|were))"
+    )
+    folder = Path(crashext.__file__).parent
+    found = {f"{p.name}: {m[0]}" for p in folder.rglob("*.py") for m in own.finditer(p.read_text())}
     assert found == set()
