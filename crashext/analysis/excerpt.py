@@ -107,7 +107,7 @@ def compare_text(text: str, size: int, settings: Settings) -> SimilarityReport:
     if repeated:
         skipped.append(Skipped("objects shown more than once", repeated, "the first is compared"))
     if excerpt.ignored:
-        skipped.append(Skipped("lines that show no memory", excerpt.ignored, "not looked at"))
+        skipped.append(Skipped("lines without memory", excerpt.ignored, "not looked at"))
     if left:
         skipped.append(
             Skipped(

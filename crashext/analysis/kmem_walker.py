@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from rapidfuzz import process
+from rapidfuzz import fuzz, process
 
 from crashext.analysis.caches import REPORTED_GROUPS
 from crashext.analysis.likeness.decode import Decoder
@@ -130,7 +130,7 @@ def _why_nothing(host: KmemHost, name: str, shown: KmemText, failure: str) -> st
     except HostError:
         names = []
     if names and name not in names:
-        close = process.extract(name, names, limit=3, score_cutoff=60)
+        close = process.extract(name, names, scorer=fuzz.ratio, limit=3, score_cutoff=60)
         hint = ", ".join(n for n, _, _ in close)
         return f"crash knows no slab cache called {name}" + (
             f": did you mean {hint}?" if hint else f" among the {len(names)} of this kernel"
@@ -324,7 +324,7 @@ def _gaps(shown: KmemText, seen: _Seen) -> list[Skipped]:
             effect,
         ),
         ("listed objects beyond the sample", seen.undrawn, "drawn at random: not looked at"),
-        ("listed objects that are not in the dump", seen.unread, "they may hold anything"),
+        ("listed objects missing from the dump", seen.unread, "they may hold anything"),
     ):
         if count > 0:
             gaps.append(Skipped(f"{row.name}: {what}", count, so))

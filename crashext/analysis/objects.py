@@ -29,7 +29,7 @@ from crashext.analysis.reach.one import node_at
 from crashext.analysis.results.reports import Kin, Pair, SimilarityReport, Subject
 from crashext.analysis.results.standing import Beyond, Thing
 from crashext.analysis.settings import MEMORY_BUDGET, Settings
-from crashext.analysis.subjects import look, no_object, with_members
+from crashext.analysis.subjects import look, no_object, shown_in_part, with_members
 from crashext.analysis.types.candidates import Types, settled
 from crashext.analysis.types.members import Structure, find_structure
 from crashext.analysis.whatis import WhatIs
@@ -136,6 +136,8 @@ class _Look:
             self.things[address] = thing = self._thing(address)
             hops = self.settings.hops
             found = no_object(self.view, self.classifier, address, thing, hops), None
+            if self.structure is None:
+                found = shown_in_part(found[0], thing), None
         if self.structure is None:
             return found
         return with_members(self.view, self.classifier, found[0], self.structure), found[1]

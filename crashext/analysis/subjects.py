@@ -83,6 +83,15 @@ def no_object(
     return replace(found, words=tuple(replace(w, offset=w.offset + at) for w in decoded))
 
 
+def shown_in_part(subject: Subject, thing: Thing) -> Subject:
+    """With a line that says how little of a large `thing` its words are, and what shows more."""
+    shown = sum(w.size for w in subject.words)
+    if not 0 < shown < thing.size:
+        return subject
+    more = f"{shown:,} of {thing.size:,} bytes are shown; --as TYPE shows a struct's members"
+    return replace(subject, details=(*subject.details, more))
+
+
 def with_members(
     view: KernelView,
     classifier: Classifier,

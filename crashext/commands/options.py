@@ -319,6 +319,13 @@ def _texts(words: Sequence[str]) -> tuple[list[Path], tuple[str, ...]]:
     return [Path(word) for word in words if there[word]], topics
 
 
+def part_as_document(printing: Printing, topics: Sequence[str]) -> str:
+    """What is wrong where a part of the printed answer is asked for as a document."""
+    if not printing.json or not topics:
+        return ""
+    return f"{topics[0]} is a part of what is printed, --json is always the whole: leave one out"
+
+
 def _procfs(given: argparse.Namespace, texts: list[Path], topics: tuple[str, ...]) -> ProcfsOptions:
     if _source(given).given:
         raise Refusal("--procfs is for when there is no dump: leave out -c, -k and -r")
@@ -328,6 +335,8 @@ def _procfs(given: argparse.Namespace, texts: list[Path], topics: tuple[str, ...
         raise Refusal("--list writes the addresses that --orphans finds: add --orphans and a dump")
     if given.record is not None:
         raise Refusal("--procfs cannot be recorded: keep the files themselves")
+    if wrong := part_as_document(_printing(given), topics):
+        raise Refusal(wrong)
     return ProcfsOptions(
         (*given.procfs, *texts),
         given.before,

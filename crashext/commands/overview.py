@@ -10,11 +10,11 @@ from crashext.analysis.verdict.rules import judge
 from crashext.analysis.verdict.verdict import Verdict
 from crashext.commands.again import asking, asking_of_files, made
 from crashext.commands.opening import open_host, open_view
-from crashext.commands.options import CacheOptions, OverviewOptions
+from crashext.commands.options import CacheOptions, OverviewOptions, part_as_document
 from crashext.commands.output import Output
 from crashext.commands.place import Place
 from crashext.commands.questions import Question, options_of
-from crashext.hosts.base import Host, KernelMissing
+from crashext.hosts.base import Host, HostError, KernelMissing
 from crashext.hosts.crash import CrashHost
 from crashext.hosts.keeping import keep
 from crashext.progress import Progress
@@ -40,6 +40,8 @@ def _answer(options: OverviewOptions, place: Place, progress: Progress) -> Outpu
     with open_view(host, options.source.record, question) as opened:
         if any(opened.view.caches.find(word) is not None for word in options.topics):
             return _of_caches(options, place, progress)
+        if wrong := part_as_document(options.printing, options.topics):
+            raise HostError(wrong)
         # The earlier moment first: it may be no such thing, and this one takes longer.
         before = _before(options, opened.view.host, progress)
         again = asking(place, options.source, host, look.settings.seed)

@@ -17,6 +17,7 @@ from crashext.analysis.verdict.verdict import Verdict
 from crashext.report.asking import Asking, split, step_lines
 from crashext.report.lines import COLUMN, folded
 from crashext.report.safe import safe
+from crashext.report.skipped_text import skipped_text
 from crashext.skipped import Skipped
 from crashext.wording import (
     bracketed,
@@ -178,9 +179,8 @@ def skipped_sentence(skipped: Sequence[Skipped]) -> str:
     """What was skipped, all in one sentence."""
     if not skipped:
         return ""
-    first = skipped[0]
     more = f"; {plural(len(skipped) - 1, 'more remark')} (-v)" if len(skipped) > 1 else ""
-    return f"skipped: {first.count:,} {safe(first.what)}; {safe(first.effect)}{more}"
+    return f"{skipped_text(skipped[0])}{more}"
 
 
 def _styled(texts: Sequence[str], style: str = "") -> list[Line]:

@@ -15,6 +15,7 @@ from crashext.report.growth_text import print_growth
 from crashext.report.lines import line
 from crashext.report.procfs_parts import print_memory, print_pages, print_slabs, proc_answer
 from crashext.report.safe import safe
+from crashext.report.skipped_text import skipped_text
 from crashext.report.topics import SINCE_WHEN, TOPICS
 from crashext.report.verdict_text import print_verdicts
 from crashext.wording import some_of
@@ -57,7 +58,7 @@ def print_proc_report(
         else:
             print_slabs(report, console, verbose)
     for item in report.skipped:
-        line(console, f"skipped: {item.count:,} {safe(item.what)}; {safe(item.effect)}", _WARN)
+        line(console, skipped_text(item), _WARN)
     _footer(console, report.snapshot)
 
 

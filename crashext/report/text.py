@@ -32,6 +32,7 @@ from crashext.report.reach_text import (
     unreachable_note,
 )
 from crashext.report.safe import safe
+from crashext.report.skipped_text import skipped_text
 from crashext.report.types_text import type_lines
 from crashext.skipped import Skipped
 from crashext.wording import percent, plural, size_text
@@ -312,7 +313,7 @@ def footer(
 ) -> None:
     """`interrupted` may say what the answer has; `seed` is None where nothing was random."""
     for item in skipped:
-        line(console, f"skipped: {item.count:,} {safe(item.what)}; {safe(item.effect)}", _WARN)
+        line(console, skipped_text(item), _WARN)
     if interrupted:
         told = "interrupted: this is what was known so far, without what is skipped"
         line(console, interrupted if isinstance(interrupted, str) else told, _WARN)

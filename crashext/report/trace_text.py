@@ -11,6 +11,7 @@ from rich.console import Console
 from crashext.analysis.memory.growth import RATE_FROM
 from crashext.report.lines import line
 from crashext.report.safe import safe
+from crashext.report.skipped_text import skipped_text
 from crashext.report.tables import Table, show_table
 from crashext.trace.summary import Cache, Site, TraceSummary
 from crashext.wording import difference_text, part_of, plural, size_text
@@ -44,7 +45,7 @@ def print_trace(trace: TraceSummary, console: Console, verbose: bool) -> None:
     if verbose and trace.has_stacks:
         _stacks(console, trace)
     for item in trace.skipped:
-        line(console, f"skipped: {item.count:,} {safe(item.what)}; {safe(item.effect)}", _WARN)
+        line(console, skipped_text(item), _WARN)
     if trace.interrupted:
         line(console, "interrupted: this is what was known so far", _WARN)
     for remark in trace.remarks:

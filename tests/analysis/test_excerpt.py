@@ -285,7 +285,7 @@ def test_objects_are_cut_from_the_start_of_each_piece_and_the_rest_is_said() -> 
     assert [len(s.words) for s in report.subjects] == [3, 3]
     assert [w.size for w in report.subjects[0].words] == [8, 8, 4]
     assert [(s.what, s.count) for s in report.skipped] == [
-        ("lines that show no memory", 2),
+        ("lines without memory", 2),
         ("bytes after the last whole object", 8),
     ]
 

@@ -14,7 +14,7 @@ from crashext.hosts.drgn import DrgnHost
 from crashext.kernel.access import u64
 from crashext.kernel.btf_layouts import CarriedTypes
 from crashext.report.topics import TOPICS
-from tests.conftest import lab_dump, lab_host
+from tests.conftest import SESSIONS, ask, lab_dump, lab_host
 
 
 def host_with(renamed: str, name: str) -> DrgnHost:
@@ -53,3 +53,11 @@ def test_a_cache_that_is_called_like_a_topic_is_what_the_word_means() -> None:
     document = json.loads(out.getvalue())
     assert [cache["name"] for cache in document["caches"]] == [topic]
     assert document["caches"][0]["objects_total"]["estimate"] > 50  # tasks of a small guest
+
+
+def test_a_part_is_no_document() -> None:
+    done = ask("leakscan", "--json", "why", "-r", SESSIONS / "many-leaks.session")
+    assert done.status == 2
+    assert done.out == ""
+    assert done.err.count("\n") == 1
+    assert "why is a part of what is printed" in done.err

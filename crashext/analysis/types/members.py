@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
-from rapidfuzz import process
+from rapidfuzz import fuzz, process
 
 from crashext.analysis.likeness.decode import Decoder
 from crashext.analysis.likeness.words import Classifier, Kind
@@ -108,7 +108,8 @@ def _by_btf(view: KernelView, name: str, module: str | None) -> _Answer | None:
     if number is None:
         known = [*btf.named(BtfKind.STRUCT), *btf.named(BtfKind.UNION)]
         bare = name.rpartition(" ")[2]
-        return _Answer(close=tuple(n for n, _, _ in process.extract(bare, known, limit=_CLOSE)))
+        close = process.extract(bare, known, scorer=fuzz.ratio, limit=_CLOSE, score_cutoff=60)
+        return _Answer(close=tuple(n for n, _, _ in close))
     slots = _slots(btf, flat(Fields(btf).of(number)))
     return _Answer(btf.describe(number), btf.size(number), tuple(slots))
 

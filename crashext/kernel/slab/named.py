@@ -15,9 +15,9 @@ def find_cache(caches: Caches, name: str) -> SlabCache:
     cache = caches.find(name)
     if cache is not None:
         return cache
-    from rapidfuzz import process  # for mistakes alone
+    from rapidfuzz import fuzz, process  # for mistakes alone
 
-    close = process.extract(name, caches.names(), limit=3, score_cutoff=60)
+    close = process.extract(name, caches.names(), scorer=fuzz.ratio, limit=3, score_cutoff=60)
     hint = ", ".join(n for n, _, _ in close)
     raise UnknownCache(
         f"no slab cache is called {name}"
