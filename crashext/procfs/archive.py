@@ -235,7 +235,9 @@ def _of_tar(
                 tar.members = []  # type: ignore[attr-defined]  # it would keep them all
                 count += 1
                 if count > _MOST_MEMBERS:
-                    complain("archive members", f"left out: more than {_MOST_MEMBERS:,}", 1)
+                    complain(
+                        "rest of the archive", f"left out: more than {_MOST_MEMBERS:,} members", 1
+                    )
                     break
                 if why := _unusable(member, wanted):
                     refused[why] += 1
@@ -253,14 +255,14 @@ def _of_tar(
     except (tarfile.TarError, OSError, ValueError, OverflowError, EOFError) as error:
         complain("the archive", f"the rest of it was not read: {error}", 1)
     for why, number in refused.items():
-        complain(f"archive members {why}", _REFUSALS[why], number)
+        complain(why, _REFUSALS[why], number)
 
 
 _OUTSIDE, _LINKS, _DEVICES, _INNER = (
-    "with .. or an absolute path",
-    "that are links",
-    "that are devices",
-    "that are archives",
+    "archive members with .. or an absolute path",
+    "links in the archive",
+    "devices in the archive",
+    "archives in the archive",
 )
 _REFUSALS = {
     _OUTSIDE: "refused: they lead out of it",

@@ -9,7 +9,7 @@ from crashext.skipped import Skipped
 
 _COUNTED = re.compile(
     r"(?P<of>\S+: )?(?P<kind>(?:[\w-]+ ){0,2}?)"
-    r"(?P<noun>bytes|events|files|freelists|frames|lines|names|objects|pages|places|slabs|slots"
+    r"(?P<noun>archives|bytes|devices|events|files|freelists|frames|lines|links|members|names|objects|pages|places|slabs|slots"
     r"|stacks)\b(?P<rest>.*)",
     re.DOTALL,
 )
@@ -20,8 +20,8 @@ def skipped_text(item: Skipped) -> str:
     """``skipped: kmalloc-32: 1 slab with a broken freelist; ...``"""
     found = _COUNTED.fullmatch(item.what)
     if found is not None:
-        noun = found["noun"] if item.count != 1 else found["noun"][:-1]
-        kind, rest = found["kind"], found["rest"]
+        noun, kind, rest = found["noun"], found["kind"], found["rest"]
+        noun = noun[:-1] if item.count == 1 else noun
         what = f"{found['of'] or ''}{item.count:,} {kind}{noun}{rest}"
     else:
         what = item.what if item.count == 1 else f"{item.count:,} {item.what}"

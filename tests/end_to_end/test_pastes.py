@@ -172,8 +172,8 @@ def test_what_is_not_recognised_is_listed(tmp_path: Path) -> None:
     (tmp_path / "saved.zip").write_bytes(b"PK\x03\x04" + b"x" * 99)
     out = " ".join(run("leakscan", "-v", tmp_path).out.split())
     assert "recognised by content: meminfo.txt (meminfo)" in out
-    assert "1 files; not recognised: letter.txt" in out
-    assert "1 core.bin; not read: it is no text" in out
+    assert "1 file; not recognised: letter.txt" in out
+    assert "core.bin; not read: it is no text" in out
     assert "1 saved.zip; not read: zip" in out
     assert "1 lines; of no kind that is known, such as: what now?" in out
 

@@ -11,6 +11,7 @@ from crashext.hosts.base import Addresses, Bytes, Mask
 from crashext.kernel.access import UnknownLayout
 from crashext.kernel.slab.caches import Caches, read_caches
 from crashext.kernel.slab.geometry import NodeCounters
+from crashext.wording import plural
 from tests.fake import FakeHost, layout, slab_cache, word
 
 HEAD = 0xFFFFFFFF82000000
@@ -217,7 +218,10 @@ def test_beyond_a_lost_descriptor_caches_are_found_from_the_other_end(lost: int)
     found = read_caches(host)
     assert [c.name for c in found.all] == names[:lost] + names[lost + 1 :]
     assert found.damage is not None
-    assert f"after {lost} caches, and {4 - lost} were found from its other end" in found.damage
+    assert (
+        f"after {plural(lost, 'cache')}, and {4 - lost} were found from its other end"
+        in found.damage
+    )
 
 
 @pytest.mark.parametrize("back_to", [0, 1, 2])
