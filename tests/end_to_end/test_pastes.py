@@ -174,7 +174,7 @@ def test_what_is_not_recognised_is_listed(tmp_path: Path) -> None:
     assert "recognised by content: meminfo.txt (meminfo)" in out
     assert "1 file; not recognised: letter.txt" in out
     assert "core.bin; not read: it is no text" in out
-    assert "1 saved.zip; not read: zip" in out
+    assert "saved.zip; not read: zip" in out
     assert "1 lines; of no kind that is known, such as: what now?" in out
 
 

@@ -175,7 +175,7 @@ def test_what_limits_the_answer_is_said(kernel: Kernel) -> None:
     kernel.lose(holder & -PAGE)
     seen = reachability_of(kernel.marked())
     assert (seen.pages_missing, seen.sampled) == (1, False)
-    assert "(1 pages) is not in this dump" in seen.notes[0]
+    assert "(1 page) is not in this dump" in seen.notes[0]
     assert seen.notes[1].startswith("1 of the missing pages are slab pages")
 
 
