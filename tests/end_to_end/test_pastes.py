@@ -175,7 +175,7 @@ def test_what_is_not_recognised_is_listed(tmp_path: Path) -> None:
     assert "1 file; not recognised: letter.txt" in out
     assert "core.bin; not read: it is no text" in out
     assert "saved.zip; not read: zip" in out
-    assert "1 lines; of no kind that is known, such as: what now?" in out
+    assert "1 line; of no kind that is known, such as: what now?" in out
 
 
 @pytest.mark.parametrize(
