@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from crashext.hosts.base import Addresses
+from crashext.wording import plural
 
 MAX_ERRORS = 16
 _MAX_ERROR_LENGTH = 200
@@ -158,7 +159,7 @@ class _Reader:
         allocated, free = _sorted(self._allocated), _sorted(self._free)
         both = np.isin(allocated, free)
         if both.any():
-            self._complain(f"{int(both.sum())} objects listed as allocated and as free")
+            self._complain(f"{plural(int(both.sum()), 'object')} listed as allocated and as free")
         if self._dropped:
             self._errors[-1] = f"{self._dropped + 1} more lines like these"
         return KmemText(

@@ -31,7 +31,7 @@ def candidate_lines(types: tuple[TypeCandidate, ...], verbose: bool) -> list[str
         line = f"type: cannot tell; the least unlikely is {_name(best)} ({_score(best)})"
     elif len(equal) > 1:
         named = some_of([f"{_name(t)} ({t.score:.2f})" for t in equal], _SHOWN)
-        line = f"type: cannot tell between {named}: they explain the words equally well"
+        line = f"type: cannot tell between {named}: they explain the words about equally well"
     else:
         line = f"may be {_name(best)} ({_score(best)})"  # well ahead of the others, which -v shows
     lines = [line]

@@ -178,7 +178,7 @@ def test_an_object_listed_twice_counts_once_and_free_wins(order: int) -> None:
     lines = [f"  [{A:x}]\n", f"   {A:x}  \n"][:: 1 - 2 * order]
     found = parse(slub(*lines, f"  [{B:x}]\n", f"  [{B:x}]\n"))
     assert listed(found) == ([B], [A])
-    assert found.errors == ("1 objects listed as allocated and as free",)
+    assert found.errors == ("1 object listed as allocated and as free",)
 
 
 def test_offline_cpus_empty_lists_and_nodes_are_no_errors() -> None:
