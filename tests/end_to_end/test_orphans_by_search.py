@@ -14,7 +14,7 @@ import pytest
 from crashext.analysis.reach.holders import Holders
 from crashext.analysis.reach.nodes import NodeKind
 from crashext.analysis.reach.reachability import Class, Reach
-from crashext.analysis.reach.references import links_of_tasks
+from crashext.analysis.reach.tasklinks import links_of_tasks
 from crashext.kernel.pages.frames import USER, FrameUse
 from crashext.kernel.slab.objects import State
 from crashext.kernel.slab.slots import Slots

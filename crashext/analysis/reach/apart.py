@@ -2,7 +2,9 @@
 
 Of a cache with very many slabs some are read, drawn at random. Where their objects hold something
 that nobody else is seen to hold, those that were not read may do the same: what they may hold is
-not called unreachable.
+not called unreachable. That leaves what so few of them hold that none was drawn. Where such a cache
+is in use, all its slabs are searched for pointers to whatever would be called unreachable; of one
+that is unreachable itself, what it holds is as well.
 """
 
 from __future__ import annotations
@@ -12,11 +14,19 @@ from numpy.typing import NDArray
 
 from crashext.analysis.reach.mark import Marks
 from crashext.analysis.reach.nodes import Nodes
-from crashext.analysis.reach.references import References
+from crashext.analysis.reach.references import References, roots_in
+from crashext.analysis.reach.scan import readable_frames
 from crashext.hosts.base import Bytes
 from crashext.kernel.access import Words
+from crashext.kernel.byframe import ByFrame
+from crashext.kernel.pages.frames import Frames, FrameUse
+from crashext.kernel.roots.stacks import Stacks
 from crashext.kernel.slab.objects import State
 from crashext.kernel.slab.slabs import SlabIndex
+from crashext.progress import Progress
+
+MOST_SEARCHED = 64 << 30
+"""Bytes of unread slabs up to which they are searched: a minute or two."""
 
 
 def spare(graph: Nodes, whole: SlabIndex, references: References, marks: Marks) -> tuple[str, ...]:
@@ -41,6 +51,41 @@ def spare(graph: Nodes, whole: SlabIndex, references: References, marks: Marks) 
             marks.reached[first:end] = True
             names.append(name)
     return tuple(names)
+
+
+def search_unread(
+    graph: Nodes,
+    whole: SlabIndex,
+    frames: Frames,
+    stacks: Stacks,
+    marks: Marks,
+    present: ByFrame[np.bool_] | None,
+    progress: Progress,
+) -> tuple[NDArray[np.int32], NDArray[np.bool_]] | None:
+    """What slabs of crowds that were not read point at: nodes, and whether by their struct pages.
+
+    None where they were not searched: it would not matter, or take too long.
+    """
+    if not whole.crowds or not _matters(graph, whole, marks):
+        return None
+    unread = readable_frames(graph.view, frames, present, FrameUse.APART)
+    rows = graph.table.row_of_page.map(lambda row: row >= 0).frames()
+    unread.set(rows[rows < len(unread)], np.bool_(False))
+    if unread.count() << graph.view.space.page_shift > MOST_SEARCHED:
+        return None
+    return roots_in(graph, stacks, unread, present, progress)
+
+
+def _matters(graph: Nodes, whole: SlabIndex, marks: Marks) -> bool:
+    """Whether a crowd is in use, and anything else unreachable."""
+    table = graph.table
+    crowded = np.isin(table.index.cache, np.array(list(whole.crowds), np.uint16))
+    of_crowd = np.repeat(crowded, np.diff(table.first))
+    allocated, reached = table.state == State.ALLOCATED, marks.reached[: table.count]
+    if not (of_crowd & allocated & reached).any():
+        return False
+    lost = (~of_crowd & allocated & ~reached).any()
+    return bool(lost or not marks.reached[table.count :].all())
 
 
 def _held_by_crowds_alone(

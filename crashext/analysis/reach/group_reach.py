@@ -16,7 +16,24 @@ from crashext.analysis.results.evidence import Held, Reachability
 from crashext.kernel.access import Words
 from crashext.kernel.slab.objects import State
 from crashext.kernel.tested import untested
-from crashext.wording import percent_of, plural
+from crashext.wording import percent, percent_of, plural
+
+
+def _of_crowd(marked: Reach, number: int, slabs: int) -> str:
+    """How much of a cache with very many slabs was read, and what that leaves open."""
+    read = len(marked.table.index.rows_of(number))
+    said = f"of {marked.view.caches.all[number].name} {read:,} of {slabs:,} slabs were read"
+    if not marked.spared:
+        said += ": what they hold is held by others, too"
+    if marked.searched:
+        return f"{said}; the rest was searched for pointers to what is unreachable"
+    return f"{said}; at most {percent(_unseen(read), False)} of the rest hold anything else (95 %)"
+
+
+def _unseen(read: int) -> float:
+    """The largest share of slabs that may hold something of which none of so many drawn ones had
+    any, at 95 per cent confidence: about three in `read`."""
+    return float(1 - 0.05 ** (1 / max(1, read)))
 
 
 def held(
@@ -112,11 +129,7 @@ def reachability_of(marked: Reach) -> Reachability:
             "and what they hold is followed upwards"
         )
     for number, crowd in marked.whole.crowds.items():
-        read = len(marked.table.index.rows_of(number))
-        notes.append(
-            f"of {marked.view.caches.all[number].name} {read:,} of {crowd.slabs:,} slabs were read"
-            + ("" if marked.spared else ": what they hold is held by others, too")
-        )
+        notes.append(_of_crowd(marked, number, crowd.slabs))
     if marked.spared:
         notes.append(
             f"{', '.join(marked.spared)} are not judged: slabs that were not read may hold them"

@@ -15,7 +15,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from crashext.analysis.reach.apart import spare
+from crashext.analysis.reach.apart import search_unread, spare
 from crashext.analysis.reach.blocks import rest_of_split, weakly_held_blocks
 from crashext.analysis.reach.mark import Marks, mark, mark_pages
 from crashext.analysis.reach.nodes import Nodes, nodes
@@ -97,6 +97,8 @@ class Reach:
     those are no sample of their cache."""
     spared: tuple[str, ...] = ()
     """What slabs that were not read may hold, and is not judged: caches, areas, pages."""
+    searched: bool = False
+    """Those slabs were searched for pointers to what would be unreachable."""
 
     def scale(self, cache: int) -> float:
         """How many objects of a cache one that is in `table` stands for."""
@@ -201,6 +203,14 @@ def reach(
     _mark_blocks(graph, references, marks, split)
     weak = weakly_held_blocks(graph, found, marks, rest.table_frames, present, progress)
     _mark_blocks(graph, references, marks, weak)
+    held = search_unread(graph, whole, found, stacks, marks, present, progress)
+    if held is not None:
+        before = marks.reached.copy()
+        mark(marks, references.source, references.target, held[0][~held[1]])
+        mark_pages(marks, references, held[0][held[1]])
+        # Who points there may be free, or unreachable itself.
+        unsure |= marks.reached & ~before
+        doubtful |= marks.reached & ~before
     pointed = np.zeros(graph.count, np.bool_)
     for begin in range(0, len(references.source), _PIECE):
         some = slice(begin, begin + _PIECE)
@@ -223,6 +233,7 @@ def reach(
         whole=whole,
         drawn=drawn,
         spared=spared,
+        searched=held is not None,
     )
 
 

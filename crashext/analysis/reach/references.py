@@ -17,7 +17,8 @@ from crashext.analysis.reach.leftovers import left_over
 from crashext.analysis.reach.nodes import Nodes, Nodes32
 from crashext.analysis.reach.scan import KERNEL_USES, readable_frames, scan_memory
 from crashext.analysis.reach.silent import silent_words
-from crashext.hosts.base import Host, Mask
+from crashext.analysis.reach.tasklinks import links_of_tasks
+from crashext.hosts.base import Mask
 from crashext.kernel.access import Words
 from crashext.kernel.byframe import ByFrame
 from crashext.kernel.counters.rcu import cached_pages
@@ -32,20 +33,6 @@ _MAYBE_SLAB = (FrameUse.SLAB, FrameUse.UNKNOWN)
 BOOKKEEPING = ("kmemleak_object", "kmemleak_scan_area")
 """Caches whose objects point at every object there is, for reasons of their own."""
 _WORD = (1 << 64) - 1
-_SCHEDULING = (
-    ("last_wakee", "", ""),
-    ("wake_entry", "", ""),
-    ("se", "struct sched_entity", "run_node"),
-    ("se", "struct sched_entity", "group_node"),
-    ("rt", "struct sched_rt_entity", "run_list"),
-    ("pushable_tasks", "", ""),
-    ("pushable_dl_tasks", "", ""),
-)
-"""Members of a task_struct, of members' own, that link it to other tasks while it waits for a CPU.
-
-They keep the address when it does not any more, and no task is known by them alone: those that
-live are on the list of tasks. Source: include/linux/sched.h, kernel/sched/ (4.19 to 6.12).
-"""
 
 
 @dataclass(frozen=True)
@@ -116,6 +103,21 @@ def find_references(
     unknown = frames.count(FrameUse.UNKNOWN) - int(counts[FrameUse.UNKNOWN])
     size = total << view.space.page_shift
     return scanner.result(Coverage(int(counts.sum()), missing, missing_slab, size, unknown))
+
+
+def roots_in(
+    nodes: Nodes,
+    stacks: Stacks,
+    wanted: ByFrame[np.bool_],
+    present: ByFrame[np.bool_] | None,
+    progress: Progress,
+) -> tuple[NDArray[np.int32], Mask]:
+    """Nodes that words of these page frames point at, which are no nodes' own: each once at least,
+    and whether by its struct page."""
+    scanner = _Pointers(nodes, stacks, wanted)
+    scan_memory(nodes.view, wanted, present, [scanner], progress, "pointers in more slabs")
+    found = scanner.result(Coverage(0, 0, 0, 0))
+    return found.root_target, found.root_page
 
 
 @dataclass(slots=True)
@@ -373,20 +375,3 @@ class _Pointers:
             self._roots,
             coverage,
         )
-
-
-def links_of_tasks(host: Host) -> list[tuple[np.uint64, np.uint64]]:
-    """[start, end) of those members, on this kernel."""
-    task = host.layout("struct task_struct")
-    found = []
-    for member, kind, inner in _SCHEDULING:
-        if task is None or member not in task:
-            continue
-        start, size = task[member].offset, task[member].size
-        if kind:
-            layout = host.layout(kind)
-            if layout is None or inner not in layout:
-                continue
-            start, size = start + layout[inner].offset, layout[inner].size
-        found.append((np.uint64(start), np.uint64(start + size)))
-    return found
