@@ -7,12 +7,12 @@ they write is as telling as what the function writes that allocated.
 from __future__ import annotations
 
 from crashext.hosts.base import Host, ReadFault
-from crashext.kernel.origin.callsites import jumps_on
 from crashext.kernel.origin.code import Code
 from crashext.kernel.origin.constants import Peek
 from crashext.kernel.origin.entrypoints import ALLOCATING, FREEING
 from crashext.kernel.origin.readers import Reader
 from crashext.kernel.origin.stores import Written
+from crashext.kernel.origin.thunks import meant
 
 _LONGEST = 2048  # bytes of a function that is looked into
 _DEEPEST = 2
@@ -29,13 +29,20 @@ class Callees:
         self._barred = {host.address_of(name) for name in names}
         self._copies = {host.address_of(name) for name in _COPY}
         self._known: dict[tuple[int, int, int], tuple[Written, ...]] = {}
+        self._meant: dict[int, int] = {}
 
     def copies(self, target: int) -> bool:
         """Whether it is memcpy()."""
-        return target in self._copies
+        return self._function(target) in self._copies
+
+    def _function(self, target: int) -> int:
+        if target not in self._meant:
+            self._meant[target] = meant(self._host, target)
+        return self._meant[target]
 
     def written(self, target: int, argument: int, depth: int = 1) -> tuple[Written, ...]:
         """What the function at `target` writes where its argument, by number, points to."""
+        target = self._function(target)
         key = (target, argument, depth)
         if key not in self._known:
             self._known[key] = ()  # whoever calls itself adds nothing
@@ -43,7 +50,6 @@ class Callees:
         return self._known[key]
 
     def _read(self, target: int, argument: int, depth: int) -> tuple[Written, ...]:
-        target = jumps_on(self._host, target)
         if depth > _DEEPEST or target in self._barred or target in self._copies:
             return ()
         symbol = self._host.symbol_at(target)

@@ -20,7 +20,7 @@ from crashext.hosts.base import Host, ReadFault, Symbol
 from crashext.kernel.access import UnknownLayout, string, u64
 from crashext.kernel.addresses import address_space
 from crashext.kernel.origin.callees import Callees
-from crashext.kernel.origin.callsites import CallSites, find_calls, jumps_on
+from crashext.kernel.origin.callsites import CallSites, find_calls
 from crashext.kernel.origin.code import MOST_CODE, Code
 from crashext.kernel.origin.constants import Constants, Values, What
 from crashext.kernel.origin.entrypoints import (
@@ -36,6 +36,7 @@ from crashext.kernel.origin.fitting import Fit, Fitting, Request
 from crashext.kernel.origin.mentions import Mentions
 from crashext.kernel.origin.readers import Reader, reader
 from crashext.kernel.origin.stores import Filled, stores_after
+from crashext.kernel.origin.thunks import meant
 from crashext.kernel.slab.caches import Caches, SlabCache
 from crashext.kernel.slab.families import family
 
@@ -317,7 +318,7 @@ class Requests:
         target = None if at is None else known.code.all[at].target
         if at is None or target is None:
             return set()
-        if jumps_on(self._host, target) not in self._creators:
+        if meant(self._host, target) not in self._creators:
             return set()
         found = set()
         for name in known.before(at, self._reader.isa.arguments[0]):

@@ -8,12 +8,13 @@ from dataclasses import replace
 import pytest
 
 from crashext.hosts.base import Module
-from crashext.kernel.origin.callsites import find_calls, jumps_on
+from crashext.kernel.origin.callsites import find_calls
 from crashext.kernel.origin.code import Code
 from crashext.kernel.origin.code_arm64 import ISA, Arm64Constants
 from crashext.kernel.origin.constants import UNKNOWN, Value, Values, What
 from crashext.kernel.origin.stores import Store, stores_after
 from crashext.kernel.origin.stores_arm64 import Arm64Walk
+from crashext.kernel.origin.thunks import meant
 from tests.fake import INFO, FakeHost
 
 AT = 0xFFFFBBC341210000
@@ -132,5 +133,5 @@ def test_a_module_far_away_calls_through_its_table_of_jumps() -> None:
     host.put(base, bytes(text) + bytes(0xE00))
     found = find_calls(host, {target: 7})
     assert (found.address.tolist(), found.target.tolist()) == ([base + 0x40], [7])
-    assert jumps_on(host, base + 0x100) == target
-    assert jumps_on(host, base + 0x104) == base + 0x104
+    assert meant(host, base + 0x100) == target
+    assert meant(host, base + 0x104) == base + 0x104
