@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 
 from crashext.analysis.reach.mark import Marks
 from crashext.analysis.reach.nodes import Nodes
-from crashext.analysis.reach.scan import readable_frames, scan_memory
+from crashext.analysis.reach.scan import readable_frames
 from crashext.kernel.access import Words
 from crashext.kernel.byframe import ByFrame
 from crashext.kernel.pages.frames import Frames, FrameUse
-from crashext.progress import Progress
 
 _TABLE_FLAGS = np.uint64(0xFFF0000000000FFF)
 """Bits of an entry of a page table that are no address: x86-64, EPT and VT-d alike."""
@@ -51,64 +50,63 @@ def rest_of_split(nodes: Nodes, marks: Marks) -> NDArray[np.bool_]:
     return result
 
 
-def weakly_held_blocks(
-    nodes: Nodes,
-    frames: Frames,
-    marks: Marks,
-    tables: NDArray[np.int64],
-    present: ByFrame[np.bool_] | None,
-    progress: Progress,
-) -> NDArray[np.bool_]:
-    """Unreachable blocks whose physical address somebody knows: bool[blocks]. One pass.
+class PhysicalAddresses:
+    """The scanner for blocks whose physical address somebody knows: whole words, aligned to a
+    page, or entries of page tables. It goes along with the pass that finds the pointers: a
+    compressed dump is read once."""
 
-    `tables` are page frames of the kernel's own page tables, which map all memory there is.
-    """
-    reached = marks.reached[nodes.first_block :]
-    if reached.all():
-        return np.zeros(len(reached), np.bool_)
-    wanted = readable_frames(nodes.view, frames, present, FrameUse.SLAB, FrameUse.KERNEL)
-    wanted.set(tables[tables < len(wanted)], np.bool_(False))
-    scanner = _PhysicalAddresses(nodes, marks, wanted)
-    scan_memory(nodes.view, wanted, present, [scanner], progress, "physical addresses of pages")
-    return scanner.found
-
-
-class _PhysicalAddresses:
-    """The scanner for them: whole words, aligned to a page, or entries of page tables."""
-
-    def __init__(self, nodes: Nodes, marks: Marks, wanted: ByFrame[np.bool_]) -> None:
-        self._nodes, self._reached = nodes, marks.reached
-        limit = len(nodes.of_frame)
+    def __init__(
+        self,
+        nodes: Nodes,
+        frames: Frames,
+        tables: NDArray[np.int64],
+        present: ByFrame[np.bool_] | None,
+    ) -> None:
+        """`tables` are page frames of the kernel's own page tables, which map all memory there
+        is."""
+        wanted = readable_frames(nodes.view, frames, present, FrameUse.SLAB, FrameUse.KERNEL)
+        wanted.set(tables[tables < len(wanted)], np.bool_(False))
+        self._nodes, self._wanted = nodes, wanted
         self._shift = np.uint64(nodes.view.space.page_shift)
         self._entries = nodes.view.space.page_size // 8
-        self._limit = np.uint64(limit << nodes.view.space.page_shift)
-        self._wanted = wanted
-        # -1, which is no node, counts as reached.
-        reached = np.append(marks.reached, True)
-        reached[: nodes.first_block] = True
-        self._asked = nodes.of_frame.map(lambda node: ~reached[node])
-        self.found = np.zeros(len(nodes.blocks.first), np.bool_)
+        self._limit = np.uint64(len(nodes.of_frame) << nodes.view.space.page_shift)
+        self._found: list[tuple[NDArray[np.int32], NDArray[np.int32]]] = []
 
-    def look(self, offset: int, words: Words) -> NDArray[np.int32]:
-        """Nodes that words name which begin at direct-map `offset`."""
+    def look(self, offset: int, words: Words) -> tuple[NDArray[np.int32], NDArray[np.int32]] | None:
+        """Blocks that words name which begin at direct-map `offset`, and the nodes that the words
+        are in, -1 outside of all."""
+        first = offset >> int(self._shift)
+        wanted = self._wanted[first : first + len(words) // self._entries]
+        if not wanted.any():
+            return None
         place = words & ~_TABLE_FLAGS
         inside = (place < self._limit) & (place != 0)
         # An address alone; in a page full of entries of a page table, with their flags.
         alone = words & _TABLE_FLAGS == 0
         at = np.flatnonzero(inside & (alone | _in_tables(words, inside, self._entries)))
-        frame = (place[at] >> self._shift).astype(np.int64)
-        hit = self._asked[frame]
-        at, frame = at[hit], frame[hit]
+        node = self._nodes.of_frame[(place[at] >> self._shift).astype(np.int64)]
+        hit = node >= self._nodes.first_block
+        hit[hit] = wanted[at[hit] // self._entries]
+        if not hit.any():
+            return None
+        at, node = at[hit], node[hit]
         where = np.uint64(offset) + at.astype(np.uint64) * np.uint64(8)
-        holder = self._nodes.at_offsets(where)
-        live = (holder < 0) | self._reached[np.maximum(holder, 0)]
-        live &= self._wanted[(where >> self._shift).astype(np.intp)]
-        nodes: NDArray[np.int32] = self._nodes.of_frame[frame[live]]
-        return nodes
+        return self._nodes.at_offsets(where).astype(np.int32), node
 
-    def take(self, found: NDArray[np.int32]) -> None:
-        """Those are weakly held."""
-        self.found[found - self._nodes.first_block] = True
+    def take(self, found: tuple[NDArray[np.int32], NDArray[np.int32]] | None) -> None:
+        """Keep it, each once."""
+        if found is not None:
+            holder, node = np.unique(np.stack(found), axis=1)
+            self._found.append((holder, node))
+
+    def held(self, marks: Marks) -> NDArray[np.bool_]:
+        """Blocks that nothing but such an address leads to, by whom something leads to, or by
+        words outside of all nodes: bool[blocks]."""
+        result = np.zeros(len(self._nodes.blocks.first), np.bool_)
+        for holder, node in self._found:
+            live = (holder < 0) | marks.reached[np.maximum(holder, 0)]
+            result[node[live] - self._nodes.first_block] = True
+        return result & ~marks.reached[self._nodes.first_block :]
 
 
 def _in_tables(words: Words, inside: NDArray[np.bool_], entries: int) -> NDArray[np.bool_]:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crashext.analysis.reach.apart import search_unread, spare
-from crashext.analysis.reach.blocks import rest_of_split, weakly_held_blocks
+from crashext.analysis.reach.blocks import PhysicalAddresses, rest_of_split
 from crashext.analysis.reach.mark import Marks, mark, mark_pages
 from crashext.analysis.reach.nodes import Nodes, nodes
 from crashext.analysis.reach.references import (
@@ -190,7 +190,8 @@ def reach(
         table = slot_table(view, present, progress, index)
         stacks = read_stacks(view, table, areas)
         graph = nodes(view, table, found, areas, stacks, page_blocks, lies)
-        references = find_references(graph, found, stacks, present, progress)
+        physical = PhysicalAddresses(graph, found, rest.table_frames, present)
+        references = find_references(graph, found, stacks, present, progress, [physical])
         marks, unsure, doubtful = _marked(graph, whole, giants, references)
         more = _referrers(view, table, whole, giants, references, marks)
         if attempt == _UPWARDS or not len(np.setdiff1d(more, chosen)):
@@ -201,7 +202,7 @@ def reach(
     spared = spare(graph, whole, references, marks)
     split = rest_of_split(graph, marks)
     _mark_blocks(graph, references, marks, split)
-    weak = weakly_held_blocks(graph, found, marks, rest.table_frames, present, progress)
+    weak = physical.held(marks)
     _mark_blocks(graph, references, marks, weak)
     held = search_unread(graph, whole, found, stacks, marks, present, progress)
     if held is not None:

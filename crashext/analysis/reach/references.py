@@ -7,7 +7,9 @@ of slabs and the dead parts of stacks point at nothing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +17,7 @@ from numpy.typing import NDArray
 from crashext.analysis.reach.edges import ordered, placed
 from crashext.analysis.reach.leftovers import left_over
 from crashext.analysis.reach.nodes import Nodes, Nodes32
-from crashext.analysis.reach.scan import KERNEL_USES, readable_frames, scan_memory
+from crashext.analysis.reach.scan import KERNEL_USES, Scanner, readable_frames, scan_memory
 from crashext.analysis.reach.silent import silent_words
 from crashext.analysis.reach.tasklinks import links_of_tasks
 from crashext.hosts.base import Mask
@@ -82,8 +84,12 @@ def find_references(
     stacks: Stacks,
     present: ByFrame[np.bool_] | None,
     progress: Progress,
+    along: Sequence[Scanner[Any]] = (),
 ) -> References:
-    """The pass. Memory is 8 bytes an edge and 12 a kept root."""
+    """The pass. Memory is 8 bytes an edge and 12 a kept root.
+
+    Scanners `along` look at the same pages.
+    """
     view = nodes.view
     readable = readable_frames(view, frames, present, *KERNEL_USES)
     apart = nodes.table.row_of_page.map(lambda row: row >= 0).frames()
@@ -92,7 +98,7 @@ def find_references(
     readable.set(apart if present is None else apart[present[apart]], np.bool_(True))
     total = readable.count()
     scanner = _Pointers(nodes, stacks, readable)
-    unread = scan_memory(view, readable, present, [scanner], progress, "pointers")
+    unread = scan_memory(view, readable, present, [scanner, *along], progress, "pointers")
     seen = readable.join(frames.use, lambda read, use: np.where(read, use, FrameUse.ABSENT))
     counts = seen.tally(max(FrameUse) + 1)
     counts -= np.bincount(frames.use[unread], minlength=len(counts))
