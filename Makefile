@@ -7,6 +7,8 @@
 # make test-live    leakscan --live in a guest that carries Python; some minutes more
 # make test-kernels    the tests on kernels of Debian's other suites, and on one with SLAB; fetches 4 GB
 #                      and compiles once; writes README's table of kernels
+# make test-no-debug-info    the same documents with and without vmlinux, on every kernel of those,
+#                      guest, form and question: prints a table; an hour
 # make test-busy    the tests on a distribution under load; builds it once, 15 minutes
 # make test-kmemleak    the tests that need a kernel of our own; compiles it once, 5 to 25 minutes
 
@@ -18,7 +20,7 @@ PARALLEL := -n auto --maxprocesses=4 --dist=loadgroup
 APT := DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get
 
 .PHONY: demo check gallery pictures browser style test test-busy test-live test-browser test-kernels \
-    test-kmemleak lab-packages samples papers guests man clean
+    test-no-debug-info test-kmemleak lab-packages samples papers guests man clean
 
 demo: $(VENV)/installed
 	$(BIN)/leakscan -r sample_sessions/many-leaks.session
@@ -41,6 +43,10 @@ test-kernels: $(VENV)/installed-dev lab-packages
 	CRASHEXT_KERNELS=1 $(BIN)/pytest tests/end_to_end/test_other_kernels.py \
 	    --junit-xml=$(VENV)/kernels.xml
 	$(BIN)/python -m tests.record_support $(VENV)/kernels.xml
+
+test-no-debug-info: LAB_SCENARIO := default@arm64
+test-no-debug-info: $(VENV)/installed-dev lab-packages
+	$(BIN)/python -m tests.no_debug_info
 
 test-busy: LAB_SCENARIO := busy
 test-busy: $(VENV)/installed-dev lab-packages

@@ -227,6 +227,21 @@ def on(name: str, form: str = "vmcore") -> list[object]:
     return ["-c", dump.folder / form, "-s", dump.vmlinux]
 
 
+@cache
+def _alone() -> TemporaryDirectory[str]:
+    return TemporaryDirectory()
+
+
+def alone(name: str, form: str = "vmcore") -> Path:
+    """A lab dump in one of its forms, in a folder where its vmlinux is not."""
+    folder = Path(_alone().name, name)
+    folder.mkdir(exist_ok=True)
+    path = folder / form
+    if not path.is_symlink():
+        path.symlink_to(lab_dump(name).folder / form)
+    return path
+
+
 @pytest.fixture(scope="session")
 def schema() -> Any:
     path = Path(crashext.__file__).parent / "report" / "schema.json"

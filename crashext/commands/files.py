@@ -1,12 +1,13 @@
 """Files that a command names, looked at before any work: can they be read, can they be written?
 
-Whether their content is any good is found out by who reads it.
+Whether their content is any good is found out by who reads it, but for what the first bytes tell.
 """
 
 from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 from crashext.commands.options import (
@@ -18,6 +19,7 @@ from crashext.commands.options import (
     Refusal,
     TraceOptions,
 )
+from crashext.hosts.signature import LENGTH, no_debug_file, no_dump
 
 _STDIN = "-"
 
@@ -33,6 +35,10 @@ def check_files(options: Options) -> None:
         if path.resolve() in written:
             raise Refusal(f"cannot {what} {path}: this run writes something else there")
         written.append(path.resolve())
+    if not isinstance(options, ExcerptOptions | ProcfsOptions) and options.source.core is not None:
+        _of_its_kind(options.source.core, no_dump)
+        for path in options.source.symbols:
+            _of_its_kind(path, no_debug_file)
 
 
 def _inputs(options: Options) -> list[tuple[Path, str]]:
@@ -73,6 +79,14 @@ def _readable(path: Path, what: str) -> None:
             path.open("rb").close()
     except (OSError, ValueError) as error:
         raise Refusal(f"cannot {what} {path}: {_why(error)}") from None
+
+
+def _of_its_kind(path: Path, wrong: Callable[[Path, bytes], str]) -> None:
+    if path.is_file():
+        with path.open("rb") as file:
+            why = wrong(path, file.read(LENGTH))
+        if why:
+            raise Refusal(why)
 
 
 def _writable(path: Path, what: str, inputs: list[Path]) -> None:

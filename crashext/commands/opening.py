@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from crashext.hosts.nodebuginfo import NoDebugInfo
 
 NO_DEBUG_INFO = "no debug info: types from the kernel's own BTF; file and line not known"
+BY_ITSELF = "debug info: {}, which has this kernel's build ID"
 FUNCTIONS_ONLY = "its own symbols are functions only (no CONFIG_KALLSYMS_ALL)"
 
 
@@ -81,21 +82,28 @@ def _open(source: Source, place: Place) -> Host:
 
 
 def open_dump(core: Path, symbols: Sequence[Path], debuginfod: bool = True) -> Host:
-    """A dump with its debug files, or with none where it carries what they would tell.
+    """A dump with its debug files, those that lie where one expects them, or with none where it
+    carries what they would tell.
 
     `debuginfod`: servers that the environment names may be asked. Raises `HostError` where it
     carries too little.
     """
+    from crashext.hosts.beside import load_beside
     from crashext.hosts.drgn import DrgnHost, open_core
     from crashext.hosts.nodebuginfo import NoDebugInfo
 
     try:
         host = open_core(core, list(symbols))
         let_go(symbols)
+        by_itself = None if symbols else host.debug_file
     except NoDebugInfo as missing:
-        if not (debuginfod and downloaded(missing)):
+        by_itself = load_beside(core, missing)
+        if by_itself is None and not (debuginfod and downloaded(missing)):
             return _open_bare(core, missing)
         host = DrgnHost(missing.program, core.name, core)
+    if by_itself is not None:
+        let_go([by_itself])
+        tell(str(core), BY_ITSELF.format(by_itself))
     host.prefer(CarriedTypes(host))
     return host
 

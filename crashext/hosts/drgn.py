@@ -32,7 +32,9 @@ from crashext.hosts.base import (
 from crashext.hosts.debuginfod import by_hand
 from crashext.hosts.directmap import NO_MAP, direct_map
 from crashext.hosts.drgn_layouts import layout_of
+from crashext.hosts.drgn_modules import register_symbols
 from crashext.hosts.dumpfile import DumpFile, build_id, examine
+from crashext.hosts.modulelist import module_list
 from crashext.hosts.nodebuginfo import NoDebugInfo
 from crashext.hosts.percpu import PERCPU_END, percpu_table, symbol_in
 from crashext.hosts.readers import Reader, open_readers
@@ -220,7 +222,8 @@ class DrgnHost:
         if not module and (named := self._kernel_symbols.at(address)):
             return Symbol(named[2], named[0], named[1])
         if module and not self._module_symbols_loaded:
-            self._load_module_symbols()
+            self._module_symbols_loaded = True
+            register_symbols(self._program, self, self._module_list)
         try:
             # Labels that the compiler made up (.LC0) name nothing.
             found = [s for s in self._program.symbols(address) if not s.name.startswith(".L")]
@@ -239,17 +242,6 @@ class DrgnHost:
         except (LookupError, ValueError, drgn.FaultError):
             return []
         return [(s.name() or "", f"{s.filename}:{s.line}") for s in found if s.filename]
-
-    def _load_module_symbols(self) -> None:
-        """Name module addresses without the modules' debug files, from the dump's own kallsyms."""
-        from drgn.helpers.linux.kallsyms import load_module_kallsyms  # brings all helpers along
-
-        self._module_symbols_loaded = True
-        try:
-            index = load_module_kallsyms(self._program)
-            self._program.register_symbol_finder("module_kallsyms", index, enable_index=-1)
-        except (LookupError, AttributeError, ValueError, drgn.FaultError):
-            return  # a kernel without CONFIG_KALLSYMS: modules keep their names, symbols do not
 
     def address_of(self, name: str) -> int | None:
         # A fifth of a millisecond each, and the same few variables are asked for at every call.
@@ -284,11 +276,12 @@ class DrgnHost:
 
     @cached_property
     def _modules(self) -> tuple[Module, ...]:
-        return tuple(
-            Module(m.name, tuple((int(a), int(b)) for a, b in m.address_ranges))
-            for m in self._program.modules()
-            if isinstance(m, drgn.RelocatableModule) and m.address_ranges
-        )
+        return tuple(module for _, module in self._module_list)
+
+    @cached_property
+    def _module_list(self) -> list[tuple[int, Module]]:
+        """By address. drgn leaves out one whose notes are not in the dump."""
+        return sorted(module_list(self), key=lambda found: found[1].ranges)
 
     def module_files(self) -> Mapping[str, Path]:
         return {
@@ -297,12 +290,17 @@ class DrgnHost:
             if isinstance(m, drgn.RelocatableModule) and m.debug_file_path
         }
 
-    def debug_folders(self) -> Sequence[Path]:
+    @property
+    def debug_file(self) -> Path | None:
+        """The kernel's."""
         try:
             path = self._program.main_module().debug_file_path
         except LookupError:
-            path = None
-        own = [] if path is None else [Path(path).parent]
+            return None
+        return None if path is None else Path(path)
+
+    def debug_folders(self) -> Sequence[Path]:
+        own = [] if self.debug_file is None else [self.debug_file.parent]
         return list(dict.fromkeys([*self._folders, *own]))
 
     def prefer(self, types: Types) -> None:

@@ -21,11 +21,9 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import NoteSection
 
 from crashext.hosts.base import HostError
+from crashext.hosts.signature import ELF, KDUMP, LENGTH, no_dump
 from crashext.wording import size_text
 
-_KDUMP_SIGNATURE = b"KDUMP   "
-_FLATTENED_SIGNATURE = b"makedumpfile\0\0\0\0"
-_OTHER_SIGNATURES = (b"DISKDUMP",)  # diskdump, which netdump-era kernels wrote
 # What pyelftools raises at damaged files.
 _DAMAGE = (ELFError, ConstructError, ValueError, KeyError, AssertionError)
 _NO_PHYSICAL_ADDRESS = (1 << 64) - 1  # /proc/kcore, for areas that are not RAM
@@ -65,20 +63,17 @@ def examine(path: Path) -> DumpFile:
     """
     try:
         with path.open("rb") as file:
-            signature = file.read(16)
-            if signature.startswith(b"\x7fELF"):
+            head = file.read(LENGTH)
+            why = no_dump(path, head)
+            if why:
+                raise HostError(why)
+            if head.startswith(ELF):
                 return _elf(path, file)
-            if signature.startswith(_KDUMP_SIGNATURE):
+            if head.startswith(KDUMP):
                 return _kdump(path, file)
     except OSError as error:
         raise HostError(f"cannot open dump {path}: {error.strerror}") from error
-    if signature.startswith(_FLATTENED_SIGNATURE):
-        raise HostError(
-            f"{path} is a flattened dump: rearrange it first with: makedumpfile -R NEW < {path}"
-        )
-    if signature.startswith(_OTHER_SIGNATURES):
-        return DumpFile("other", None)
-    raise HostError(f"{path} is not a kernel dump (neither ELF core nor compressed kdump)")
+    return DumpFile("other", None)
 
 
 def examined(dump: Path) -> DumpFile:
@@ -111,8 +106,6 @@ def _elf(path: Path, file: BinaryIO) -> DumpFile:
     ranges, end, lost, notes = [], 0, 0, b""
     try:
         elf = ELFFile(file)
-        if elf["e_type"] != "ET_CORE":
-            raise HostError(f"{path} is an ELF file but no core dump; -s is for vmlinux, -c a dump")
         for segment in elf.iter_segments():
             offset, start, size = segment["p_offset"], segment["p_paddr"], segment["p_filesz"]
             end = max(end, offset + size)

@@ -39,6 +39,7 @@ _MARKER = re.compile(
     r"|_?_?[se](text|data|inittext|rodata|bss)$|__(smp_locks|retpoline_sites)$|_end$|jiffies$"
 )
 _GAP = 1 << 16  # bytes to the next symbol: more than the object before it has, most often
+_WORD = 8
 _EXPORT = "__ksymtab_"
 _VARIABLES = (  # from, up to, bytes that the largest has fewer than
     ("_sdata", "_edata", 1 << 30),
@@ -80,7 +81,9 @@ class Kallsyms:
         if name.startswith(".L"):  # a label that the compiler made up
             return None
         if size >= _GAP and not self._is_large(start, size, after):
-            return None
+            if _MARKER.match(name):
+                return None
+            size = _WORD  # how far it reaches is not known: that it is there is
         return Symbol(name, start, size) if address < start + size else None
 
     def _is_large(self, start: int, size: int, after: int) -> bool:

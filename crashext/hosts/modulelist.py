@@ -1,7 +1,8 @@
 """The kernel's list of modules, read without a debugger: where they are, and their symbols.
 
-Each keeps its ELF symbol table in memory for kallsyms. Sources: include/linux/module.h, from 4.5
-(8244062ef1e5, struct mod_kallsyms) to 7.2; areas by purpose from 6.4 (ac3b43283923).
+Each keeps its ELF symbol table in memory for kallsyms. Sources: include/linux/module.h, from 3.10
+to 7.2: struct module_layout from 4.5 (7523e4dc5057), struct mod_kallsyms from 4.5 (8244062ef1e5),
+areas by purpose from 6.4 (ac3b43283923).
 """
 
 from __future__ import annotations
@@ -69,6 +70,11 @@ def _areas(host: Host, row: bytes, layout: Layout) -> Iterator[tuple[int, int]]:
     else:
         one = host.layout("struct module_layout")
         offsets = [layout[m].offset for m in ("core_layout", "init_layout") if m in layout]
+    if not offsets:
+        for part in ("core", "init"):
+            base, size = _in(row, layout[f"module_{part}"]), _in(row, layout[f"{part}_size"])
+            if base and size:
+                yield base, base + size
     if one is None:
         return
     for offset in offsets:
@@ -81,10 +87,12 @@ def _areas(host: Host, row: bytes, layout: Layout) -> Iterator[tuple[int, int]]:
 def module_symbols(host: Host, address: int, module: Module) -> Iterator[ModuleSymbol]:
     """Symbols that a module's kallsyms holds; none where they are not in the dump."""
     layout, table = host.layout("struct module"), host.layout("struct mod_kallsyms")
-    if layout is None or table is None or "kallsyms" not in layout:
+    if layout is None:
         return
     try:
-        at = _number(host, address + layout["kallsyms"].offset, 8)
+        at, table = address, table or layout
+        if "kallsyms" in layout:
+            at = _number(host, address + layout["kallsyms"].offset, 8)
         row = host.read(at, table.size) if at else bytes(table.size)
         count = _in(row, table["num_symtab"])
         if not 0 < count <= _MAX_SYMBOLS:

@@ -20,6 +20,7 @@ class NoDebugInfo(HostError):
         if not re.fullmatch(r"([0-9a-f]{2}){4,64}", build_id):
             build_id = ""
         super().__init__(missing_debug_info(release, build_id))
+        self.release = release
         self.kernel = f"kernel {release}" + (f" (build ID {build_id})" if build_id else "")
         self.build_id = build_id
         """In hex; "" where the source does not say."""

@@ -7,17 +7,12 @@ lines of source need none of it, and modules are found in the kernel's own list.
 from __future__ import annotations
 
 import logging
-from functools import cached_property
 from pathlib import Path
 
 import drgn
 
-from crashext.hosts.base import Layout, Module, ReadFault, Types
+from crashext.hosts.base import Layout, ReadFault, Types
 from crashext.hosts.drgn import DrgnHost
-from crashext.hosts.modulelist import ModuleSymbol, module_list, module_symbols
-
-_MODULES = "crashext_modules"
-_GLOBAL = drgn.SymbolBinding.GLOBAL
 
 
 class UnindexedHost(DrgnHost):
@@ -26,35 +21,11 @@ class UnindexedHost(DrgnHost):
     def _require_matching_debug_info(self) -> None:
         """drgn compared the build IDs."""
 
-    @cached_property
-    def _modules(self) -> tuple[Module, ...]:
-        return tuple(module for _, module in self._module_list)
-
-    @cached_property
-    def _module_list(self) -> list[tuple[int, Module]]:
-        return sorted(module_list(self), key=lambda found: found[1].ranges)
-
-    def _load_module_symbols(self) -> None:
-        self._module_symbols_loaded = True
-        found = [
-            _drgn_symbol(s) for at, m in self._module_list for s in module_symbols(self, at, m)
-        ]
-        if _MODULES not in self._program.registered_symbol_finders():
-            index = drgn.SymbolIndex(found)
-            self._program.register_symbol_finder(_MODULES, index, enable_index=-1)
-
     def debug_layout(self, type_name: str) -> Layout | None:
         return None
 
     def debug_enumerator(self, name: str) -> int | None:
         return None
-
-
-def _drgn_symbol(found: ModuleSymbol) -> drgn.Symbol:
-    binding = _GLOBAL if found.is_global else drgn.SymbolBinding.LOCAL
-    symbol = found.symbol
-    kind = drgn.SymbolKind.UNKNOWN
-    return drgn.Symbol(symbol.name, symbol.address, symbol.size, binding, kind)
 
 
 def open_unindexed(core: Path, vmlinux: Path, types: Types) -> UnindexedHost | None:

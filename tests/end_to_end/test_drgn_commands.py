@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from markupsafe import escape
 
-from tests.conftest import ask, lab_dump, on
+from tests.conftest import alone, ask, lab_dump, on
 from tests.report.pages import Parsed
 
 
@@ -34,7 +34,7 @@ def test_the_answer_is_the_shells() -> None:
 
 def test_without_debug_info_it_is_the_same_twice() -> None:
     line = "leakscan --json kmalloc-32"
-    bare = ask("leakscan", "-c", lab_dump("default").vmcore, "--json", "kmalloc-32")
+    bare = ask("leakscan", "-c", alone("default"), "--json", "kmalloc-32")
     assert typed(line, line, debug_info=False).stdout == 2 * bare.out
 
 

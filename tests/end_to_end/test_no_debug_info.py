@@ -5,15 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import drgn
 import pytest
 
-from crashext.commands.opening import NO_DEBUG_INFO
+from crashext.commands.opening import BY_ITSELF, NO_DEBUG_INFO
 from crashext.hosts.nodebuginfo import require_debug_info
-from tests.conftest import lab_dump, lab_host, on, run
+from tests.conftest import alone, lab_dump, lab_host, on, run
 from tests.lab import read_addresses
+from tests.no_debug_info import without_lines
 
 QUESTIONS = (
     ("default", "vmcore", ()),
@@ -37,20 +38,11 @@ OTHER_KERNELS = (
 )
 
 
-def without_lines(document: Any) -> Any:
-    """A document without file and line, which only debug files know."""
-    if isinstance(document, dict):
-        return {k: without_lines(v) for k, v in document.items() if k != "source"}
-    if isinstance(document, str):
-        return re.sub(r" \([\w./-]+\.[chS]:\d+\)|^[\w./-]+\.[chS]:\d+; ", "", document)
-    return [without_lines(v) for v in document] if isinstance(document, list) else document
-
-
 @pytest.mark.parametrize(("name", "form", "question"), [*QUESTIONS, *OTHER_KERNELS])
 def test_the_document_is_that_of_a_run_with_vmlinux(
     name: str, form: str, question: tuple[str, ...]
 ) -> None:
-    bare = run("leakscan", "-c", lab_dump(name).folder / form, "--json", *question)
+    bare = run("leakscan", "-c", alone(name, form), "--json", *question)
     assert bare.status == 0, bare.err
     assert [line for line in bare.err.splitlines() if line.endswith(NO_DEBUG_INFO)]
     with_vmlinux = run("leakscan", *on(name, form), "--json", *question)
@@ -62,14 +54,14 @@ def test_the_document_is_that_of_a_run_with_vmlinux(
 def test_objects_are_compared_alike(name: str) -> None:
     some = [hex(a) for a in read_addresses(lab_dump(name).addresses("chain"))[:2]]
     for asked in (some, some[:1]):
-        bare = run("objsim", "-c", lab_dump(name).vmcore, "--json", *asked)
+        bare = run("objsim", "-c", alone(name), "--json", *asked)
         with_vmlinux = run("objsim", *on(name), "--json", *asked)
         assert without_lines(bare.document) == without_lines(with_vmlinux.document)
 
 
 def test_a_session_of_it_replays(tmp_path: Path) -> None:
     session = tmp_path / "a.session"
-    dump = lab_dump("default").d31
+    dump = alone("default", "vmcore.d31")
     bare = run("leakscan", "-c", dump, "--record", session, "--json", "kmalloc-32")
     replayed = run("leakscan", "-r", session, "--json", "kmalloc-32")
     assert replayed.status == 0
@@ -79,7 +71,7 @@ def test_a_session_of_it_replays(tmp_path: Path) -> None:
 
 def test_a_verdict_recorded_without_replays_as_it_was(tmp_path: Path) -> None:
     session = tmp_path / "a.session"
-    bare = run("leakscan", "-c", lab_dump("healthy").d31, "--record", session, "--json")
+    bare = run("leakscan", "-c", alone("healthy", "vmcore.d31"), "--record", session, "--json")
     replayed = run("leakscan", "-r", session, "--json")
     assert replayed.err == ""
     assert replayed.document == bare.document
@@ -108,7 +100,7 @@ def test_what_is_missing_is_one_line(
         raise AssertionError
 
     monkeypatch.setattr("crashext.hosts.drgn.open_core", opened)
-    ran = run("leakscan", "-c", lab_dump("default").vmcore)
+    ran = run("leakscan", "-c", alone("default"))
     assert ran.status == 2
     assert "slab caches, the largest first" in ran.out if symbol == "__start_BTF" else not ran.out
     assert len(ran.err.splitlines()) == 1
@@ -117,3 +109,28 @@ def test_what_is_missing_is_one_line(
         r"with -s; package linux-image-\S+-dbg \(Debian\) has it; " + says,
         ran.err,
     )
+
+
+@pytest.mark.parametrize("name", ["vmlinux", "vmlinux-{}", "vmlinux.debug"])
+def test_a_vmlinux_beside_the_dump_is_found_by_its_build_id(name: str, tmp_path: Path) -> None:
+    dump = lab_dump("default")
+    core, beside = (
+        tmp_path / "vmcore.d31",
+        tmp_path / name.format(lab_host("default").info().release),
+    )
+    core.symlink_to(dump.d31)
+    beside.symlink_to(dump.vmlinux)
+    ran = run("leakscan", "-c", core, "--json", "--sites", "leaklab_obj")
+    assert ran.err == f"{core}: {BY_ITSELF.format(beside)}\n"
+    with_vmlinux = run("leakscan", *on("default", "vmcore.d31"), "--json", "--sites", "leaklab_obj")
+    assert ran.out == with_vmlinux.out
+
+
+def test_another_kernels_vmlinux_beside_the_dump_is_let_be(tmp_path: Path) -> None:
+    core = tmp_path / "vmcore.d31"
+    core.symlink_to(lab_dump("default").d31)
+    (tmp_path / "vmlinux").symlink_to(lab_dump("default@sid").vmlinux)
+    (tmp_path / "vmlinux.debug").write_text("call the customer back\n")
+    ran = run("leakscan", "-c", core, "--sites", "leaklab_obj")
+    assert ran.status == 0
+    assert ran.err == f"{core}: {NO_DEBUG_INFO}\n"

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tests.conftest import ask, lab_dump, run
+from tests.conftest import alone, ask, lab_dump, run
 from tests.lab import read_addresses
 
 NO_BTF = "default@slab"
@@ -14,7 +14,7 @@ FUNCTIONS_ONLY = "default@arm64"
 
 
 def test_the_caches_are_listed_and_what_to_get_is_said() -> None:
-    ran = ask("leakscan", "-c", lab_dump(NO_BTF).d31)
+    ran = ask("leakscan", "-c", alone(NO_BTF, "vmcore.d31"))
     assert ran.status == 2
     assert re.fullmatch(
         r"leakscan: no debug info found for kernel 6\.1\.\S+-slab \(build ID [0-9a-f]{40}\): "
@@ -22,13 +22,13 @@ def test_the_caches_are_listed_and_what_to_get_is_said() -> None:
         ran.err,
     )
     assert re.search(r"^  leaklab_obj +120 B +4,0\d\d +", ran.out, re.M)
-    every = run("leakscan", "-c", lab_dump(NO_BTF).d31, "-v").out
+    every = run("leakscan", "-c", alone(NO_BTF, "vmcore.d31"), "-v").out
     assert len(every.splitlines()) > len(ran.out.splitlines())
 
 
 @pytest.mark.parametrize("question", [["--json"], ["--html", "page.html", "--json"]])
 def test_a_document_is_not_half_written(question: list[str]) -> None:
-    ran = run("leakscan", "-c", lab_dump(NO_BTF).d31, *question)
+    ran = run("leakscan", "-c", alone(NO_BTF, "vmcore.d31"), *question)
     assert ran.status == 2
     assert ran.out == ""
 
@@ -36,11 +36,11 @@ def test_a_document_is_not_half_written(question: list[str]) -> None:
 def test_words_are_shown_with_what_they_say() -> None:
     dump = lab_dump(NO_BTF)
     chained = int(read_addresses(dump.addresses("chain"))[0])
-    ran = run("objsim", "-c", dump.vmcore, hex(chained), "slab_caches")
+    ran = run("objsim", "-c", alone(NO_BTF), hex(chained), "slab_caches")
     assert ran.status == 0
     assert '"LABLINK!"' in ran.out
     assert "words alone, as no types are known" in ran.out
-    document = run("objsim", "-c", dump.vmcore, "--json", "vfs_read", "0x10").document
+    document = run("objsim", "-c", alone(NO_BTF), "--json", "vfs_read", "0x10").document
     symbol, nothing = document["subjects"]
     assert symbol["kind"] == "symbol"
     assert symbol["note"].startswith("vfs_read; ")
@@ -48,10 +48,10 @@ def test_words_are_shown_with_what_they_say() -> None:
 
 
 def test_functions_have_names_where_variables_have_none() -> None:
-    dump = lab_dump(FUNCTIONS_ONLY)
-    ran = run("leakscan", "-c", dump.vmcore)
+    dump = alone(FUNCTIONS_ONLY)
+    ran = run("leakscan", "-c", dump)
     assert ran.status == 2
     assert "functions only (no CONFIG_KALLSYMS_ALL)" in ran.err
     assert "package linux-image-" in ran.err
     assert re.search(r"^  kmalloc-\S+ +[\d,]+ B +[\d,]+ +", ran.out, re.M)
-    assert "vfs_read; words alone" in run("objsim", "-c", dump.vmcore, "vfs_read").out
+    assert "vfs_read; words alone" in run("objsim", "-c", dump, "vfs_read").out

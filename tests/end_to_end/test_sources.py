@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import SESSIONS, lab_dump, run
+from tests.conftest import SESSIONS, alone, lab_dump, run
 
 
 def refused(*arguments: object) -> str:
@@ -33,6 +33,7 @@ def test_a_text_file_is_no_dump(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("call the customer back\n")
     assert "not a kernel dump" in refused("-c", path)
+    assert "not an ELF debug file" in refused("-c", lab_dump("default").vmcore, "-s", path)
 
 
 def test_vmlinux_given_as_dump() -> None:
@@ -41,7 +42,7 @@ def test_vmlinux_given_as_dump() -> None:
 
 def test_dump_given_as_vmlinux() -> None:
     dump = lab_dump("default")
-    assert "does not belong" in refused("-c", dump.vmcore, "-s", dump.vmcore)
+    assert "-c is for dumps" in refused("-c", dump.vmcore, "-s", dump.vmcore)
 
 
 def test_missing_vmlinux(tmp_path: Path) -> None:
@@ -58,7 +59,7 @@ def test_wrong_vmlinux() -> None:
 
 def test_no_vmlinux_at_all() -> None:
     """The lab's kernel is not installed, so no build ID lookup can find it: its BTF serves."""
-    ran = run("leakscan", "-c", lab_dump("default").vmcore, "kmalloc-32", "--no-refs")
+    ran = run("leakscan", "-c", alone("default"), "kmalloc-32", "--no-refs")
     assert (ran.status, "no debug info: types from the kernel's own BTF" in ran.err) == (0, True)
 
 

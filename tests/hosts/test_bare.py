@@ -7,11 +7,12 @@ from collections.abc import Callable
 import drgn
 import pytest
 
+from crashext.commands.opening import open_dump
 from crashext.hosts.bare import BareHost
 from crashext.hosts.base import HostError
 from crashext.kernel.btf_layouts import BtfLayouts, CarriedTypes, disagreement
 from crashext.kernel.btf_memory import read_kernel_btf
-from tests.conftest import lab_dump, lab_host
+from tests.conftest import alone, lab_dump, lab_host
 
 
 def program(damage: dict[int, bytes] | None = None) -> drgn.Program:
@@ -111,6 +112,30 @@ def test_symbols_are_named_as_with_vmlinux(symbol: str) -> None:
     assert ours is not None
     assert theirs is not None
     assert (ours.name, ours.address, ours.module) == (theirs.name, theirs.address, theirs.module)
+
+
+def test_what_ends_nobody_knows_where_has_a_name_where_it_begins() -> None:
+    """The last variable of .bss, from whose lock on nothing has a name for long."""
+    host, other = BareHost(program(), "vmcore"), lab_host("default")
+    where = other.address_of("linux_banner")
+    assert where is not None
+    for address in (where, where + 7):
+        found = host.symbol_at(address)
+        assert found is not None
+        assert (found.name, found.address) == ("linux_banner", where)
+    assert host.symbol_at(where + 1024) is None
+    assert host.symbol_at(other.address_of("__end_rodata") or 0) is None
+
+
+@pytest.mark.parametrize("name", ["default@trixie", "default@sid"])
+def test_a_module_whose_notes_are_not_in_the_dump_is_no_less_known(name: str) -> None:
+    """drgn leaves it out, and with one module's symbols those of all."""
+    dump = lab_dump(name)
+    host, other = open_dump(alone(name, "vmcore.d31"), []), open_dump(dump.d31, [dump.vmlinux])
+    assert host.modules() == other.modules()
+    for module in host.modules():
+        for address in range(module.ranges[0][0], module.ranges[0][1], 64):
+            assert host.symbol_at(address) == other.symbol_at(address)
 
 
 def test_modules_are_those_of_debug_info() -> None:

@@ -18,7 +18,7 @@ from crashext.commands.options import _source
 from crashext.commands.place import SHELL
 from crashext.hosts.bare import BareHost
 from crashext.hosts.debuginfod import by_hand, download, servers
-from tests.conftest import lab_dump, lab_host
+from tests.conftest import alone, lab_dump, lab_host
 
 SECONDS = 20  # that a server which never answers would take: more than any test waits
 
@@ -175,7 +175,7 @@ def test_whom_it_asks_is_said_and_it_goes_on_without(
     serve: Serve, capsys: pytest.CaptureFixture[str]
 ) -> None:
     serve(None)
-    dump = lab_dump("default").d31
+    dump = alone("default", "vmcore.d31")
     host = open_dump(dump, [])
     kernel = f"kernel {host.info().release} (build ID {build_id()})"
     assert capsys.readouterr().err.splitlines() == [
@@ -189,7 +189,7 @@ def test_whom_it_asks_is_said_and_it_goes_on_without(
 @pytest.mark.usefixtures("lab")
 def test_nobody_is_asked_where_that_is_declined(serve: Serve) -> None:
     server, dump = serve(lab_dump("default").vmlinux), lab_dump("default")
-    assert isinstance(open_dump(dump.d31, [], debuginfod=False), BareHost)
+    assert isinstance(open_dump(alone("default", "vmcore.d31"), [], debuginfod=False), BareHost)
     open_dump(dump.d31, [dump.vmlinux])
     assert server.asked == []
 

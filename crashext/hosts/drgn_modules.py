@@ -1,0 +1,31 @@
+"""Symbols of modules, for drgn to find by address: as the kernel's own list and kallsyms have them.
+
+drgn's own reader gives up on all modules where the notes or the symbols of one are not in the dump.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import drgn
+
+from crashext.hosts.base import Host, Module
+from crashext.hosts.modulelist import ModuleSymbol, module_symbols
+
+_FINDER = "crashext_modules"
+
+
+def register_symbols(
+    program: drgn.Program, host: Host, modules: Sequence[tuple[int, Module]]
+) -> None:
+    """`modules`: (address of struct module, module). Symbols of debug files come first."""
+    found = [_drgn_symbol(s) for at, module in modules for s in module_symbols(host, at, module)]
+    if _FINDER not in program.registered_symbol_finders():
+        program.register_symbol_finder(_FINDER, drgn.SymbolIndex(found), enable_index=-1)
+
+
+def _drgn_symbol(found: ModuleSymbol) -> drgn.Symbol:
+    binding = drgn.SymbolBinding.GLOBAL if found.is_global else drgn.SymbolBinding.LOCAL
+    symbol = found.symbol
+    kind = drgn.SymbolKind.UNKNOWN
+    return drgn.Symbol(symbol.name, symbol.address, symbol.size, binding, kind)
