@@ -25,9 +25,9 @@ from crashext.analysis.reach.reachability import Reach, complete_index
 from crashext.analysis.reach.scan import present_frames
 from crashext.analysis.reach.totals import unreachable_counts
 from crashext.analysis.results.estimate import Estimate
-from crashext.analysis.results.evidence import OrphanGroup, UnreachableCache, UnreachableMemory
+from crashext.analysis.results.evidence import UnreachableCache, UnreachableMemory
 from crashext.analysis.results.joined import Traced
-from crashext.analysis.results.reports import Kernel
+from crashext.analysis.results.reports import Kernel, OrphanReport
 from crashext.analysis.settings import MEMORY_BUDGET, Settings
 from crashext.analysis.trace_losses import named_by_trace
 from crashext.analysis.types.candidates import settled
@@ -53,7 +53,7 @@ from crashext.kernel.slab.view import KernelView, NoMemoryMap
 from crashext.procfs.folder import Moment
 from crashext.progress import Progress, part
 from crashext.skipped import Skipped
-from crashext.wording import bracketed, some_of
+from crashext.wording import bracketed, size_text, some_of
 
 _LEFT_OUT = ("free", "anonymous", "file cache and buffers", "shmem and tmpfs", "hugetlb")
 _TELLING = 2  # groups of a cache whose evidence is given
@@ -248,7 +248,7 @@ def _judged(
         facts,
         caches=tuple(_with_reach(c, counts) for c in facts.caches),
         unreachable=named_by_trace(
-            reached, traced, tuple(_unreachable(c, report.orphans) for c in report.caches)
+            reached, traced, tuple(_unreachable(c, report) for c in report.caches)
         ),
         explained=report.totals.explained,
         holders=holder_facts(reached, facts, part(progress, 90, 100)),
@@ -265,7 +265,7 @@ def _judged_pages(
     left: NDArray[np.int64],
 ) -> PagesFact:
     """What reachability says of pages, `left` being those that are unaccounted for."""
-    lost = tuple(m for m in memory if m.kind == "pages")
+    lost = tuple(m for m in memory if m.kind == "pages" and not m.part_of)
     size = marked.nodes.blocks.pages << marked.view.space.page_shift
     return replace(
         pages,
@@ -281,9 +281,9 @@ def _with_reach(cache: CacheFact, counts: dict[str, Estimate]) -> CacheFact:
     return replace(cache, unreachable=counts.get(cache.name, Estimate.known(0)))
 
 
-def _unreachable(found: UnreachableCache, groups: tuple[OrphanGroup, ...]) -> UnreachableFact:
+def _unreachable(found: UnreachableCache, report: OrphanReport) -> UnreachableFact:
     """Counts of the whole, with what the cache's largest groups say of themselves."""
-    some = [g for g in groups if g.cache == found.cache and not g.explanation][:_TELLING]
+    some = [g for g in report.orphans if g.cache == found.cache and not g.explanation][:_TELLING]
     allocators = [a for g in some for a in g.allocators]
     known = next((a for a in allocators if a.rung in _STRONG), None)
     # Where the kernel itself allocates them for others, that is not who is to blame.
@@ -298,6 +298,11 @@ def _unreachable(found: UnreachableCache, groups: tuple[OrphanGroup, ...]) -> Un
     evidence += [] if known else [line for g in some for line in in_words(g.callers)]
     evidence += [f"they may be {bracketed(t.name, t.module)}" for t in types]
     evidence += [note for g in some for note in g.notes[:2]]
+    evidence += [
+        f"{size_text(m.bytes)} of pages are lost with them: {m.what}"
+        for m in report.memory
+        if m.part_of == found.cache
+    ]
     if found.below:
         hanging = some_of([f"{b.objects:,} {b.cache}" for b in found.below], 4)
         evidence.append(f"below them hang {hanging}")

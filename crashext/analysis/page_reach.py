@@ -14,6 +14,7 @@ from crashext.analysis.reach.reachability import Reach
 from crashext.analysis.results.evidence import UnreachableMemory
 from crashext.analysis.verdict.facts import PagesHolder
 from crashext.hosts.base import U64
+from crashext.kernel.access import Words
 from crashext.kernel.roots.places import Place, PlaceKind
 
 _EXAMPLES = 4
@@ -65,7 +66,9 @@ def _areas(marked: Reach) -> list[UnreachableMemory]:
 
 def _pages(marked: Reach, modules: list[str]) -> list[UnreachableMemory]:
     blocks, view = marked.nodes.blocks, marked.view
-    rows = np.flatnonzero(~marked.blocks_reached())
+    lost = ~marked.blocks_reached()
+    stacks = lost & np.isin(view.space.addresses(blocks.first.astype(np.uint64)), _stacks(marked))
+    rows = np.flatnonzero(lost & ~stacks)
     some = rows
     if len(rows) > SAMPLE:
         some = rows[np.linspace(0, len(rows) - 1, SAMPLE).astype(np.intp)]
@@ -75,7 +78,7 @@ def _pages(marked: Reach, modules: list[str]) -> list[UnreachableMemory]:
         members.setdefault(labels.get(int(blocks.first[row])), []).append(row)
     scale = len(rows) / max(1, len(some))
     orders = blocks.orders()
-    found = []
+    found = _of_tasks(marked, np.flatnonzero(stacks))
     for label, mine in members.items():
         what, module = described(label, modules)
         pages = round(int(blocks.pages[mine].sum()) * scale)
@@ -95,6 +98,38 @@ def _pages(marked: Reach, modules: list[str]) -> list[UnreachableMemory]:
             )
         )
     return sorted(found, key=lambda m: (-m.bytes, m.what))
+
+
+def _stacks(marked: Reach) -> Words:
+    """Where the stacks of tasks begin."""
+    return np.array([stack.start for stack in marked.stacks.stacks], np.uint64)
+
+
+def _of_tasks(marked: Reach, rows: NDArray[np.int64]) -> list[UnreachableMemory]:
+    """Blocks that are stacks: their task is what was lost, and nothing leads to it.
+
+    Where stacks are vmalloc areas (ba14a194a434, 4.9, CONFIG_VMAP_STACK), no block is one.
+    """
+    if not len(rows):
+        return []
+    blocks, view = marked.nodes.blocks, marked.view
+    pages = int(blocks.pages[rows].sum())
+    orders = Counter(blocks.orders()[rows].tolist())
+    examples = tuple(U64(view.space.address(int(f))) for f in blocks.first[rows[:_EXAMPLES]])
+    size = pages << view.space.page_shift
+    return [
+        UnreachableMemory(
+            "pages",
+            "kernel stacks of unreachable tasks",
+            "",
+            len(rows),
+            pages,
+            size,
+            tuple(sorted(orders.items())),
+            examples,
+            part_of="task_struct",
+        )
+    ]
 
 
 def _scaled(counts: Counter[int], scale: float) -> tuple[tuple[int, int], ...]:

@@ -175,6 +175,8 @@ class UnreachableMemory:
     """The group was told from the others by a sample of the blocks."""
     callers: Callers | None = None
     """Who may have allocated them, by the code; None where no module is named."""
+    part_of: str = ""
+    """The cache whose unreachable objects they belong to; "" where they are lost by themselves."""
 
 
 @dataclass(frozen=True, slots=True)
