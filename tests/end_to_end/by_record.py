@@ -3,6 +3,9 @@
 `python -m tests.end_to_end.by_record [DUMP …]` lists every group of alike objects that one place
 allocated, by the record, and what the code alone says of it. The record is not shown to the code.
 
+A group is *of one place* where the record names one for nearly all of it; what is counted once more
+are those of a single one, their objects, and the places themselves, each once.
+
 How a group counts: *right* where the recorded function is first; *among equals* where the code says
 itself that some are as probable as the first, and the recorded one is among the few that it shows;
 *not told* where no place stands out; *wrong* where another one is said to. Of what it says the code
@@ -63,6 +66,8 @@ class Compared:
     callers: Callers | None
     rank: int | None
     """Of the true place among those that are shown; None where it is not."""
+    single: bool
+    """The record names no other place for any of them."""
 
     same: bool
     """The first is in the recorded function, if at another call of it."""
@@ -124,7 +129,11 @@ def names(host: Host, site: CallSite, stack: Stack) -> bool:
         return called + site_length(host) in stack
     # A tail jump leaves no frame: who called the function that jumps is in the stack.
     symbol = host.symbol_at(called)
-    return symbol is not None and any(callee(host, a) == symbol.address for a in stack)
+    if symbol is None:
+        return False
+    # Of a call through a pointer nobody sees what was called: with no frame of its own, one that
+    # jumps.
+    return through_pointer(host, stack[-1]) or any(callee(host, a) == symbol.address for a in stack)
 
 
 def site_length(host: Host) -> int:
@@ -138,6 +147,23 @@ def callee(host: Host, address: int) -> int | None:
     except ReadFault:  # text of __init, which is gone
         return None
     return address + int.from_bytes(data[1:], "little", signed=True) if data[0] == 0xE8 else None
+
+
+def through_pointer(host: Host, address: int) -> bool:
+    """Whether what returns to `address` was called through a pointer."""
+    target = callee(host, address)
+    symbol = None if target is None else host.symbol_at(target)
+    if symbol is not None:
+        return symbol.name.startswith("__x86_indirect_thunk")
+    try:
+        return _indirect(host.read(address - _JUMP, _JUMP))
+    except ReadFault:
+        return False
+
+
+def _indirect(code: bytes) -> bool:
+    """Whether it ends in `call *register`, of 2 or 3 bytes, or is one padded by prefixes."""
+    return any(code[i] == 0xFF and code[i + 1] & 0xF8 == 0xD0 for i in range(len(code) - 1))
 
 
 def compared(
@@ -182,7 +208,8 @@ def _compare(
     rank = next((i for i, s in enumerate(ranked) if names(view.host, s, stack)), None)
     function = view.host.symbol_at(site - 1)
     same = bool(ranked and function and ranked[0].function == function.name)
-    return Compared(cache.name, len(members), stack, site, callers, rank, same)
+    single = times == len(stacks)
+    return Compared(cache.name, len(members), stack, site, callers, rank, single, same)
 
 
 def main(dumps: list[str]) -> None:
@@ -192,11 +219,26 @@ def main(dumps: list[str]) -> None:
         print(f"{name}: {len(found)} groups of one place each")
         for one in found:
             print(*lines(view, one), sep="\n  ")
-        counted = Counter(one.outcome for one in found)
-        print(f"{name}: {', '.join(f'{counted[o]} {o}' for o in OUTCOMES)} of {len(found)} groups")
-        places = {(one.cache, one.site): one.outcome for one in found}
-        counted = Counter(places.values())
-        print(f"{name}: {', '.join(f'{counted[o]} {o}' for o in OUTCOMES)} of {len(places)} places")
+        for line in summary(found):
+            print(f"{name}: {line}")
+
+
+def summary(found: list[Compared]) -> list[str]:
+    """How many of each outcome, by what is counted."""
+    single = [one for one in found if one.single]
+    objects: Counter[str] = Counter()
+    for one in single:
+        objects[one.outcome] += one.objects
+    counted = {
+        "groups": Counter(one.outcome for one in found),
+        "groups of a single place": Counter(one.outcome for one in single),
+        "objects of those": objects,
+        "places": Counter({(one.cache, one.site): one.outcome for one in found}.values()),
+    }
+    return [
+        f"{', '.join(f'{times[o]:,} {o}' for o in OUTCOMES)} of {sum(times.values()):,} {what}"
+        for what, times in counted.items()
+    ]
 
 
 def lines(view: KernelView, one: Compared) -> list[str]:
