@@ -43,6 +43,7 @@ test-kernels: $(VENV)/installed-dev lab-packages
 	CRASHEXT_KERNELS=1 $(BIN)/pytest tests/end_to_end/test_other_kernels.py \
 	    --junit-xml=$(VENV)/kernels.xml
 	$(BIN)/python -m tests.record_support $(VENV)/kernels.xml
+	CRASHEXT_KERNELS=1 $(BIN)/pytest tests/end_to_end/test_callers_by_record.py
 
 test-no-debug-info: LAB_SCENARIO := default@arm64
 test-no-debug-info: $(VENV)/installed-dev lab-packages
