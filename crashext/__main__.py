@@ -46,8 +46,10 @@ def _run(command: str, arguments: list[str], script: str = "") -> int:
     try:
         # Only now, as these need a Python that is new enough.
         from crashext.commands import entry
+        from crashext.commands.collecting import collect_seldom
         from crashext.commands.place import Place
 
+        collect_seldom()
         place = Place(start=partial(_started, script=script))
         return (entry.leakscan if command == "leakscan" else entry.objsim)(arguments, place)
     except KeyboardInterrupt:
