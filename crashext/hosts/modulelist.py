@@ -30,6 +30,8 @@ _ELF_SYMBOL = np.dtype(
     ]
 )
 STB_GLOBAL = 1
+_LEAST_LETTER = ord("?")
+"""Of nm's letters for a symbol; ELF's own info byte is less."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,11 @@ def _areas(host: Host, row: bytes, layout: Layout) -> Iterator[tuple[int, int]]:
 
 
 def module_symbols(host: Host, address: int, module: Module) -> Iterator[ModuleSymbol]:
-    """Symbols that a module's kallsyms holds; none where they are not in the dump."""
+    """Symbols that a module's kallsyms holds; none where they are not in the dump.
+
+    Before 1c7651f43777 (5.2) nm's letter of each stood in place of its binding. ELF has the global
+    ones behind the local ones: of two that share an address the second is the one to be global.
+    """
     layout, table = host.layout("struct module"), host.layout("struct mod_kallsyms")
     if layout is None:
         return
@@ -102,6 +108,7 @@ def module_symbols(host: Host, address: int, module: Module) -> Iterator[ModuleS
         strings = _strings(host, _in(row, table["strtab"]), int(entries["name"].max()))
     except (ReadFault, UnknownLayout):
         return
+    seen: set[int] = set()
     for name, info, section, value, size in zip(
         entries["name"].tolist(),
         entries["info"].tolist(),
@@ -112,7 +119,9 @@ def module_symbols(host: Host, address: int, module: Module) -> Iterator[ModuleS
     ):
         text = strings[name : strings.find(b"\0", name)].decode("ascii", "backslashreplace")
         if text and section:  # 0: defined elsewhere
-            yield ModuleSymbol(Symbol(text, value, size, module.name), info >> 4 == STB_GLOBAL)
+            is_global = value in seen if info >= _LEAST_LETTER else info >> 4 == STB_GLOBAL
+            seen.add(value)
+            yield ModuleSymbol(Symbol(text, value, size, module.name), is_global)
 
 
 def _strings(host: Host, address: int, last: int) -> bytes:

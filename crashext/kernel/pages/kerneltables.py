@@ -14,8 +14,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from crashext.hosts.base import Host, ReadFault
-from crashext.kernel.access import Words, u64
+from crashext.hosts.base import Host, Mask, ReadFault
+from crashext.kernel.access import Words, column, require, u64
 from crashext.kernel.addresses import AddressSpace
 from crashext.kernel.lists import entries
 from crashext.kernel.memmap import MemoryMap
@@ -48,18 +48,29 @@ def user_tops(host: Host, space: AddressSpace, memory: MemoryMap) -> NDArray[np.
     # The two last levels have counters.
     found = [tops.astype(np.int64), _of_users(host, space, form, where, len(form.shifts) - 3)]
     if any(host.address_of(name) is not None for name in _ISOLATION):
-        even = tops & np.uint64(1) == 0
-        found.append(tops[even].astype(np.int64) + 1)
-        second = _seconds(host, form, where[even], space.page_size)
+        pairs = _in_pairs(host, memory, tops)
+        found.append(tops[pairs].astype(np.int64) + 1)
+        second = _seconds(host, form, where[pairs], space.page_size)
         second = np.append(second, np.uint64(form.root + space.page_size))
         rows = rows_of(host, second, form.top)[:, form.kernel :].reshape(-1)
         found.append(_below(host, space, form, rows, len(form.shifts) - 1))
     return np.unique(np.concatenate(found))
 
 
+def _in_pairs(host: Host, memory: MemoryMap, tops: Words) -> Mask:
+    """Top tables whose allocation has the page behind them too: it counts no references of its own.
+    Where isolation is off, that page is anybody's since 6.15."""
+    page = require(host, "struct page", "flags")
+    count = page.first_of("_refcount", "_count")
+    even = tops & np.uint64(1) == 0
+    if count is not None and len(tops):
+        rows, ok = memory.rows(tops + np.uint64(1))
+        even &= ~ok | (column(rows, count) == 0)
+    return np.asarray(even, np.bool_)
+
+
 def _seconds(host: Host, form: Format, tops: Words, page: int) -> Words:
-    """The second top tables that are in use: they lead where the first do for user space. Where
-    isolation is off, the page may be anybody's (since 6.15), and says nothing."""
+    """The second top tables that are in use: they lead where the first do for user space."""
     both, ok = host.read_many(np.append(tops, tops + np.uint64(page)), 8 * form.kernel)
     first, second = np.ascontiguousarray(both).view("<u8").reshape(2, -1, form.kernel)
     users = first & form.frame

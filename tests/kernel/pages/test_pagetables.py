@@ -114,6 +114,26 @@ def test_tables_of_processes_are_walked_where_the_kernel_does_not_mark_them(
     assert found == ([] if marked else [middle >> 12, last >> 12])
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_the_page_behind_a_top_table_is_a_table_where_it_is_of_the_same_allocation(
+    own: bool,
+) -> None:
+    """Since 6.15 it is anybody's where page tables are not isolated: then it counts references."""
+    page = layout("struct page", 64, flags=(0, 8), lru=(32, 16), _refcount=(52, 4))
+    made = Machine(32, page=page)
+    list_head, root, top = DIRECT + 0x1D000, DIRECT + 0x10000, 2
+    names = {"init_top_pgt": root, "pgd_list": list_head, "pti_init": TEXT}
+    made.host.symbols.update(names)
+    made.host.put(DIRECT, bytes(0x1D000))
+    links = VMEMMAP + 64 * top + 32
+    made.host.put(list_head, word(links, links))
+    made.host.put(links, word(list_head, list_head))
+    made.put(top, 48, 1 << 32)
+    made.put(top + 1, 48, own << 32)
+    found = user_tops(made.host, made.space, made.memory).tolist()
+    assert found == ([top] if own else [top, top + 1])
+
+
 def test_arm64s_tables_lead_to_pages_and_to_large_ones() -> None:
     """Three levels, as 39 bits of addresses have: 1 GiB, 2 MiB and 4 KiB."""
     notes = {"NUMBER(VA_BITS)": "39", "PAGESIZE": "4096"}
