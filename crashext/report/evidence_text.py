@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from crashext.analysis.origin.callers import RUNG as CODE
 from crashext.analysis.origin.callers import reasons_for
-from crashext.analysis.results.callsites import Callers, Candidate
+from crashext.analysis.results.callsites import Callers, CallSite, Candidate
 from crashext.analysis.results.evidence import Allocator
 from crashext.analysis.results.reports import Group
 from crashext.report.asking import split
@@ -108,13 +108,29 @@ def caller_lines(callers: Callers, verbose: bool, step: bool = True) -> list[str
     lines = [f"    {safe(reason)}" for reason in reasons]
     if callers.remark:
         lines.append(f"    {safe(callers.remark)}")
-    if callers.freed:
-        functions = dict.fromkeys(safe(s.function) for s in callers.freed)
-        lines.append(f"    freed in: {some_of(list(functions), _FEW_FREES)}")
-    elif first.site.module:
-        lines.append(f"    nothing in the code of {safe(first.site.module)} frees such objects")
+    lines += _freed(callers)
     likely = [c for c in callers.sites[1:] if verbose or c.probability >= _WORTH]
     return lines + [_candidate(c) for c in likely]
+
+
+def _freed(callers: Callers) -> list[str]:
+    """Where the module frees such objects: the place to look for the call that is missing."""
+    module = callers.sites[0].site.module
+    lines = []
+    if callers.freed:
+        lines.append(f"    freed in: {_functions(callers.freed)}")
+    if callers.perhaps_freed:
+        lines.append(
+            f"    perhaps freed in: {_functions(callers.perhaps_freed)} "
+            "(the code there does not tell the cache)"
+        )
+    if module and not lines:
+        lines.append(f"    nothing in the code of {safe(module)} frees such objects")
+    return lines
+
+
+def _functions(sites: tuple[CallSite, ...]) -> str:
+    return some_of(list(dict.fromkeys(safe(s.function) for s in sites)), _FEW_FREES)
 
 
 def _candidate(candidate: Candidate) -> str:

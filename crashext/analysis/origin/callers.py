@@ -95,13 +95,17 @@ def rank_callers(
         clear=clear,
         equals=equals,
         remark=_remark(first, places) if clear else "",
-        freed=tuple(
-            located(view.host, site)
-            for site in code.freeing
-            if clear and site.module == first.site.module
-        ),
+        freed=_of_module(view, code.freeing, first) if clear else (),
+        perhaps_freed=_of_module(view, code.perhaps_freeing, first) if clear else (),
         step="" if clear else _step(cache, [code.places[i].site for i in order[:equals]]),
     )
+
+
+def _of_module(
+    view: KernelView, sites: tuple[CallSite, ...], first: Candidate
+) -> tuple[CallSite, ...]:
+    """Those in the module of the place that stands out."""
+    return tuple(located(view.host, s) for s in sites if s.module == first.site.module)
 
 
 def telling(first: Candidate, sizes: range) -> bool:

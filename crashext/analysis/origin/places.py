@@ -19,6 +19,7 @@ from crashext.hosts.plain import answered
 from crashext.kernel.foreign import foreign_modules
 from crashext.kernel.origin.entrypoints import Kind
 from crashext.kernel.origin.fitting import Request
+from crashext.kernel.origin.freeing import Freeing, Sure
 from crashext.kernel.origin.requests import Requests, requests_of
 from crashext.kernel.slab.caches import SlabCache
 from crashext.kernel.slab.view import KernelView
@@ -58,8 +59,12 @@ def _code(view: KernelView, cache: SlabCache) -> CodeOf:
     if not any(place.certain for place in places) and len(unsure) <= _MOST_UNSURE:
         places += [allocating(known, r, foreign) for r in unsure]
         unsure = []
-    freed = tuple(unlocated(r) for r in _sorted(known.freeing(cache)))
-    return CodeOf(tuple(places), len(unsure), freed)
+    freed = list(Freeing(host, view.caches, known).of(cache))
+    surely, perhaps = (
+        tuple(unlocated(r) for r in _sorted([r for r, sure in freed if sure is wanted]))
+        for wanted in (Sure.YES, Sure.PERHAPS)
+    )
+    return CodeOf(tuple(places), len(unsure), surely, perhaps)
 
 
 def allocating(known: Requests, request: Request, foreign: Mapping[str, str]) -> Allocating:

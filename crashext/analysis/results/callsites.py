@@ -45,7 +45,9 @@ class CodeOf:
     others: int
     """Places of the kernel itself that may as well."""
     freeing: tuple[CallSite, ...]
-    """Places in modules that may free such an object."""
+    """Places in modules that free such objects."""
+    perhaps_freeing: tuple[CallSite, ...] = ()
+    """Places in modules that may: the code does not tell of which cache what they free is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,5 +109,7 @@ class Callers:
     remark: Text = ""
     freed: tuple[CallSite, ...] = ()
     """Places in the first one's module that free such objects."""
+    perhaps_freed: tuple[CallSite, ...] = ()
+    """Places in it that may: the code does not tell of which cache what they free is."""
     step: Text = ""
     """A command that would tell; "" where one place stands out."""

@@ -122,6 +122,7 @@ FREEING: tuple[EntryPoint, ...] = (
     *_free(0, "kfree", "kvfree", "kfree_sensitive", "kzfree", "kfree_const", "vfree", "vunmap"),
     *_free(0, "kfree_skb", "consume_skb", "__free_pages", "free_pages", "call_rcu", "kfree_rcu"),
     *_free(0, "kfree_call_rcu", "kvfree_call_rcu", "put_page", "kfree_skb_reason"),
+    *_free(0, "call_rcu_hurry", "kvfree_sensitive", "kvfree_atomic", "kfree_nolock"),
     *_free(1, "mempool_free", "devm_kfree"),
     *_free_of("kmem_cache_free"),
 )
@@ -129,8 +130,18 @@ FREEING: tuple[EntryPoint, ...] = (
 CREATING = ("kmem_cache_create", "kmem_cache_create_usercopy", "__kmem_cache_create_args")
 """Functions that make a cache; its name is their first argument."""
 
-LATER = ("call_rcu",)
+LATER = ("call_rcu", "call_rcu_hurry")
 """Functions that have something freed later, by a function that they are given."""
+
+LATER_BY_ITSELF = ("kfree_rcu", "kfree_call_rcu", "kvfree_call_rcu")
+"""Functions that have something freed later, as kfree() frees it."""
+
+KFREE = (
+    *("kfree", "kvfree", "kfree_sensitive", "kzfree", "kfree_const", "devm_kfree"),
+    *("kvfree_sensitive", "kvfree_atomic", "kfree_nolock"),
+    *LATER_BY_ITSELF,
+)
+"""Functions that free what kmalloc() gave, of whatever size."""
 
 # With CONFIG_SLAB_BUCKETS (6.11) a set of buckets, or NULL, follows the size.
 _WITH_BUCKETS = ("__kmalloc_node", "__kmalloc_node_track_caller", "__kvmalloc_node")

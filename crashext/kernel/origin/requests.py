@@ -27,7 +27,6 @@ from crashext.kernel.origin.entrypoints import (
     ALLOCATING,
     CREATING,
     FREEING,
-    LATER,
     EntryPoint,
     Kind,
     flags_argument,
@@ -38,7 +37,6 @@ from crashext.kernel.origin.readers import Reader, reader
 from crashext.kernel.origin.stores import Filled, stores_after
 from crashext.kernel.origin.thunks import meant
 from crashext.kernel.slab.caches import Caches, SlabCache
-from crashext.kernel.slab.families import family
 
 _MOST_FUNCTION_WITHOUT_SIZE = 1 << 14
 _MOST_POOLED = 1 << 20  # bytes of what a mempool of kmalloc() hands out; more is an address
@@ -119,17 +117,15 @@ class Requests:
             return not sized
         return entry.size < 0 or fits.size(self._amount(row))
 
-    def freeing(self, cache: SlabCache) -> list[Request]:
-        """Places in modules that may free an object of `cache`."""
-        kmalloc = family(cache.name)[0].startswith("kmalloc-")
-        areas = [area for module in self._host.modules() for area in module.ranges]
-        return [
-            r
-            for r in self.of((Kind.FREE,), areas)
-            if cache.address in r.caches
-            or (not r.caches and (r.entry.cache < 0) == kmalloc)
-            or r.entry.name in LATER
-        ]
+    def at(self, call: int) -> Request | None:
+        """The request that a call is; None where it is none."""
+        addresses = self._entries[1].address
+        row = int(np.searchsorted(addresses, np.uint64(call)))
+        return self._request(row) if row < len(addresses) and addresses[row] == call else None
+
+    def place(self, request: Request) -> tuple[Constants | None, int]:
+        """What is known of registers in the function around it, and which instruction it is."""
+        return self._place(request.call, request.function)
 
     def filled(self, request: Request) -> Filled:
         """What the function writes into the memory that it gets there."""
@@ -141,7 +137,7 @@ class Requests:
     def _read_filled(self, request: Request) -> Filled:
         known, at = None, 0
         if not request.jump and request.entry.returns:
-            known, at = self._place(request.call, request.function)
+            known, at = self.place(request)
         if known is None:
             return Filled()
         return stores_after(known.code, known, at, self._callees, self._reader.walk)
@@ -152,7 +148,7 @@ class Requests:
         if request.sizes or entry.size < 0 or entry.kind is Kind.PAGES:
             return ()
         if call not in self._supposed:
-            known, at = self._place(call, request.function)
+            known, at = self.place(request)
             register = self._reader.isa.arguments[entry.size]
             self._supposed[call] = () if known is None else known.now(at, register)
         return self._supposed[call]
@@ -236,8 +232,11 @@ class Requests:
             if known is not None:
                 values = known.before(at, self._reader.isa.arguments[entry.cache])
                 caches = self._cache_values(values, known)
-                # Its variable holds no cache: none that is there now came from it.
-                if not caches & self._addresses and {v.what for v in values} == {What.LOAD}:
+                # Its variable holds no cache, or it was made under a name that none has: none that
+                # is there now came from it.
+                if caches == {0} or (
+                    not caches & self._addresses and {v.what for v in values} == {What.LOAD}
+                ):
                     return (0,)
         elif entry.pool >= 0:
             known, at = self._place(call, function)
@@ -245,7 +244,7 @@ class Requests:
                 caches = self._pool_caches(known.before(at, self._reader.isa.arguments[entry.pool]))
         for variable in entry.variable:
             place = self._host.address_of(variable)
-            if place is not None and (word := self._peek(place)) is not None:
+            if place is not None and (word := self.peek(place)) is not None:
                 caches.add(word)
         return tuple(sorted(caches & self._addresses))
 
@@ -254,7 +253,7 @@ class Requests:
         if self._function[0] != function.address or not function.address:
             data = self._text(function, call)
             code = Code(data, function.address, self._reader.isa) if data else None
-            known = None if code is None else self._reader.constants(code, self._peek)
+            known = None if code is None else self._reader.constants(code, self.peek)
             self._function = function.address, known
         known = self._function[1]
         at = None if known is None else known.code.at(call)
@@ -281,7 +280,8 @@ class Requests:
         except ReadFault:
             return b""
 
-    def _peek(self, address: int) -> int | None:
+    def peek(self, address: int) -> int | None:
+        """A word of the dump that code leads to; None where it cannot be read."""
         if address not in self._peeked:
             self._peeked[address] = None
             # In crash a read that fails costs memory: only what constants of code lead to is asked.
@@ -306,14 +306,15 @@ class Requests:
         for value in values:
             if value.what is What.CONSTANT:
                 found.add(value.number)
-            elif value.what is What.LOAD and (word := self._peek(value.number)) is not None:
+            elif value.what is What.LOAD and (word := self.peek(value.number)) is not None:
                 found.add(word)
             elif value.what is What.RESULT:
                 found |= self._created(value.number, known)
         return found
 
     def _created(self, call: int, known: Constants) -> set[int]:
-        """The cache that a function has made itself, by the name that it gave it."""
+        """The cache that a function has made itself, by the name that it gave it; 0 where none has
+        that name."""
         at = known.code.at(call)
         target = None if at is None else known.code.all[at].target
         if at is None or target is None:
@@ -328,7 +329,7 @@ class Requests:
                 cache = self._caches.find(string(self._host, name.number))
             except ReadFault:
                 continue
-            found |= set() if cache is None else {cache.address}
+            found.add(0 if cache is None else cache.address)
         return found
 
     @cached_property
@@ -339,9 +340,9 @@ class Requests:
         """Addresses that may be caches: what mempools are given for whoever hands out."""
         found = set()
         for value in pools:
-            pool = self._peek(value.number) if value.what is What.LOAD else value.number
+            pool = self.peek(value.number) if value.what is What.LOAD else value.number
             if value.what in (What.LOAD, What.CONSTANT) and pool and self._pool_data is not None:
-                found.add(self._peek(pool + self._pool_data) or 0)
+                found.add(self.peek(pool + self._pool_data) or 0)
         return found
 
     @cached_property
@@ -357,7 +358,7 @@ class Requests:
 
     @cached_property
     def _callees(self) -> Callees:
-        return Callees(self._host, self._reader, self._peek)
+        return Callees(self._host, self._reader, self.peek)
 
     @cached_property
     def _fitting(self) -> Fitting:

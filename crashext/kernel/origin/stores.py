@@ -123,6 +123,8 @@ class Walk:
         """Registers and stack slots that hold the pointer, and how far into the object."""
         self._certain = True
         self.written: dict[int, Written] = {}
+        self.passed: list[tuple[int, int, int, int]] = []
+        """Functions that get the pointer: (call, function, argument, how far into the object)."""
 
     def follow(self, i: int | None) -> None:
         """Go on from the instruction at place `i`."""
@@ -164,9 +166,15 @@ class Walk:
 
     def _call(self, i: int, one: Instruction) -> None:
         """A function that gets the pointer, by whatever argument."""
-        if self._called is None or one.target is None:
+        if one.target is None:
             return
         arguments = self._code.isa.arguments
+        for number, register in enumerate(arguments):
+            if register in self._pointers:
+                where = self._pointers[register]
+                self.passed.append((one.address, one.target, number, where))
+        if self._called is None:
+            return
         if self._called.copies(one.target):
             into, source, size = arguments[:3]
             self._copied(i, self._pointers.get(into), source, size, 1)
