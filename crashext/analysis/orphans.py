@@ -24,6 +24,7 @@ from crashext.analysis.results.estimate import Estimate, Share
 from crashext.analysis.results.evidence import HIDDEN, Below, OrphanGroup, OrphanTotals
 from crashext.analysis.results.reports import Group, OrphanReport
 from crashext.analysis.settings import MEMORY_BUDGET, Settings
+from crashext.distinct import distinct
 from crashext.hosts.base import U64, HostError
 from crashext.hosts.plain import answered
 from crashext.kernel.access import Words
@@ -144,7 +145,7 @@ def _groups(
     hanging = _Hanging(marked, found)
     result: list[OrphanGroup] = []
     explained: list[tuple[str, Slots]] = []
-    numbers = np.unique(of_cache).tolist()
+    numbers = distinct(of_cache).tolist()
     by_holes = orphans_by_holes(marked)
     for done, number in enumerate(numbers):
         few = np.count_nonzero(of_cache == number) <= by_holes[number]
@@ -285,7 +286,7 @@ def _examples(hanging: _Hanging, members: Slots) -> tuple[U64, ...]:
 
 def _totals(marked: Reach, found: Structures, groups: list[OrphanGroup]) -> OrphanTotals:
     table = marked.table
-    dead = np.unique(marked.references.dead_target)
+    dead = distinct(marked.references.dead_target)
     dead = dead[dead < table.count]
     caches = marked.view.caches.all
     objects = unreachable_counts(marked, found.slots)

@@ -15,17 +15,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from elftools.common.exceptions import ELFError
-from elftools.construct import ConstructError
-from elftools.elf.elffile import ELFFile
-from elftools.elf.sections import NoteSection
 
 from crashext.hosts.base import HostError
+from crashext.hosts.elfheaders import MOST_OFFSET, PT_LOAD, PT_NOTE, read_headers
 from crashext.hosts.signature import ELF, KDUMP, LENGTH, no_dump
 from crashext.wording import size_text
 
-# What pyelftools raises at damaged files.
-_DAMAGE = (ELFError, ConstructError, ValueError, KeyError, AssertionError)
 _NO_PHYSICAL_ADDRESS = (1 << 64) - 1  # /proc/kcore, for areas that are not RAM
 _PIECE = 1 << 20
 PAGE_DESC = np.dtype([("offset", "<u8"), ("size", "<u4"), ("flags", "<u4"), ("page", "<u8")])
@@ -86,6 +81,13 @@ def examined(dump: Path) -> DumpFile:
 
 def build_id(path: Path) -> str | None:
     """GNU build ID of an ELF file in hex; None if it has none. Raises `HostError` if no ELF."""
+    # A dump alone does without them.
+    from elftools.common.exceptions import ELFError
+    from elftools.construct import ConstructError
+    from elftools.elf.elffile import ELFFile
+    from elftools.elf.sections import NoteSection
+
+    damage = (ELFError, ConstructError, ValueError, KeyError, AssertionError)  # as it raises them
     try:
         with path.open("rb") as file:
             for section in ELFFile(file).iter_sections():
@@ -95,7 +97,7 @@ def build_id(path: Path) -> str | None:
                             return str(note["n_desc"])
     except OSError as error:
         raise HostError(f"cannot open debug file {path}: {error.strerror}") from error
-    except _DAMAGE as error:
+    except damage as error:
         raise HostError(f"{path} is not an ELF debug file") from error
     return None
 
@@ -105,24 +107,24 @@ def _elf(path: Path, file: BinaryIO) -> DumpFile:
     endless = not path.is_file()  # /proc/kcore is as long as the address space
     ranges, end, lost, notes = [], 0, 0, b""
     try:
-        elf = ELFFile(file)
-        for segment in elf.iter_segments():
-            offset, start, size = segment["p_offset"], segment["p_paddr"], segment["p_filesz"]
+        elf = read_headers(file)
+        for segment in elf.segments:
+            offset, start, size = segment.offset, segment.physical, segment.size
             end = max(end, offset + size)
-            if segment["p_type"] == "PT_NOTE" and size <= MAX_NOTES:
+            if segment.type == PT_NOTE and size <= MAX_NOTES and offset < MOST_OFFSET:
                 file.seek(offset)
                 notes += file.read(size)
-            if segment["p_type"] == "PT_LOAD" and size and start != _NO_PHYSICAL_ADDRESS:
+            if segment.type == PT_LOAD and size and start != _NO_PHYSICAL_ADDRESS:
                 held = size if endless else min(size, max(0, length - offset) & -_PAGE)
                 lost += size - held
                 if held:
                     ranges.append((start, start + held))
-    except _DAMAGE as error:
+    except ValueError as error:
         raise HostError(f"{path} is a damaged ELF file: its headers do not parse") from error
     damage = ""
     if not endless and length < end:
         damage = _truncated(length, end)
-    elif elf["e_flags"] & _NO_SPACE_ELF:
+    elif elf.flags & _NO_SPACE_ELF:
         damage = _UNFINISHED
     if lost and not ranges:
         raise HostError(f"{path} is {damage}: it holds no memory; {_AGAIN}")

@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
-from elftools.common.exceptions import ELFError
-from elftools.elf.elffile import ELFFile
 
 from crashext.hosts.dumpfile import DumpFile
+from crashext.hosts.elfheaders import PT_LOAD, read_headers
 
 if TYPE_CHECKING:
     import ctypes
@@ -76,10 +75,10 @@ class _Elf(_Buffered):
         weakref.finalize(self, os.close, self._fd)
         found = []
         with path.open("rb") as file:
-            for segment in ELFFile(file).iter_segments("PT_LOAD"):
-                start, size = segment["p_paddr"], segment["p_filesz"]
-                if size and start != _NO_PHYSICAL_ADDRESS:
-                    found.append((start, start + size, segment["p_offset"] - start))
+            for segment in read_headers(file).segments:
+                start, size = segment.physical, segment.size
+                if segment.type == PT_LOAD and size and start != _NO_PHYSICAL_ADDRESS:
+                    found.append((start, start + size, segment.offset - start))
         found.sort()
         if any(a[1] > b[0] for a, b in pairwise(found)):
             raise ValueError("segments overlap: which of them is meant is for drgn to know")
@@ -142,5 +141,5 @@ def open_readers(
         return []
     try:
         return [kind(path, physical) for _ in range(count)]
-    except (OSError, ValueError, AttributeError, MemoryError, ELFError):
+    except (OSError, ValueError, AttributeError, MemoryError):
         return []  # an older libkdumpfile, or none; what else may be wrong drgn says in its words

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from crashext.distinct import among
 from crashext.hosts.base import Bytes, Module
 from crashext.kernel.access import Words
 from crashext.kernel.addresses import USER_HIGH, USER_LOW, AddressSpace, Range
@@ -234,8 +235,8 @@ class Classifier:
         own = open_ & (inside < np.uint64(content.shape[1]))
         details[own] = inside[own]
         settle(own, Kind.SELF)
-        settle(np.isin(values, self._list_poison), Kind.LIST_POISON)
-        settle(np.isin(values, self._poison), Kind.POISON)
+        settle(among(values, self._list_poison), Kind.LIST_POISON)
+        settle(among(values, self._poison), Kind.POISON)
         if self._space is None:
             self._settle_offline(values, settle)
         else:

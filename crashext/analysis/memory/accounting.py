@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from crashext.analysis.memory.by_frames import PageCount, stacks_of
 from crashext.analysis.memory.memsplit import MemorySplit, Part, memory_split
 from crashext.analysis.memory.quantities import Check, Line, Reserved, Unaccounted
+from crashext.distinct import among
 from crashext.kernel.counters.meminfo import KernelCounters
 from crashext.kernel.counters.tasks import read_processes
 from crashext.kernel.counters.vmstat import read_cpu_free
@@ -174,7 +175,7 @@ def _idle_stacks(view: KernelView, areas: Areas, mapped: AreaPages) -> int:
     owned = owned_stacks(view)
     if owned is None:
         return 0
-    return int(areas.pages[mapped.is_stack & ~np.isin(areas.start, owned)].sum())
+    return int(areas.pages[mapped.is_stack & ~among(areas.start, owned)].sum())
 
 
 def _reserved(view: KernelView, counters: KernelCounters, frames: Frames | None) -> Reserved | None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from crashext.analysis.memory.memsplit import MemorySplit, Part
 from crashext.analysis.memory.pagegroups import PageGroups, group_pages
 from crashext.analysis.memory.quantities import Check, Order, Unaccounted
+from crashext.distinct import among
 from crashext.kernel.counters.meminfo import KernelCounters
 from crashext.kernel.counters.vmstat import read_cpu_free
 from crashext.kernel.pages.filesystems import Tmpfs
@@ -183,7 +184,7 @@ class PageCount:
     def unaccounted(self) -> Unaccounted:
         """The frames that are left: as they were allocated, and what is in them."""
         groups: PageGroups = group_pages(self._view, self.left, self._rng)
-        mine = np.isin(self.blocks.first, self.left)
+        mine = among(self.blocks.first, self.left)
         orders = self.blocks.orders()[mine]
         scale = len(self._rest.frames) / max(1, self.blocks.looked)
         return Unaccounted(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from crashext.analysis.reach.edges import neighbours
 from crashext.analysis.reach.references import References
+from crashext.distinct import distinct
 
 _NARROW = 96  # entries of a level below which Python is faster than numpy (about 60 us a level)
 
@@ -35,7 +36,7 @@ def mark(marks: Marks, sources: Slots32, targets: Slots32, start: NDArray[np.int
 
     `sources` is ascending; `targets[i]` is what `sources[i]` points at.
     """
-    level = np.unique(start[~marks.reached[start]])
+    level = distinct(start[~marks.reached[start]])
     marks.reached[level] = True
     _levels(marks, sources, targets, level)
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from crashext.distinct import distinct
 from crashext.hosts.base import Mask
 from crashext.kernel.access import Words
 from crashext.kernel.byframe import ByFrame, spread
@@ -202,7 +203,7 @@ def _judged_areas(view: KernelView, areas: Areas, stacks: Stacks) -> NDArray[np.
     kept &= ~view.space.modules.holds(areas.start) & ~view.space.image.holds(areas.start)
     kept[[row for row in stacks.rows if row < len(kept)]] = False
     # A chunk of per-CPU memory: an area whose pages are not its own, that pcpu_* asked for.
-    for caller in np.unique(areas.caller[kept]).tolist():
+    for caller in distinct(areas.caller[kept]).tolist():
         symbol = view.host.symbol_at(caller) if caller else None
         if symbol is not None and symbol.name.startswith("pcpu_"):
             kept[areas.caller == caller] = False

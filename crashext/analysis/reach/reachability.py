@@ -26,6 +26,7 @@ from crashext.analysis.reach.references import (
 )
 from crashext.analysis.reach.scan import present_frames
 from crashext.analysis.settings import MEMORY_BUDGET
+from crashext.distinct import distinct, union, without
 from crashext.kernel.pages.areas import Areas
 from crashext.kernel.pages.frames import Frames
 from crashext.kernel.pages.leftover import Pages, blocks, read_pages
@@ -194,9 +195,9 @@ def reach(
         references = find_references(graph, found, stacks, present, progress, [physical])
         marks, unsure, doubtful = _marked(graph, whole, giants, references)
         more = _referrers(view, table, whole, giants, references, marks)
-        if attempt == _UPWARDS or not len(np.setdiff1d(more, chosen)):
+        if attempt == _UPWARDS or not len(without(more, chosen)):
             break
-        chosen = np.union1d(chosen, more)
+        chosen = union(chosen, more)
         index = _subset(whole, chosen)
     _spare_bookkeeping(view, table, marks)
     spared = spare(graph, whole, references, marks)
@@ -337,7 +338,7 @@ def _referrers(
     )
     where = np.uint64(view.space.direct.start) + references.root_at[starts[of_giant]]
     rows = whole.locate(where, view.caches)
-    return np.unique(rows[rows >= 0])
+    return distinct(rows[rows >= 0])
 
 
 def _mark_blocks(

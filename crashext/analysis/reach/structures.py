@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from crashext.analysis.reach.mark import Marks, mark
 from crashext.analysis.reach.reachability import Reach
+from crashext.distinct import distinct, without
 from crashext.kernel.slab.slots import Slots
 
 _MOST_RINGED = 2_000_000  # objects sorted into rings one by one; more are heads each
@@ -51,9 +52,9 @@ def structures(reach: Reach) -> Structures:
     below = np.zeros(len(lost), np.bool_)
     below[target] = True
     marks = Marks(len(lost))
-    tops = np.unique(source[~below[source]])
+    tops = distinct(source[~below[source]])
     mark(marks, source, target, tops)
-    left = np.setdiff1d(np.unique(np.concatenate([source, target])), np.flatnonzero(marks.reached))
+    left = without(distinct(np.concatenate([source, target])), np.flatnonzero(marks.reached))
     unsorted = 0
     if len(left) > _MOST_RINGED:
         unsorted = len(left)

@@ -14,6 +14,7 @@ from crashext.analysis.reach.reachability import Class, Reach
 from crashext.analysis.reach.structures import Structures
 from crashext.analysis.results.estimate import Estimate, Share, clustered_share
 from crashext.analysis.results.evidence import Below, CacheReach, UnreachableCache
+from crashext.distinct import distinct
 from crashext.kernel.slab.caches import SlabCache
 from crashext.kernel.slab.objects import State
 from crashext.kernel.slab.slots import Slots
@@ -97,7 +98,7 @@ def unreachable_counts(marked: Reach, slots: Slots | None = None) -> dict[str, E
     caches = marked.view.caches.all
     return {
         caches[i].name: count(marked, caches[i], slots[of_cache == i])
-        for i in np.unique(of_cache).tolist()
+        for i in distinct(of_cache).tolist()
     }
 
 
@@ -111,7 +112,7 @@ def by_heads(marked: Reach, found: Structures, explained: Slots) -> tuple[Unreac
     of_slot, of_head = marked.table.caches(slots), marked.table.caches(heads)
     result = [
         _under(marked, number, slots[of_head == number], of_slot[of_head == number], heads, of_head)
-        for number in np.unique(of_head).tolist()
+        for number in distinct(of_head).tolist()
     ]
     return tuple(sorted(result, key=lambda c: (-c.bytes, c.cache)))
 
@@ -145,7 +146,7 @@ def _under(
     others = Estimate(
         sum(b.objects for b in below), round(total * scale[1]), round(total * scale[2])
     )
-    tops = np.unique(heads[of_head == number])
+    tops = distinct(heads[of_head == number])
     return UnreachableCache(
         cache=cache.name,
         objects=objects,

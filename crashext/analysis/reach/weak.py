@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from crashext.analysis.reach.reachability import Reach
 from crashext.analysis.reach.scan import present_frames, readable_frames, scan_memory
+from crashext.distinct import distinct
 from crashext.kernel.access import Words
 from crashext.kernel.byframe import ByFrame
 from crashext.kernel.pages.frames import FrameUse
@@ -48,7 +49,7 @@ class _WeakReferences:
     ) -> None:
         self._marked, self._starts, self._pages = marked, starts, pages
         self._wanted = wanted
-        self._physical, self._maps = np.sort(starts), np.unique(pages)
+        self._physical, self._maps = np.sort(starts), distinct(pages)
         self._shifted = self._physical + _SHIFT
         self._found: dict[str, list[Words]] = {"physical": [], "shifted": [], "page": []}
         view = marked.view

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crashext.analysis.likeness.words import Kind, WordMap
+from crashext.distinct import among
 from crashext.kernel.fields import Field, Form
 from crashext.kernel.markers import LIST_POISON
 
@@ -233,7 +234,7 @@ class Observed:
             gain += _expected(float((counts < _MOST_REFERENCES).mean()), *_COUNTED)
         elif form == Form.ENUM and enumerators is not None and not field.bit_size:
             values = self.numbers(offset, size)
-            known = np.isin(values, np.array(sorted(enumerators), np.uint64))
+            known = among(values, np.array(sorted(enumerators), np.uint64))
             gain += _expected(float(known.mean()), *_ENUMERATED)
         return gain
 

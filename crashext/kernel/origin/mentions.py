@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from crashext.distinct import distinct
 from crashext.kernel.access import Words
 
 _IMMEDIATE = (0, 1, 4)
@@ -54,7 +55,7 @@ class Mentions:
         first, last = np.searchsorted(
             self._values, np.array([address, address + 1], np.uint64)
         ).tolist()
-        return set(self._functions[np.unique(self._owners[first:last])].tolist())
+        return set(self._functions[distinct(self._owners[first:last])].tolist())
 
     def _inside(self, values: Words, owners: NDArray[np.int64]) -> tuple[Words, NDArray[np.int64]]:
         """Those that may be asked about: of what is no address at all most are far from any."""

@@ -15,6 +15,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from crashext.distinct import among
 from crashext.hosts.base import Bytes, Host, Layout, Mask
 from crashext.kernel.access import Words, column, require
 from crashext.kernel.addresses import AddressSpace
@@ -331,7 +332,7 @@ def _keep_tails(use: ByFrame[np.uint8], idle: list[Words], on_pcp: NDArray[np.in
     if not idle:
         return
     pfns = np.sort(np.concatenate(idle).astype(np.int64))
-    pfns = pfns[~np.isin(pfns, on_pcp)]
+    pfns = pfns[~among(pfns, on_pcp)]
     if not len(pfns):
         return
     starts = np.flatnonzero(np.diff(pfns, prepend=-2) != 1)

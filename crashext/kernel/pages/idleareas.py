@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from crashext.distinct import union
 from crashext.hosts.base import Host
 from crashext.kernel import rbtree
 from crashext.kernel.access import Words, variable, words_at
@@ -35,7 +36,7 @@ def idle_records(host: Host) -> Words:
     listed: list[int] = []
     for head in lists + of_nodes[1]:
         listed += entries(host, head, area["list"].offset, MAX_AREAS)
-    return np.union1d(found - np.uint64(area["rb_node"].offset), np.array(listed, np.uint64))
+    return union(found - np.uint64(area["rb_node"].offset), np.array(listed, np.uint64))
 
 
 def _of_nodes(host: Host) -> tuple[list[int], list[int]]:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from crashext.distinct import distinct, without
 from crashext.hosts.base import Host, Mask, ReadFault
 from crashext.kernel.access import Words, column, require, u64
 from crashext.kernel.addresses import AddressSpace
@@ -54,7 +55,7 @@ def user_tops(host: Host, space: AddressSpace, memory: MemoryMap) -> NDArray[np.
         second = np.append(second, np.uint64(form.root + space.page_size))
         rows = rows_of(host, second, form.top)[:, form.kernel :].reshape(-1)
         found.append(_below(host, space, form, rows, len(form.shifts) - 1))
-    return np.unique(np.concatenate(found))
+    return distinct(np.concatenate(found))
 
 
 def _in_pairs(host: Host, memory: MemoryMap, tops: Words) -> Mask:
@@ -86,7 +87,7 @@ def unmarked_tables(host: Host, space: AddressSpace, memory: MemoryMap) -> NDArr
         return np.zeros(0, np.int64)
     tops = _tops(host, space, memory, form)
     every, upper = (_of_users(host, space, form, tops, len(form.shifts) - n) for n in (1, 3))
-    return np.setdiff1d(every, upper)
+    return without(every, upper)
 
 
 def _of_users(
@@ -148,9 +149,7 @@ def _below(
     limit = (space.direct.end - space.direct.start) >> space.page_shift
     total = 0
     for level in range(levels):
-        frames = np.unique(
-            (entry[form.leads_on(entry)] & form.frame) >> np.uint64(space.page_shift)
-        )
+        frames = distinct((entry[form.leads_on(entry)] & form.frame) >> np.uint64(space.page_shift))
         frames = frames[frames < np.uint64(limit)]
         total += len(frames)
         if not len(frames) or total > _MAX_TABLES:
@@ -165,4 +164,4 @@ def _below(
             )
             pieces.append(words[form.present(words)])
         entry = np.concatenate(pieces)
-    return np.unique(np.concatenate(found)) if found else np.zeros(0, np.int64)
+    return distinct(np.concatenate(found)) if found else np.zeros(0, np.int64)

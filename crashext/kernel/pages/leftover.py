@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from crashext.distinct import distinct, union
 from crashext.hosts.base import U64, Bytes, Layout, Member
 from crashext.kernel.access import column, require
 from crashext.kernel.addresses import Range
@@ -118,7 +119,7 @@ def area_pages(view: KernelView, areas: Areas) -> AreaPages:
     own = (areas.pages > 0) & (areas.flags & np.uint64(VM_ALLOC) != 0)
     found: list[AreaCaller] = []
     is_stack = np.zeros(len(areas.start), np.bool_)
-    for caller in np.unique(areas.caller[own]).tolist():
+    for caller in distinct(areas.caller[own]).tolist():
         rows = np.flatnonzero(own & (areas.caller == caller))
         symbol = view.host.symbol_at(caller) if caller else None
         name = symbol.name if symbol else f"{caller:#x}" if caller else ""
@@ -189,9 +190,9 @@ def leftover(view: KernelView, frames: Frames, areas: Areas) -> Leftover:
         left.set(which, np.bool_(False))
         return len(which)
 
-    vmalloc = take(np.unique(areas.frame))
+    vmalloc = take(distinct(areas.frame))
     percpu = take(percpu_frames(host, space, areas))
-    tables = np.union1d(kernel_tables(host, space), user_tops(host, space, view.memory))
+    tables = union(kernel_tables(host, space), user_tops(host, space, view.memory))
     walked, tracing = take(tables), take(raw_pages(host, space))
     return Leftover(vmalloc, percpu, walked, tracing, tables, left.frames())
 

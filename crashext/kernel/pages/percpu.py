@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from crashext.distinct import distinct
 from crashext.hosts.base import Host, ReadFault
 from crashext.kernel.access import u64, variable
 from crashext.kernel.addresses import AddressSpace, page_size
@@ -79,12 +80,12 @@ def percpu_frames(host: Host, space: AddressSpace, areas: Areas) -> NDArray[np.i
             where = np.uint64(start) + (pages << np.uint64(space.page_shift))
             at, ok = physical(host, space, where)
             found.append((at[ok] >> np.uint64(space.page_shift)).astype(np.int64))
-    return np.unique(np.concatenate(found)) if found else np.zeros(0, np.int64)
+    return distinct(np.concatenate(found)) if found else np.zeros(0, np.int64)
 
 
 def _chunk_callers(host: Host, areas: Areas) -> NDArray[np.uint64]:
     callers = []
-    for caller in np.unique(areas.caller[areas.caller != 0]).tolist():
+    for caller in distinct(areas.caller[areas.caller != 0]).tolist():
         symbol = host.symbol_at(caller)
         if symbol is not None and symbol.name.split(".", 1)[0] in CALLERS:
             callers.append(caller)

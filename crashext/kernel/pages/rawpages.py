@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from crashext.distinct import distinct
 from crashext.hosts.base import Host, Layout, ReadFault, UnknownLayout
 from crashext.kernel.access import u64, variable, words_at
 from crashext.kernel.addresses import AddressSpace
@@ -41,7 +42,7 @@ def raw_pages(host: Host, space: AddressSpace) -> NDArray[np.int64]:
         for address, pages in found
         if space.direct.start <= address < space.direct.end
     ]
-    return np.unique(np.concatenate(frames)) if frames else np.zeros(0, np.int64)
+    return distinct(np.concatenate(frames)) if frames else np.zeros(0, np.int64)
 
 
 def _ftrace_records(host: Host, space: AddressSpace) -> Iterator[tuple[int, int]]:

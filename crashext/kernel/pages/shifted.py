@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from crashext.distinct import distinct
 from crashext.hosts.base import Addresses, Host, Mask
 from crashext.kernel.access import UnknownLayout, Words, variable, words_at
 from crashext.kernel.addresses import page_shift, page_size
@@ -83,7 +84,7 @@ def shifted_tables(host: Host, pfns: Words) -> Addresses:
         shift = np.uint64(_section_bits(host) - page_shift(host))
     except (ValueError, UnknownLayout):
         return found[0]
-    pfns = np.unique(pfns >> shift) << shift
+    pfns = distinct(pfns >> shift) << shift
     for member, entry in (("page_ext", "struct page_ext"), ("page_cgroup", "struct page_cgroup")):
         layout = host.layout(entry)
         if layout is None:
@@ -91,4 +92,4 @@ def shifted_tables(host: Host, pfns: Words) -> Addresses:
         size = page_ext_size(host, layout.size) if member == "page_ext" else layout.size
         bases, ok = shifted_bases(host, pfns, member)
         found.append(bases[ok] + pfns[ok] * np.uint64(size))
-    return np.unique(np.concatenate(found))
+    return distinct(np.concatenate(found))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from crashext.distinct import distinct
 from crashext.hosts.base import Host, ReadFault
 from crashext.kernel.access import u64, variable, words_at
 from crashext.kernel.addresses import AddressSpace
@@ -35,7 +36,7 @@ def pcp_pages(
     first, ok = memory.pfns_of(nodes - np.uint64(node_at))
     blocks = zip(first[ok].astype(np.int64).tolist(), orders[ok].tolist(), strict=True)
     every = [np.arange(pfn, pfn + (1 << order), dtype=np.int64) for pfn, order in blocks]
-    return np.unique(np.concatenate(every)) if every else np.zeros(0, np.int64)
+    return distinct(np.concatenate(every)) if every else np.zeros(0, np.int64)
 
 
 def _pcp_heads(host: Host, space: AddressSpace) -> list[tuple[int, int]]:

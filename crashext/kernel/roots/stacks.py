@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from crashext.distinct import among, distinct
 from crashext.hosts.base import Bytes, Host, Layout, ReadFault
 from crashext.kernel.access import Words, column, u64
 from crashext.kernel.architecture import architecture
@@ -125,7 +126,7 @@ def owned_stacks(view: KernelView) -> Words | None:
     for batch in view.reader(cache).read(view.index, view.index.rows_of(view.caches.index(cache))):
         rows = batch.content[batch.state == State.ALLOCATED]
         found.append(column(rows, layout["stack"]))
-    return np.unique(np.concatenate(found))
+    return distinct(np.concatenate(found))
 
 
 def _task_rows(view: KernelView, table: SlotTable) -> tuple[Bytes, int]:
@@ -187,7 +188,7 @@ def _stack_size(view: KernelView, areas: Areas, starts: Words) -> int:
     """THREAD_SIZE: a stack's area without its guard page."""
     at = np.searchsorted(areas.start, starts)
     at = at[at < len(areas.start)]
-    mine = at[np.isin(areas.start[at], starts)]
+    mine = at[among(areas.start[at], starts)]
     sizes = (areas.pages[mine] << np.uint64(view.space.page_shift)).astype(np.int64)
     sizes = sizes[(sizes > 0) & (sizes <= _MAX_STACK)]
     return int(np.median(sizes)) if len(sizes) else 4 * view.space.page_size  # THREAD_SIZE_ORDER 2
@@ -209,8 +210,8 @@ def _dead_parts(
     else:
         of_task = np.zeros(len(areas.start), np.bool_)
     # A dead task's stack is kept for the next: an area like the others', and nobody's.
-    alike = np.isin(areas.caller, areas.caller[of_task]) & (areas.caller != 0)
-    alike &= np.isin(areas.pages, areas.pages[of_task])
+    alike = among(areas.caller, areas.caller[of_task]) & (areas.caller != 0)
+    alike &= among(areas.pages, areas.pages[of_task])
     gone = alike & ~of_task
     rows = frozenset(np.flatnonzero(gone | of_task).tolist())
     if view.host.info().live:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from crashext.distinct import distinct
 from crashext.hosts.base import Host, ReadFault
 from crashext.kernel.access import UnknownLayout, Words, column, u64
 from crashext.kernel.slab.arraycaches import array_caches, kept_back
@@ -45,7 +46,7 @@ def cpu_lists(host: Host, cache: SlabCache, cpus: tuple[int, ...]) -> CpuLists:
     objects, more = sheaf_objects(host, sheaves.free)
     every = np.concatenate([sheaves.free, sheaves.other])
     faults += sheaves.faults + more
-    return CpuLists(slabs, heads, np.unique(objects), every, np.zeros(0, np.uint64), faults)
+    return CpuLists(slabs, heads, distinct(objects), every, np.zeros(0, np.uint64), faults)
 
 
 def _of_slab(host: Host, cache: SlabCache, cpus: tuple[int, ...]) -> CpuLists:

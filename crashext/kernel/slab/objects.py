@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from crashext.distinct import distinct, union
 from crashext.hosts.base import Bytes, Host, Mask
 from crashext.kernel.access import Words
 from crashext.kernel.addresses import AddressSpace
@@ -95,7 +96,7 @@ class SlabReader:
     def read(self, index: SlabIndex, rows: NDArray[np.intp]) -> Iterator[SlabBatch]:
         """Read the slabs `rows` of `index`, in batches of bounded memory, in address order."""
         rows = np.sort(rows)
-        for objects in np.unique(index.objects[rows]).tolist():
+        for objects in distinct(index.objects[rows]).tolist():
             chosen = rows[index.objects[rows] == objects]
             per_batch = max(1, _BATCH_BYTES // (self.cache.slot_size * objects))
             for start in range(0, len(chosen), per_batch):
@@ -129,7 +130,7 @@ class SlabReader:
         rows = np.searchsorted(index.address, bases)
         inside = rows < len(index.address)
         rows = rows[inside]
-        return np.unique(rows[index.address[rows] == bases[inside]])
+        return distinct(rows[index.address[rows] == bases[inside]])
 
     def cpu_bases(self) -> Words:
         """Direct-map addresses of the CPUs' current slabs (a slab's map entry is its page's)."""
@@ -199,9 +200,9 @@ class SlabReader:
         # Not intersect1d(), which sorts a cache of millions of slabs.
         at = np.searchsorted(rows, on_cpu)
         mine = on_cpu[at < len(rows)][rows[at[at < len(rows)]] == on_cpu[at < len(rows)]]
-        rows = np.union1d(partial, mine)
+        rows = union(partial, mine)
         proof = Proof()
-        for objects in np.unique(index.objects[rows]).tolist():
+        for objects in distinct(index.objects[rows]).tolist():
             bases = index.address[rows[index.objects[rows] == objects]]
             data, readable = self._slab_bytes(bases, objects)
             known, pfns, ok = self._rows_of(bases)

@@ -12,6 +12,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from crashext.distinct import distinct
 from crashext.kernel.access import Words
 from crashext.kernel.byframe import ByFrame
 from crashext.kernel.slab.objects import State
@@ -131,7 +132,7 @@ def slot_table(
     start = view.space.direct.start
     row_of_page = _pages(view, index)
     broken = 0
-    caches = np.unique(kinds).tolist()
+    caches = distinct(kinds).tolist()
     for done, number in enumerate(caches, 1):
         cache = view.caches.all[number]
         reader = view.reader(cache)
@@ -158,7 +159,7 @@ def _pages(view: KernelView, index: SlabIndex) -> ByFrame[np.int32]:
     frames = (view.space.direct.end - view.space.direct.start) >> view.space.page_shift
     row_of_page: ByFrame[np.int32] = ByFrame.filled(frames, np.int32(-1))
     pfns = (index.page - np.uint64(view.space.direct.start)) >> np.uint64(view.space.page_shift)
-    for span in np.unique(index.pages).tolist():
+    for span in distinct(index.pages).tolist():
         rows = np.flatnonzero(index.pages == span)
         pages = pfns[rows, None].astype(np.int64) + np.arange(span)[None]
         good = pages < frames
