@@ -197,4 +197,6 @@ def test_what_frees_objects_of_a_cache_is_named(dump: str, cache: str, function:
     found = view.caches.find(cache)
     assert found is not None
     freeing = Freeing(view.host, view.caches, requests_of(view.host, view.caches))
-    assert [(r.function.name, sure) for r, sure in freeing.of(found)] == [(function, Sure.YES)]
+    assert [(r.function.name, sure) for r, sure in freeing.of(found, "leaklab")] == [
+        (function, Sure.YES)
+    ]

@@ -16,7 +16,7 @@ from crashext.analysis.likeness.words import WordMap
 from crashext.analysis.origin.content import BEYOND
 from crashext.analysis.origin.content import RUNG as CONTENT
 from crashext.analysis.origin.mentions import Symbols
-from crashext.analysis.origin.places import code_of, located
+from crashext.analysis.origin.places import code_of, frees_of, located
 from crashext.analysis.origin.weighing import (
     AGAINST,
     ASKS,
@@ -27,7 +27,7 @@ from crashext.analysis.origin.weighing import (
     sizes_of,
     weigh,
 )
-from crashext.analysis.results.callsites import Callers, CallSite, Candidate
+from crashext.analysis.results.callsites import Callers, CallSite, Candidate, CodeOf, FreesOf
 from crashext.analysis.results.evidence import Allocator, TypeCandidate
 from crashext.analysis.types.candidates import settled
 from crashext.kernel.access import Words
@@ -88,6 +88,7 @@ def rank_callers(
     equals = sum(weighed[order[0]][0] - weighed[i][0] <= _EQUAL for i in order)
     others = code.others + len(code.places) - places
     clear = first.probability >= _CLEAR and (places == 1 or telling(first, hints.sizes))
+    freed = _freed(view, cache, code, first.site.module if clear else "")
     return Callers(
         sites=tuple(ranked),
         places=places,
@@ -95,17 +96,18 @@ def rank_callers(
         clear=clear,
         equals=equals,
         remark=_remark(first, places) if clear else "",
-        freed=_of_module(view, code.freeing, first) if clear else (),
-        perhaps_freed=_of_module(view, code.perhaps_freeing, first) if clear else (),
+        freed=freed.surely,
+        perhaps_freed=freed.perhaps,
         step="" if clear else _step(cache, [code.places[i].site for i in order[:equals]]),
     )
 
 
-def _of_module(
-    view: KernelView, sites: tuple[CallSite, ...], first: Candidate
-) -> tuple[CallSite, ...]:
-    """Those in the module of the place that stands out."""
-    return tuple(located(view.host, s) for s in sites if s.module == first.site.module)
+def _freed(view: KernelView, cache: SlabCache, code: CodeOf, module: str) -> FreesOf:
+    """Where the module of the place that stands out frees such objects."""
+    found = frees_of(view, cache, module) if module else FreesOf((), ())
+    if found is None:
+        found = FreesOf(tuple(s for s in code.freeing if s.module == module), ())
+    return found
 
 
 def telling(first: Candidate, sizes: range) -> bool:

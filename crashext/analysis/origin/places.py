@@ -11,7 +11,7 @@ from pathlib import PurePath
 
 from crashext.allocators import beyond_helpers
 from crashext.analysis.likeness.survey import kernel_of
-from crashext.analysis.results.callsites import Allocating, CallSite, CodeOf
+from crashext.analysis.results.callsites import Allocating, CallSite, CodeOf, FreesOf
 from crashext.analysis.results.reports import SitesReport
 from crashext.hosts.base import U64, Host, HostError, SourceHost
 from crashext.hosts.keeping import keep
@@ -59,12 +59,28 @@ def _code(view: KernelView, cache: SlabCache) -> CodeOf:
     if not any(place.certain for place in places) and len(unsure) <= _MOST_UNSURE:
         places += [allocating(known, r, foreign) for r in unsure]
         unsure = []
-    freed = list(Freeing(host, view.caches, known).of(cache))
-    surely, perhaps = (
-        tuple(unlocated(r) for r in _sorted([r for r, sure in freed if sure is wanted]))
-        for wanted in (Sure.YES, Sure.PERHAPS)
-    )
-    return CodeOf(tuple(places), len(unsure), surely, perhaps)
+    return CodeOf(tuple(places), len(unsure))
+
+
+def frees_of(view: KernelView, cache: SlabCache, module: str) -> FreesOf | None:
+    """Where a module frees objects of `cache`; None where a session does not know it."""
+
+    def compute() -> FreesOf:
+        return keep(
+            view.host, ("frees", cache.address, module), lambda: _frees(view, cache, module)
+        )
+
+    return answered(view.host, f"frees {cache.name} {module}", FreesOf, compute)
+
+
+def _frees(view: KernelView, cache: SlabCache, module: str) -> FreesOf:
+    host, caches = view.host, view.caches
+    freeing = keep(host, ("freeing",), lambda: Freeing(host, caches, requests_of(host, caches)))
+    found = list(freeing.of(cache, module))
+    surely = (call_site(host, r) for r, sure in found if sure is Sure.YES)
+    # Of hundreds only the functions' names are told.
+    perhaps = (unlocated(r) for r, sure in found if sure is Sure.PERHAPS)
+    return FreesOf(tuple(surely), tuple(perhaps))
 
 
 def allocating(known: Requests, request: Request, foreign: Mapping[str, str]) -> Allocating:

@@ -44,10 +44,17 @@ class CodeOf:
     """Those that certainly do, and of the others those in modules."""
     others: int
     """Places of the kernel itself that may as well."""
-    freeing: tuple[CallSite, ...]
-    """Places in modules that free such objects."""
-    perhaps_freeing: tuple[CallSite, ...] = ()
-    """Places in modules that may: the code does not tell of which cache what they free is."""
+    freeing: tuple[CallSite, ...] = ()
+    """Places in modules that may free such an object; in sessions up to 0.2.0, `FreesOf` since."""
+
+
+@dataclass(frozen=True, slots=True)
+class FreesOf:
+    """Where a module frees a cache's objects; a session keeps it."""
+
+    surely: tuple[CallSite, ...]
+    perhaps: tuple[CallSite, ...]
+    """The code does not tell of which cache what they free is."""
 
 
 @dataclass(frozen=True, slots=True)

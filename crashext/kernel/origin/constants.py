@@ -45,6 +45,7 @@ UNKNOWN = Value(What.UNKNOWN)
 NOBODY_KNOWS: Values = frozenset((UNKNOWN,))
 
 _MAY_BE_NUMBERS = (What.CONSTANT, What.LOAD)
+_MAY_BE_RESULTS = (What.CONSTANT, What.RESULT)
 _MAY_BE_STORED = (What.CONSTANT, What.LOAD, What.ARGUMENT)
 
 Peek = Callable[[int], int | None]
@@ -85,6 +86,11 @@ class Constants:
         if any(v.what is not What.CONSTANT for v in found):
             return ()
         return tuple(sorted({v.number for v in found}))
+
+    def results(self, i: int, register: str) -> Values:
+        """What functions returned, or constants, that it may hold then; nothing where it may hold
+        anything else."""
+        return self._all_of(_MAY_BE_RESULTS, lambda: self._values(register, i, 0))
 
     def _all_of(self, kinds: tuple[What, ...], ask: Callable[[], Values]) -> Values:
         """The answer; nothing where it has anything but `kinds`: then the search ends at once."""

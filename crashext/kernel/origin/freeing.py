@@ -15,7 +15,7 @@ from enum import IntEnum
 
 from crashext.hosts.base import Host, ReadFault
 from crashext.kernel.origin.code import Code
-from crashext.kernel.origin.constants import What
+from crashext.kernel.origin.constants import Value, What
 from crashext.kernel.origin.entrypoints import KFREE, LATER, LATER_BY_ITSELF, Kind
 from crashext.kernel.origin.fitting import Fit, Fitting, Request
 from crashext.kernel.origin.readers import reader
@@ -43,11 +43,13 @@ class Freeing:
     def __init__(self, host: Host, caches: Caches, requests: Requests) -> None:
         self._host, self._requests = host, requests
         self._reader, self._fitting = reader(host), Fitting(host, caches)
+        self._walks: dict[tuple[int, int], Walk | None] = {}
+        self._origins: dict[int, tuple[Value, ...]] = {}
 
-    def of(self, cache: SlabCache) -> Iterator[tuple[Request, Sure]]:
-        """The places in modules that free objects of `cache`, or may."""
+    def of(self, cache: SlabCache, module: str) -> Iterator[tuple[Request, Sure]]:
+        """The places in a module that free objects of `cache`, or may."""
         fits = self._fitting.of(cache)
-        areas = [area for module in self._host.modules() for area in module.ranges]
+        areas = [r for m in self._host.modules() if m.name == module for r in m.ranges]
         for request in self._requests.of((Kind.FREE,), areas):
             sure = self._judge(request, fits)
             if sure:
@@ -89,18 +91,25 @@ class Freeing:
 
     def _by_origin(self, request: Request, fits: Fit) -> Sure:
         """By where what is freed came from."""
-        known, at = self._requests.place(request)
-        if known is None:
-            return Sure.PERHAPS
-        register = self._reader.isa.arguments[request.entry.object]
         judged = set()
-        for value in known.before(at, register):
+        for value in self._origin(request):
+            if value.what is What.CONSTANT:  # NULL, where there was no memory
+                continue
             made = self._requests.at(value.number) if value.what is What.RESULT else None
             if made is None or not (made.caches or made.sizes):
                 judged.add(Sure.PERHAPS)
             else:
                 judged.add(Sure.YES if fits(made) else Sure.NO)
         return max(judged, default=Sure.PERHAPS)
+
+    def _origin(self, request: Request) -> tuple[Value, ...]:
+        """What is freed, as far as the function tells; nothing where it does not tell all."""
+        if request.call not in self._origins:
+            known, at = self._requests.place(request)
+            register = self._reader.isa.arguments[request.entry.object]
+            found = () if known is None else tuple(known.results(at, register))
+            self._origins[request.call] = found
+        return self._origins[request.call]
 
     def _later(self, request: Request, fits: Fit) -> Sure:
         """What call_rcu() is given: a function, which gets the struct rcu_head in the object."""
@@ -132,6 +141,12 @@ class Freeing:
     def _walk(self, function: int, argument: int) -> Walk | None:
         """What a function does with the pointer that it gets."""
         function = meant(self._host, function)
+        key = function, argument
+        if key not in self._walks:
+            self._walks[key] = self._read(function, argument)
+        return self._walks[key]
+
+    def _read(self, function: int, argument: int) -> Walk | None:
         symbol = self._host.symbol_at(function)
         if symbol is None or symbol.address != function or not 0 < symbol.size <= _LONGEST:
             return None

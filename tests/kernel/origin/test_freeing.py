@@ -55,7 +55,7 @@ def sure(*functions: tuple[int, bytes]) -> dict[str, list[Sure]]:
     all_of = (SMALL, LARGE, OWN)
     caches = cast(Caches, SimpleNamespace(all=all_of, find=lambda name: None))
     freeing = Freeing(host, caches, Requests(host, caches))
-    return {c.name: [found for _, found in freeing.of(c)] for c in all_of}
+    return {c.name: [found for _, found in freeing.of(c, "leaky")] for c in all_of}
 
 
 MOV_RDI_RAX, MOV_RSI_RAX = b"\x48\x89\xc7", b"\x48\x89\xc6"
