@@ -164,6 +164,12 @@ class ByFrame(Generic[T]):
             self._shared = np.concatenate([self._shared, np.zeros(more, np.bool_)])
         return at
 
+    @property
+    def tables(self) -> tuple[NDArray[np.int32] | None, NDArray[T], int]:
+        """Number of each stretch's row (None: there is one row, of them all), rows, and how many
+        bits of a page frame's number are inside a stretch."""
+        return self._number, self._rows[: self._used], 0 if self._number is None else self._shift
+
     def copy(self) -> ByFrame[T]:
         """One that can be changed without changing this."""
         number = None if self._number is None else self._number.copy()

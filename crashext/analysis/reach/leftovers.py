@@ -9,7 +9,7 @@ from crashext.hosts.base import Mask
 from crashext.kernel.access import Words
 from crashext.kernel.markers import LIST_POISON
 
-_POISON = np.array([m.value for m in LIST_POISON if m.name == "LIST_POISON2"], np.uint64)
+POISON = np.array([m.value for m in LIST_POISON if m.name == "LIST_POISON2"], np.uint64)
 _FLAGS = np.uint64(7)
 _WAIT_LIST = 2  # words from a rw_semaphore's owner to its list of those who wait
 
@@ -24,7 +24,7 @@ def left_over(words: Words, at: NDArray[np.intp], start: np.uint64) -> Mask:
     """
     following = words[np.minimum(at + 1, len(words) - 1)]
     gone = np.zeros(len(at), np.bool_)
-    for poison in _POISON:
+    for poison in POISON:
         gone |= following == poison
     flagged = np.flatnonzero(words[at] & _FLAGS)
     waiting = np.minimum(at[flagged] + _WAIT_LIST, len(words) - 1)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crashext.analysis.reach.edges import ordered, placed
-from crashext.analysis.reach.leftovers import left_over
+from crashext.analysis.reach.leads import Leads
 from crashext.analysis.reach.nodes import Nodes, Nodes32
 from crashext.analysis.reach.scan import KERNEL_USES, Scanner, readable_frames, scan_memory
 from crashext.analysis.reach.silent import silent_words
@@ -153,7 +153,9 @@ class _Block:
         described |= of.nodes.map.described(starts + of.last_word) >= 0
         self.kind = np.where(described, _IN_MAP, _ELSEWHERE)
         self.kind[self.holder >= 0] = _IN_NODE
-        self.kind[of.table.row_of_page[pages] >= 0] = _IN_SLAB
+        row = of.table.row_of_page[pages]
+        self.kind[row >= 0] = _IN_SLAB
+        self.of_tasks = (row >= 0) & of.of_tasks[row]
         self.silent = of.silent.touches(offset, end)
         low, high = np.searchsorted(of.stacks.dead_frame, [self.first, last]).tolist()
         self.dead = low < high
@@ -172,11 +174,7 @@ class _Pointers:
         space = view.space
         self.last_word = np.uint64(space.page_size - 8)
         self.shift, self._in_page = np.uint64(space.page_shift), np.uint64(space.page_size - 1)
-        # All that nodes can be pointed at by lies in these, wherever the kernel image is.
-        ranges = (space.direct, space.vmalloc, space.vmemmap)
-        lowest = min(r.start for r in ranges)
-        self._direct = np.uint64(space.direct.start)
-        self._lowest, self._span = np.uint64(lowest), np.uint64(max(r.end for r in ranges) - lowest)
+        self._leads = Leads(nodes)
         ignored = [i for i, c in enumerate(view.caches.all) if c.name in BOOKKEEPING]
         self._ignored = np.isin(table.index.cache, np.array(ignored, np.uint16))
         self._any_ignored = bool(self._ignored.any())
@@ -184,9 +182,10 @@ class _Pointers:
         record = view.host.layout("struct kmemleak_object")
         self._rcu = record["rcu"].offset if record is not None and "rcu" in record else -1 & _WORD
         self._links = links_of_tasks(view.host)
-        self._vmemmap = space.vmemmap
         task = view.caches.find("task_struct")
         self._task = None if task is None else view.caches.index(task)
+        # One more, for pages that are in no slab.
+        self.of_tasks = np.append(table.index.cache == self._task, False)
         self.stale: ByFrame[np.bool_] = ByFrame.filled(len(nodes.of_frame), np.bool_(False))
         cached = (cached_pages(view.host, space) - np.uint64(space.direct.start)) >> self.shift
         cached = cached[cached < np.uint64(len(self.stale))]
@@ -200,13 +199,10 @@ class _Pointers:
     def look(self, offset: int, words: Words) -> _Found:
         """What words say that begin at direct-map `offset`. It changes nothing here."""
         found = _Found()
-        at = np.flatnonzero(words - self._lowest < self._span)
-        gone = left_over(words, at, self._direct + np.uint64(offset))
-        if gone.any():
-            at = at[np.flatnonzero(~gone)]
+        at, target, of_page = self._leads.of(offset, words)
         if len(at):
             block = _Block(self, offset, offset + 8 * len(words))
-            self._pointers(found, block, offset + 8 * at, words[at])
+            self._pointers(found, block, offset + 8 * at.astype(np.int64), target, of_page)
         return found
 
     def take(self, found: _Found) -> None:
@@ -222,54 +218,40 @@ class _Pointers:
             self._rooted[by_page].append((where, target))
 
     def _pointers(
-        self, out: _Found, block: _Block, where: NDArray[np.int64], values: Words
+        self,
+        out: _Found,
+        block: _Block,
+        where: NDArray[np.int64],
+        target: Nodes32,
+        of_page: NDArray[np.intp],
     ) -> None:
-        """Words at `where`; most lead to no node."""
-        nodes, table = self.nodes, self.table
-        # Objects in a row often hold one pointer: what it leads to is looked up once.
-        begins = np.flatnonzero(np.append(True, values[1:] != values[:-1]))
-        once = values[begins]
-        found = nodes.pointed_at(once)
-        good = found >= 0
-        in_object = np.flatnonzero(good & (found < nodes.first_area))
-        good[in_object] = table.state[found[in_object]] == State.ALLOCATED
-        self._without_flags(good, once, found)
-        if not good.any():
-            return
-        by_page, lengths = self._vmemmap.holds(once), np.diff(begins, append=len(values))
+        """Words at `where` lead to nodes, those `of_page` by struct pages."""
+        by_page = None
+        if len(of_page):
+            by_page = np.zeros(len(where), np.bool_)
+            by_page[of_page] = True
         if block.plain:
-            for page in (False, True):
-                some = np.flatnonzero(good & (by_page == page))
-                if not len(some):
-                    continue
-                target, first = np.unique(found[some].astype(np.int32), return_index=True)
-                out.rooted.append((page, where[begins[some[first]]].astype(np.uint64), target))
-                out.roots += int(lengths[some].sum())
+            for page in (False, True) if by_page is not None else (False,):
+                some = slice(None) if by_page is None else np.flatnonzero(by_page == page)
+                led, place = target[some], where[some]
+                begins = np.flatnonzero(np.append(True, led[1:] != led[:-1])[: len(led)])
+                once, first = np.unique(led[begins], return_index=True)
+                out.rooted.append((page, place[begins[first]].astype(np.uint64), once))
+                out.roots += len(led)
             return
-        which = np.repeat(np.arange(len(once)), lengths)
-        at = np.flatnonzero(good[which] & block.wanted[(where >> block.shift) - block.first])
-        run = which[at]
-        places, target = where[at].astype(np.uint64), found.astype(np.int32)[run]
-        if not by_page[good].any():
+        wanted = block.wanted[(where >> block.shift) - block.first]
+        if not wanted.all():
+            kept = np.flatnonzero(wanted)
+            where, target = where[kept], target[kept]
+            by_page = None if by_page is None else by_page[kept]
+        places = where.astype(np.uint64)
+        if by_page is None:
             self._sort(out, block, places, target, False)
             return
-        of_page = by_page[run]
         for page in (False, True):
-            some = np.flatnonzero(of_page == page)
+            some = np.flatnonzero(by_page == page)
             if len(some):
                 self._sort(out, block, places[some], target[some], page)
-
-    def _without_flags(self, good: Mask, values: Words, found: NDArray[np.int64]) -> None:
-        """A semaphore remembers who read last, with flags in the low bits: it holds no task.
-
-        RWSEM_READER_OWNED, kernel/locking/rwsem.c (4.x to 6.12): "may contain stale pointer".
-        """
-        at = np.flatnonzero(good & (values & np.uint64(7) != 0) & (found < self.nodes.first_area))
-        if self._task is None or not len(at):
-            return
-        at = at[self.table.caches(found[at]) == self._task]
-        start = self.table.addresses(found[at])
-        good[at[values[at] - start < np.uint64(8)]] = False
 
     def _sort(
         self, out: _Found, block: _Block, where: Words, target: Nodes32, by_page: bool
@@ -299,12 +281,8 @@ class _Pointers:
         held = source >= 0
         if block.silent:
             held &= ~self.silent.holds(where)
-        for start, end in self._links:
-            at = np.flatnonzero((within >= start) & (within < end) & held)
-            at = at[target[at] < self.nodes.first_area]
-            both = table.caches(source[at]) == self._task
-            both &= table.caches(target[at].astype(np.int64)) == self._task
-            held[at[both]] = False
+        if block.of_tasks.any():
+            self._unlink(held, within, block.of_tasks[(where >> self.shift) - block.first], target)
         if self._any_ignored:
             record = self._ignored[table.row_of_page[(where >> self.shift).astype(np.intp)]]
             held &= ~record | (within == np.uint64(self._rcu))
@@ -317,6 +295,15 @@ class _Pointers:
         unknown = held & (state == State.UNKNOWN)
         if unknown.any():
             self._outside(out, block, where[unknown], target[unknown], by_page)
+
+    def _unlink(self, held: Mask, within: Words, of_tasks: Mask, target: Nodes32) -> None:
+        """Not `held` is what a task knows of another one for the scheduler's sake alone."""
+        mine = np.flatnonzero(of_tasks & held & (target < self.nodes.first_area))
+        inside = within[mine]
+        for start, end in self._links:
+            at = mine[(inside >= start) & (inside < end)]
+            both = self.table.caches(target[at].astype(np.int64)) == self._task
+            held[at[both]] = False
 
     def _in_nodes(self, out: _Found, source: Nodes32, target: Nodes32, by_page: bool) -> None:
         """Words of areas and of blocks of pages, or of their struct pages."""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from crashext.distinct import distinct
 from crashext.kernel.access import Words
 from crashext.kernel.byframe import ByFrame
+from crashext.kernel.compiled import SlotLoops, library
 from crashext.kernel.slab.objects import State
 from crashext.kernel.slab.slabs import SlabIndex
 from crashext.kernel.slab.view import KernelView
@@ -60,6 +61,8 @@ class SlotTable:
         `offsets` are from the start of the direct map, below its end. The slot is -1 where no
         object is, pads and metadata included.
         """
+        if self.loops is not None:
+            return self.loops.locate(offsets)
         row = self.row_of_page[(offsets >> np.uint64(self.page_shift)).astype(np.intp)]
         slots, within = np.full(len(row), -1, np.int64), np.zeros(len(row), np.uint64)
         some = np.flatnonzero(row >= 0)
@@ -75,6 +78,16 @@ class SlotTable:
         slots[some[which]] = self.first[at[which]] + number[which].astype(np.int64)
         within[some] = beside
         return slots, within
+
+    @cached_property
+    def loops(self) -> SlotLoops | None:
+        """The same, compiled."""
+        known = library()
+        if known is None:
+            return None
+        begin, objects = self._grid[0], self.index.objects
+        grid = (begin, self.size, self.length, objects, self.first)
+        return SlotLoops(known, self.row_of_page, *grid, self.page_shift)
 
     @cached_property
     def _grid(self) -> tuple[Slots, NDArray[np.float64], NDArray[np.int32], NDArray[np.int32]]:

@@ -1,0 +1,181 @@
+"""The compiled loops of compiled.c, where the package was installed with a C compiler at hand.
+
+Everything has a slower twin in numpy, which is what tests compare with: nobody needs a compiler.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from functools import cache
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crashext.kernel.access import Words
+from crashext.kernel.byframe import ByFrame
+
+ASK = -2
+"""A word that leads outside the direct map: whoever asks must look further."""
+_LIBRARY = "_compiled"
+_OFF = "CRASHEXT_NUMPY"
+"""Set in the environment: do without."""
+
+
+class _ByFrame(ctypes.Structure):
+    _fields_ = [
+        ("number", ctypes.c_void_p),
+        ("rows", ctypes.c_void_p),
+        ("length", ctypes.c_int64),
+        ("shift", ctypes.c_int32),
+        ("unused", ctypes.c_int32),
+    ]
+
+
+class _Slots(ctypes.Structure):
+    _fields_ = [
+        ("row_of_page", _ByFrame),
+        ("begin", ctypes.c_void_p),
+        ("size", ctypes.c_void_p),
+        ("length", ctypes.c_void_p),
+        ("objects", ctypes.c_void_p),
+        ("first", ctypes.c_void_p),
+        ("page_shift", ctypes.c_int32),
+        ("unused", ctypes.c_int32),
+    ]
+
+
+class _Pointers(ctypes.Structure):
+    _fields_ = [
+        ("slots", _Slots),
+        ("of_frame", _ByFrame),
+        ("state", ctypes.c_void_p),
+        ("flagged", ctypes.c_void_p),
+        ("poison", ctypes.c_void_p),
+        ("poisons", ctypes.c_int64),
+        ("direct", ctypes.c_uint64),
+        ("lowest", ctypes.c_uint64),
+        ("span", ctypes.c_uint64),
+        ("allocated", ctypes.c_int32),
+        ("unused", ctypes.c_int32),
+    ]
+
+
+def build_name() -> str:
+    """What the library's file is called beside this one."""
+    return _LIBRARY + EXTENSION_SUFFIXES[0]
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The loops; None where they were not compiled."""
+    if os.environ.get(_OFF):
+        return None
+    return load(Path(__file__).with_name(build_name()))
+
+
+def load(path: Path) -> ctypes.CDLL | None:
+    """Those of a file; None where it is missing, or of another machine or version."""
+    try:
+        found = ctypes.CDLL(str(path))
+        slots, pointers = ctypes.POINTER(_Slots), ctypes.POINTER(_Pointers)
+        words, count = ctypes.c_void_p, ctypes.c_int64
+        found.crashext_locate.argtypes = [slots, words, count, words, words]
+        found.crashext_locate.restype = None
+        found.crashext_find.argtypes = [pointers, words, count, ctypes.c_uint64, words, words]
+        found.crashext_find.restype = count
+    except (OSError, AttributeError):
+        return None
+    return found
+
+
+class SlotLoops:
+    """Which slots addresses are in, by the tables of `SlotTable`."""
+
+    def __init__(
+        self,
+        library: ctypes.CDLL,
+        row_of_page: ByFrame[np.int32],
+        begin: NDArray[np.int64],
+        size: Words,
+        length: Words,
+        objects: NDArray[Any],
+        first: NDArray[np.int64],
+        page_shift: int,
+    ) -> None:
+        self.library = library
+        self._kept: list[NDArray[Any]] = []
+        """Arrays that the tables point at."""
+        self.table = _Slots(
+            self.by_frame(row_of_page),
+            self.array(begin, np.int64),
+            self.array(size, np.uint32),
+            self.array(length, np.uint32),
+            self.array(objects, np.uint32),
+            self.array(first, np.int64),
+            page_shift,
+        )
+
+    def array(self, values: NDArray[Any], kind: Any) -> int:
+        """Where the values are, for as long as this lives."""
+        self._kept.append(np.ascontiguousarray(values, kind))
+        return self._kept[-1].ctypes.data
+
+    def by_frame(self, frames: ByFrame[np.int32]) -> _ByFrame:
+        """The same of a value for each page frame."""
+        number, rows, shift = frames.tables
+        where = None if number is None else self.array(number, np.int32)
+        return _ByFrame(where, self.array(rows, np.int32), len(frames), shift)
+
+    def locate(self, offsets: Words) -> tuple[NDArray[np.int64], Words]:
+        """See `SlotTable.locate`."""
+        offsets = np.ascontiguousarray(offsets, np.uint64)
+        slots, within = np.empty(len(offsets), np.int64), np.empty(len(offsets), np.uint64)
+        self.library.crashext_locate(
+            self.table, offsets.ctypes.data, len(offsets), slots.ctypes.data, within.ctypes.data
+        )
+        return slots, within
+
+
+class PointerLoops:
+    """Which words lead to which nodes."""
+
+    def __init__(
+        self,
+        slots: SlotLoops,
+        of_frame: ByFrame[np.int32],
+        state: NDArray[np.uint8],
+        allocated: int,
+        flagged: NDArray[np.bool_],
+        poison: Words,
+        direct: int,
+        lowest: int,
+        span: int,
+    ) -> None:
+        """`flagged`: slabs to whose objects pointers with flags in their low bits lead nowhere;
+        `poison`: what follows a word that holds nothing."""
+        self._slots = slots
+        self._table = _Pointers(
+            slots.table,
+            slots.by_frame(of_frame),
+            slots.array(state, np.uint8),
+            slots.array(flagged, np.uint8),
+            slots.array(poison, np.uint64),
+            len(poison),
+            direct,
+            lowest,
+            span,
+            allocated,
+        )
+
+    def find(self, words: Words, start: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Indices of words from address `start` on that lead to nodes, and these, or `ASK`."""
+        words = np.ascontiguousarray(words, np.uint64)
+        at, node = np.empty((2, len(words)), np.int32)
+        found = self._slots.library.crashext_find(
+            self._table, words.ctypes.data, len(words), start, at.ctypes.data, node.ctypes.data
+        )
+        return at[:found], node[:found]
