@@ -42,6 +42,7 @@ from crashext.hosts.keeping import Kept
 from crashext.hosts.percpu import PERCPU_END, percpu_table, symbol_in
 from crashext.hosts.readers import Reader, open_readers
 from crashext.hosts.tags import PointerTags, pointer_tags
+from crashext.hosts.vmcoreinfo import kept
 from crashext.incrash import crashext_wire as wire
 
 if TYPE_CHECKING:
@@ -51,7 +52,6 @@ if TYPE_CHECKING:
 _PAGE = 4096
 _RUN = 1 << 20
 _BULK = 1 << 18  # bytes from which a read goes to the dump file
-_MAX_VMCOREINFO = 1 << 16
 
 
 class CrashHost:
@@ -124,17 +124,14 @@ class CrashHost:
         return answer
 
     def _vmcoreinfo(self) -> dict[str, str]:
-        """The note's text, from where the kernel itself keeps it (kernel/crash_core.c)."""
+        """The note's lines, from where the kernel itself keeps them."""
         data, size = self.address_of("vmcoreinfo_data"), self.address_of("vmcoreinfo_size")
         if data is None or size is None:
             return {}
         try:
-            pointer = int.from_bytes(self.read(data, 8), "little")
-            length = int.from_bytes(self.read(size, 8), "little")
-            text = self.read(pointer, min(length, _MAX_VMCOREINFO)).decode("ascii", "replace")
+            return kept(self.read, data, size)
         except ReadFault:
             return {}
-        return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
 
     def _watch_direct_map(self) -> None:
         """From now on, know which direct-map pages the dump lacks without asking crash."""

@@ -1,4 +1,4 @@
-"""VMCOREINFO of a dump that has no such note: its text, found in the dump's own memory.
+"""VMCOREINFO as the dump's own memory has it, whether or not the dump has such a note.
 
 The kernel writes it at boot, for the crash kernel to read (kernel/crash_core.c; kernel/kexec.c
 before 4.13). QEMU only puts it into a dump with ``-device vmcoreinfo``, and where the guest has
@@ -14,9 +14,22 @@ _PIECE = 4 << 20
 _LONGEST = 1 << 13
 """VMCOREINFO_BYTES is a page; a note of arm64 kernels with large pages is no longer."""
 _START = b"OSRELEASE="
+_MOST = 1 << 16
 _LIKE = re.compile(rb"OSRELEASE=\d[\x21-\x7e]{1,63}\n(?:[A-Z][\x20-\x7e]{1,255}\n){5,}", re.ASCII)
 
 Reader = Callable[[int, int], bytes | None]
+
+
+def kept(read: Callable[[int, int], bytes], data: int, size: int) -> dict[str, str]:
+    """The note's lines, from where the variables vmcoreinfo_data and vmcoreinfo_size are.
+
+    203e9e41219b (4.13) made an array of bytes a pointer to a page. Raises what `read` raises.
+    """
+    length = min(int.from_bytes(read(size, 8), "little"), _MOST)
+    first = read(data, 8)
+    start = data if _START.startswith(first) else int.from_bytes(first, "little")
+    text = read(start, length).decode("ascii", "replace")
+    return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
 
 
 def texts(read: Reader, ranges: Iterable[tuple[int, int]]) -> Iterator[str]:
