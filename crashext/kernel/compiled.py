@@ -64,6 +64,20 @@ class _Pointers(ctypes.Structure):
     ]
 
 
+class _Physical(ctypes.Structure):
+    _fields_ = [
+        ("of_frame", _ByFrame),
+        ("flags", ctypes.c_uint64),
+        ("present", ctypes.c_uint64),
+        ("limit", ctypes.c_uint64),
+        ("entries", ctypes.c_int64),
+        ("page_shift", ctypes.c_int32),
+        ("first_node", ctypes.c_int32),
+        ("least", ctypes.c_int32),
+        ("unused", ctypes.c_int32),
+    ]
+
+
 def build_name() -> str:
     """What the library's file is called beside this one."""
     return _LIBRARY + EXTENSION_SUFFIXES[0]
@@ -87,9 +101,30 @@ def load(path: Path) -> ctypes.CDLL | None:
         found.crashext_locate.restype = None
         found.crashext_find.argtypes = [pointers, words, count, ctypes.c_uint64, words, words]
         found.crashext_find.restype = count
+        physical = ctypes.POINTER(_Physical)
+        found.crashext_physical.argtypes = [physical, words, count, words, words, words]
+        found.crashext_physical.restype = count
     except (OSError, AttributeError):
         return None
     return found
+
+
+class _Kept:
+    """Arrays that the loops' tables point at."""
+
+    def __init__(self) -> None:
+        self._arrays: list[NDArray[Any]] = []
+
+    def array(self, values: NDArray[Any], kind: Any) -> int:
+        """Where the values are, for as long as this lives."""
+        self._arrays.append(np.ascontiguousarray(values, kind))
+        return self._arrays[-1].ctypes.data
+
+    def by_frame(self, frames: ByFrame[np.int32]) -> _ByFrame:
+        """The same of a value for each page frame."""
+        number, rows, shift = frames.tables
+        where = None if number is None else self.array(number, np.int32)
+        return _ByFrame(where, self.array(rows, np.int32), len(frames), shift)
 
 
 class SlotLoops:
@@ -107,28 +142,16 @@ class SlotLoops:
         page_shift: int,
     ) -> None:
         self.library = library
-        self._kept: list[NDArray[Any]] = []
-        """Arrays that the tables point at."""
+        self.kept = kept = _Kept()
         self.table = _Slots(
-            self.by_frame(row_of_page),
-            self.array(begin, np.int64),
-            self.array(size, np.uint32),
-            self.array(length, np.uint32),
-            self.array(objects, np.uint32),
-            self.array(first, np.int64),
+            kept.by_frame(row_of_page),
+            kept.array(begin, np.int64),
+            kept.array(size, np.uint32),
+            kept.array(length, np.uint32),
+            kept.array(objects, np.uint32),
+            kept.array(first, np.int64),
             page_shift,
         )
-
-    def array(self, values: NDArray[Any], kind: Any) -> int:
-        """Where the values are, for as long as this lives."""
-        self._kept.append(np.ascontiguousarray(values, kind))
-        return self._kept[-1].ctypes.data
-
-    def by_frame(self, frames: ByFrame[np.int32]) -> _ByFrame:
-        """The same of a value for each page frame."""
-        number, rows, shift = frames.tables
-        where = None if number is None else self.array(number, np.int32)
-        return _ByFrame(where, self.array(rows, np.int32), len(frames), shift)
 
     def locate(self, offsets: Words) -> tuple[NDArray[np.int64], Words]:
         """See `SlotTable.locate`."""
@@ -160,10 +183,10 @@ class PointerLoops:
         self._slots = slots
         self._table = _Pointers(
             slots.table,
-            slots.by_frame(of_frame),
-            slots.array(state, np.uint8),
-            slots.array(flagged, np.uint8),
-            slots.array(poison, np.uint64),
+            slots.kept.by_frame(of_frame),
+            slots.kept.array(state, np.uint8),
+            slots.kept.array(flagged, np.uint8),
+            slots.kept.array(poison, np.uint64),
             len(poison),
             direct,
             lowest,
@@ -177,5 +200,41 @@ class PointerLoops:
         at, node = np.empty((2, len(words)), np.int32)
         found = self._slots.library.crashext_find(
             self._table, words.ctypes.data, len(words), start, at.ctypes.data, node.ctypes.data
+        )
+        return at[:found], node[:found]
+
+
+class PhysicalLoops:
+    """Which words are physical addresses of nodes; see `PhysicalAddresses`."""
+
+    def __init__(
+        self,
+        library: ctypes.CDLL,
+        of_frame: ByFrame[np.int32],
+        flags: int,
+        present: int,
+        page_shift: int,
+        first_node: int,
+        least: int,
+    ) -> None:
+        self._library, self._kept = library, _Kept()
+        limit, entries = len(of_frame) << page_shift, (1 << page_shift) // 8
+        rest = (limit, entries, page_shift, first_node, least)
+        self._table = _Physical(self._kept.by_frame(of_frame), flags, present, *rest)
+
+    def find(
+        self, words: Words, wanted: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Indices of words of pages, of which some are wanted, and the nodes that they name."""
+        words = np.ascontiguousarray(words, np.uint64)
+        wanted = np.ascontiguousarray(wanted)
+        at, node = np.empty((2, len(words)), np.int32)
+        found = self._library.crashext_physical(
+            self._table,
+            words.ctypes.data,
+            len(wanted),
+            wanted.ctypes.data,
+            at.ctypes.data,
+            node.ctypes.data,
         )
         return at[:found], node[:found]

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crashext.analysis.origin.sites import FrameNames
-from crashext.hosts.base import U64
+from crashext.hosts.base import U64, Host
 from crashext.kernel.access import Words
+from crashext.kernel.addresses import Range
 from crashext.kernel.markers import FILLED
 from crashext.kernel.origin.pageowner import owners_known, read_owners
 from crashext.kernel.origin.stackdepot import StackDepot
@@ -137,6 +138,7 @@ def _owners(view: KernelView, frames: NDArray[np.int64]) -> Iterator[tuple[int, 
 
 
 def _contents(view: KernelView, frames: NDArray[np.int64]) -> Iterator[tuple[int, Label]]:
+    areas = _ModuleAreas(view.host)
     for start in range(0, len(frames), _BATCH):
         some = frames[start : start + _BATCH]
         rows, ok = view.host.read_many(
@@ -144,11 +146,28 @@ def _contents(view: KernelView, frames: NDArray[np.int64]) -> Iterator[tuple[int
         )
         words = np.ascontiguousarray(rows).view("<u8")
         for i in np.flatnonzero(ok).tolist():
-            kind, detail, module = _describe(view, words[i])
+            kind, detail, module = _describe(view, areas, words[i])
             yield int(some[i]), ("content", kind, detail, module)
 
 
-def _describe(view: KernelView, words: Words) -> tuple[str, str, str]:
+class _ModuleAreas:
+    """Where modules are; a distribution's kernel has a hundred."""
+
+    def __init__(self, host: Host) -> None:
+        known = [(a, b, i) for i, m in enumerate(host.modules()) for a, b in m.ranges]
+        table = np.array(sorted(known), np.uint64).reshape(-1, 3)
+        self._start, self._end, self._number = table.T
+
+    def first_of(self, words: Words) -> int | None:
+        """The first module, by the host's order, that any of the words leads to."""
+        if not len(self._start):
+            return None
+        at = np.searchsorted(self._start, words, side="right") - 1
+        inside = (at >= 0) & (words < self._end[np.maximum(at, 0)])
+        return int(self._number[at[inside]].min()) if inside.any() else None
+
+
+def _describe(view: KernelView, areas: _ModuleAreas, words: Words) -> tuple[str, str, str]:
     """(kind, detail, module) of one page: uint64[512]."""
     used = words[words != 0]
     if not len(used):
@@ -162,12 +181,11 @@ def _describe(view: KernelView, words: Words) -> tuple[str, str, str]:
     content = content[content != 0]
     if len(content) >= _MIN_TEXT and _PRINTABLE[content].mean() >= _TEXT_SHARE:
         return "text", _excerpt(text), ""
-    for module in view.host.modules():
-        if any(((used >= np.uint64(a)) & (used < np.uint64(b))).any() for a, b in module.ranges):
-            inside = [
-                used[(used >= np.uint64(a)) & (used < np.uint64(b))] for a, b in module.ranges
-            ]
-            return "module-pointers", _symbol(view, np.concatenate(inside)), module.name
+    number = areas.first_of(used)
+    if number is not None:
+        module = view.host.modules()[number]
+        inside = [used[Range(a, b).holds(used)] for a, b in module.ranges]
+        return "module-pointers", _symbol(view, np.concatenate(inside)), module.name
     image = used[view.space.image.holds(used)]
     if len(image):
         return "kernel-pointers", _symbol(view, image), ""

@@ -14,6 +14,7 @@ from crashext.analysis.reach.nodes import Nodes
 from crashext.analysis.reach.scan import readable_frames
 from crashext.kernel.access import Words
 from crashext.kernel.byframe import ByFrame
+from crashext.kernel.compiled import PhysicalLoops, library
 from crashext.kernel.pages.frames import Frames, FrameUse
 
 _TABLE_FLAGS = np.uint64(0xFFF0000000000FFF)
@@ -70,6 +71,11 @@ class PhysicalAddresses:
         self._shift = np.uint64(nodes.view.space.page_shift)
         self._entries = nodes.view.space.page_size // 8
         self._limit = np.uint64(len(nodes.of_frame) << nodes.view.space.page_shift)
+        self._loops = None
+        if (known := library()) is not None:
+            bits = (int(_TABLE_FLAGS), int(_PRESENT))
+            rest = (nodes.view.space.page_shift, nodes.first_block, _ENTRIES_LEAST)
+            self._loops = PhysicalLoops(known, nodes.of_frame, *bits, *rest)
         self._found: list[tuple[NDArray[np.int32], NDArray[np.int32]]] = []
 
     def look(self, offset: int, words: Words) -> tuple[NDArray[np.int32], NDArray[np.int32]] | None:
@@ -79,6 +85,24 @@ class PhysicalAddresses:
         wanted = self._wanted[first : first + len(words) // self._entries]
         if not wanted.any():
             return None
+        at, node = self.find(words, wanted)
+        if not len(at):
+            return None
+        where = np.uint64(offset) + at.astype(np.uint64) * np.uint64(8)
+        return self._nodes.at_offsets(where).astype(np.int32), node
+
+    def find(
+        self, words: Words, wanted: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.signedinteger], NDArray[np.int32]]:
+        """Indices of such words of `wanted` pages, and the blocks."""
+        if self._loops is None:
+            return self.by_arrays(words, wanted)
+        return self._loops.find(words, wanted)
+
+    def by_arrays(
+        self, words: Words, wanted: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.signedinteger], NDArray[np.int32]]:
+        """What `PhysicalLoops` finds."""
         place = words & ~_TABLE_FLAGS
         inside = (place < self._limit) & (place != 0)
         # An address alone; in a page full of entries of a page table, with their flags.
@@ -87,11 +111,7 @@ class PhysicalAddresses:
         node = self._nodes.of_frame[(place[at] >> self._shift).astype(np.int64)]
         hit = node >= self._nodes.first_block
         hit[hit] = wanted[at[hit] // self._entries]
-        if not hit.any():
-            return None
-        at, node = at[hit], node[hit]
-        where = np.uint64(offset) + at.astype(np.uint64) * np.uint64(8)
-        return self._nodes.at_offsets(where).astype(np.int32), node
+        return at[hit], node[hit]
 
     def take(self, found: tuple[NDArray[np.int32], NDArray[np.int32]] | None) -> None:
         """Keep it, each once."""

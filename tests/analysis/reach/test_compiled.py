@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from crashext.analysis.reach import blocks
+from crashext.analysis.reach.blocks import PhysicalAddresses
 from crashext.analysis.reach.leads import Leads
 from crashext.analysis.reach.reachability import Reach, reach
 from crashext.analysis.reach.references import find_references
@@ -38,7 +40,8 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
 
 
 def use(library: ctypes.CDLL | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slots, "library", lambda: library)
+    for module in (slots, blocks):
+        monkeypatch.setattr(module, "library", lambda: library)
 
 
 def busy_kernel() -> tuple[Reach, list[int]]:
@@ -83,6 +86,30 @@ def test_words_lead_where_numpy_says(
     assert len(np.unique(target)) > 200
     assert (at == expected[0]).all()
     assert (target == expected[1]).all()
+
+
+@pytest.mark.parametrize("dense", [byframe.DENSE, 0])
+def test_physical_addresses_are_those_that_numpy_finds(
+    dense: int, library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(byframe, "DENSE", dense)
+    use(library, monkeypatch)
+    marked, _ = busy_kernel()
+    scanner = PhysicalAddresses(marked.nodes, marked.frames, np.zeros(0, np.int64), None)
+    rng = np.random.default_rng(3)
+    pages = 64
+    first = marked.nodes.blocks.first
+    frame = np.where(rng.random(pages * 512) < 0.5, rng.choice(first, pages * 512), 600)
+    flags = rng.choice([0, 1, 3, 0x67, 0x8000000000000063, 8], pages * 512).astype(np.uint64)
+    words = (frame.astype(np.uint64) << np.uint64(12)) | flags
+    # Pages with few words, many, none.
+    words[rng.random(len(words)) < np.repeat(rng.random(pages), 512)] = 0
+    wanted = rng.random(pages) < 0.8
+    at, node = scanner.find(words, wanted)
+    expected = scanner.by_arrays(words, wanted)
+    assert 500 < len(at) < len(words) // 2
+    assert (at == expected[0]).all()
+    assert (node == expected[1]).all()
 
 
 def test_addresses_are_in_the_slots_that_numpy_says(
