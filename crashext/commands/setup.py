@@ -1,7 +1,7 @@
 """`crashext setup`: the lines of ~/.crashrc that teach crash `leakscan` and `objsim`.
 
 It looks for PyKdump, remembers this Python as the engine's, and keeps everything else that is in
-the file. What it is about to write down, it tries. It knows nothing of dumps.
+the file. What it is about to write down, it tries, where there is a dump to try it on.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from crashext import __version__
 from crashext.commands.arguments import Parser
+from crashext.commands.athand import dump_at_hand
 from crashext.commands.completion import completion_option
 from crashext.commands.telling import tell
 from crashext.commands.trial import is_program, linkers_complaint, trial
@@ -47,6 +49,15 @@ _WITHOUT_PYKDUMP = """without PyKdump, type in crash{paths}:
 or run '{drgn} -c {core} -s {kernel}' and type %leakscan there"""
 
 
+class Tried(NamedTuple):
+    """What crash is started on."""
+
+    vmlinux: Path
+    vmcore: Path
+    named: bool
+    """By the user: crash is to open it."""
+
+
 class SetupError(Exception):
     """What is wrong, in one line, and what to do instead."""
 
@@ -73,14 +84,17 @@ def setup_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="the file (default %(default)s)",
     )
-    setup.add_argument(
+    tried = setup.add_mutually_exclusive_group()
+    tried.add_argument(
         "--try",
         dest="on",
         nargs=2,
         type=Path,
         metavar=("VMLINUX", "VMCORE"),
-        help="before anything is written, start crash on these with the lines and run leakscan",
+        help="before anything is written, start crash on these with the lines and run leakscan; "
+        "else on a dump of the current directory or of /var/crash whose vmlinux is there too",
     )
+    tried.add_argument("--no-try", action="store_true", help="do not start crash")
     return parser
 
 
@@ -91,7 +105,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.remove:
             _remove(options.crashrc.expanduser())
         else:
-            _setup(options.crashrc.expanduser(), options.pykdump, options.write, options.on)
+            started = None if options.no_try else options.on or dump_at_hand()
+            on = None if started is None else Tried(started[0], started[1], options.on is not None)
+            _setup(options.crashrc.expanduser(), options.pykdump, options.write, on)
     except (SetupError, OSError) as error:
         what, _, lines = str(error).partition("\n")
         tell("crashext", what)
@@ -110,7 +126,7 @@ def _remove(crashrc: Path) -> None:
         print(f"crashext's lines are out of {crashrc}")
 
 
-def _setup(crashrc: Path, pykdump: Path | None, write: bool, on: list[Path] | None) -> None:
+def _setup(crashrc: Path, pykdump: Path | None, write: bool, on: Tried | None) -> None:
     before = _content(crashrc)
     kept = _BLOCK.sub("", before)
     found = find_pykdump(pykdump)
@@ -132,7 +148,7 @@ def _content(crashrc: Path) -> str:
     return crashrc.read_text(errors="surrogateescape") if crashrc.exists() else ""
 
 
-def _try(pykdump: Path, lines: str, on: list[Path] | None) -> None:
+def _try(pykdump: Path, lines: str, on: Tried | None) -> None:
     """Raise `SetupError` where the crash on PATH cannot do what the lines say."""
     crash = shutil.which("crash")
     if crash is None:
@@ -146,23 +162,28 @@ def _try(pykdump: Path, lines: str, on: list[Path] | None) -> None:
         tell("crashext", f"{crash} {can}; to see leakscan run in it, add --try VMLINUX VMCORE")
         return
     loads = "" if f"extend {_quoted(pykdump)}" in lines else f"extend {_quoted(pykdump)}\n"
-    why = trial(Path(crash), loads + lines, *on)
-    if why is not None:
-        raise SetupError(f"tried in {crash}, leakscan does not run: {why}\n{_instead(on)}")
-    print(f"tried in {crash}: leakscan runs")
+    came = trial(Path(crash), loads + lines, on.vmlinux, on.vmcore)
+    if came.ran:
+        print(f"tried in {crash} on {on.vmcore}: leakscan runs")
+    elif on.named or came.opened:
+        what = f"tried in {crash}, leakscan does not run: {came.why}"
+        raise SetupError(f"{what}\n{_instead(on)}")
+    else:
+        what = f"{crash} can load {pykdump}, but not open {on.vmcore} ({came.why})"
+        tell("crashext", f"{what}; to see leakscan run in it, add --try VMLINUX VMCORE")
 
 
-def _instead(on: list[Path] | None) -> str:
+def _instead(on: Tried | None) -> str:
     """The lines that work without PyKdump, of the session that was tried where one was."""
     beside = Path(sys.executable).parent  # crash's shell may not find what is in a venv
     programs = {
         name: shlex.quote(str(beside / name) if (beside / name).is_file() else name)
         for name in ("leakscan", "drgn")
     }
-    if on is None:
+    if on is None or not on.named:
         paths = ", with the two paths that its 'sys' shows"
         return _WITHOUT_PYKDUMP.format(paths=paths, core="DUMPFILE", kernel="KERNEL", **programs)
-    kernel, core = (shlex.quote(str(path.absolute())) for path in on)
+    kernel, core = (shlex.quote(str(path.absolute())) for path in (on.vmlinux, on.vmcore))
     return _WITHOUT_PYKDUMP.format(paths="", core=core, kernel=kernel, **programs)
 
 

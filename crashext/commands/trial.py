@@ -10,10 +10,12 @@ import re
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 from crashext import __version__
 
 _STARTS_IN = 600  # seconds; crash reads a kernel's debug info, of a large dump for a minute
+_OBEYS = "crashext: crash obeys"
 _UNDEFINED = re.compile(r"undefined symbol: (\S+)\s+\((\S+)\)")
 _MISSING = re.compile(r"^\s*(\S+) => not found", re.MULTILINE)
 _REFUSED = re.compile(r"ERROR: ld\.so: object '.*' from LD_PRELOAD cannot be preloaded \((.*)\)")
@@ -59,15 +61,29 @@ def linkers_complaint(crash: Path, pykdump: Path) -> str | None:
     return f"undefined symbol {symbols[0]}{more}: it was built for another crash"
 
 
-def trial(crash: Path, lines: str, vmlinux: Path, vmcore: Path) -> str | None:
-    """Why `lines`, in ~/.crashrc, do not give crash our commands; None where they do."""
+class Trial(NamedTuple):
+    """What came of one."""
+
+    ran: bool
+    opened: bool
+    """crash came as far as to obey what is typed."""
+    why: str = ""
+    """Of one that did not run, the line that tells most."""
+
+
+def trial(crash: Path, lines: str, vmlinux: Path, vmcore: Path) -> Trial:
+    """Whether `lines`, in ~/.crashrc, give crash our commands."""
     with tempfile.TemporaryDirectory(prefix="crashext-setup-") as folder:
         home = Path(folder)
         (home / ".crashrc").write_text(lines, errors="surrogateescape")
-        (home / "typed").write_text("leakscan --version\nquit\n")
+        (home / "typed").write_text(f"!echo {_OBEYS}\nleakscan --version\nquit\n")
+        # By links: crash takes FILE@N for memory at address N.
+        files = [home / "vmlinux", home / "vmcore"]
+        for link, file in zip(files, (vmlinux, vmcore), strict=True):
+            link.symlink_to(file.absolute())
         try:
             ran = subprocess.run(
-                [crash, "-s", "-i", home / "typed", vmlinux.absolute(), vmcore.absolute()],
+                [crash, "-s", "-i", home / "typed", *files],
                 cwd=home,
                 env={**os.environ, "HOME": str(home)},
                 stdin=subprocess.DEVNULL,
@@ -79,11 +95,12 @@ def trial(crash: Path, lines: str, vmlinux: Path, vmcore: Path) -> str | None:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            return f"it was still starting after {_STARTS_IN} s"
-    if f"crashext {__version__}" in ran.stdout:
-        return None
+            return Trial(False, False, f"it was still starting after {_STARTS_IN} s")
     said = [line.strip() for line in ran.stdout.splitlines() if line.strip()]
+    opened = _OBEYS in said
+    if f"crashext {__version__}" in ran.stdout:
+        return Trial(True, opened)
+    said = [line for line in said if line != _OBEYS]
     telling = [line for line in said if line.startswith(("extend:", "crash:", "crashext:"))]
-    if telling or said:
-        return (telling or said[-1:])[0]
-    return f"it ended with status {ran.returncode} and said nothing"
+    nothing = f"it ended with status {ran.returncode} and said nothing"
+    return Trial(False, opened, (telling or said[-1:] or [nothing])[0])

@@ -253,6 +253,27 @@ def test_interruption(crash: Crash, delay: float) -> None:
     assert "kmalloc-32: 200,000" in crash.ask("leakscan kmalloc-32")
 
 
+def test_setup_tries_what_lies_there(
+    build: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dump = lab_dump("default")
+    (tmp_path / "vmcore").symlink_to(dump.vmcore)
+    (tmp_path / "vmlinux").symlink_to(dump.vmlinux)
+    monkeypatch.chdir(tmp_path)
+    assert setup.main(["setup", "--write", "--crashrc", str(tmp_path / "rc"), build]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].endswith(f"on {tmp_path}/vmcore: leakscan runs")
+
+
+@pytest.mark.parametrize("form", FORMS[:2])
+def test_two_threads_say_what_one_does(build: str, form: str, tmp_path: Path) -> None:
+    session = Crash(tmp_path, build, form)
+    session.ask("leakscan --jobs 2 --json > report.json")
+    session.quit()
+    theirs = json.loads((tmp_path / "report.json").read_text())
+    assert theirs == ask("leakscan", *on("default", form), "--json").document
+
+
 def test_a_missing_engine(build: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CRASHEXT_PYTHON", "/nonexistent/python3")
     session = Crash(tmp_path, build, "vmcore")

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from crashext.commands import setup
+from crashext.commands.athand import dump_at_hand
 from tests.conftest import lab_dump, only_if
 
 
@@ -124,16 +125,80 @@ def test_a_damaged_pykdump_is_told(
     assert "file too short" in capsys.readouterr().err
 
 
+def at_hand(folder: Path, name: str = "default") -> None:
+    """A dump with a vmlinux beside it, of that kernel or of another."""
+    core, kernel = lab_dump("default").vmcore, lab_dump(name).vmlinux
+    for link, file in ((folder / "vmcore", core), (folder / "vmlinux", kernel)):
+        link.symlink_to(file)
+
+
 @needs_crash
 def test_lines_that_bring_no_command_are_told(
-    tmp_path: Path, pykdump: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    pykdump: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Loadable, but no PyKdump: only crash itself can tell."""
-    dump = lab_dump("default")
+    """Loadable, but no PyKdump: only crash itself can tell. It is started on what lies there."""
+    at_hand(tmp_path)
+    monkeypatch.chdir(tmp_path)
     rc = tmp_path / "crashrc"
-    assert run_setup("--crashrc", rc, "--write", pykdump, "--try", dump.vmlinux, dump.vmcore) == 2
+    assert run_setup("--crashrc", rc, "--write", pykdump) == 2
     assert "leakscan does not run" in capsys.readouterr().err.splitlines()[0]
     assert not rc.exists()
+
+
+def crash_that_says(what: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crash, behind a script as some sites have one: the dynamic linker cannot be asked."""
+    crash = folder / "bin" / "crash"
+    crash.parent.mkdir()
+    crash.write_text(what)
+    crash.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{crash.parent}:{os.environ['PATH']}")
+
+
+def test_what_crash_cannot_open_is_no_reason_not_to_write(
+    tmp_path: Path,
+    pykdump: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody asked for that dump."""
+    crash_that_says(
+        "#!/bin/sh\necho 'crash: seek error: kernel virtual address'", tmp_path, monkeypatch
+    )
+    at_hand(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    rc = tmp_path / "crashrc"
+    assert run_setup("--crashrc", rc, "--write", pykdump) == 0
+    said = capsys.readouterr().err
+    assert "not open" in said
+    assert "seek error: kernel virtual address" in " ".join(said.split())
+    assert rc.exists()
+
+
+def test_a_dump_with_another_kernels_vmlinux_is_not_at_hand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_hand(tmp_path, "default@bullseye")
+    monkeypatch.chdir(tmp_path)
+    assert dump_at_hand() is None
+    (tmp_path / "vmlinux").unlink()
+    (tmp_path / "vmlinux").symlink_to(lab_dump("default").vmlinux)
+    assert dump_at_hand() == (tmp_path / "vmlinux", tmp_path / "vmcore")
+
+
+@needs_crash
+def test_no_try(
+    tmp_path: Path,
+    pykdump: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    at_hand(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert run_setup("--crashrc", tmp_path / "rc", "--write", pykdump, "--no-try") == 0
+    assert "to see leakscan run in it, add --try" in capsys.readouterr().err
 
 
 @needs_crash
@@ -160,12 +225,7 @@ def test_a_crash_that_refuses_pykdump_is_told_with_what_works_instead(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """crash 9, behind a script as some sites have one: the dynamic linker cannot be asked."""
-    crash = tmp_path / "bin" / "crash"
-    crash.parent.mkdir()
-    crash.write_text(CRASH_9)
-    crash.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{crash.parent}:{os.environ['PATH']}")
+    crash_that_says(CRASH_9, tmp_path, monkeypatch)
     rc, core = tmp_path / "crashrc", tmp_path / "a vmcore"
     assert run_setup("--crashrc", rc, pykdump) == 0
     assert "is a script: nothing was tried" in capsys.readouterr().err
