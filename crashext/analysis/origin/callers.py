@@ -10,6 +10,7 @@ all places, and only one that stands clearly out is called the likely allocator.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 from crashext.analysis.likeness.words import WordMap
@@ -17,6 +18,7 @@ from crashext.analysis.origin.content import BEYOND
 from crashext.analysis.origin.content import RUNG as CONTENT
 from crashext.analysis.origin.mentions import Symbols
 from crashext.analysis.origin.places import code_of, frees_of, located
+from crashext.analysis.origin.tracing import trace_command
 from crashext.analysis.origin.weighing import (
     AGAINST,
     ASKS,
@@ -38,7 +40,9 @@ from crashext.wording import bracketed, percent, plural, some_of
 RUNG = "code"
 _SHOWN = 4
 _CLEAR = 0.8
-"""Least probability of a place that stands out."""
+"""Least probability of a function that stands out."""
+_AHEAD = 2.0
+"""Least difference of its weight and the next function's."""
 _EQUAL = 1.5
 """Difference of weights up to which places are as good as equal."""
 
@@ -87,7 +91,10 @@ def rank_callers(
     places = sum(place.certain for place in code.places)
     equals = sum(weighed[order[0]][0] - weighed[i][0] <= _EQUAL for i in order)
     others = code.others + len(code.places) - places
-    clear = first.probability >= _CLEAR and (places == 1 or telling(first, hints.sizes))
+    clear = stands_out(
+        [code.places[i].site for i in order], [math.exp(weighed[i][0]) / total for i in order]
+    )
+    clear &= places == 1 or telling(first, hints.sizes)
     freed = _freed(view, cache, code, first.site.module if clear else "")
     return Callers(
         sites=tuple(ranked),
@@ -98,7 +105,13 @@ def rank_callers(
         remark=_remark(first, places) if clear else "",
         freed=freed.surely,
         perhaps_freed=freed.perhaps,
-        step="" if clear else _step(cache, [code.places[i].site for i in order[:equals]]),
+        step=(
+            ""
+            if clear
+            else trace_command(
+                view.host.info().release, cache, [code.places[i].site for i in order[:equals]]
+            )
+        ),
     )
 
 
@@ -108,6 +121,20 @@ def _freed(view: KernelView, cache: SlabCache, code: CodeOf, module: str) -> Fre
     if found is None:
         found = FreesOf(tuple(s for s in code.freeing if s.module == module), ())
     return found
+
+
+def stands_out(sites: Sequence[CallSite], probabilities: Sequence[float]) -> bool:
+    """Whether one function does: it may ask at several places, which are as probable then.
+
+    The most probable place comes first.
+    """
+    first = sites[0].function, sites[0].module
+    sums: dict[tuple[str, str], float] = {}
+    for site, probability in zip(sites, probabilities, strict=True):
+        name = site.function, site.module
+        sums[name] = sums.get(name, 0.0) + probability
+    mine = sums.pop(first)
+    return mine >= _CLEAR and mine >= math.exp(_AHEAD) * max(sums.values(), default=0.0)
 
 
 def telling(first: Candidate, sizes: range) -> bool:
@@ -129,18 +156,6 @@ def _remark(first: Candidate, places: int) -> str:
     )
 
 
-def _step(cache: SlabCache, equals: list[CallSite]) -> str:
-    """A trace that would tell the equal places apart."""
-    sizes = {size for e in equals for size in e.sizes}
-    kmalloc = cache.name.startswith("kmalloc")
-    asked = f" && bytes_req == {sizes.pop()}" if kmalloc and len(sizes) == 1 else ""
-    events = ("kmalloc", "kfree") if kmalloc else ("kmem_cache_alloc", "kmem_cache_free")
-    return (
-        f"trace-cmd record -e kmem:{events[0]} -f 'bytes_alloc == {cache.slot_size}{asked}' -T "
-        f"-e kmem:{events[1]} sleep 60 # then: leakscan --trace trace.dat"
-    )
-
-
 def as_allocator(callers: Callers | None, looked: int) -> tuple[Allocator, ...]:
     """The place that stands out as a rung of the ladder; none where none does."""
     if callers is None or not callers.clear:
@@ -157,9 +172,16 @@ def as_allocator(callers: Callers | None, looked: int) -> tuple[Allocator, ...]:
             stack=(),
             objects=looked,
             of=looked,
-            note=f"{where}{percent(first.probability)} among {of}",
+            note=f"{where}{percent(of_function(callers))} among {of}",
         ),
     )
+
+
+def of_function(callers: Callers) -> float:
+    """The probability of the first place's function, which may ask at others, too."""
+    first = callers.sites[0].site
+    mine = (c for c in callers.sites if c.site.function == first.function)
+    return sum(c.probability for c in mine if c.site.module == first.module)
 
 
 def reasons_for(candidate: Candidate) -> list[str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from crashext.analysis.likeness.words import Kind, WordMap
-from crashext.analysis.origin.places import allocating, certain, foreign_of
+from crashext.analysis.origin.places import allocating, certain, counted, foreign_of
 from crashext.analysis.results.callsites import Allocating, Named
 from crashext.hosts.base import U64
 from crashext.hosts.plain import answered
@@ -110,9 +110,12 @@ def _find(view: KernelView, cache: SlabCache, held: Sequence[tuple[int, int]]) -
                 naming=len(functions),
                 functions=len(texts),
                 calls=tuple(U64(r.call) for r in naming),
-                more=tuple(
-                    allocating(known, r, foreign)
-                    for r in (uncertain if len(functions) <= _FEW else [])
+                more=counted(
+                    known,
+                    [
+                        allocating(known, r, foreign)
+                        for r in (uncertain if len(functions) <= _FEW else [])
+                    ],
                 ),
             )
         )

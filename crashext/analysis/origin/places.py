@@ -5,7 +5,7 @@ A session keeps the answer, not the text that it was read from.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePath
 
@@ -59,7 +59,7 @@ def _code(view: KernelView, cache: SlabCache) -> CodeOf:
     if not any(place.certain for place in places) and len(unsure) <= _MOST_UNSURE:
         places += [allocating(known, r, foreign) for r in unsure]
         unsure = []
-    return CodeOf(tuple(places), len(unsure))
+    return CodeOf(counted(known, places), len(unsure))
 
 
 def frees_of(view: KernelView, cache: SlabCache, module: str) -> FreesOf | None:
@@ -92,6 +92,16 @@ def allocating(known: Requests, request: Request, foreign: Mapping[str, str]) ->
         certain(request),
         foreign.get(request.function.module, ""),
         filled.words,
+    )
+
+
+def counted(known: Requests, places: Sequence[Allocating]) -> tuple[Allocating, ...]:
+    """With how often the function of each is called."""
+    starts = [int(p.site.address) + known.call_length - p.site.offset for p in places]
+    times = known.called(starts)
+    return tuple(
+        replace(place, called=times.get(start) if place.site.offset else None)
+        for place, start in zip(places, starts, strict=True)
     )
 
 

@@ -36,6 +36,8 @@ _ALIKE = 0.95
 _FEW = 0.01
 """Share of a group up to which it does not hold what is stored."""
 _TELLING = 0x10000
+_UNUSED = np.array([0, *(byte * 0x0101010101010101 for byte in (0x5A, 0xBB, 0xCC))], np.uint64)
+"""What is in words that nobody asked for: zeros, or what slub_debug's P and Z fill in."""
 _POISON = 0xDEAD0000  # the upper half of LIST_POISON1 and 2
 
 # Where the lab knows the truth, a module named by content is right more often than e**8 to 1
@@ -60,6 +62,9 @@ _MOST_NUMBERS, _MOST_STORES = 3.0, 11.0  # of what numbers say against a place, 
 _FILLED, _LEFT_EMPTY = 0.3, -1.2
 """Something that is not known is written to a word that objects use; to one that is 0 in them."""
 _MOST_FILLED, _MOST_EMPTY = 2.0, -4.0
+_CALLED = ((10, 1.0), (4, 0.5), (1, 0.1))
+"""Of a function that so many places call; more of them ask for more objects."""
+_NOT_CALLED = -0.9  # that nobody does: through a pointer at best
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,8 @@ class Group:
         for i in range(values.shape[1]):
             _, counts = np.unique(kinds[:, i], return_counts=True)
             alike = counts.max() >= _ALIKE * len(rows)
-            if alike and (values[:, i] != 0).mean() >= _ALIKE:
+            unused = np.isin(values[:, i], _UNUSED)
+            if alike and (~unused).mean() >= _ALIKE:
                 used = 8 * i + 8
         content = np.ascontiguousarray(values).view(np.uint8).reshape(len(rows), -1)
         inside = values - addresses[rows][:, None]
@@ -179,7 +185,7 @@ def weigh(
                 told += against
         if kind != "zero":
             reasons.append(_told(view, store, agrees))
-    weight += _covers(place, group)
+    weight += _covers(place, group) + _as_often_as(place.called)
     by_name, names = hints.symbols.of(int(site.address), {int(s.value) for s in place.stores})
     told += max(-_MOST_NUMBERS, numbers)
     weight += max(-_MOST_STORES, min(_MOST_STORES, told)) + by_name
@@ -196,6 +202,13 @@ def _covers(place: Allocating, group: Group) -> float:
     fills = set(place.fills)
     filled, empty = len(fills & group.full), len(fills & group.empty)
     return min(_MOST_FILLED, _FILLED * filled) + max(_MOST_EMPTY, _LEFT_EMPTY * empty)
+
+
+def _as_often_as(called: int | None) -> float:
+    """What it says that so many places call the function."""
+    if called is None:
+        return 0.0
+    return next((weight for least, weight in _CALLED if called >= least), _NOT_CALLED)
 
 
 def of_size(sizes: tuple[int, ...], used: int, possible: range) -> float:
@@ -276,6 +289,8 @@ def _told(view: KernelView, store: Store, agrees: bool) -> str:
         what = f'"{text.decode()}"'
     elif store.value >> 47:
         what = symbolic(view.host, store.value)
+        if what.startswith("0x"):  # an address that no code has in it
+            what = f"the pointer that its variable holds now, {what},"
     else:
         what = f"{store.value:#x}"
     held = "as all of them hold" if agrees else "which none of them holds"

@@ -69,6 +69,8 @@ class Allocating:
     """Why its module is none of the kernel's own; "" where it is one."""
     fills: tuple[int, ...] = ()
     """Words of the object, by number, that something is written to which is not constant."""
+    called: int | None = None
+    """Direct calls of its function in all text; None where it is not known."""
 
 
 @dataclass(frozen=True, slots=True)

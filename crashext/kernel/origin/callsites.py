@@ -77,9 +77,21 @@ def _which(targets: Words, wanted: Words) -> tuple[NDArray[np.int64], Mask]:
     return at.astype(np.int64), wanted[at] == targets
 
 
+def all_targets(data: NDArray[np.uint8], start: int, arm64: bool) -> Words:
+    """Where every call and jump in the text at `start` leads, and much else that looks like one."""
+    return (_arm_targets if arm64 else _x86_targets)(data, start)[2]
+
+
 def _x86(
     data: NDArray[np.uint8], start: int, wanted: Words
 ) -> tuple[Words, NDArray[np.int64], Mask]:
+    places, addresses, targets = _x86_targets(data, start)
+    at, hit = _which(targets, wanted)
+    return addresses[hit], at[hit], data[places[hit]] == _X86_JUMP
+
+
+def _x86_targets(data: NDArray[np.uint8], start: int) -> tuple[NDArray[np.intp], Words, Words]:
+    """Places in `data`, their addresses, and where each leads."""
     opcodes = data[: max(0, len(data) - _X86_LENGTH + 1)]
     places = np.flatnonzero((opcodes == _X86_CALL) | (opcodes == _X86_JUMP))
     relative = np.zeros(len(places), np.uint32)
@@ -87,16 +99,21 @@ def _x86(
         relative |= data[places + 1 + i].astype(np.uint32) << np.uint32(8 * i)
     addresses = places.astype(np.uint64) + np.uint64(start)
     jumped = relative.astype(np.int32).astype(np.int64).astype(np.uint64)
-    at, hit = _which(addresses + np.uint64(_X86_LENGTH) + jumped, wanted)
-    return addresses[hit], at[hit], data[places[hit]] == _X86_JUMP
+    return places, addresses, addresses + np.uint64(_X86_LENGTH) + jumped
 
 
 def _arm(
     data: NDArray[np.uint8], start: int, wanted: Words
 ) -> tuple[Words, NDArray[np.int64], Mask]:
+    places, addresses, targets = _arm_targets(data, start)
+    words = data[: len(data) // _ARM_LENGTH * _ARM_LENGTH].view("<u4")
+    at, hit = _which(targets, wanted)
+    return addresses[hit], at[hit], (words[places[hit]] >> np.uint32(31)) == 0
+
+
+def _arm_targets(data: NDArray[np.uint8], start: int) -> tuple[NDArray[np.intp], Words, Words]:
     words = data[: len(data) // _ARM_LENGTH * _ARM_LENGTH].view("<u4")
     places = np.flatnonzero((words & np.uint32(_ARM_OPCODE)) == _ARM_BRANCH)
     offset = (words[places] << np.uint32(6)).astype(np.int32).astype(np.int64) >> 4
     addresses = places.astype(np.uint64) * np.uint64(_ARM_LENGTH) + np.uint64(start)
-    at, hit = _which(addresses + offset.astype(np.uint64), wanted)
-    return addresses[hit], at[hit], (words[places[hit]] >> np.uint32(31)) == 0
+    return places, addresses, addresses + offset.astype(np.uint64)

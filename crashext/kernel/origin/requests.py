@@ -19,6 +19,7 @@ from crashext.hosts.arm64 import ARCH as ARM64
 from crashext.hosts.base import Host, ReadFault, Symbol
 from crashext.kernel.access import UnknownLayout, string, u64
 from crashext.kernel.addresses import address_space
+from crashext.kernel.origin.called import Called
 from crashext.kernel.origin.callees import Callees
 from crashext.kernel.origin.callsites import CallSites, find_calls
 from crashext.kernel.origin.code import MOST_CODE, Code
@@ -152,6 +153,22 @@ class Requests:
             register = self._reader.isa.arguments[entry.size]
             self._supposed[call] = () if known is None else known.now(at, register)
         return self._supposed[call]
+
+    def called(self, functions: Iterable[int]) -> dict[int, int]:
+        """How often the functions at these addresses are called directly; empty where text is
+        missing."""
+        return {} if self._called_in is None else self._called_in.times(functions)
+
+    @property
+    def call_length(self) -> int:
+        """Bytes of a call instruction."""
+        return self._reader.call
+
+    @cached_property
+    def _called_in(self) -> Called | None:
+        calls = self._entries[1]
+        whole = sum(len(data) for _, data in calls.kept.pieces) >= calls.text
+        return Called(self._host, calls.kept) if whole and not calls.missing else None
 
     def functions(self, kmalloc: bool) -> Mentions:
         """Those that ask for an object, of kmalloc()'s caches or of one that they name."""
