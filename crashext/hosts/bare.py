@@ -13,7 +13,8 @@ import drgn
 import numpy as np
 
 from crashext.hosts.base import HostError, ReadFault, Symbol
-from crashext.hosts.kallsyms import DAMAGED, read_kallsyms
+from crashext.hosts.kallsyms import read_kallsyms
+from crashext.hosts.kallsyms_check import DAMAGED
 from crashext.hosts.percpu import percpu_table
 from crashext.hosts.symboltable import Symbols, SymbolTable
 from crashext.hosts.unindexed import UnindexedHost

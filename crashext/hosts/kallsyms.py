@@ -8,29 +8,34 @@ scripts/kallsyms.c writes them.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from crashext.hosts.base import HostError, ReadFault, Symbol
+from crashext.hosts.kallsyms_check import (
+    DAMAGED,
+    EXPORT,
+    MAX_TABLE,
+    Read,
+    require_agreement,
+    require_exports,
+    require_families,
+    require_markers,
+    require_names,
+    require_order,
+    require_tokens,
+)
 from crashext.hosts.kallsyms_search import Tables, find_tables
 from crashext.hosts.percpu import PERCPU_END
 
-Read = Callable[[int, int], bytes]
-"""Memory at an address, of a size; raises `ReadFault`."""
-
-DAMAGED = "its own symbols (kallsyms) are damaged"
 _MAX_SYMBOLS = 1 << 22
-_MAX_TABLE = 1 << 26
 _TOKENS = 256
 _MAX_TOKEN = 512  # KSYM_NAME_LEN from 6.1
-_ENOUGH = 2  # symbols that must be where VMCOREINFO says
 _PAGE = 4096
 _SYMBOL = re.compile(r"SYMBOL\((\w+)\)")
-# The linker names what it puts in for a broken Cortex-A53 e843419@0583_0000d8e3_2844.
-_NAMES = re.compile(r"(?:[A-Za-z_.$][\w.$]*+\n|e\d++@\w++\n)++", re.ASCII)
 # struct lock_class_key is empty without lockdep: its symbol sits where the next variable begins.
 _LOCK_KEY = re.compile(r"__key(\.\d+)?$")
 # What linker scripts and macros put at an object's address without being one.
@@ -40,7 +45,6 @@ _MARKER = re.compile(
 )
 _GAP = 1 << 16  # bytes to the next symbol: more than the object before it has, most often
 _WORD = 8
-_EXPORT = "__ksymtab_"
 _VARIABLES = (  # from, up to, bytes that the largest has fewer than
     ("_sdata", "_edata", 1 << 30),
     ("__bss_start", "__bss_stop", 1 << 30),
@@ -76,7 +80,7 @@ class Kallsyms:
         start = int(self.addresses[after - 1])
         first = int(np.searchsorted(self.addresses, np.uint64(start)))
         name, size = self.names[first], int(self.addresses[after]) - start
-        if name.startswith(_EXPORT):
+        if name.startswith(EXPORT):
             size = min(size, _KSYMTAB)
         if name.startswith(".L"):  # a label that the compiler made up
             return None
@@ -117,10 +121,12 @@ def read_kallsyms(read: Read, vmcoreinfo: Mapping[str, str]) -> Kallsyms:
     if (addresses[1:] < addresses[:-1]).any():  # sort_symbols() of scripts/kallsyms.c
         raise HostError(f"{DAMAGED}: their addresses are in disorder")
     found = _sorted(names, addresses)
-    _require_names(found.by_name)
+    require_names(found.by_name)
     if not found.functions_only:
-        _require_agreement(found.by_name, known)
-        _require_exports(read, found)
+        require_agreement(found.by_name, known)
+        require_exports(read, found.by_name)
+        require_families(found.by_name)
+        require_order(read, [name[1:] for name in names], found.by_name)
     return found
 
 
@@ -151,14 +157,16 @@ def _with_holes(read: Read, address: int, size: int) -> bytes:
 def _names(read: Read, tables: Tables) -> list[str]:
     """Each symbol in the table's order: the letter that nm prints, and the name."""
     count = int.from_bytes(read(tables.num_syms, 4), "little")
-    if not 0 < count <= _MAX_SYMBOLS or not 0 < tables.token_table - tables.names <= _MAX_TABLE:
+    if not 0 < count <= _MAX_SYMBOLS or not 0 < tables.token_table - tables.names <= MAX_TABLE:
         raise ValueError(count)
     index = np.frombuffer(read(tables.token_index, 2 * _TOKENS), "<u2").tolist()
     text = read(tables.token_table, index[-1] + _MAX_TOKEN)
     tokens = [text[at : text.index(b"\0", at)].decode("ascii") for at in index]
+    require_tokens(tokens, index)
     data = read(tables.names, tables.token_table - tables.names)  # markers are between
-    names, at, token = [], 0, tokens.__getitem__
+    names, places, at, token = [], [], 0, tokens.__getitem__
     for _ in range(count):
+        places.append(at)
         length = data[at]
         at += 1
         if length & 0x80:  # 6.1 (73bbb94466fd), where none was as long before
@@ -168,6 +176,7 @@ def _names(read: Read, tables: Tables) -> list[str]:
         at += length
     if at > len(data):
         raise ValueError(at)
+    require_markers(places, data[at + (-at & 3) :])
     return names
 
 
@@ -189,35 +198,6 @@ def _addresses(
     if found is None:
         raise HostError(f"{DAMAGED}: _stext is not where VMCOREINFO says")
     return found
-
-
-def _require_exports(read: Read, found: Kallsyms) -> None:
-    """Of each exported symbol the kernel keeps the address a second time: modules link with it.
-
-    struct kernel_symbol begins with it, since 4.19 (7290d5809571) as a distance from itself.
-    """
-    names = [name for name in found.by_name if name.startswith(_EXPORT)]
-    exported = [found.by_name.get(name.removeprefix(_EXPORT)) for name in names]
-    wanted = [address for address in exported if address is not None]
-    if len(wanted) < len(names):
-        raise HostError(f"{DAMAGED}: an exported one is not among them")
-    if not names:
-        return
-    places = np.array([found.by_name[name] for name in names], np.uint64)
-    low, high = int(places.min()), int(places.max()) + 8
-    if high - low > _MAX_TABLE:
-        raise HostError(f"{DAMAGED}: the exported ones are all over memory")
-    try:
-        table = np.frombuffer(read(low, high - low), np.uint8)
-    except ReadFault:
-        return  # that page is not in the dump: nothing to compare with
-    rows = table[(places - np.uint64(low)).astype(np.int64)[:, None] + np.arange(8)]
-    near = places + rows[:, :4].copy().view("<i4")[:, 0].astype(np.int64).astype(np.uint64)
-    far = rows.copy().view("<u8")[:, 0]
-    right = np.array(wanted, np.uint64)
-    wrong = min((near != right).sum(), (far != right).sum())
-    if wrong:
-        raise HostError(f"{DAMAGED}: {wrong:,} exported ones are not where the kernel links them")
 
 
 def _sorted(kinds_and_names: Sequence[str], unsorted: NDArray[np.uint64]) -> Kallsyms:
@@ -245,20 +225,3 @@ def _worth(symbol: str) -> tuple[bool, bool, bool, str]:
         symbol[:1].islower(),
         name,
     )
-
-
-def _require_names(addresses: Mapping[str, int]) -> None:
-    if _NAMES.fullmatch("".join(f"{name}\n" for name in addresses)) is None:
-        raise HostError(f"{DAMAGED}: some are no names")
-
-
-def _require_agreement(addresses: Mapping[str, int], known: Mapping[str, int]) -> None:
-    """What VMCOREINFO says of symbols must be true of these."""
-    low, high = addresses["_stext"], addresses.get("_end", 0)
-    # Some are no symbol's address but a variable's value: mem_section, a pointer.
-    inside = {name: at for name, at in known.items() if low <= at < high and name in addresses}
-    for name, address in inside.items():
-        if addresses[name] != address:
-            raise HostError(f"{DAMAGED}: {name} is not where VMCOREINFO says")
-    if len(inside) < _ENOUGH:
-        raise HostError(f"{DAMAGED}: VMCOREINFO knows others")

@@ -1,6 +1,6 @@
 """Where the kernel keeps its kallsyms, for kernels whose VMCOREINFO does not say (before 6.0).
 
-scripts/kallsyms.c writes the tables one after the other (4.20 to 5.19): offsets, relative_base,
+scripts/kallsyms.c writes the tables one after the other (4.6 to 5.19): offsets, relative_base,
 num_syms, names, markers, token_table, token_index, each aligned to 8 bytes. A token is what one
 byte of a packed name stands for. Digits stand for themselves, which gives the token table away;
 all else is found and checked from there.
@@ -90,11 +90,11 @@ def _token_table(image: bytearray, zero: int) -> tuple[int, int] | None:
 
 def _names(image: bytearray, table: int) -> tuple[int, int] | None:
     """Where the names before the markers before `table` begin, and how many there are."""
-    for end in (table, table - 4):
-        markers = _markers(image, end)
+    for end, width in ((table, 4), (table - 4, 4), (table, 8)):  # a long until 4.20 (80ffbaa5b1bd)
+        markers = _markers(image, end, width)
         if markers is None:
             continue
-        here = end - 4 * len(markers)
+        here = end - width * len(markers)
         last = int(markers[-1])
         low = 256 * (len(markers) - 1)
         for start in range((here - last) & ~7, max(here - last - _MAX_LAST, 16), -8):
@@ -108,10 +108,10 @@ def _names(image: bytearray, table: int) -> tuple[int, int] | None:
     return None
 
 
-def _markers(image: bytearray, end: int) -> NDArray[np.uint32] | None:
+def _markers(image: bytearray, end: int, width: int) -> NDArray[np.unsignedinteger] | None:
     """Offsets of every 256th name, the first of which is 0 and the last before `end`."""
-    reach = min(end, 1 << 18) & ~3
-    words = np.frombuffer(bytes(image[end - reach : end]), "<u4")
+    reach = min(end, 1 << 18) & -width
+    words = np.frombuffer(bytes(image[end - reach : end]), f"<u{width}")
     falls = np.flatnonzero(np.diff(words.astype(np.int64)) <= 0)
     found = words[int(falls[-1]) + 1 if len(falls) else 0 :]
     # What lies before, the end of the names, may look like a smaller number: the first is 0.
@@ -128,7 +128,7 @@ def _skip(image: bytearray, at: int, count: int) -> int:
     return at
 
 
-def _fits(image: bytearray, start: int, markers: NDArray[np.uint32]) -> bool:
+def _fits(image: bytearray, start: int, markers: NDArray[np.unsignedinteger]) -> bool:
     """Whether every marker is where its names end."""
     return all(
         _skip(image, start + first, _GROUP) == start + second

@@ -32,6 +32,10 @@ _TRANSPARENT = (_K.TYPEDEF, _K.VOLATILE, _K.CONST, _K.RESTRICT, _K.TYPE_TAG)
 _NO_MEMBER = (_K.VOID, _K.FWD, _K.FUNC, _K.FUNC_PROTO, _K.VAR, _K.DATASEC, _K.DECL_TAG)
 _MAX_CHAIN = 24  # modifiers, typedefs and arrays around one type
 _UNKNOWN = -1
+_LETTER = np.zeros(256, np.bool_)
+"""Those of a C name; blanks of int's, dots of sections', what C++ and Rust put in besides."""
+_LETTER[list(b"\0 $.:<>,&*()[]{}-+~_0123456789")] = True
+_LETTER[65:91] = _LETTER[97:123] = True
 _MAY_BE_NAMELESS = (_K.STRUCT, _K.UNION, _K.CONST, _K.VOLATILE, _UNKNOWN)  # const struct {...};
 
 
@@ -114,8 +118,7 @@ def _names(table: _Table) -> str:
     before = text[np.maximum(own - 1, 0)]
     if ((before != 0) & (own > 0)).any() or (text[own] == 0).any():
         return "a name is none"
-    odd = (text < 0x20) & (text != 0) | (text > 0x7E)
-    return "a name is none" if odd.any() else ""
+    return "a name is none" if not _LETTER[text].all() else ""
 
 
 def _references(table: _Table) -> str:

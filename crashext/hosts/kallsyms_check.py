@@ -1,0 +1,146 @@
+"""Whether the kernel's symbols are whole: each rule is one that damage breaks and no kernel does.
+
+Witnesses are the tables themselves (scripts/kallsyms.c writes them), VMCOREINFO, and the addresses
+that modules link with. A name that no rule binds, a variable's of before 6.2 say, may be wrong by a
+letter, and an address inside what lies between its neighbours: nothing else in memory knows them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+import numpy as np
+
+from crashext.hosts.base import HostError, ReadFault
+
+Read = Callable[[int, int], bytes]
+"""Memory at an address, of a size; raises `ReadFault`."""
+
+DAMAGED = "its own symbols (kallsyms) are damaged"
+EXPORT = "__ksymtab_"
+MAX_TABLE = 1 << 26
+_ENOUGH = 2  # symbols that must be where VMCOREINFO says
+_GROUP = 256  # names a marker
+_SEQS = "kallsyms_seqs_of_names"
+# The linker names what it puts in for a broken Cortex-A53 e843419@0583_0000d8e3_2844.
+_NAMES = re.compile(r"(?:[A-Za-z_.$][\w.$]*+\n|e\d++@\w++\n)++", re.ASCII)
+
+_TRACEPOINT = "__tracepoint_"
+_SYSCALL = "__syscall_meta__"
+_FAMILY = {  # prefix: that of which there is one for each
+    # include/linux/tracepoint.h, include/trace/bpf_probe.h
+    **dict.fromkeys(("__SCK__tp_func_", "__SCT__tp_func_", "__traceiter_"), _TRACEPOINT),
+    **dict.fromkeys(("__tpstrtab_", "__probestub_", "__bpf_trace_tp_map_"), _TRACEPOINT),
+    # include/trace/trace_events.h
+    **{"__TRACE_SYSTEM_": "TRACE_SYSTEM_", "TRACE_SYSTEM_": "__TRACE_SYSTEM_"},
+    "trace_event_fields_": "trace_event_type_funcs_",
+    # include/linux/syscalls.h
+    **dict.fromkeys(("__event_enter__", "__event_exit__", "event_exit__"), _SYSCALL),
+    **dict.fromkeys(("event_enter__", "__p_syscall_meta__"), _SYSCALL),
+    _SYSCALL: "event_enter__",
+}
+_PREFIXES = sorted({*_FAMILY, *_FAMILY.values()}, key=len, reverse=True)
+_MADE = re.compile(f"({'|'.join(_PREFIXES)})")
+
+
+def require_tokens(tokens: Sequence[str], index: Sequence[int]) -> None:
+    """A token is a letter, which stands for itself, or two tokens put together; their texts stand
+    one after the other.
+    """
+    at = 0
+    known = set(tokens)
+    for byte, (token, place) in enumerate(zip(tokens, index, strict=True)):
+        halves = ((token[:i], token[i:]) for i in range(1, len(token)))
+        whole = token == chr(byte) or any(a in known and b in known for a, b in halves)
+        if place != at or not whole:
+            raise HostError(f"{DAMAGED}: a part of their names is none")
+        at += len(token) + 1
+
+
+def require_markers(places: Sequence[int], behind: bytes) -> None:
+    """The kernel keeps where every 256th name begins, `behind` the last one."""
+    right = np.array(places[::_GROUP], np.uint64)
+    for form in ("<u4", "<u8"):  # a long until 4.20 (80ffbaa5b1bd)
+        size = np.dtype(form).itemsize * len(right)
+        for pad in range(0, 8, 4):
+            marks = np.frombuffer(behind[pad : pad + size].ljust(size, b"\xff"), form)
+            if np.array_equal(marks.astype(np.uint64), right):
+                return
+    raise HostError(f"{DAMAGED}: their names do not begin where they are marked")
+
+
+def require_order(read: Read, names: Sequence[str], by_name: Mapping[str, int]) -> None:
+    """Since 6.2 (60443c88f3a8) the kernel keeps the order of all names, three bytes a name."""
+    table = by_name.get(_SEQS)
+    if table is None or any(".llvm." in name for name in names):  # sorted without that suffix
+        return
+    try:
+        rows = np.frombuffer(read(table, 3 * len(names)), np.uint8).reshape(-1, 3).astype(np.int64)
+    except ReadFault:
+        return  # that page is not in the dump: nothing to compare with
+    order = rows[:, 0] << 16 | rows[:, 1] << 8 | rows[:, 2]
+    if not np.array_equal(np.sort(order), np.arange(len(names))):
+        raise HostError(f"{DAMAGED}: their order is none")
+    in_order = [names[row] for row in order.tolist()]
+    if in_order != sorted(in_order):
+        raise HostError(f"{DAMAGED}: some names are not those that the kernel put in order")
+
+
+def require_exports(read: Read, by_name: Mapping[str, int]) -> None:
+    """Of each exported symbol the kernel keeps the address a second time: modules link with it.
+
+    struct kernel_symbol begins with it, since 4.19 (7290d5809571) as a distance from itself.
+    """
+    names = [name for name in by_name if name.startswith(EXPORT)]
+    exported = [by_name.get(name.removeprefix(EXPORT)) for name in names]
+    wanted = [address for address in exported if address is not None]
+    if len(wanted) < len(names):
+        raise HostError(f"{DAMAGED}: an exported one is not among them")
+    if not names:
+        return
+    places = np.array([by_name[name] for name in names], np.uint64)
+    low, high = int(places.min()), int(places.max()) + 8
+    if high - low > MAX_TABLE:
+        raise HostError(f"{DAMAGED}: the exported ones are all over memory")
+    try:
+        table = np.frombuffer(read(low, high - low), np.uint8)
+    except ReadFault:
+        return  # that page is not in the dump: nothing to compare with
+    rows = table[(places - np.uint64(low)).astype(np.int64)[:, None] + np.arange(8)]
+    near = places + rows[:, :4].copy().view("<i4")[:, 0].astype(np.int64).astype(np.uint64)
+    far = rows.copy().view("<u8")[:, 0]
+    right = np.array(wanted, np.uint64)
+    wrong = min((near != right).sum(), (far != right).sum())
+    if wrong:
+        raise HostError(f"{DAMAGED}: {wrong:,} exported ones are not where the kernel links them")
+
+
+def require_names(addresses: Mapping[str, int]) -> None:
+    if _NAMES.fullmatch("".join(f"{name}\n" for name in addresses)) is None:
+        raise HostError(f"{DAMAGED}: some are no names")
+
+
+def require_agreement(addresses: Mapping[str, int], known: Mapping[str, int]) -> None:
+    """What VMCOREINFO says of symbols must be true of these."""
+    low, high = addresses["_stext"], addresses.get("_end", 0)
+    # Some are no symbol's address but a variable's value: mem_section, a pointer.
+    inside = {name: at for name, at in known.items() if low <= at < high and name in addresses}
+    for name, address in inside.items():
+        if addresses[name] != address:
+            raise HostError(f"{DAMAGED}: {name} is not where VMCOREINFO says")
+    if len(inside) < _ENOUGH:
+        raise HostError(f"{DAMAGED}: VMCOREINFO knows others")
+
+
+def require_families(names: Collection[str]) -> None:
+    """What one macro makes has one ending under several prefixes."""
+    endings: dict[str, set[str]] = {prefix: set() for prefix in _PREFIXES}
+    for name in names:
+        found = _MADE.match(name)
+        if found:
+            endings[found[1]].add(name[found.end(1) :].partition(".")[0])
+    for prefix, other in _FAMILY.items():
+        theirs = endings[other]
+        if theirs and not endings[prefix] <= theirs:
+            raise HostError(f"{DAMAGED}: of the names of one thing some are not among them")

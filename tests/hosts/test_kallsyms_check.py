@@ -1,0 +1,75 @@
+"""Each rule of whole symbols has damage that breaks it; real kernels keep them all (test_bare)."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+
+from crashext.hosts import kallsyms_check as check
+from crashext.hosts.base import HostError
+
+TOKENS = ["a", "b", "_", "ab", "ab_"]
+NAMES = ["wake_up", "schedule", "kmem_cache_alloc"]
+
+
+def index(tokens: list[str]) -> list[int]:
+    return [sum(len(t) + 1 for t in tokens[:i]) for i in range(len(tokens))]
+
+
+def letters(tokens: list[str]) -> list[str]:
+    """A table in which each letter stands at its own number."""
+    return [chr(i) if i < 128 else tokens[i % len(tokens)] for i in range(256)]
+
+
+def refused(rule: Callable[[], None]) -> str:
+    with pytest.raises(HostError, match=r"^its own symbols \(kallsyms\) are damaged: ") as why:
+        rule()
+    return str(why.value).partition(": ")[2]
+
+
+def test_a_token_is_made_of_tokens_and_stands_where_the_index_says() -> None:
+    whole = letters(["ab", "ab_"])
+    check.require_tokens(whole, index(whole))
+    for damaged in (letters(["ab", "aXb"]), ["b", *whole[1:]]):
+        assert "none" in refused(partial(check.require_tokens, damaged, index(damaged)))
+    moved = index(whole)
+    moved[200] += 1
+    assert "none" in refused(lambda: check.require_tokens(whole, moved))
+
+
+@pytest.mark.parametrize("form", ["I", "Q"])
+@pytest.mark.parametrize("pad", [0, 4])
+def test_every_256th_name_begins_where_its_marker_says(form: str, pad: int) -> None:
+    places = list(range(0, 9000, 9))
+    marks = bytes(pad) + struct.pack(f"<{len(places[::256])}{form}", *places[::256])
+    check.require_markers(places, marks)
+    places[256] += 1
+    assert "marked" in refused(lambda: check.require_markers(places, marks))
+
+
+def test_names_are_in_the_order_that_the_kernel_keeps() -> None:
+    order = sorted(range(len(NAMES)), key=NAMES.__getitem__)
+    table = b"".join(row.to_bytes(3, "big") for row in order)
+    known = {"kallsyms_seqs_of_names": 64}
+
+    def read(address: int, size: int) -> bytes:
+        return table[address - 64 :][:size]
+
+    check.require_order(read, NAMES, known)
+    check.require_order(read, NAMES, {})  # before 6.2
+    wrong = [*NAMES[:2], "xmem_cache_alloc"]
+    assert "in order" in refused(lambda: check.require_order(read, wrong, known))
+    table = table[3:] + table[-3:]
+    assert "none" in refused(lambda: check.require_order(read, NAMES, known))
+
+
+def test_what_one_macro_makes_is_there_whole() -> None:
+    family = {f"{prefix}sched_switch.12" for prefix in check._FAMILY}
+    family |= {f"{other}sched_switch" for other in check._FAMILY.values()}
+    check.require_families(family)
+    check.require_families({"__SCT__tp_func_sched_switch"})  # a kernel that names no tracepoint
+    for prefix in check._FAMILY:
+        assert refused(partial(check.require_families, {*family, f"{prefix}sched_witch"}))
