@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from crashext.analysis.cache_holders import holder_facts
 from crashext.analysis.likeness.survey import damage, kernel_of, map_gaps
 from crashext.analysis.memory.accounting import Accounting, account, unaccounted_frames
-from crashext.analysis.memory.pagegroups import PageGroup
+from crashext.analysis.memory.pagegroups import BY_RECORD, PageGroup
 from crashext.analysis.origin.callers import RUNG as CODE
 from crashext.analysis.origin.callers import in_words
 from crashext.analysis.origin.content import RUNG
@@ -186,7 +186,7 @@ def _counted(view: KernelView, accounting: Accounting, progress: Progress) -> Fa
                 (_group_text(g), g.module or module_in(g.detail, modules), g.share)
                 for g in pages.groups
             ),
-            next((g.detail for g in pages.groups if g.by == "page-owner"), ""),
+            next((g.detail for g in pages.groups if g.by in BY_RECORD), ""),
             disagreement=_disagreement(accounting),
         ),
         backlog=None

@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 from numpy.typing import NDArray
 
-from crashext.analysis.memory.pagegroups import SAMPLE, Label, label_pages
+from crashext.analysis.memory.pagegroups import BY_RECORD, SAMPLE, Label, label_pages
 from crashext.analysis.reach.holders import Holders
 from crashext.analysis.reach.reachability import Reach
 from crashext.analysis.results.evidence import UnreachableMemory
@@ -95,6 +95,7 @@ def _pages(marked: Reach, modules: list[str]) -> list[UnreachableMemory]:
                 ),
                 tuple(U64(view.space.address(int(f))) for f in blocks.first[mine[:_EXAMPLES]]),
                 scale > 1 and len(members) > 1,
+                allocator=label[2] if label is not None and label[0] in BY_RECORD else "",
             )
         )
     return sorted(found, key=lambda m: (-m.bytes, m.what))
@@ -141,7 +142,7 @@ def described(label: Label | None, modules: list[str]) -> tuple[str, str]:
     if label is None:
         return "not in the dump", ""
     by, kind, detail, module = label
-    if by == "page-owner":
+    if by in BY_RECORD:
         return f"allocated by {detail}", module
     return _KINDS[kind] + (f": {detail}" if detail else ""), module or module_in(detail, modules)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from crashext.analysis.memory.accounting import Accounting
 from crashext.analysis.memory.memsplit import MemorySplit
-from crashext.analysis.memory.pagegroups import PageGroup
+from crashext.analysis.memory.pagegroups import BY_RECORD, PageGroup
 from crashext.analysis.memory.quantities import Check, Unaccounted
 from crashext.procfs.processes import Process
 from crashext.report.lines import COLUMN, STUCK
@@ -129,7 +129,7 @@ def _unaccounted(rest: Unaccounted, rows: int) -> Iterator[str]:
 def _group(group: PageGroup) -> str:
     module = f" [{safe(group.module)}]" if group.module else ""
     detail = safe(group.detail)
-    if group.by == "page-owner":
+    if group.by in BY_RECORD:
         what = f"allocated by {detail}{module}"
     else:
         what = _KINDS[group.kind] + module + (f": {detail}" if detail else "")

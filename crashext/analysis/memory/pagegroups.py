@@ -1,8 +1,8 @@
-"""What is in pages that nothing accounts for: whoever page_owner names, else what their words say.
+"""What is in pages that nothing accounts for: whoever the kernel's records name, else their words.
 
-A sample of the page frames is read; shares are of the sample. The kinds, the first that fits:
-zeros, one value all over, text, pointers to a module, pointers to the kernel image, pointers to
-other memory, anything else.
+Records are allocation tags and page_owner's. A sample of the page frames is read; shares are of the
+sample. The kinds, the first that fits: zeros, one value all over, text, pointers to a module,
+pointers to the kernel image, pointers to other memory, anything else.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from crashext.hosts.base import U64, Host
 from crashext.kernel.access import Words
 from crashext.kernel.addresses import Range
 from crashext.kernel.markers import FILLED
+from crashext.kernel.origin.allocprofile import page_tags, read_tags
 from crashext.kernel.origin.pageowner import owners_known, read_owners
 from crashext.kernel.origin.stackdepot import StackDepot
 from crashext.kernel.slab.view import KernelView
@@ -42,12 +43,12 @@ class PageGroup:
     """Pages alike."""
 
     by: str
-    """``page-owner`` or ``content``."""
+    """``alloc-tag``, ``page-owner`` or ``content``."""
     kind: str
     """``allocated-by``; or ``zeros``, ``one-value``, ``text``, ``module-pointers``,
     ``kernel-pointers``, ``pointers``, ``data``."""
     detail: str
-    """The allocating function, the value, the text with # for digits, the symbol."""
+    """The allocating function, or its line; the value, the text with # for digits, the symbol."""
     module: str
     pages: int
     """Estimated from the sample."""
@@ -67,6 +68,9 @@ class PageGroups:
     unreadable: int
     """Of the sample: the dump does not hold these pages."""
 
+
+BY_RECORD = ("alloc-tag", "page-owner")
+"""Which `PageGroup.by` name who allocated the pages."""
 
 Label = tuple[str, str, str, str]
 """(by, kind, detail, module)"""
@@ -100,7 +104,9 @@ def group_pages(
 
 def label_pages(view: KernelView, frames: NDArray[np.int64]) -> dict[int, Label]:
     """What each page frame is, by the strongest that knows; those that cannot be read have none."""
-    labels: dict[int, Label] = dict(_owners(view, frames))
+    labels: dict[int, Label] = dict(_tagged(view, frames))
+    rest = np.array([f for f in frames.tolist() if f not in labels], np.int64)
+    labels.update(_owners(view, rest))
     rest = np.array([f for f in frames.tolist() if f not in labels], np.int64)
     labels.update(_contents(view, rest))
     return labels
@@ -114,6 +120,15 @@ def _pooled(members: dict[Label, list[int]]) -> dict[Label, list[int]]:
         alone = len(some) == 1 and by == "content"
         pooled.setdefault((by, kind, "", module) if alone else label, []).extend(some)
     return pooled
+
+
+def _tagged(view: KernelView, frames: NDArray[np.int64]) -> Iterator[tuple[int, Label]]:
+    """Labels of the page frames whose allocation has a tag, which the first page of each has."""
+    at = page_tags(view.host, frames.astype(np.uint64))
+    tags = read_tags(view.host, at)
+    for frame, tag in zip(frames.tolist(), at.tolist(), strict=True):
+        if tag in tags:
+            yield frame, ("alloc-tag", "allocated-by", tags[tag].site, tags[tag].module)
 
 
 def _owners(view: KernelView, frames: NDArray[np.int64]) -> Iterator[tuple[int, Label]]:

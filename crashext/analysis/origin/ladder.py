@@ -20,7 +20,14 @@ from crashext.analysis.results.evidence import Allocator
 from crashext.hosts.base import Bytes, Host, Mask, UnknownLayout
 from crashext.kernel.access import Words
 from crashext.kernel.counters.clock import Clock, clock
-from crashext.kernel.origin.allocprofile import object_tags, profiled, read_tags
+from crashext.kernel.origin.allocprofile import (
+    Outstanding,
+    object_tags,
+    outstanding,
+    page_tags,
+    profiled,
+    read_tags,
+)
 from crashext.kernel.origin.kmemleak import read_records, watched
 from crashext.kernel.origin.memcg import accounted, cgroup_paths, object_cgroups
 from crashext.kernel.origin.pageowner import keeps_owners, owners_known, read_owners
@@ -30,7 +37,7 @@ from crashext.kernel.origin.tracks import read_tracks, tracked
 from crashext.kernel.slab.caches import SlabCache
 from crashext.kernel.slab.descriptors import SlabKind, slab_kind
 from crashext.kernel.slab.view import KernelView
-from crashext.wording import some_of
+from crashext.wording import plural, size_text, some_of
 
 MAX_OBJECTS = 4096
 """Objects of a group that are looked at, spread over it."""
@@ -113,21 +120,26 @@ class Ladder:
         host = self._view.host
         if not profiled(host):
             return "this kernel is built without CONFIG_MEM_ALLOC_PROFILING"
-        at = object_tags(self._view, cache, objects)
-        tags = read_tags(host, at)
+        return self._tagged(object_tags(self._view, cache, objects))
+
+    def _tagged(self, at: Words) -> tuple[Allocator, ...]:
+        """Lines of source by how many of some allocations, whose tags are `at`, are theirs."""
+        host = self._view.host
+        tags, counted = read_tags(host, at), outstanding(host, self._view.space, at)
         found, counts = np.unique(at[np.isin(at, list(tags))], return_counts=True)
         order = np.argsort(-counts, kind="stable")[:MAX_SITES].tolist()
         return tuple(
             Allocator(
                 rung="alloc-tag",
-                site=f"{tags[int(found[i])].file}:{tags[int(found[i])].line} "
-                f"{tags[int(found[i])].function}",
-                module=tags[int(found[i])].module,
+                site=tags[tag].site,
+                module=tags[tag].module,
                 stack=(),
                 objects=int(counts[i]),
-                of=len(objects),
+                of=len(at),
+                note=_counter(counted.get(tag)),
             )
             for i in order
+            for tag in (int(found[i]),)
         )
 
     def _tracks(self, cache: SlabCache, objects: Words) -> tuple[Allocator, ...] | str:
@@ -186,9 +198,13 @@ class Ladder:
         return stacks, _Records(stacks, owners.pid, comm, when)
 
     def of_memory(self, address: int, pfns: Words) -> tuple[Allocator, ...]:
-        """Who allocated the area, or the block of pages, that begins at `address`, by kmemleak's
-        record of it or page_owner's of its page frames `pfns`; none where there is neither.
+        """Who allocated the area, or the block of pages, that begins at `address`, by the tags of
+        its page frames `pfns`, kmemleak's record of it or page_owner's of them; none where there
+        is none of these.
         """
+        tagged = self._tagged(page_tags(self._view.host, pfns))
+        if tagged:
+            return tagged
         found = self._kmemleak_of(np.array([address], np.uint64))
         if found and not isinstance(found, str):
             return found
@@ -311,6 +327,16 @@ class Ladder:
             "cannot tell who allocated them: no record in this dump; booted with "
             f"{' or '.join(options)} the kernel would have noted it"
         )
+
+
+def _counter(counted: Outstanding | None) -> str:
+    """What a line of source has allocated in all, by its own counters."""
+    if counted is None:
+        return ""
+    return (
+        f"by its counters {plural(counted.calls, 'allocation')} of this line, "
+        f"{size_text(counted.bytes)}, {'is' if counted.calls == 1 else 'are'} not freed"
+    )
 
 
 def _user_option(host: Host) -> str:

@@ -177,6 +177,8 @@ class UnreachableMemory:
     """Who may have allocated them, by the code; None where no module is named."""
     part_of: str = ""
     """The cache whose unreachable objects they belong to; "" where they are lost by themselves."""
+    allocator: str = ""
+    """Who allocated the pages, by a record of the kernel's; "" where it kept none."""
 
 
 @dataclass(frozen=True, slots=True)

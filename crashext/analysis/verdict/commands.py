@@ -36,9 +36,15 @@ def of_areas(facts: Facts, area: AreaFact) -> str:
     return f"grep -i {quote(name)} /proc/vmallocinfo" if name else "cat /proc/vmallocinfo"
 
 
-def of_pages(facts: Facts) -> str:
-    """Who allocates pages: the line of source where that is known, else how to learn it."""
-    owner = facts.pages.owner.split("+")[0] if facts.pages is not None else ""
+def of_pages(facts: Facts, owner: str | None = None) -> str:
+    """Who allocates pages: the line of source where that is known, else how to learn it.
+
+    `owner` is who allocated those in question, where it is not about all that are unaccounted for.
+    """
+    if owner is None:
+        owner = facts.pages.owner if facts.pages is not None else ""
+    # ``function+0x2a``, or ``file:line function``
+    owner = owner.split("+")[0].split(" ")[-1]
     if owner:
         command = "crash> sym" if facts.source == _DUMP else "grep -w"
         table = "" if facts.source == _DUMP else " /proc/kallsyms"

@@ -125,7 +125,7 @@ class PagesFact:
     groups: tuple[tuple[str, str, float], ...]
     """What they are (or who allocated them), the module it names, and the share: most first."""
     owner: str = ""
-    """Who allocated most of them, by page_owner; "" where that is not known."""
+    """Who allocated most of them, by a record of the kernel's; "" where that is not known."""
     memory: tuple[UnreachableMemory, ...] = ()
     """The unreachable blocks, by what is in them, most bytes first."""
     held: tuple[PagesHolder, ...] = ()

@@ -99,22 +99,22 @@ def unreachable_pages(facts: Facts) -> Iterator[Verdict]:
     module = next((m.module for m in pages.memory if m.module and m.bytes >= _TELLS * size), "")
     blocks = sum(m.count for m in pages.memory)
     told_by = f"; what is in them speaks of {module}"
-    told = bool(module or pages.owner) and 2 * most.bytes >= size
+    told = bool(module or most.allocator) and 2 * most.bytes >= size
     yield Verdict(
         "leak",
         "pages",
-        Culprit(module=module, caller=pages.owner or _by_code(most, module)),
+        Culprit(module=module, caller=most.allocator or _by_code(most, module)),
         size,
         confidence(facts) if told else "medium",
         f"{size_text(size)} of pages are leaked: nothing leads to {plural(blocks, 'block')} of them"
-        + (allocated_by(pages.owner, module) if pages.owner or not module else told_by),
+        + (allocated_by(most.allocator, module) if most.allocator or not module else told_by),
         (
             f"{percent_of(size, total)} of memory: no pointer, no struct page pointer and no "
             "physical address of these pages is in any memory that is in use",
             *_content(pages),
         ),
         (*doubts(facts), *little(size, facts)),
-        of_pages(facts),
+        of_pages(facts, most.allocator),
     )
 
 
@@ -133,7 +133,7 @@ def _content(pages: PagesFact) -> Iterator[str]:
         if group.bytes >= _SAYS * size:
             orders = ", ".join(f"{n:,} of order {order}" for order, n in group.orders)
             yield f"{percent_of(group.bytes, size)} of them: {group.what} ({orders})"
-            yield from in_words(group.callers)
+            yield from () if group.allocator else in_words(group.callers)
 
 
 def _misunderstood_pages(facts: Facts, pages: PagesFact) -> Verdict:

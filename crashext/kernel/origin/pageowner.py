@@ -14,13 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from crashext.hosts.base import Addresses, Bytes, Host, Layout, Mask, ReadFault
-from crashext.kernel.access import Words, column, u32, words_at
-from crashext.kernel.pages.shifted import page_ext_size, shifted_bases
+from crashext.hosts.base import Bytes, Host, Layout, Mask, ReadFault
+from crashext.kernel.access import Words, column, u32
+from crashext.kernel.origin.pageext import client_offset, page_exts
+from crashext.kernel.pages.shifted import page_ext_size
 
-_MAX_ORDER_PAGES = 1024
 _MAX_ENTRY = 4096
-_WORD = (1 << 64) - 1
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ def read_owners(host: Host, pfns: Words) -> PageOwners:
     size = page_ext_size(host, ext.size)
     if not 0 < size <= _MAX_ENTRY or offset + layout.size > size:
         return nothing
-    entries, ok = _entries(host, pfns, size)
+    entries, ok = page_exts(host, pfns, size)
     rows = np.zeros((n, size), np.uint8)
     rows[ok], ok[ok.copy()] = host.read_many(entries[ok], size)
     flags = column(rows, ext["flags"])
@@ -118,12 +117,10 @@ def _record(host: Host) -> tuple[Layout, int] | None:
     if layout is None:
         known = ext is not None and ("handle" in ext or "trace_entries" in ext)
         return (ext, 0) if ext is not None and known else None
-    operations, ops = host.layout("struct page_ext_operations"), host.address_of("page_owner_ops")
-    if operations is None or ops is None or "handle" not in layout:
+    if "handle" not in layout:
         return None
-    at = (ops + operations["offset"].offset) & _WORD
-    offsets, there = words_at(host, np.array([at], np.uint64))
-    return (layout, int(offsets[0])) if there[0] else None
+    offset = client_offset(host, "page_owner_ops")
+    return None if offset is None else (layout, offset)
 
 
 def _inline(owner: Bytes, layout: Layout) -> Words:
@@ -134,25 +131,3 @@ def _inline(owner: Bytes, layout: Layout) -> Words:
     count = column(owner, layout["nr_entries"])
     filled = np.arange(frames.shape[1], dtype=np.uint64)[None] < count[:, None]
     return np.where(filled, frames, np.uint64(0))
-
-
-def _entries(host: Host, pfns: Words, size: int) -> tuple[Addresses, Mask]:
-    section = host.layout("struct mem_section")
-    if section is not None and "page_ext" in section:
-        bases, ok = shifted_bases(host, pfns, "page_ext")
-        return bases + pfns * np.uint64(size), ok
-    return _flat(host, pfns, size)
-
-
-def _flat(host: Host, pfns: Words, size: int) -> tuple[Addresses, Mask]:
-    """Entries of a machine with one node and no sections."""
-    node, layout = host.address_of("contig_page_data"), host.layout("struct pglist_data")
-    bad = np.zeros(len(pfns), np.uint64), np.zeros(len(pfns), np.bool_)
-    if node is None or layout is None or "node_page_ext" not in layout:
-        return bad
-    wanted = [(node + layout[m].offset) & _WORD for m in ("node_page_ext", "node_start_pfn")]
-    values, ok = words_at(host, np.array(wanted, np.uint64))
-    if not ok.all() or not values[0]:
-        return bad
-    first = values[1] & ~np.uint64(_MAX_ORDER_PAGES - 1)
-    return values[0] + (pfns - first) * np.uint64(size), pfns >= values[1]

@@ -22,6 +22,8 @@ def test_page_owner_is_advised_where_it_has_not_spoken() -> None:
     assert commands.of_pages(found).startswith("leakscan --orphans # ")
     owned = replace(HEALTHY, pages=replace(PAGES, owner="take_pages+0x2a"))
     assert commands.of_pages(owned).startswith("crash> sym take_pages # ")
+    tagged = commands.of_pages(owned, "drivers/net/bond.c:77 bond_alloc")
+    assert tagged.startswith("crash> sym bond_alloc # ")
     assert commands.of_pages(replace(owned, source="procfs")).startswith("grep -w take_pages ")
 
 

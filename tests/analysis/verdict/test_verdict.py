@@ -369,6 +369,22 @@ def test_unreachable_pages_are_a_leak_however_much_is_held_beside_them() -> None
     assert kinds(pages(LEAST_PAGES, 0)) == [("healthy", "none")]
 
 
+def test_leaked_pages_are_whose_record_they_have_not_whose_are_unaccounted_for() -> None:
+    facts = pages(LEAST_PAGES, LEAST_LEAKED_PAGES, module="")
+    assert facts.pages is not None
+    (lost,) = facts.pages.memory
+    site = "drivers/net/bond.c:77 bond_alloc"
+    recorded = replace(
+        facts.pages,
+        owner="mm/mm_init.c:2453 alloc_large_system_hash",
+        memory=(replace(lost, module="bond", allocator=site),),
+    )
+    found = only(replace(facts, pages=recorded))
+    assert (found.culprit.caller, found.culprit.module) == (site, "bond")
+    assert found.says.endswith(f"; allocated by {site} [bond]")
+    assert (found.confidence, found.next.split(" #")[0]) == ("high", "crash> sym bond_alloc")
+
+
 def test_pages_accuse_nobody_where_the_two_counts_of_memory_differ_by_more() -> None:
     size = LEAST_LEAKED_PAGES
     assert only(pages(size, size, disagreement=size)).kind == "leak"
