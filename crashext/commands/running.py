@@ -32,6 +32,7 @@ from crashext.commands.options import (
 from crashext.commands.output import Output
 from crashext.commands.place import Place
 from crashext.commands.telling import tell
+from crashext.commands.timeleft import TimeLeft
 from crashext.hosts.base import HostError, ReadFault, UnknownLayout
 from crashext.progress import Progress, silent
 from crashext.report.lines import without_trailing_blanks
@@ -39,6 +40,7 @@ from crashext.report.safe import safe
 from crashext.report.text import write_addresses
 from crashext.report.window import output_width
 
+_TEXTS = ("description", "fields[left]")
 _MOMENT = 1.0  # seconds without a word that nobody minds
 
 _MODES: dict[type[Options], tuple[str, str]] = {
@@ -131,15 +133,17 @@ def _progress() -> Iterator[Progress]:
     if not sys.stderr.isatty():
         yield silent
         return
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn())
+    step, rest = (TextColumn(f"{{task.{text}}}", markup=False) for text in _TEXTS)
+    columns = (step, BarColumn(), TaskProgressColumn(), rest)
     bar = Bar(*columns, console=Console(stderr=True), transient=True)
-    task = bar.add_task("")
-    begun = time.monotonic()
+    task = bar.add_task("", left="")
+    begun, left = time.monotonic(), TimeLeft()
 
     def show(what: str, done: int, total: int) -> None:
         if time.monotonic() - begun > _MOMENT:
             bar.start()
-        bar.update(task, description=safe(what), completed=done, total=max(total, 1))
+        more = left.after(done, total)
+        bar.update(task, description=safe(what), completed=done, total=max(total, 1), left=more)
 
     try:
         yield show
