@@ -17,26 +17,38 @@ from crashext.kernel.btf import BtfKind
 from crashext.kernel.btf_unit import Unit, entry_words, words_of
 
 Numbers = NDArray[np.int64]
+Kinds = NDArray[np.bool_]
+"""Some kinds of types: which they are, by number; the last is the unknown one."""
 
 _K = BtfKind
+_UNKNOWN = -1
+
+
+def _kinds(*kinds: int) -> Kinds:
+    """To look a hundred thousand up in at once."""
+    table = np.zeros(33, np.bool_)
+    table[list(kinds)] = True
+    return table
+
+
 _UNUSED = 0x60FF0000  # bits of a type's second word
-_NAMED = (_K.INT, _K.FWD, _K.TYPEDEF, _K.FUNC, _K.VAR, _K.DATASEC, _K.FLOAT, _K.DECL_TAG)
-_NAMELESS = (_K.PTR, _K.ARRAY, _K.VOLATILE, _K.CONST, _K.RESTRICT, _K.FUNC_PROTO)
-_HAVE_ENTRIES = (_K.STRUCT, _K.UNION, _K.ENUM, _K.FUNC_PROTO, _K.DATASEC, _K.ENUM64, _K.FUNC)
-_SIZED = (_K.INT, _K.STRUCT, _K.UNION, _K.ENUM, _K.ENUM64, _K.FLOAT)
-_REFER = (
+_NAMED = _kinds(_K.INT, _K.FWD, _K.TYPEDEF, _K.FUNC, _K.VAR, _K.DATASEC, _K.FLOAT, _K.DECL_TAG)
+_NAMELESS = _kinds(_K.PTR, _K.ARRAY, _K.VOLATILE, _K.CONST, _K.RESTRICT, _K.FUNC_PROTO)
+_HAVE_ENTRIES = _kinds(_K.STRUCT, _K.UNION, _K.ENUM, _K.FUNC_PROTO, _K.DATASEC, _K.ENUM64, _K.FUNC)
+_SIZED = _kinds(_K.INT, _K.STRUCT, _K.UNION, _K.ENUM, _K.ENUM64, _K.FLOAT)
+_REFER = _kinds(
     *(_K.PTR, _K.TYPEDEF, _K.VOLATILE, _K.CONST, _K.RESTRICT, _K.FUNC, _K.VAR, _K.DECL_TAG),
     *(_K.TYPE_TAG, _K.FUNC_PROTO),
 )
-_TRANSPARENT = (_K.TYPEDEF, _K.VOLATILE, _K.CONST, _K.RESTRICT, _K.TYPE_TAG)
-_NO_MEMBER = (_K.VOID, _K.FWD, _K.FUNC, _K.FUNC_PROTO, _K.VAR, _K.DATASEC, _K.DECL_TAG)
+_TRANSPARENT = _kinds(_K.TYPEDEF, _K.VOLATILE, _K.CONST, _K.RESTRICT, _K.TYPE_TAG)
+_NO_MEMBER = _kinds(_K.VOID, _K.FWD, _K.FUNC, _K.FUNC_PROTO, _K.VAR, _K.DATASEC, _K.DECL_TAG)
 _MAX_CHAIN = 24  # modifiers, typedefs and arrays around one type
-_UNKNOWN = -1
 _LETTER = np.zeros(256, np.bool_)
 """Those of a C name; blanks of int's, dots of sections', what C++ and Rust put in besides."""
 _LETTER[list(b"\0 $.:<>,&*()[]{}-+~_0123456789")] = True
 _LETTER[65:91] = _LETTER[97:123] = True
-_MAY_BE_NAMELESS = (_K.STRUCT, _K.UNION, _K.CONST, _K.VOLATILE, _UNKNOWN)  # const struct {...};
+# const struct {...};
+_MAY_BE_NAMELESS = _kinds(_K.STRUCT, _K.UNION, _K.CONST, _K.VOLATILE, _UNKNOWN)
 
 
 def defect(unit: Unit, base: tuple[int, int] = (1, 0)) -> str:
@@ -54,16 +66,21 @@ class _Table:
 
     def __init__(self, unit: Unit, base: tuple[int, int]) -> None:
         self.unit, (self.first, self.text) = unit, base
-        self.words = unit.words.astype(np.int64)
         starts = unit.starts
-        self.name, self.info, self.third = (self.words[starts + i] for i in range(3))
+        self.name, self.info, self.third = (self.words(starts + i) for i in range(3))
         self.kind = self.info >> 24 & 0x1F
         self.vlen = self.info & 0xFFFF
         self.flag = self.info >> 31 != 0
         self.end = self.first + len(starts)
 
+    def words(self, at: Numbers) -> Numbers:
+        return self.unit.words[at].astype(np.int64)
+
     def rows(self, *kinds: BtfKind) -> Numbers:
-        return np.flatnonzero(np.isin(self.kind, kinds))
+        return self.of(_kinds(*kinds))
+
+    def of(self, kinds: Kinds) -> Numbers:
+        return np.flatnonzero(kinds[self.kind])
 
     def entries(self, kind: BtfKind) -> tuple[Numbers, Numbers]:
         """(row of the type, where in `words` an entry begins) of every entry of a kind's types."""
@@ -94,9 +111,9 @@ def _ends(table: _Table) -> str:
 
 
 def _heads(table: _Table) -> str:
-    extra = np.isin(table.kind, _HAVE_ENTRIES, invert=True) & (table.vlen != 0)
-    unnamed = np.isin(table.kind, _NAMED) & (table.name == 0)
-    named = np.isin(table.kind, _NAMELESS) & (table.name != 0)
+    extra = ~_HAVE_ENTRIES[table.kind] & (table.vlen != 0)
+    unnamed = _NAMED[table.kind] & (table.name == 0)
+    named = _NAMELESS[table.kind] & (table.name != 0)
     bad = extra | unnamed | named | (table.info & _UNUSED != 0)
     return _of_type(table, bad, "is none")
 
@@ -106,7 +123,7 @@ def _names(table: _Table) -> str:
     places = [table.name]
     for kind in (_K.STRUCT, _K.UNION, _K.ENUM, _K.ENUM64, _K.FUNC_PROTO):
         _, at = table.entries(kind)
-        names = table.words[at]
+        names = table.words(at)
         if kind in (_K.ENUM, _K.ENUM64) and not names.all():
             return "an enumerator has no name"
         places.append(names)
@@ -122,13 +139,13 @@ def _names(table: _Table) -> str:
 
 
 def _references(table: _Table) -> str:
-    refer = np.isin(table.kind, _REFER) & (table.third >= table.end)
+    refer = _REFER[table.kind] & (table.third >= table.end)
     why = _of_type(table, refer, "refers to a type that is none")
     arrays = table.unit.starts[table.rows(_K.ARRAY)]
-    may_be_void = [table.words[table.entries(_K.FUNC_PROTO)[1] + 1]]
-    must_be = [table.words[arrays + 3], table.words[arrays + 4]]
-    must_be += [table.words[table.entries(kind)[1] + 1] for kind in (_K.STRUCT, _K.UNION)]
-    must_be += [table.words[table.entries(_K.DATASEC)[1]]]
+    may_be_void = [table.words(table.entries(_K.FUNC_PROTO)[1] + 1)]
+    must_be = [table.words(arrays + 3), table.words(arrays + 4)]
+    must_be += [table.words(table.entries(kind)[1] + 1) for kind in (_K.STRUCT, _K.UNION)]
+    must_be += [table.words(table.entries(_K.DATASEC)[1])]
     every = np.concatenate(may_be_void + must_be)
     if why or (every >= table.end).any() or not np.concatenate(must_be).all():
         return why or "a type refers to one that is none"
@@ -144,10 +161,10 @@ def _members(table: _Table) -> str:
     sizes = _sizes(table)
     for kind in (_K.STRUCT, _K.UNION):
         owner, at = table.entries(kind)
-        types, raw = table.words[at + 1], table.words[at + 2]
+        types, raw = table.words(at + 1), table.words(at + 2)
         kinds = table.kinds_of(types)
-        nameless = (table.words[at] == 0) & np.isin(kinds, _MAY_BE_NAMELESS, invert=True)
-        if np.isin(kinds, _NO_MEMBER).any() or nameless.any():
+        nameless = (table.words(at) == 0) & ~_MAY_BE_NAMELESS[kinds]
+        if _NO_MEMBER[kinds].any() or nameless.any():
             return "a member is none"
         flag = table.flag[owner]
         begin = np.where(flag, raw & 0xFFFFFF, raw)
@@ -176,12 +193,12 @@ def _looked_up(table: _Table, sizes: Numbers, types: Numbers) -> Numbers:
 def _sizes(table: _Table) -> Numbers:
     """Bytes of each type; unknown where it has none, or the kernel has it and this is a module."""
     sizes = np.full(len(table.kind), _UNKNOWN, np.int64)
-    fixed = np.isin(table.kind, _SIZED)
+    fixed = _SIZED[table.kind]
     sizes[fixed] = table.third[fixed]
     sizes[table.rows(_K.PTR)] = 8
-    through, arrays = table.rows(*_TRANSPARENT), table.rows(_K.ARRAY)
+    through, arrays = table.of(_TRANSPARENT), table.rows(_K.ARRAY)
     at = table.unit.starts[arrays]
-    element, count = table.words[at + 3], table.words[at + 5]
+    element, count = table.words(at + 3), table.words(at + 5)
     for _ in range(_MAX_CHAIN):
         before = sizes[arrays].copy(), sizes[through].copy()
         sizes[through] = _looked_up(table, sizes, table.third[through])
