@@ -46,6 +46,7 @@ def answer(options: CacheOptions, place: Place, progress: Progress) -> Output:
                     look.memory,
                     _traced(opened.view.host),
                 ),
+                report=True,
             )
     except UnknownLayout as why:
         if not place.inside or options.source.record is not None:

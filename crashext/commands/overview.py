@@ -50,6 +50,7 @@ def _answer(options: OverviewOptions, place: Place, progress: Progress) -> Outpu
             view.host,
             ("overview", look),
             lambda: look_over(view, look.settings, progress, look.memory, look.refs),
+            report=True,
         )
     facts = overview.facts
     if before is not None:

@@ -97,9 +97,15 @@ class CrashHost:
         """Ask `types` before gdb, where a question costs up to 30 ms; before the first question."""
         self._types = types
 
-    def moved_on(self) -> bool:
-        """Whether crash knows other modules, or other symbols of them, than it did."""
-        return self._ask_modules() != self._modules_text
+    def moved_on(self, since: str | None = None) -> bool:
+        """Whether crash knows other modules, or other symbols of them, than it did, or `since`."""
+        return self._ask_modules() != (since or self._modules_text)
+
+    @property
+    def known_modules(self) -> str | None:
+        """What crash last said of them; None where nobody asked."""
+        text: str | None = self.__dict__.get("_modules_text")
+        return text
 
     def debug_files(self) -> list[Path]:
         """The debug files that crash itself opened, as `sys` and `mod` name them."""
@@ -312,8 +318,7 @@ class CrashHost:
 
     @lru_cache(maxsize=4096)  # noqa: B019
     def address_of(self, name: str) -> int | None:
-        (value,) = struct.unpack("<Q", self._ask(wire.ADDRESSES, name.encode()))
-        return int(value) or None
+        return struct.unpack("<Q", self._ask(wire.ADDRESSES, name.encode()))[0] or None
 
     @lru_cache(maxsize=1)  # noqa: B019
     def modules(self) -> Sequence[Module]:
@@ -327,15 +332,13 @@ class CrashHost:
         beside = [self._dump.parent] if self._file.present is not None else []
         return list(dict.fromkeys([*beside, *(path.parent for path in self.debug_files())]))
 
-    @cached_property
-    def _modules_text(self) -> str:
-        return self._ask_modules()
-
     def _ask_modules(self) -> str:
         try:
             return self.crash_command("mod")
         except _Refused:
             return ""  # "mod: no modules loaded" is an error to crash
+
+    _modules_text = cached_property(_ask_modules)
 
     @cached_property
     def _gdb_knows_more(self) -> bool:

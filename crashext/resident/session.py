@@ -10,9 +10,10 @@ from __future__ import annotations
 import ctypes
 import os
 import socket
+from collections.abc import Hashable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from crashext.commands import entry
 from crashext.commands.place import Place
@@ -33,20 +34,33 @@ class Session:
     def __init__(self, sock: socket.socket, interrupts: Interrupts) -> None:
         self._sock, self._interrupts = sock, interrupts
         self._host: CrashHost | None = None
+        self._counted = interrupts.count
+        self._finished: tuple[dict[Hashable, Any], str | None] = {}, None
+        """Reports of before the last interrupt, and the modules that crash knew then."""
 
     def command(self, program: str, arguments: list[str]) -> int:
         """Run one command; returns its exit status.
 
         What an interrupted one learnt after the interrupt may rest on what that cut off: a partial
-        answer goes on with what is known. Nothing of it is kept.
+        answer goes on with what is known. Nothing of it is kept but reports that were finished
+        before.
         """
         command = entry.leakscan if program == "leakscan" else entry.objsim
-        before = self._interrupts.count
+        self._let_go()  # where one more Ctrl-C came in the midst of it
+        if self._host is not None:
+            self._host.kept.begin()
         try:
             return command(arguments, Place("crash", self.host, runs=self.live))
         finally:
-            if self._interrupts.count != before:
-                self._host = None
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Of the host, where there was an interrupt since it was whole."""
+        if self._interrupts.count != self._counted and self._host is not None:
+            cut, self._host = self._host, None
+            reports = {} if cut.info().live else cut.kept.finished
+            self._finished = reports, cut.known_modules
+        self._counted = self._interrupts.count
 
     def host(self) -> Host:
         """The host of this command: the one before it, unless what that knows has changed."""
@@ -59,6 +73,10 @@ class Session:
             kept = Kept(lambda: self._interrupts.count)
             self._host = host = CrashHost(self._sock, kept, self._interrupts)
             host.prefer(CarriedTypes(host))
+            reports, modules = self._finished
+            if reports and modules is not None and not host.moved_on(modules):
+                host.kept.take(reports)
+            self._finished = {}, None
         return host
 
     def live(self) -> bool:

@@ -290,3 +290,17 @@ def test_an_earlier_dump_is_opened_with_crashs_own_debug_file() -> None:
     grew = re.findall(r"kmalloc-32 \+[\d.]+ MiB", outside)
     assert len(grew) == 1
     assert grew[0] in " ".join(inside.split())
+
+
+def test_what_was_finished_before_an_interrupt_is_kept() -> None:
+    """A report of before is plain data; all else of the interrupted command is let go."""
+    with session("default") as crash:
+        first = crash.ask("leakscan --no-refs kmalloc-32")
+        cold = crash.reads()
+        crash.send("leakscan --no-refs --seed 3 dentry filp")
+        time.sleep(0.05)
+        os.kill(crash.pid, signal.SIGINT)
+        assert "nterrupt" in crash.answer()
+        before = crash.reads()
+        assert crash.ask("leakscan --no-refs kmalloc-32") == first
+        assert crash.reads() - before < 0.7 * cold  # most of them read the names of all caches
