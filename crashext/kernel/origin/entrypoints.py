@@ -47,6 +47,8 @@ class EntryPoint:
     """The argument that is a mempool, whose cache it takes from."""
     filling: bool = False
     """It makes a mempool and fills it; `cache` is the cache, or the size for kmalloc()."""
+    managed: bool = False
+    """A struct devres stands before the memory that it returns, in the same object."""
 
 
 def _slab(size: int, flags: int, *names: str) -> list[EntryPoint]:
@@ -55,6 +57,10 @@ def _slab(size: int, flags: int, *names: str) -> list[EntryPoint]:
 
 def _sized(size: int, flags: int, *names: str) -> list[EntryPoint]:
     return [EntryPoint(n, Kind.SIZED, size=size, flags=flags) for n in names]
+
+
+def _managed(size: int, flags: int, *names: str) -> list[EntryPoint]:
+    return [EntryPoint(n, Kind.SIZED, size=size, flags=flags, managed=True) for n in names]
 
 
 def _pages(order: int, flags: int, *names: str) -> list[EntryPoint]:
@@ -80,16 +86,23 @@ _UNTAGGED = (
     *_slab(3, 1, "kmem_cache_alloc_node_trace", "kmalloc_node_trace", "__kmalloc_cache_node"),
     *_slab(_NONE, 1, "kmem_cache_alloc", "kmem_cache_alloc_node", "kmem_cache_zalloc"),
     *_slab(_NONE, 2, "kmem_cache_alloc_lru"),
+    *_slab(_NONE, 1, "kmem_cache_alloc_from_sheaf"),
     *_sized(0, 1, "__kmalloc", "__kmalloc_node", "__kmalloc_track_caller"),
     *_sized(0, 1, "__kmalloc_node_track_caller", "kmalloc_large", "kmalloc_large_node"),
     *_sized(0, 1, "__kmalloc_large", "__kmalloc_large_node", "kmalloc_order"),
     *_sized(0, 1, "kmalloc_order_trace", "kvmalloc_node", "__kvmalloc_node"),
-    *_sized(1, 2, "kmemdup", "krealloc", "__krealloc", "kvmemdup", "devm_kmalloc"),
+    *_sized(1, 2, "kmemdup", "krealloc", "__krealloc", "kvmemdup", "sock_kmalloc"),
+    *_sized(1, 3, "krealloc_node_align", "kvrealloc_node_align"),
+    *_sized(0, 1, "__kmalloc_flags"),
     *_sized(1, _NONE, "memdup_user", "vmemdup_user", "memdup_user_nul", "strndup_user"),
     *_sized(_NONE, 1, "kstrdup", "kstrdup_const"),
-    *_sized(_NONE, 2, "kstrndup", "kmemdup_nul", "devm_kstrdup", "kvrealloc"),
+    *_sized(_NONE, 2, "kstrndup", "kmemdup_nul", "kvrealloc"),
+    *_sized(_NONE, 3, "kmemdup_array"),
     *_sized(_NONE, 0, "kasprintf", "kvasprintf", "kvasprintf_const"),
-    *_sized(_NONE, 3, "devm_kmemdup"),
+    *_managed(1, 2, "devm_kmalloc", "__devres_alloc_node"),
+    *_managed(2, 3, "devm_kmemdup"),
+    *_managed(_NONE, 2, "devm_kstrdup"),
+    *_managed(_NONE, 1, "devm_kasprintf", "devm_kvasprintf"),
     EntryPoint("__alloc_skb", Kind.SLAB, flags=1, variable=_SKB),
     EntryPoint("kmem_cache_alloc_bulk", Kind.SLAB, cache=0, flags=1, returns=False),
     # mm/mempool.c: the function that hands out, the one that takes back, and their data
@@ -101,6 +114,7 @@ _UNTAGGED = (
     *_pages(1, 0, "alloc_pages", "alloc_pages_current", "__get_free_pages", "__alloc_pages"),
     *_pages(1, 0, "__alloc_pages_nodemask", "__folio_alloc", "folio_alloc", "alloc_frozen_pages"),
     *_pages(1, 0, "__alloc_frozen_pages"),
+    *_pages(1, 0, "get_free_pages"),
     *_pages(_NONE, 0, "get_zeroed_page"),
     *_pages(_NONE, 1, "alloc_pages_exact"),
     *_area(0, "vmalloc", "vzalloc", "__vmalloc", "vmalloc_user", "vmalloc_node", "vzalloc_node"),

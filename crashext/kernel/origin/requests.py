@@ -36,6 +36,7 @@ from crashext.kernel.origin.fitting import Fit, Fitting, Request
 from crashext.kernel.origin.mentions import Mentions
 from crashext.kernel.origin.readers import Reader, reader
 from crashext.kernel.origin.stores import Filled, stores_after
+from crashext.kernel.origin.structures import before_managed, pool_data
 from crashext.kernel.origin.thunks import meant
 from crashext.kernel.slab.caches import Caches, SlabCache
 
@@ -141,7 +142,12 @@ class Requests:
             known, at = self.place(request)
         if known is None:
             return Filled()
-        return stores_after(known.code, known, at, self._callees, self._reader.walk)
+        walk, given = self._reader.walk, None
+        if request.entry.managed:
+            if not self._managed:
+                return Filled()
+            given = {walk.result: self._managed}
+        return stores_after(known.code, known, at, self._callees, walk, given)
 
     def supposed(self, request: Request) -> tuple[int, ...]:
         """Where no size is known: what it is if variables were what they are in the dump."""
@@ -151,7 +157,8 @@ class Requests:
         if call not in self._supposed:
             known, at = self.place(request)
             register = self._reader.isa.arguments[entry.size]
-            self._supposed[call] = () if known is None else known.now(at, register)
+            found = () if known is None else known.now(at, register)
+            self._supposed[call] = self._whole(entry, found)
         return self._supposed[call]
 
     def called(self, functions: Iterable[int]) -> dict[int, int]:
@@ -235,8 +242,13 @@ class Requests:
             found = self._numbers(number, address, function)
             if entry.filling:  # of kmalloc(), or the address of a cache
                 found = tuple(n for n in found if 0 < n <= _MOST_POOLED)
+            found = self._whole(entry, found)
             self._amounts[address] = tuple(n & 0xFFFFFFFF for n in found) if pages else found
         return self._amounts[address]
+
+    def _whole(self, entry: EntryPoint, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        """Sizes of whole objects, of sizes that were asked for."""
+        return tuple(n + self._managed for n in sizes if self._managed) if entry.managed else sizes
 
     def _flags(self, call: int, entry: EntryPoint, function: Symbol) -> int | None:
         flags = self._numbers(flags_argument(entry, self._buckets), call, function)
@@ -364,14 +376,11 @@ class Requests:
 
     @cached_property
     def _pool_data(self) -> int | None:
-        """Where a mempool keeps its cache."""
-        # mempool_t is either, by the kernel's age
-        for name in ("struct mempool_s", "struct mempool"):
-            layout = self._host.layout(name)
-            member = None if layout is None else layout.first_of("pool_data")
-            if member is not None:
-                return member.offset
-        return None
+        return pool_data(self._host)
+
+    @cached_property
+    def _managed(self) -> int:
+        return before_managed(self._host)
 
     @cached_property
     def _callees(self) -> Callees:

@@ -81,9 +81,11 @@ def stores_after(
     call: int,
     called: Called | None = None,
     way: type[Walk] | None = None,
+    given: Mapping[str, int] | None = None,
 ) -> Filled:
-    """What is stored through the pointer that the call at place `call` returns."""
-    walk = (way or Walk)(code, known, called)
+    """What is stored through the pointer that the call at place `call` returns; `given` says where
+    it is then, and how far into the object, where that is not its beginning."""
+    walk = (way or Walk)(code, known, called, given)
     walk.follow(call + 1)
     found = [
         Store(w.offset, w.size, w.kind, U64(w.value), w.certain, w.doubtful)
