@@ -12,6 +12,7 @@ from tests.conftest import ask, lab_dump, on, recorded, run
 GUILTY = (
     "nodes",
     "tasks",
+    "files",
     "private",
     "chain",
     "messages",

@@ -18,7 +18,7 @@ from typing import IO, Any
 from . import busy, dumps, truth
 from .errors import LabError
 from .initramfs import IN_CGROUP, INIT, guest_modules, write_initramfs
-from .module_build import build_module, source_hash
+from .module_build import EXTRA, build_module, source_hash
 from .own_kernel import compile_kernel, own_kernel
 from .packages import Kernel, fetch, newest_kernel, require_tools
 from .program_build import SOURCE as PROGRAM
@@ -218,6 +218,8 @@ def _key(scenario: Scenario, kernel: Kernel) -> str:
     ]
     if scenario.distribution:
         inputs.append(busy.sources())
+    if scenario.extra:
+        inputs.append(source_hash(EXTRA / scenario.extra))
     if kernel.arch != NATIVE:
         inputs.append("kdump")
     if "rdinit=" in scenario.append:
@@ -281,7 +283,11 @@ def _boot_and_dump(
             program = work / "labuser" if scenario.needs_program else None
             if program is not None:
                 build_program(program)
-            write_initramfs(work / "initramfs", kernel, scenario, module, program)
+            extra = None
+            if scenario.extra:
+                with _lock(cache_folder() / "modules", tell):
+                    extra = build_module(cache_folder(), kernel, scenario.extra)
+            write_initramfs(work / "initramfs", kernel, scenario, module, program, extra)
         machine = Machine(
             image=kernel.image,
             initramfs=work / "initramfs",

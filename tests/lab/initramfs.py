@@ -40,11 +40,17 @@ def guest_modules(scenario: Scenario) -> tuple[str, ...]:
 
 
 def write_initramfs(
-    path: Path, kernel: Kernel, scenario: Scenario, module: Path | None, program: Path | None
+    path: Path,
+    kernel: Kernel,
+    scenario: Scenario,
+    module: Path | None,
+    program: Path | None,
+    extra: Path | None = None,
 ) -> None:
     """Write to `path` what boots `scenario`.
 
-    `module` is the leak module and `program` is ``labuser``, where `scenario` uses them.
+    `module` is the leak module, `extra` the scenario's own, and `program` is ``labuser``, where
+    `scenario` uses them.
     """
     busybox = kernel.busybox
     if busybox is None:
@@ -55,7 +61,7 @@ def write_initramfs(
     archive.file("bin/busybox", busybox.read_bytes(), executable=True)
     archive.file("init", INIT.read_bytes(), executable=True)
     archive.file("lab/in-cgroup", IN_CGROUP.read_bytes(), executable=True)
-    add_modules(archive, kernel, guest_modules(scenario))
+    add_modules(archive, kernel, guest_modules(scenario), extra)
     leaks = ""
     if module is not None:
         archive.file("lab/leaklab.ko", module.read_bytes())
@@ -69,12 +75,18 @@ def write_initramfs(
     path.write_bytes(gzip.compress(archive.finish(), compresslevel=1))
 
 
-def add_modules(archive: Archive, kernel: Kernel, wanted: Iterable[str]) -> None:
-    """Add modules with those they need, and the order in which the guest loads them."""
+def add_modules(
+    archive: Archive, kernel: Kernel, wanted: Iterable[str], extra: Path | None = None
+) -> None:
+    """Add modules with those they need, `extra` after them, and the order in which the guest loads
+    them."""
     names = []
     for driver in _with_dependencies(kernel, wanted):
         names.append(driver.name.removesuffix(".xz"))
         archive.file(f"lab/modules/{names[-1]}", _content(driver))
+    if extra is not None:
+        names.append("extra.ko")
+        archive.file(f"lab/modules/{names[-1]}", extra.read_bytes())
     archive.file("lab/modules/order", "".join(f"{name}\n" for name in names).encode())
 
 

@@ -51,9 +51,10 @@ USER_PARAMETERS = (
 page tables of another, 2 MiB pages in use (``hugepages=`` on the command line reserves them), MiB
 of a file on tmpfs, MiB of a clean file on a disk, names that do not exist."""
 
-GUEST_PARAMETERS = ("files", "trace", "stacks", *USER_PARAMETERS)
+GUEST_PARAMETERS = ("files", "trace", "stacks", "lost_files", *USER_PARAMETERS)
 """Parameters of ``guest/init``: ``files`` is how many files, and as many missing names;
-``trace`` traces the allocations while the module works, ``stacks`` with the stack of each."""
+``trace`` traces the allocations while the module works, ``stacks`` with the stack of each.
+``lost_files`` is what the module of that scenario does, and has a fixed count."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,9 @@ class Scenario:
     """More words for the kernel command line."""
     distribution: bool = False
     """Boots Debian from a disk and puts load on it (busy.py), in place of ``guest/init``."""
+    extra: str = ""
+    """A module of its own, built from the folder of that name in ``modules/`` and loaded before
+    all else. Only such a scenario's dumps depend on its source."""
     kernel: str = DEBIAN
     """Debian's binary kernel, that of another of its suites by name (suites.py), or the NAME of a
     ``kernels/NAME.config``, which takes minutes to compile (own_kernel.py)."""
@@ -174,6 +178,12 @@ SCENARIOS = {
             kernel="kmemleak",
         ),
         Scenario("tasks", "one leak: task_structs by reference", {"tasks": 400}),
+        Scenario(
+            "files",
+            "one leak: 20,000 open files by reference",
+            {"lost_files": 20_000},
+            extra="lostfiles",
+        ),
         Scenario("private", "one leak: objects of a private cache", {"private": 60_000}),
         Scenario("messages", "growth, reachable: an undrained queue", {"messages": 20_000}),
         Scenario(

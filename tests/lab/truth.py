@@ -88,6 +88,7 @@ def collect(scenario: Scenario, out: Path, addresses: Path) -> dict[str, Any]:
         elif values.get("done", "0") != "0":
             raise LabError(f"the leak module failed with error {values['done']}")
     _check_counts(scenario, parts)
+    _check_files(scenario, (out / "dmesg").read_text())
     processes = _processes(out)
     worst, *also = verdicts(scenario.parameters, parts, processes, slots)
     return {
@@ -171,6 +172,13 @@ def _check_counts(scenario: Scenario, parts: dict[str, dict[str, Any]]) -> None:
     freed = sum(parts[name]["count"] for name in ("freed", "freed_kept") if name in parts)
     if freed != asked.get("freed", 0):
         raise LabError(f"the guest made {freed} of {asked['freed']} freed objects")
+
+
+def _check_files(scenario: Scenario, dmesg: str) -> None:
+    """The module that loses files says how many."""
+    asked = scenario.parameters.get("lost_files", 0)
+    if asked and f"lostfiles: {asked} files\n" not in dmesg:
+        raise LabError(f"the guest did not lose {asked} files")
 
 
 def _processes(out: Path) -> dict[str, tuple[int, str]]:

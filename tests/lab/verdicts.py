@@ -136,6 +136,9 @@ def _of_guest(
     if count := parameters.get("pagecache_mib"):
         culprit = Culprit(mount="/data")
         yield Verdict("reclaimable", "user", culprit, count * _MIB, ("pagecache_mib",))
+    if count := parameters.get("lost_files"):
+        culprit = Culprit(cache="filp")
+        yield Verdict("leak", "slab", culprit, count * slots["filp"], ("lost_files",))
     if count := parameters.get("dentries"):
         culprit = Culprit(cache="dentry")
         yield Verdict("reclaimable", "slab", culprit, count * slots["dentry"], ("dentries",))
