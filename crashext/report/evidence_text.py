@@ -103,7 +103,8 @@ def caller_lines(callers: Callers, verbose: bool, step: bool = True) -> list[str
         lines += [f"    {safe(then)}"] if step and then else []
         few = verbose or callers.equals <= _FEW_SITES
         shown = callers.sites[: None if verbose else callers.equals] if few else ()
-        return lines + [_candidate(c) for c in shown]
+        lines += [_candidate(c) for c in shown]
+        return lines + [f"    {safe(callers.remark)}"] * bool(callers.remark)
     reasons = first.reasons if verbose else reasons_for(first)[:_FEW_REASONS]
     lines = [f"    {safe(reason)}" for reason in reasons]
     if callers.remark:

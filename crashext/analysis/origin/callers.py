@@ -102,7 +102,11 @@ def rank_callers(
         others=others,
         clear=clear,
         equals=equals,
-        remark=_remark(first, places) if clear else "",
+        remark=_remark(
+            [code.places[i].site for i in order[: 1 if clear else equals]],
+            only=clear and places == 1,
+            known=clear or (not hints.sizes and equals <= _SHOWN),
+        ),
         freed=freed.surely,
         perhaps_freed=freed.perhaps,
         step=(
@@ -145,13 +149,12 @@ def telling(first: Candidate, sizes: range) -> bool:
     return any(not reason.startswith((AGAINST, ASKS)) for reason in first.reasons)
 
 
-def _remark(first: Candidate, places: int) -> str:
-    """What to keep in mind of a place that stands out."""
-    if first.site.module:
+def _remark(sites: list[CallSite], only: bool, known: bool) -> str:
+    """What to keep in mind of a place that stands out, or of some that are equal."""
+    if not known or any(site.module for site in sites):
         return ""
-    only = "the only place that does; " if places == 1 else ""
-    return (
-        f"{only}the kernel allocates them for whoever asks: where a reference was lost, look for "
+    return ("the only place that does; " if only else "") + (
+        "the kernel allocates them for whoever asks: where a reference was lost, look for "
         "who took it, not here"
     )
 
@@ -190,9 +193,16 @@ def reasons_for(candidate: Candidate) -> list[str]:
 
 
 def in_words(callers: Callers | None) -> tuple[str, ...]:
-    """The place that stands out, and why, in a sentence; none where none does."""
-    if callers is None or not callers.clear:
+    """The place that stands out, and why, in a sentence; none where none does, but where a few of
+    the kernel's own do together: that it is none of them is worth as much."""
+    if callers is None:
         return ()
+    if not callers.clear:
+        few = callers.sites[: callers.equals]
+        if not callers.remark or sum(c.probability for c in few) < _CLEAR:
+            return ()
+        named = some_of(list(dict.fromkeys(c.site.function for c in few)), _SHOWN)
+        return (f"by the code, allocated by one of {named}: {callers.remark}",)
     first = callers.sites[0]
     site = first.site
     where = f" ({site.source})" if site.source else ""

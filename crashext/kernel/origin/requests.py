@@ -17,27 +17,26 @@ import numpy as np
 from crashext.allocators import allocates_for_others
 from crashext.hosts.arm64 import ARCH as ARM64
 from crashext.hosts.base import Host, ReadFault, Symbol
-from crashext.kernel.access import UnknownLayout, string, u64
+from crashext.kernel.access import UnknownLayout, u64
 from crashext.kernel.addresses import address_space
 from crashext.kernel.origin.called import Called
 from crashext.kernel.origin.callees import Callees
 from crashext.kernel.origin.callsites import CallSites, find_calls
 from crashext.kernel.origin.code import MOST_CODE, Code
-from crashext.kernel.origin.constants import Constants, Values, What
+from crashext.kernel.origin.constants import Constants, What
 from crashext.kernel.origin.entrypoints import (
     ALLOCATING,
-    CREATING,
     FREEING,
     EntryPoint,
     Kind,
     flags_argument,
 )
 from crashext.kernel.origin.fitting import Fit, Fitting, Request
+from crashext.kernel.origin.given import GivenCaches
 from crashext.kernel.origin.mentions import Mentions
 from crashext.kernel.origin.readers import Reader, reader
 from crashext.kernel.origin.stores import Filled, stores_after
-from crashext.kernel.origin.structures import before_managed, pool_data
-from crashext.kernel.origin.thunks import meant
+from crashext.kernel.origin.structures import before_managed
 from crashext.kernel.slab.caches import Caches, SlabCache
 
 _MOST_FUNCTION_WITHOUT_SIZE = 1 << 14
@@ -260,7 +259,7 @@ class Requests:
             known, at = self._place(call, function)
             if known is not None:
                 values = known.before(at, self._reader.isa.arguments[entry.cache])
-                caches = self._cache_values(values, known)
+                caches = self._given.of(values, known)
                 # Its variable holds no cache, or it was made under a name that none has: none that
                 # is there now came from it.
                 if caches == {0} or (
@@ -270,7 +269,7 @@ class Requests:
         elif entry.pool >= 0:
             known, at = self._place(call, function)
             if known is not None:
-                caches = self._pool_caches(known.before(at, self._reader.isa.arguments[entry.pool]))
+                caches = self._given.pools(known.before(at, self._reader.isa.arguments[entry.pool]))
         for variable in entry.variable:
             place = self._host.address_of(variable)
             if place is not None and (word := self.peek(place)) is not None:
@@ -329,58 +328,17 @@ class Requests:
             return areas
         return [*areas, *((r.start, r.end) for r in (space.image, space.direct))]
 
-    def _cache_values(self, values: Values, known: Constants) -> set[int]:
-        """Addresses that may be caches: given as such, from a variable, or just created."""
-        found = set()
-        for value in values:
-            if value.what is What.CONSTANT:
-                found.add(value.number)
-            elif value.what is What.LOAD and (word := self.peek(value.number)) is not None:
-                found.add(word)
-            elif value.what is What.RESULT:
-                found |= self._created(value.number, known)
-        return found
-
-    def _created(self, call: int, known: Constants) -> set[int]:
-        """The cache that a function has made itself, by the name that it gave it; 0 where none has
-        that name."""
-        at = known.code.at(call)
-        target = None if at is None else known.code.all[at].target
-        if at is None or target is None:
-            return set()
-        if meant(self._host, target) not in self._creators:
-            return set()
-        found = set()
-        for name in known.before(at, self._reader.isa.arguments[0]):
-            if name.what is not What.CONSTANT:
-                continue
-            try:
-                cache = self._caches.find(string(self._host, name.number))
-            except ReadFault:
-                continue
-            found.add(0 if cache is None else cache.address)
-        return found
-
     @cached_property
     def _reader(self) -> Reader:
         return reader(self._host)
 
-    def _pool_caches(self, pools: Values) -> set[int]:
-        """Addresses that may be caches: what mempools are given for whoever hands out."""
-        found = set()
-        for value in pools:
-            pool = self.peek(value.number) if value.what is What.LOAD else value.number
-            if value.what in (What.LOAD, What.CONSTANT) and pool and self._pool_data is not None:
-                found.add(self.peek(pool + self._pool_data) or 0)
-        return found
-
-    @cached_property
-    def _pool_data(self) -> int | None:
-        return pool_data(self._host)
-
     @cached_property
     def _managed(self) -> int:
         return before_managed(self._host)
+
+    @cached_property
+    def _given(self) -> GivenCaches:
+        return GivenCaches(self._host, self._caches, self._reader, self.peek)
 
     @cached_property
     def _callees(self) -> Callees:
@@ -389,10 +347,6 @@ class Requests:
     @cached_property
     def _fitting(self) -> Fitting:
         return Fitting(self._host, self._caches)
-
-    @cached_property
-    def _creators(self) -> set[int | None]:
-        return {self._host.address_of(name) for name in CREATING} - {None}
 
     @cached_property
     def _addresses(self) -> set[int]:
