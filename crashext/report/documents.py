@@ -15,6 +15,7 @@ from typing import Any
 from crashext.analysis.overview import Overview
 from crashext.analysis.proc import ProcReport
 from crashext.analysis.results.reports import (
+    CachesReport,
     LeakReport,
     OrphanReport,
     SimilarityReport,
@@ -198,13 +199,21 @@ KINDS: Mapping[type, str] = {
     TraceTotals: "trace",
     Overview: "verdict",
     ProcFiles: "procfs",
+    CachesReport: "caches",
 }
 """Reports, and what the documents that hold them are called."""
 JUDGED = (LeakReport, Overview, ProcFiles)
 """Those that come with verdicts."""
 
 Report = (
-    LeakReport | SimilarityReport | OrphanReport | SitesReport | TraceTotals | Overview | ProcFiles
+    LeakReport
+    | SimilarityReport
+    | OrphanReport
+    | SitesReport
+    | TraceTotals
+    | Overview
+    | ProcFiles
+    | CachesReport
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -26,11 +27,27 @@ def test_the_caches_are_listed_and_what_to_get_is_said() -> None:
     assert len(every.splitlines()) > len(ran.out.splitlines())
 
 
-@pytest.mark.parametrize("question", [["--json"], ["--html", "page.html", "--json"]])
-def test_a_document_is_not_half_written(question: list[str]) -> None:
-    ran = run("leakscan", "-c", alone(NO_BTF, "vmcore.d31"), *question)
+@pytest.mark.parametrize("question", [[], ["--orphans"], ["kmalloc-32"]])
+def test_the_document_says_what_is_known_and_what_is_missing(question: list[str]) -> None:
+    ran = run("leakscan", "-c", alone(NO_BTF, "vmcore.d31"), *question, "--json")
     assert ran.status == 2
-    assert ran.out == ""
+    assert ran.err == f"leakscan: {ran.document['missing']}\n"
+    mine = next(c for c in ran.document["caches"] if c["name"] == "leaklab_obj")
+    assert (mine["object_size"], mine["used"] > 4000) == (120, True)
+
+
+def test_what_is_not_written_is_said(tmp_path: Path) -> None:
+    page, session = tmp_path / "page.html", tmp_path / "a.session"
+    dump = alone(NO_BTF, "vmcore.d31")
+    ran = run("leakscan", "-c", dump, "--html", page, "--record", session)
+    assert ran.status == 2
+    _, first, second = ran.err.splitlines()
+    assert first.startswith(f"leakscan: {session} is not written: ")
+    assert second.startswith(f"leakscan: {page} is not written: ")
+    ran = run("objsim", "-c", dump, "--record", session, "vfs_read")
+    assert ran.status == 2
+    assert f"{session} is not written: " in ran.err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_words_are_shown_with_what_they_say() -> None:

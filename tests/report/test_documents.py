@@ -8,11 +8,12 @@ import jsonschema
 import pytest
 
 from crashext.analysis.results.callsites import CallSite
-from crashext.analysis.results.reports import Kernel, SitesReport
+from crashext.analysis.results.reports import CachesReport, Kernel, SitesReport
 from crashext.hosts.base import U64
 from crashext.hosts.plain import plain
 from crashext.hosts.session import load, write
-from crashext.report.documents import KINDS, VERSION
+from crashext.kernel.slab.untyped import UntypedCache
+from crashext.report.documents import KINDS, VERSION, document
 from crashext.report.schema import PATH, schema, text
 from tests.conftest import SESSIONS, run
 
@@ -55,19 +56,36 @@ def arguments(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[objec
     }
 
 
-@pytest.mark.parametrize("kind", KINDS.values())
+CACHES = CachesReport(
+    Kernel("6.1", "x86_64", False, "vmcore"),
+    "no debug info found",
+    (
+        UntypedCache("kmalloc-32", 32, 4096, 1000, 131072),
+        UntypedCache("dentry", 192, None, None, None),
+    ),
+)
+
+
+def test_what_is_known_without_types_follows_it() -> None:
+    written = json.loads(document(CACHES))
+    assert written["schema"] == f"crashext/caches/{VERSION}"
+    assert written["caches"][1]["slots"] is None
+    jsonschema.Draft202012Validator(schema()).validate(written)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS.values() if kind != "caches"])
 def test_a_document_of_each_kind_follows_it(
     kind: str, arguments: dict[str, tuple[object, ...]]
 ) -> None:
     command, *rest = arguments[kind]
-    document = run(str(command), *rest, "--json").document
-    assert document["schema"] == f"crashext/{kind}/{VERSION}"
+    written = run(str(command), *rest, "--json").document
+    assert written["schema"] == f"crashext/{kind}/{VERSION}"
     of_kind = jsonschema.Draft202012Validator(
         {"$ref": f"#/$defs/{kind}", "$defs": schema()["$defs"]}
     )
-    of_kind.validate(document)
-    less = {key: value for key, value in document.items() if key != "skipped"}
-    for wrong in ({**document, "unknown": 1}, {**document, "schema": "x"}, less):
+    of_kind.validate(written)
+    less = {key: value for key, value in written.items() if key != "skipped"}
+    for wrong in ({**written, "unknown": 1}, {**written, "schema": "x"}, less):
         assert not of_kind.is_valid(wrong)
 
 

@@ -25,6 +25,7 @@ from crashext.analysis.results.joined import JoinedTrace
 from crashext.analysis.results.standing import Beyond, Standing, ThingKind
 from crashext.analysis.results.texts import Text
 from crashext.hosts.base import U64
+from crashext.kernel.slab.untyped import UntypedCache
 from crashext.skipped import Skipped
 
 
@@ -275,4 +276,16 @@ class SitesReport:
     """Places that give objects back to this very cache; kfree() does not name one."""
     text: int
     """Bytes of kernel and module text that were looked through."""
+    skipped: tuple[Skipped, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CachesReport:
+    """What is known of slab caches where the kernel's types are not: a part of any answer."""
+
+    kernel: Kernel
+    missing: str
+    """Why there is no more, and what would give it."""
+    caches: tuple[UntypedCache, ...]
+    """The largest first; none where the list does not prove itself."""
     skipped: tuple[Skipped, ...] = ()
