@@ -113,7 +113,7 @@ def read_kallsyms(read: Read, vmcoreinfo: Mapping[str, str]) -> Kallsyms:
     if tables is None:
         raise HostError("its own symbols (kallsyms) are not found")
     try:
-        names = _names(read, tables)
+        names, behind = _names(read, tables)
         stext = names.index("T_stext")
         addresses = _addresses(read, tables, len(names), stext, known.get("_stext", 0))
     except (ReadFault, ValueError, IndexError, OverflowError) as error:
@@ -126,7 +126,9 @@ def read_kallsyms(read: Read, vmcoreinfo: Mapping[str, str]) -> Kallsyms:
         require_agreement(found.by_name, known)
         require_exports(read, found.by_name)
         require_families(found.by_name)
-        require_order(read, [name[1:] for name in names], found.by_name)
+    order = _order(read, len(names), behind, found.by_name)
+    if order:
+        require_order(order, [name[1:] for name in names])
     return found
 
 
@@ -154,8 +156,23 @@ def _with_holes(read: Read, address: int, size: int) -> bytes:
     return _with_holes(read, address, half) + _with_holes(read, address + half, size - half)
 
 
-def _names(read: Read, tables: Tables) -> list[str]:
-    """Each symbol in the table's order: the letter that nm prints, and the name."""
+def _order(read: Read, count: int, behind: bytes, by_name: Mapping[str, int]) -> bytes:
+    """The kernel's own order of names: behind the markers (6.1.y), or at a symbol of its own; empty
+    before, and where that page is not in the dump.
+    """
+    if len(behind) >= 3 * count:
+        return behind
+    table = by_name.get("kallsyms_seqs_of_names")
+    try:
+        return b"" if table is None else read(table, 3 * count)
+    except ReadFault:
+        return b""
+
+
+def _names(read: Read, tables: Tables) -> tuple[list[str], bytes]:
+    """Each symbol in the table's order: the letter that nm prints, and the name. What is behind
+    the markers comes with them.
+    """
     count = int.from_bytes(read(tables.num_syms, 4), "little")
     if not 0 < count <= _MAX_SYMBOLS or not 0 < tables.token_table - tables.names <= MAX_TABLE:
         raise ValueError(count)
@@ -176,8 +193,9 @@ def _names(read: Read, tables: Tables) -> list[str]:
         at += length
     if at > len(data):
         raise ValueError(at)
-    require_markers(places, data[at + (-at & 3) :])
-    return names
+    aligned = tables.names + at + 3 & ~3
+    behind = require_markers(places, data[aligned - tables.names :])
+    return names, behind[(tables.token_table - len(behind)) % 8 and 4 :]
 
 
 def _addresses(
@@ -194,10 +212,19 @@ def _addresses(
         # KALLSYMS_ABSOLUTE_PERCPU, x86-64 until 6.14: what is not negative is an address itself.
         below = base + (-1 - wide).astype(np.uint64)
         forms = [np.where(wide >= 0, wide.astype(np.uint64), below), base + offsets.view("<u4")]
+        forms.append(_whole_addresses(read, tables.num_syms, count))
     found = next((form for form in forms if int(form[stext]) == where), None)
     if found is None:
         raise HostError(f"{DAMAGED}: _stext is not where VMCOREINFO says")
     return found
+
+
+def _whole_addresses(read: Read, end: int, count: int) -> NDArray[np.uint64]:
+    """What kernels before 4.6 (2213e9a66bb8) have instead of offsets; zeros where nothing is."""
+    try:
+        return np.frombuffer(read(end - 8 * count, 8 * count), "<u8").astype(np.uint64)
+    except ReadFault:
+        return np.zeros(count, np.uint64)
 
 
 def _sorted(kinds_and_names: Sequence[str], unsorted: NDArray[np.uint64]) -> Kallsyms:

@@ -1,8 +1,9 @@
 """Whether the kernel's symbols are whole: each rule is one that damage breaks and no kernel does.
 
-Witnesses are the tables themselves (scripts/kallsyms.c writes them), VMCOREINFO, and the addresses
-that modules link with. A name that no rule binds, a variable's of before 6.2 say, may be wrong by a
-letter, and an address inside what lies between its neighbours: nothing else in memory knows them.
+Witnesses are the tables themselves (scripts/kallsyms.c writes them), VMCOREINFO, the addresses that
+modules link with, and, in bare.py, BTF. What is left: the last letters of a name that no other is
+like, and the low bits of an address between its neighbours'. One flipped bit may change those; a
+lost, foreign or zeroed page does not pass.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ EXPORT = "__ksymtab_"
 MAX_TABLE = 1 << 26
 _ENOUGH = 2  # symbols that must be where VMCOREINFO says
 _GROUP = 256  # names a marker
-_SEQS = "kallsyms_seqs_of_names"
 # The linker names what it puts in for a broken Cortex-A53 e843419@0583_0000d8e3_2844.
 _NAMES = re.compile(r"(?:[A-Za-z_.$][\w.$]*+\n|e\d++@\w++\n)++", re.ASCII)
 
@@ -58,31 +58,28 @@ def require_tokens(tokens: Sequence[str], index: Sequence[int]) -> None:
         at += len(token) + 1
 
 
-def require_markers(places: Sequence[int], behind: bytes) -> None:
-    """The kernel keeps where every 256th name begins, `behind` the last one."""
+def require_markers(places: Sequence[int], behind: bytes) -> bytes:
+    """The kernel keeps where every 256th name begins, `behind` the last one. Gives what is behind
+    that."""
     right = np.array(places[::_GROUP], np.uint64)
     for form in ("<u4", "<u8"):  # a long until 4.20 (80ffbaa5b1bd)
         size = np.dtype(form).itemsize * len(right)
         for pad in range(0, 8, 4):
             marks = np.frombuffer(behind[pad : pad + size].ljust(size, b"\xff"), form)
             if np.array_equal(marks.astype(np.uint64), right):
-                return
+                return behind[pad + size :]
     raise HostError(f"{DAMAGED}: their names do not begin where they are marked")
 
 
-def require_order(read: Read, names: Sequence[str], by_name: Mapping[str, int]) -> None:
-    """Since 6.2 (60443c88f3a8) the kernel keeps the order of all names, three bytes a name."""
-    table = by_name.get(_SEQS)
-    if table is None or any(".llvm." in name for name in names):  # sorted without that suffix
+def require_order(order: bytes, names: Sequence[str]) -> None:
+    """Of kallsyms_seqs_of_names (6.2, 60443c88f3a8): the row of each name, three bytes, by name."""
+    if any(".llvm." in name for name in names):  # sorted without that suffix
         return
-    try:
-        rows = np.frombuffer(read(table, 3 * len(names)), np.uint8).reshape(-1, 3).astype(np.int64)
-    except ReadFault:
-        return  # that page is not in the dump: nothing to compare with
-    order = rows[:, 0] << 16 | rows[:, 1] << 8 | rows[:, 2]
-    if not np.array_equal(np.sort(order), np.arange(len(names))):
+    rows = np.frombuffer(order[: 3 * len(names)], np.uint8).reshape(-1, 3).astype(np.int64)
+    numbers = rows[:, 0] << 16 | rows[:, 1] << 8 | rows[:, 2]
+    if not np.array_equal(np.sort(numbers), np.arange(len(names))):
         raise HostError(f"{DAMAGED}: their order is none")
-    in_order = [names[row] for row in order.tolist()]
+    in_order = [names[row] for row in numbers.tolist()]
     if in_order != sorted(in_order):
         raise HostError(f"{DAMAGED}: some names are not those that the kernel put in order")
 

@@ -1,9 +1,9 @@
 """Where the kernel keeps its kallsyms, for kernels whose VMCOREINFO does not say (before 6.0).
 
-scripts/kallsyms.c writes the tables one after the other (4.6 to 5.19): offsets, relative_base,
-num_syms, names, markers, token_table, token_index, each aligned to 8 bytes. A token is what one
-byte of a packed name stands for. Digits stand for themselves, which gives the token table away;
-all else is found and checked from there.
+scripts/kallsyms.c writes the tables one after the other (2.6 to 5.19): offsets and relative_base
+(before 4.6 addresses), num_syms, names, markers, token_table, token_index, each aligned to 8 bytes.
+A token is what one byte of a packed name stands for. Digits stand for themselves, which gives the
+token table away; all else is found and checked from there.
 """
 
 from __future__ import annotations
