@@ -36,7 +36,9 @@ def main() -> None:
 
 def _still(text: str) -> str:
     """Without the progress bar, which erases itself on a terminal."""
-    return re.sub(r"^.*[━╸╺](?: +[0-9]+%)?", "", text, flags=re.MULTILINE).strip("\n")
+    return re.sub(
+        r"^.*[━╸╺](?: +[0-9]+%)?(?: +[0-9]+ (?:s|min) left)?", "", text, flags=re.MULTILINE
+    ).strip("\n")
 
 
 if __name__ == "__main__":

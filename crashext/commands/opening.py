@@ -166,7 +166,6 @@ def open_view(host: Host, record: Path | None, question: Question) -> Iterator[O
             recorder.save(record, opened.question.command)
         except HostError as error:  # the report is worth printing all the same
             tell(question.program, str(error))
-            record.unlink(missing_ok=True)
             opened.lost = True
     if isinstance(host, RecordedHost) and host.unanswered:
         tell(

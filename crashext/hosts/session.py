@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from crashext.hosts.base import HostError
+from crashext.hosts.written import writing
 
 Extents = list[tuple[int, memoryview]]
 """(address, bytes), ascending and apart."""
@@ -57,16 +58,13 @@ def write(path: Path, document: dict[str, Any], extents: list[tuple[int, bytes]]
         raise HostError("this run asked for too much to be recorded: ask for fewer caches")
     table = np.array([[a, len(d)] for a, d in extents], "<u8").tobytes()
     packer = lzma.LZMACompressor(preset=_PRESET)
-    try:
-        with path.open("wb") as file:
-            file.write(_MAGIC + b"%d\n" % VERSION)
-            file.write(packer.compress(struct.pack("<Q", len(text)) + text))
-            file.write(packer.compress(struct.pack("<Q", len(extents)) + table))
-            for _, data in extents:
-                file.write(packer.compress(data))
-            file.write(packer.flush())
-    except OSError as error:
-        raise HostError(f"cannot write session {path}: {error.strerror}") from error
+    with writing(path, "session ") as file:
+        file.write(_MAGIC + b"%d\n" % VERSION)
+        file.write(packer.compress(struct.pack("<Q", len(text)) + text))
+        file.write(packer.compress(struct.pack("<Q", len(extents)) + table))
+        for _, data in extents:
+            file.write(packer.compress(data))
+        file.write(packer.flush())
 
 
 def damaged(path: Path) -> HostError:

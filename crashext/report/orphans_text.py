@@ -17,7 +17,7 @@ from crashext.analysis.results.estimate import Estimate, count_text
 from crashext.analysis.results.evidence import HIDDEN, OrphanGroup, UnreachableMemory
 from crashext.analysis.results.reports import OrphanReport
 from crashext.analysis.types.candidates import settled
-from crashext.hosts.base import HostError
+from crashext.hosts.written import writing
 from crashext.report.evidence_text import allocator_headline, caller_lines
 from crashext.report.lines import line
 from crashext.report.reach_text import reachability_lines
@@ -171,14 +171,11 @@ def write_list(
         why = explained.get(address, "")
         return f"{address:x} {safe(cache)}" + (f" # {_verdict(why)}: {safe(why)}" if why else "")
 
-    try:
-        with path.open("w") as stream:
-            for start in range(0, len(addresses), _CHUNK):
-                some = zip(
-                    addresses[start : start + _CHUNK].tolist(),
-                    caches[start : start + _CHUNK],
-                    strict=True,
-                )
-                stream.write("".join(f"{row(a, c)}\n" for a, c in some))
-    except OSError as error:
-        raise HostError(f"cannot write {path}: {error.strerror}") from error
+    with writing(path) as stream:
+        for start in range(0, len(addresses), _CHUNK):
+            some = zip(
+                addresses[start : start + _CHUNK].tolist(),
+                caches[start : start + _CHUNK],
+                strict=True,
+            )
+            stream.write("".join(f"{row(a, c)}\n" for a, c in some).encode())

@@ -27,6 +27,7 @@ from tests.report.pages import Parsed, figures
 
 BUILDS = [p for p in os.environ.get("CRASHEXT_PYKDUMP", "").split(":") if p]
 FORMS = ("vmcore", "vmcore.kdump", "vmcore.d31")
+BAR = r"(?m)^.*[━╸╺](?: +\d+%)?(?: +\d+ (?:s|min) left)? *\n?"
 PROMPT = r"(?:[\r\n]|\x1b\[[0-9?]*[A-Za-z]|\x1b>)crash> "  # at a line's start: reports say it too
 
 pytestmark = only_if(
@@ -84,7 +85,7 @@ class Crash:
         text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", str(self.terminal.before))
         text = text.replace("\r", "").split(line, 1)[-1]
         # The progress bar erases itself on a terminal; here its last state is still to be read.
-        return re.sub(r"(?m)^.*[━╸╺](?: +\d+%)? *\n?", "", text).lstrip("\n")
+        return re.sub(BAR, "", text).lstrip("\n")
 
     def memory(self) -> int:
         """Resident KiB of the crash process."""

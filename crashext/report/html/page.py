@@ -23,7 +23,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from crashext import __version__
-from crashext.hosts.base import HostError
+from crashext.hosts.written import writing
 from crashext.report.html.blocks import AMOUNTS, Amounts, Page
 from crashext.report.safe import safe
 
@@ -34,10 +34,8 @@ MOST_BYTES = 2 << 20
 def write_page(page: Callable[[Amounts], Page], path: Path) -> None:
     """Write the report; raises `HostError` where the file cannot be written."""
     text = render(page)
-    try:
-        path.write_text(text, encoding="ascii", newline="\n")
-    except OSError as error:
-        raise HostError(f"cannot write {path}: {error.strerror}") from error
+    with writing(path) as stream:
+        stream.write(text.encode("ascii"))
 
 
 def render(page: Callable[[Amounts], Page]) -> str:
