@@ -44,7 +44,7 @@ from crashext.hosts.base import U64, HostError, Info
 from crashext.hosts.plain import answered
 from crashext.kernel.counters.clock import uptime, wall_clock
 from crashext.kernel.counters.rcu import read_backlog
-from crashext.kernel.pages.areas import read_areas
+from crashext.kernel.pages.areas import by_caller, read_areas
 from crashext.kernel.pages.frames import Frames, FrameUse
 from crashext.kernel.pages.leftover import Pages, read_pages
 from crashext.kernel.slab.caches import SlabCache
@@ -331,21 +331,16 @@ def _not_hidden(fact: AreaFact) -> AreaFact:
 def _areas(marked: Reach) -> tuple[AreaFact, ...]:
     """vmalloc areas by caller, most bytes first."""
     view, areas, reached = marked.view, marked.areas, marked.areas_reached()
-    sums: dict[tuple[str, str], list[int]] = {}
-    largest: dict[tuple[str, str], tuple[int, int]] = {}
-    for row in np.flatnonzero((areas.pages > 0) & (areas.caller != 0)).tolist():
-        symbol = view.host.symbol_at(int(areas.caller[row]))
-        key = (symbol.name, symbol.module) if symbol else (f"{int(areas.caller[row]):#x}", "")
-        entry = sums.setdefault(key, [0, 0, 0, 0])
-        size = int(areas.pages[row]) * view.space.page_size
-        entry[0] += 1
-        entry[1] += int(areas.pages[row])
-        entry[2] += size
-        entry[3] += 0 if reached[row] else size
-        here = (size, int(areas.start[row]))
-        largest[key] = max(largest.get(key, here), here)
-    found = [
-        AreaFact(*key, n, pages, size, unreachable, U64(largest[key][1]))
-        for key, (n, pages, size, unreachable) in sums.items()
-    ]
+    rows = np.flatnonzero((areas.pages > 0) & (areas.caller != 0))
+    names, which = by_caller(view.host, areas.caller[rows])
+    found = []
+    for number, name in enumerate(names):
+        mine = rows[which == number]
+        pages = areas.pages[mine].astype(np.int64)
+        lost = int(pages[~reached[mine]].sum())
+        largest = areas.start[mine[pages == pages.max()]].max()
+        page, total = view.space.page_size, int(pages.sum())
+        found.append(
+            AreaFact(*name, len(mine), total, total * page, lost * page, U64(int(largest)))
+        )
     return tuple(sorted(found, key=lambda a: (-a.bytes, a.caller)))

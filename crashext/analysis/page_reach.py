@@ -15,6 +15,7 @@ from crashext.analysis.results.evidence import UnreachableMemory
 from crashext.analysis.verdict.facts import PagesHolder
 from crashext.hosts.base import U64
 from crashext.kernel.access import Words
+from crashext.kernel.pages.areas import by_caller
 from crashext.kernel.roots.places import Place, PlaceKind
 
 _EXAMPLES = 4
@@ -39,14 +40,10 @@ def unreachable_memory(marked: Reach, modules: list[str]) -> tuple[UnreachableMe
 def _areas(marked: Reach) -> list[UnreachableMemory]:
     areas, nodes = marked.areas, marked.nodes
     rows = np.flatnonzero(~marked.areas_reached())
-    by_caller: dict[tuple[str, str], list[int]] = {}
-    for row in rows.tolist():
-        caller = int(areas.caller[row])
-        symbol = nodes.view.host.symbol_at(caller) if caller else None
-        name = symbol.name if symbol else f"{caller:#x}" if caller else ""
-        by_caller.setdefault((name, symbol.module if symbol else ""), []).append(row)
+    names, which = by_caller(nodes.view.host, areas.caller[rows])
     found = []
-    for (name, module), mine in by_caller.items():
+    for number, (name, module) in enumerate(names):
+        mine = rows[which == number]
         size = (areas.end[mine] - areas.start[mine]).astype(np.int64)
         pages = areas.pages[mine].astype(np.int64)
         found.append(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 Addresses = NDArray[np.uint64]
@@ -215,16 +216,27 @@ class DebugFilesHost(Protocol):
         ...
 
 
-def coalesce(addresses: Addresses, size: int, limit: int) -> list[tuple[int, int]]:
+def cut(piece: bytes, addresses: Addresses, size: int) -> Bytes:
+    """What is at each of a run's addresses, out of the bytes from the first on: uint8[n, size]."""
+    data = np.frombuffer(piece, np.uint8)
+    if len(data) == len(addresses) * size:
+        return data.reshape(-1, size)
+    rows: Bytes = sliding_window_view(data, size)[(addresses - addresses[0]).astype(np.intp)]
+    return rows
+
+
+def coalesce(addresses: Addresses, size: int, limit: int, gap: int = 0) -> list[tuple[int, int]]:
     """Cut sorted, unique `addresses` into runs [i, j) that follow each other without a gap.
 
     A run is at most `limit` bytes long, so one fault costs one run's retry and a read never
-    needs more memory than that.
+    needs more memory than that. Up to `gap` bytes between two of a run are read with them.
     """
     if not len(addresses):
         return []
-    per_run = max(1, limit // size)
-    breaks = np.flatnonzero(np.diff(addresses) != np.uint64(size)) + 1
+    per_run = max(1, limit // (size + gap))
+    steps = np.diff(addresses)
+    apart = steps > np.uint64(size + gap) if gap else steps != np.uint64(size)
+    breaks = np.flatnonzero(apart) + 1
     edges = [0, *breaks.tolist(), len(addresses)]
     return [
         (start, min(start + per_run, edge))

@@ -28,6 +28,7 @@ from crashext.hosts.base import (
     Symbol,
     Types,
     coalesce,
+    cut,
 )
 from crashext.hosts.debuginfod import by_hand
 from crashext.hosts.directmap import NO_MAP, direct_map
@@ -43,6 +44,7 @@ from crashext.hosts.tags import pointer_tags
 from crashext.hosts.unusual import open_unusual
 
 _READ_LIMIT = 1 << 20  # bigger pieces gain nothing (measured 2.7 GB/s at 1 MiB on an ELF dump)
+_GAP = 512  # bytes: copying them costs less than another read
 KCORE = Path("/proc/kcore")
 KERNEL_MISSING = "the kernel's own variables are in the missing part"
 GLOBAL = drgn.SymbolBinding.GLOBAL
@@ -150,17 +152,18 @@ class DrgnHost:
         unique, inverse = np.unique(addresses, return_inverse=True)
         data = np.zeros((len(unique), size), np.uint8)
         ok = np.zeros(len(unique), np.bool_)
-        todo = coalesce(unique, size, _READ_LIMIT)[::-1]
+        todo = coalesce(unique, size, _READ_LIMIT, _GAP)[::-1]
         while todo:
             start, end = todo.pop()
+            wanted = unique[start:end]
             try:
-                piece = self._memory(int(unique[start]), (end - start) * size)
+                piece = self._memory(int(wanted[0]), int(wanted[-1] - wanted[0]) + size)
             except (drgn.FaultError, ValueError, OverflowError):
                 if end - start > 1:
                     middle = (start + end) // 2
                     todo += [(middle, end), (start, middle)]
                 continue
-            data[start:end] = np.frombuffer(piece, np.uint8).reshape(-1, size)
+            data[start:end] = cut(piece, wanted, size)
             ok[start:end] = True
         return data[inverse], ok[inverse]
 
@@ -187,11 +190,8 @@ class DrgnHost:
             if found is not None:
                 return found
         known = self._program.symbols()
-        return Symbols(
-            np.array([s.address for s in known], np.uint64),
-            np.array([s.size for s in known], np.uint64),
-            [s.name for s in known],
-        )
+        places = np.array([(s.address, s.size) for s in known], np.uint64).reshape(-1, 2)
+        return Symbols(places[:, 0], places[:, 1], [s.name for s in known])
 
     @cached_property
     def _percpu_symbols(self) -> list[Symbol]:

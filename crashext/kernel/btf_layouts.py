@@ -21,6 +21,7 @@ class BtfLayouts:
 
     def __init__(self, btf: Btf) -> None:
         self._btf = btf
+        self._enumerators: dict[str, int | None] = {}
 
     def functions(self) -> set[str]:
         """Names of all functions."""
@@ -56,7 +57,9 @@ class BtfLayouts:
 
     def enumerator(self, name: str) -> int | None:
         """Value of an enumerator; None where no enum has it."""
-        return self._btf.enumerator(name)
+        if name not in self._enumerators:  # a look through all names takes a millisecond
+            self._enumerators[name] = self._btf.enumerator(name)
+        return self._enumerators[name]
 
 
 def disagreement(types: BtfLayouts, vmcoreinfo: Mapping[str, str]) -> str:

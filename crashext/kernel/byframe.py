@@ -13,6 +13,8 @@ from typing import Any, Generic, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from crashext.distinct import distinct
+
 T = TypeVar("T", bound=np.generic)
 S = TypeVar("S", bound=np.generic)
 Frames64 = NDArray[np.int64]
@@ -118,7 +120,7 @@ class ByFrame(Generic[T]):
             self._rows[0][frames] = values
             return
         row = frames >> self._shift
-        fresh = np.unique(row[self._shared[self._number[row]]])
+        fresh = distinct(row[self._shared[self._number[row]]])
         if len(fresh):
             at = self._room(len(fresh))
             self._rows[at : at + len(fresh)] = self._rows[self._number[fresh]]
@@ -198,7 +200,7 @@ class ByFrame(Generic[T]):
         def pairs(some: slice) -> Frames64:
             return first[some].astype(np.int64) * width + second[some]
 
-        known = np.unique(np.concatenate([np.unique(pairs(p)) for p in pieces]))
+        known = distinct(np.concatenate([distinct(pairs(p)) for p in pieces]))
         number = np.empty(len(first), np.int32)
         for piece in pieces:
             number[piece] = np.searchsorted(known, pairs(piece))

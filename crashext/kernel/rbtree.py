@@ -30,19 +30,28 @@ def nodes(host: Host, roots: Addresses, limit: int) -> tuple[Words, int]:
     level, ok = words_at(host, roots)
     faults = int((~ok).sum())
     found: list[Words] = []
-    seen: set[int] = set()
+    seen = np.zeros(0, np.uint64)  # ascending
     for _ in range(_MAX_LEVELS):
-        fresh = [n for n in dict.fromkeys(level.tolist()) if n and n not in seen]
-        seen.update(fresh)
-        if not fresh or len(seen) > limit:
+        level = _fresh(level, seen)
+        seen = np.sort(np.concatenate([seen, level]))
+        if not len(level) or len(seen) > limit:
             break
-        level = np.array(fresh, np.uint64)
         found.append(level)
         rows, ok = host.read_many(level, rb.size)
         faults += int((~ok).sum())
         children = [column(rows[ok], rb[side]) for side in ("rb_left", "rb_right")]
         level = np.concatenate(children)
     return np.concatenate([np.zeros(0, np.uint64), *found]), faults
+
+
+def _fresh(level: Words, seen: Words) -> Words:
+    """Those of a level that are no null pointer and were not seen, each once, in their order."""
+    _, first = np.unique(level, return_index=True)
+    level = level[np.sort(first)]
+    at = np.minimum(np.searchsorted(seen, level), max(len(seen) - 1, 0))
+    known = seen[at] == level if len(seen) else np.zeros(len(level), np.bool_)
+    fresh: Words = level[(level != 0) & ~known]
+    return fresh
 
 
 def search(

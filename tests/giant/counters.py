@@ -19,6 +19,9 @@ class Pages:
     free: int = 0
     user: int = 0
     slab: int = 0
+    kernel: int = 0
+    """Of vmalloc areas, stacks among them."""
+    stacks: int = 0
     reserved: int = 0
     """Not given to the page allocator."""
 
@@ -47,10 +50,12 @@ def count(kernel: Kernel, number: int, added: Pages) -> None:
         ("NR_SLAB_UNRECLAIMABLE_B", added.slab),
         ("NR_ANON_MAPPED", added.user),
         ("NR_INACTIVE_ANON", added.user),
+        ("NR_KERNEL_STACK_KB", 16 * added.stacks),
     ):
         kernel.bump(kernel.item(at + node["vm_stat"].offset, name), pages)
         kernel.bump(kernel.item(kernel.symbol("vm_node_stat"), name), pages)
     kernel.bump(kernel.symbol("_totalram_pages"), added.managed)
+    kernel.bump(kernel.symbol("nr_vmalloc_pages"), added.kernel)
 
 
 def resident(kernel: Kernel, pages: int) -> None:

@@ -14,6 +14,7 @@ from crashext.kernel.pages.frames import FrameUse
 from tests.lab import Dump
 
 from .counters import Pages, count, resident
+from .crowds import Crowds
 from .image import PAGE, Image
 from .kernel import Kernel, open_base
 from .pages import PAGES, Rows, Templates, Workspace, free_section, on_node
@@ -25,7 +26,7 @@ _FIRST = 4 * GIB
 """Physical address of the memory that is added: behind the hole that PCI has."""
 _SPREAD = 2 * TIB
 """Bytes of the file that one hole for zeros has at most."""
-_KINDS = ("leaked", "free", "user")
+_KINDS = ("leaked", "free", "user", "kernel")
 
 
 def make(base: Dump, shape: Shape, target: Path) -> dict[str, Any]:
@@ -45,8 +46,12 @@ def make(base: Dump, shape: Shape, target: Path) -> dict[str, Any]:
     _sections(kernel, templates, leak, work, runs, added)
     _content(image, leak, runs, shape, rng)
     own = added[0]
+    crowds = Crowds(kernel, work)
+    crowds.add(shape.crowd, next((at * PAGES for kind, _, at, _ in runs if kind == "kernel"), 0))
+    own.slab += crowds.slab_pages
+    own.stacks = shape.crowd.tasks
     own.present += work.sections * PAGES
-    own.reserved = work.used - shape.partial
+    own.reserved = work.used - shape.partial - crowds.slab_pages
     own.free += work.free_rest()
     work.flush()
     kernel.flush()
@@ -81,7 +86,12 @@ Run = tuple[str, int, int, int]
 
 def _plan(shape: Shape, nodes: int) -> list[Run]:
     """Where everything goes: each node has its share of each kind, and a hole behind it."""
-    wanted = {"leaked": shape.leaked, "free": shape.free, "user": shape.user}
+    wanted = {
+        "leaked": shape.leaked,
+        "free": shape.free,
+        "user": shape.user,
+        "kernel": shape.crowd.kernel,
+    }
     runs: list[Run] = []
     at = _FIRST // SECTION + _WORK
     for node in range(nodes):
@@ -103,7 +113,7 @@ def _work_sections(shape: Shape, runs: list[Run]) -> int:
     """Sections of the workspace: struct pages of its own and of each run, tables, slabs."""
     sections = sum(n for *_, n in runs)
     tables = sections // 512 * 3 + sections // 128 + 64
-    pages = 512 * (len(runs) + 4) + tables + shape.partial + 4096
+    pages = 512 * (len(runs) + 4) + tables + shape.partial + shape.crowd.pages + 4096
     return min(_WORK, pages // (PAGES - 1024) + 1)
 
 
@@ -121,6 +131,7 @@ def _sections(
         "leaked": np.repeat(leak.row[None], PAGES, axis=0),
         "free": free_section(templates),
         "user": np.repeat(templates.some(FrameUse.ANON)[None], PAGES, axis=0),
+        "kernel": np.repeat(templates.some(FrameUse.KERNEL)[None], PAGES, axis=0),
     }
     numbers: list[NDArray[np.int64]] = []
     targets: list[NDArray[np.uint64]] = []
@@ -144,6 +155,8 @@ def _sections(
                 pages.free += some * PAGES
             case "user":
                 pages.user += some * PAGES
+            case "kernel":
+                pages.kernel += some * PAGES
     own = work.take(512 * work.sections, reserved, align=512)
     work.map_at = own
     numbers.append(work.start // SECTION + np.arange(work.sections))

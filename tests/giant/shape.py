@@ -8,6 +8,31 @@ MIB, GIB, TIB = 1 << 20, 1 << 30, 1 << 40
 SECTION = 128 * MIB
 
 
+STACK_PAGES = 4
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """What there are very many of; pages of areas and of stacks should fill sections."""
+
+    areas: int = 0
+    """vmalloc areas of one page, which nobody knows."""
+    tasks: int = 0
+    """Kernel threads that sleep."""
+    caches: int = 0
+    """Caches with one slab each, whose objects nobody knows."""
+
+    @property
+    def kernel(self) -> int:
+        """Bytes of what areas and stacks map."""
+        return (self.areas + self.tasks * STACK_PAGES) * 4096
+
+    @property
+    def pages(self) -> int:
+        """Pages of structures that it takes, about."""
+        return self.areas // 20 + self.tasks * 3 + self.caches * 2 + 1024
+
+
 @dataclass(frozen=True)
 class Shape:
     """One machine, without what the base dump has."""
@@ -24,16 +49,21 @@ class Shape:
     """Bytes of the address space behind each node's memory that nothing is at."""
     whole: bool = True
     """User and free pages are in the dump, as zeros; else they were left out when it was made."""
+    crowd: Crowd = Crowd()
     seed: int = 1
 
     @property
     def user(self) -> int:
         """Bytes that are a process's own memory."""
-        return self.memory - self.leaked - self.free
+        return self.memory - self.leaked - self.free - self.crowd.kernel
 
 
 SHAPES = {
     "4G": Shape(4 * GIB, GIB // 2, GIB // 2),
+    "areas": Shape(5 * GIB, GIB // 4, GIB // 2, crowd=Crowd(areas=1 << 20)),
+    "tasks": Shape(5 * GIB, GIB // 4, GIB // 2, crowd=Crowd(tasks=3 << 15)),
+    "caches": Shape(4 * GIB, GIB // 4, GIB // 2, crowd=Crowd(caches=20_000)),
+    "many": Shape(4 * GIB, GIB // 8, GIB // 2),
     "64G": Shape(64 * GIB, 8 * GIB, 8 * GIB),
     "1T": Shape(TIB, 64 * GIB, 64 * GIB),
     "24T": Shape(24 * TIB, 512 * GIB, TIB, partial=4096, hole=2 * TIB // 32, whole=False),

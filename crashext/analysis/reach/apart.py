@@ -16,6 +16,7 @@ from crashext.analysis.reach.mark import Marks
 from crashext.analysis.reach.nodes import Nodes
 from crashext.analysis.reach.references import References, roots_in
 from crashext.analysis.reach.scan import readable_frames
+from crashext.distinct import distinct
 from crashext.hosts.base import Bytes
 from crashext.kernel.access import Words
 from crashext.kernel.byframe import ByFrame
@@ -104,7 +105,7 @@ def _held_by_crowds_alone(
         from_crowd[from_crowd] = crowded[graph.table.rows(source[from_crowd].astype(np.int64))]
         others[target[~from_crowd]] = True
         found.append(target[from_crowd].astype(np.int64))
-    targets = np.unique(np.concatenate(found))
+    targets = distinct(np.concatenate(found))
     return targets[~others[targets]]
 
 
@@ -115,7 +116,7 @@ def _linked(graph: Nodes, whole: SlabIndex) -> NDArray[np.int64]:
     for number in whole.crowds:
         reader = view.reader(view.caches.all[number])
         for batch in reader.read(table.index, table.index.rows_of(number)):
-            values = np.unique(_words(batch.content[batch.state == State.ALLOCATED]))
+            values = distinct(_words(batch.content[batch.state == State.ALLOCATED]))
             values = values[view.space.direct.holds(values)]
             values = values[table.at(values) < 0]
             found.append(view.pointers.resolve(values).cache)

@@ -42,9 +42,10 @@ from crashext.kernel.slab.usage import usage
 from crashext.kernel.slab.view import KernelView
 from crashext.progress import Progress
 
-_SLOT_BYTES = 7 + 8 * 1.5
-"""Of each slot: state, kept, reached, via; and edges, one and a half each (measured 1.2 to 1.6)."""
-_BASE_BYTES = 300 << 20  # Python, numpy, drgn with a kernel's debug info
+_SLOT_BYTES = 7 + 8 * 1.5 + 80
+"""Of each slot: state, kept, reached, via; edges, one and a half each (measured 1.2 to 1.6); and
+what is worked out of each that cannot be reached, which may be all of them."""
+_BASE_BYTES = 200 << 20  # Python, numpy, drgn and what it keeps of a kernel's debug info
 _PIECE = 1 << 20
 _GIANT_TARGETS = 8192
 _UPWARDS = 2  # passes that follow referrers outside the sample

@@ -80,9 +80,9 @@ def _lost_edges(reach: Reach) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     return np.concatenate(sources), np.concatenate(targets)
 
 
-def _owners(marks: Marks) -> NDArray[np.int64]:
+def _owners(marks: Marks) -> NDArray[np.int32]:
     """The start of each object's path; itself where none leads to it. Paths halve each round."""
-    owner = np.where(marks.via >= 0, marks.via, np.arange(len(marks.via))).astype(np.int64)
+    owner = np.where(marks.via >= 0, marks.via, np.arange(len(marks.via), dtype=np.int32))
     while True:
         further = owner[owner]
         if (further == owner).all():

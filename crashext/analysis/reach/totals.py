@@ -6,6 +6,7 @@ Whoever lists groups lists the largest; what stands in a headline is from here, 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,8 @@ from crashext.distinct import distinct
 from crashext.kernel.slab.caches import SlabCache
 from crashext.kernel.slab.objects import State
 from crashext.kernel.slab.slots import Slots
+
+T = TypeVar("T", bound=np.generic)
 
 
 def count(marked: Reach, cache: SlabCache, slots: Slots) -> Estimate:
@@ -107,11 +110,19 @@ def by_heads(marked: Reach, found: Structures, explained: Slots) -> tuple[Unreac
 
     What hangs below `explained` heads is no leak, and left out.
     """
-    kept = ~np.isin(found.head, explained)
-    slots, heads = found.slots[kept], found.head[kept]
+    slots, heads = found.slots, found.head
+    if len(explained):
+        kept = ~np.isin(heads, explained)
+        slots, heads = slots[kept], heads[kept]
     of_slot, of_head = marked.table.caches(slots), marked.table.caches(heads)
     result = [
-        _under(marked, number, slots[of_head == number], of_slot[of_head == number], heads, of_head)
+        _under(
+            marked,
+            number,
+            _of(of_head == number, slots),
+            _of(of_head == number, of_slot),
+            _of(of_head == number, heads),
+        )
         for number in distinct(of_head).tolist()
     ]
     return tuple(sorted(result, key=lambda c: (-c.bytes, c.cache)))
@@ -123,11 +134,10 @@ def _under(
     slots: Slots,
     of_slot: NDArray[np.uint16],
     heads: Slots,
-    of_head: NDArray[np.uint16],
 ) -> UnreachableCache:
     caches = marked.view.caches.all
     cache = caches[number]
-    own = slots[of_slot == number]
+    own = _of(of_slot == number, slots)
     objects = count(marked, cache, own)
     # Where the cache was sampled, as much hangs below those that were not drawn.
     scale = [n / len(own) for n in (objects.estimate, objects.low, objects.high)]
@@ -146,7 +156,7 @@ def _under(
     others = Estimate(
         sum(b.objects for b in below), round(total * scale[1]), round(total * scale[2])
     )
-    tops = distinct(heads[of_head == number])
+    tops = distinct(heads)
     return UnreachableCache(
         cache=cache.name,
         objects=objects,
@@ -155,6 +165,11 @@ def _under(
         others=Estimate.known(others.estimate) if objects.exact else others,
         below=tuple(below),
     )
+
+
+def _of(which: NDArray[np.bool_], values: NDArray[T]) -> NDArray[T]:
+    """Some of an array; all of it are not copied: there may be millions."""
+    return values if which.all() else values[which]
 
 
 def _slots_of(marked: Reach, rows: NDArray[np.int64]) -> Slots:

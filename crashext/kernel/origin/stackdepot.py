@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from crashext.distinct import distinct
 from crashext.hosts.base import Host, Layout
 from crashext.kernel.access import Words, column, words_at
 from crashext.kernel.addresses import page_shift, page_size
@@ -81,7 +82,7 @@ class StackDepot:
 
     def stacks(self, handles: Words) -> dict[int, Stack]:
         """Return addresses, innermost first, of each handle whose record can be read."""
-        wanted = np.unique(handles[handles != 0])
+        wanted = distinct(handles[handles != 0])
         fresh = np.array([h for h in wanted.tolist() if h not in self._known], np.uint64)
         if len(fresh) and self._pools is not None and self._record is not None:
             coding = self._coding or self._decide(self._record, fresh[:_PROBES])

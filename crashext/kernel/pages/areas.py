@@ -110,6 +110,19 @@ def read_areas(host: Host, memory: MemoryMap) -> Areas:
     )
 
 
+def by_caller(host: Host, callers: Words) -> tuple[list[tuple[str, str]], NDArray[np.intp]]:
+    """Names of those who asked, and their modules, each once; and which of them each is."""
+    known, which = np.unique(callers, return_inverse=True)
+    numbers: dict[tuple[str, str], int] = {}
+    number = np.zeros(len(known), np.intp)
+    for i, caller in enumerate(known.tolist()):
+        symbol = host.symbol_at(caller) if caller else None
+        name = symbol.name if symbol else f"{caller:#x}" if caller else ""
+        key = (name, symbol.module if symbol else "")
+        number[i] = numbers.setdefault(key, len(numbers))
+    return list(numbers), number[which]
+
+
 def _tree(host: Host) -> tuple[Words, int]:
     """Addresses of all vmap_areas, from the busy trees, and how many could not be read."""
     area = host.layout("struct vmap_area")

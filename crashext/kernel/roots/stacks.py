@@ -9,15 +9,20 @@ kernel/fork.c (alloc_thread_stack_node, cached_stacks; 4.19 to 6.12).
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from crashext.distinct import among, distinct
-from crashext.hosts.base import Bytes, Host, Layout, ReadFault
+from crashext.hosts.base import Bytes, Host, Member, ReadFault
 from crashext.kernel.access import Words, column, u64
 from crashext.kernel.architecture import architecture
+from crashext.kernel.byframe import spread
 from crashext.kernel.pages.areas import Areas
 from crashext.kernel.pages.pagetables import physical
 from crashext.kernel.slab.objects import State
@@ -26,6 +31,7 @@ from crashext.kernel.slab.view import KernelView
 
 _MAX_STACK = 1 << 18
 _COMM = 16
+_AT_ONCE = 1 << 10
 _IRQ_STACK = 16384  # IRQ_STACK_ORDER 2, arch/x86/include/asm/page_64_types.h
 
 
@@ -73,7 +79,15 @@ class Stacks:
 
     def at(self, address: int) -> Stack | None:
         """The stack that holds a virtual address."""
-        return next((s for s in self.stacks if s.start <= address < s.end), None)
+        at = bisect_right(self._starts, address)
+        while at and address < self.stacks[at - 1].end:
+            at -= 1  # of several the first
+        found = self.stacks[at] if at < len(self.stacks) else None
+        return found if found is not None and found.start <= address < found.end else None
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        return [stack.start for stack in self.stacks]
 
 
 _NOTHING = (np.zeros(0, np.int64), np.zeros((0, 2), np.int64), frozenset[int]())
@@ -82,33 +96,30 @@ _NO_ROWS = frozenset[int]()
 
 def read_stacks(view: KernelView, table: SlotTable, areas: Areas) -> Stacks:
     """Find the stack of every task_struct that is allocated, and of the boot CPU's idle task."""
-    host = view.host
-    rows, size = _task_rows(view, table)
-    layout = host.layout("struct task_struct")
-    if layout is None or "stack" not in layout or not len(rows):
+    tasks = _tasks(view, table)
+    if not len(tasks.stack):
         return Stacks((), *_NOTHING, _NO_ROWS, view.space.page_shift)
-    starts = column(rows, layout["stack"])
-    pids = column(rows, layout["pid"])
-    pointers = _stack_pointers(host, rows, size)
-    length = _stack_size(view, areas, starts)
-    running = _running(host)
-    comm = layout["comm"].offset
+    length = _stack_size(view, areas, tasks.stack)
+    running = np.sort(np.array(_running(view.host), np.uint64))
+    # The lowest of the stack pointers that are in each stack.
+    low, high = (np.searchsorted(running, tasks.stack + np.uint64(n)) for n in (0, length))
     stacks = []
-    for i in np.argsort(starts, kind="stable").tolist():
-        start, end = int(starts[i]), int(starts[i]) + length
+    for i in np.argsort(tasks.stack, kind="stable").tolist():
+        start, live = int(tasks.stack[i]), int(tasks.pointer[i])
+        end = start + length
         if not start:
             continue
-        name = bytes(rows[i, comm : comm + _COMM]).split(b"\0", 1)[0]
-        live = int(pointers[i])
-        here = [sp for sp in running if start <= sp < end]
-        live = min([live, *here]) if start <= live < end else start
-        if not here and _on_cpu(layout, rows[i : i + 1]):
+        here = low[i] < high[i]
+        if not start <= live < end:
+            live = start
+        elif here:
+            live = min(live, int(running[low[i]]))
+        if not here and tasks.on_cpu[i]:
             live = start  # it runs, and its registers are not known
-        elif not here and _has_exited(layout, rows[i : i + 1]):
+        elif not here and tasks.exited[i]:
             live = end
-        stacks.append(
-            Stack(start, live, end, int(pids[i]), name.decode("ascii", "backslashreplace"))
-        )
+        name = bytes(tasks.comm[i]).split(b"\0", 1)[0].decode("ascii", "backslashreplace")
+        stacks.append(Stack(start, live, end, int(tasks.pid[i]), name))
     return Stacks(tuple(stacks), *_dead_parts(view, areas, stacks), view.space.page_shift)
 
 
@@ -129,28 +140,60 @@ def owned_stacks(view: KernelView) -> Words | None:
     return distinct(np.concatenate(found))
 
 
-def _task_rows(view: KernelView, table: SlotTable) -> tuple[Bytes, int]:
-    """The task_structs: uint8[n, bytes], and how many bytes of each there are."""
-    cache = view.caches.find("task_struct")
+@dataclass(frozen=True)
+class _Tasks:
+    """What is asked of every task_struct: an array element a task."""
+
+    stack: Words
+    pid: Words
+    pointer: Words
+    """The saved stack pointer; 0 where none is known."""
+    comm: Bytes
+    on_cpu: Words
+    exited: Words
+    """Whether the task will never run again: what is on its stack holds nothing.
+
+    Since 68f24b08ee89 (4.9) such a stack is gone with the task's last run. Before, a leaked task
+    keeps it, and the thread_info at its bottom points back at the task.
+    """
+
+
+def _tasks(view: KernelView, table: SlotTable) -> _Tasks:
+    """init_task and those of the cache; none where it is not known where stacks are."""
     layout = view.host.layout("struct task_struct")
-    if cache is None or layout is None:
-        return np.zeros((0, 0), np.uint8), 0
-    of_cache = np.flatnonzero(table.index.cache == view.caches.index(cache))
-    slots = [np.arange(table.first[row], table.first[row + 1], dtype=np.int64) for row in of_cache]
-    numbers = np.concatenate(slots) if slots else np.zeros(0, np.int64)
-    numbers = numbers[table.state[numbers] == State.ALLOCATED]
+    found = [np.zeros((0, 5), np.uint64)]
+    names = [np.zeros((0, _COMM), np.uint8)]
+    if layout is not None and "stack" in layout:
+        members = [layout.members.get(n) for n in ("stack", "pid", "on_cpu", "exit_state")]
+        comm = layout["comm"].offset
+        for rows in _task_rows(view, table, layout.size):
+            columns = [
+                np.zeros(len(rows), np.uint64) if member is None else column(rows, member)
+                for member in (*members, _saved_pointer(view.host, rows.shape[1]))
+            ]
+            found.append(np.stack(columns, axis=1))
+            names.append(rows[:, comm : comm + _COMM].copy())
+    stack, pid, on_cpu, exited, pointer = np.concatenate(found).T
+    return _Tasks(stack, pid, pointer, np.concatenate(names), on_cpu, exited)
+
+
+def _task_rows(view: KernelView, table: SlotTable, size: int) -> Iterator[Bytes]:
+    """The task_structs, some at a time: uint8[n, bytes]. A hundred thousand take a gigabyte."""
+    cache = view.caches.find("task_struct")
+    if cache is None:
+        return
     # The cache's objects are shorter than sizeof: the FPU state at the end is sized at boot.
-    size = min(layout.size, cache.object_size)
-    rows, ok = view.host.read_many(table.addresses(numbers), size)
-    rows = rows[ok]
+    size = min(size, cache.object_size)
     init = view.host.address_of("init_task")
     if init is not None:
-        try:
-            first = np.frombuffer(view.host.read(init, size), np.uint8)
-            rows = np.concatenate([first[None], rows])
-        except ReadFault:
-            pass
-    return rows, size
+        with suppress(ReadFault):
+            yield np.frombuffer(view.host.read(init, size), np.uint8)[None]
+    of_cache = np.flatnonzero(table.index.cache == view.caches.index(cache))
+    numbers = spread(table.first[of_cache], table.first[of_cache + 1])
+    numbers = numbers[table.state[numbers] == State.ALLOCATED]
+    for begin in range(0, len(numbers), _AT_ONCE):
+        rows, ok = view.host.read_many(table.addresses(numbers[begin : begin + _AT_ONCE]), size)
+        yield rows[ok]
 
 
 def _running(host: Host) -> list[int]:
@@ -159,29 +202,15 @@ def _running(host: Host) -> list[int]:
     return [registers[number] for registers in host.registers() if number < len(registers)]
 
 
-def _stack_pointers(host: Host, rows: Bytes, size: int) -> Words:
+def _saved_pointer(host: Host, size: int) -> Member | None:
+    """Where in so many bytes of a task_struct its stack pointer is kept."""
     at = 0
     for structure, member in architecture(host).saved_stack_pointer:
         layout = host.layout(structure)
         if layout is None or member not in layout:
-            return np.zeros(len(rows), np.uint64)
+            return None
         at += layout[member].offset
-    if at + 8 > size:
-        return np.zeros(len(rows), np.uint64)
-    return np.ascontiguousarray(rows[:, at : at + 8]).view("<u8").reshape(-1)
-
-
-def _on_cpu(layout: Layout, row: Bytes) -> bool:
-    return "on_cpu" in layout and bool(column(row, layout["on_cpu"])[0])
-
-
-def _has_exited(layout: Layout, row: Bytes) -> bool:
-    """Whether the task will never run again: what is on its stack holds nothing.
-
-    Since 68f24b08ee89 (4.9) such a stack is gone with the task's last run. Before, a leaked task
-    keeps it, and the thread_info at its bottom points back at the task.
-    """
-    return "exit_state" in layout and bool(column(row, layout["exit_state"])[0])
+    return Member(at, 8) if at + 8 <= size else None
 
 
 def _stack_size(view: KernelView, areas: Areas, starts: Words) -> int:
@@ -199,7 +228,6 @@ def _dead_parts(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], frozenset[int], frozenset[int]]:
     """The dead part of each page frame that belongs to a stack; and whose stacks areas are."""
     live = {stack.start: stack.live for stack in stacks}
-    areas_at = set(areas.start.tolist())
     known = np.array(sorted(live), np.uint64)
     limits = np.zeros(len(areas.start), np.uint64)
     if len(known):
@@ -233,7 +261,8 @@ def _dead_parts(
     begin = np.where(areas.frame_index[dead] == 0, heads[areas.frame_area[dead]], 0)
     frames = [areas.frame[dead]]
     parts = [np.stack([begin, end], axis=1)]
-    for place, part in _elsewhere(view, [s for s in stacks if s.start not in areas_at]):
+    apart = ~np.isin(np.array([s.start for s in stacks], np.uint64), areas.start)
+    for place, part in _elsewhere(view, [s for s, a in zip(stacks, apart, strict=True) if a]):
         frames.append(np.array([place], np.int64))
         parts.append(np.array([[0, part]], np.int64))
     for idle in _idle_irq_stacks(view):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from crashext.distinct import distinct
 from crashext.hosts.base import Host, Layout, Mask, ReadFault
 from crashext.kernel.access import Words, column, u64, variable, words_at
 from crashext.kernel.slab.geometry import node_layout
@@ -47,7 +48,7 @@ def array_caches(
         faults += int((~ok).sum())
     ours, more = _of_nodes(host, nodes)
     every = np.concatenate([*found, ours])
-    return np.unique(every[every != 0]), faults + more
+    return distinct(every[every != 0]), faults + more
 
 
 def _of_nodes(host: Host, nodes: tuple[int, ...]) -> tuple[Words, int]:
@@ -91,7 +92,7 @@ def kept_back(host: Host, arrays: Words) -> tuple[Words, int]:
         for a, b in zip(begin[sound].tolist(), end[sound].tolist(), strict=True)
     ]
     objects, readable = words_at(host, np.concatenate([_NONE, *entries]))
-    return np.unique(objects[readable]), int((~sound).sum()) + int((~readable).sum())
+    return distinct(objects[readable]), int((~sound).sum()) + int((~readable).sum())
 
 
 def stale_entries(host: Host, arrays: Words) -> tuple[Words, Words]:

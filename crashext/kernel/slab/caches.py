@@ -85,8 +85,12 @@ class Caches:
         self.damage = damage
         """Why the list of caches is incomplete, or None."""
         self.sorted_addresses = np.array(sorted(c.address for c in self.all), np.uint64)
-        by_address = {c.address: i for i, c in enumerate(self.all)}
-        self.sorted_index = np.array([by_address[int(a)] for a in self.sorted_addresses], np.uint16)
+        self._by_address = {c.address: i for i, c in enumerate(self.all)}
+        self.sorted_index = np.array(
+            [self._by_address[int(a)] for a in self.sorted_addresses], np.uint16
+        )
+        self.slot_sizes = np.array([c.slot_size for c in self.all], np.uint64)
+        """By index."""
         self._by_name: dict[str, SlabCache] = {}
         for cache in self.all:
             for alias in cache.aliases:
@@ -103,7 +107,7 @@ class Caches:
         return sorted(self._by_name)
 
     def index(self, cache: SlabCache) -> int:
-        return self.all.index(cache)
+        return self._by_address[cache.address]
 
 
 def _other_spelling(name: str) -> str:

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from crashext.hosts.base import Host, Mask, ReadFault
 from crashext.kernel.access import Words, u64
@@ -58,7 +60,16 @@ class SlabIndex:
     Of a sample of the memory map, what was seen of them."""
 
     def rows_of(self, cache_index: int) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
-        return np.flatnonzero(self.cache == cache_index)
+        order, starts = self._by_cache
+        if not 0 <= cache_index < len(starts) - 1:
+            return np.zeros(0, np.intp)
+        return order[starts[cache_index] : starts[cache_index + 1]]
+
+    @cached_property
+    def _by_cache(self) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
+        """Rows in the order of their caches, and where in it each cache's begin."""
+        counts = np.bincount(self.cache)
+        return np.argsort(self.cache, kind="stable"), np.append(0, np.cumsum(counts))
 
     def has(self, addresses: Words) -> Mask:
         """Which addresses are those of slabs: uint64[n] -> bool[n]."""
@@ -75,8 +86,7 @@ class SlabIndex:
             return np.full(len(addresses), -1, np.int64)
         row = np.searchsorted(self.address, addresses, side="right").astype(np.int64) - 1
         at = np.maximum(row, 0)
-        sizes = np.array([c.slot_size for c in caches.all], np.uint64)
-        length = self.objects[at].astype(np.uint64) * sizes[self.cache[at]]
+        length = self.objects[at].astype(np.uint64) * caches.slot_sizes[self.cache[at]]
         outside = (row < 0) | (addresses - self.address[at] >= length)
         return np.where(outside, -1, row)
 

@@ -109,7 +109,11 @@ class SlotTable:
 
     def caches(self, slots: Slots) -> NDArray[np.uint16]:
         """Indices into `Caches.all` of the slots' caches."""
-        return self.index.cache[self.rows(slots)]
+        found = np.empty(len(slots), np.uint16)
+        for at in range(0, len(slots), _PIECE):
+            piece = slice(at, at + _PIECE)
+            found[piece] = self.index.cache[self.rows(slots[piece])]
+        return found
 
     def at(self, addresses: Words) -> Slots:
         """Slots whose objects hold the addresses, -1 elsewhere: uint64[n] -> int64[n]."""

@@ -1,0 +1,55 @@
+"""Thirty thousand areas, eight thousand tasks, two thousand caches: each is counted once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.conftest import Ran, lab_dump, run
+from tests.giant import SHAPES, make
+from tests.giant.image import PAGE
+from tests.giant.shape import STACK_PAGES, Crowd
+
+CROWD = Crowd(areas=1 << 15, tasks=1 << 13, caches=2000)
+SHAPE = replace(SHAPES["4G"], leaked=1 << 27, crowd=CROWD)
+
+
+@pytest.fixture(scope="module")
+def verdict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
+    path = tmp_path_factory.mktemp("giant") / "many.vmcore"
+    make(lab_dump("nodes"), SHAPE, path)
+    yield run("leakscan", "-c", path, "-s", lab_dump("nodes").vmlinux, "--json")
+    path.unlink()
+
+
+def area(verdict: Ran, caller: str) -> dict[str, Any]:
+    areas = verdict.document["facts"]["areas"]
+    found: dict[str, Any] = next(a for a in areas if a["caller"] == caller)
+    return found
+
+
+def test_areas_that_nobody_knows(verdict: Ran) -> None:
+    lost = area(verdict, "vmalloc")
+    assert lost["unreachable"] == CROWD.areas * PAGE
+    assert CROWD.areas <= lost["areas"] < CROWD.areas + 100
+
+
+def test_stacks_of_tasks_are_in_use(verdict: Ran) -> None:
+    stacks = max(verdict.document["facts"]["areas"], key=lambda a: a["pages"])
+    assert 0 <= stacks["pages"] - CROWD.tasks * STACK_PAGES < 4096, stacks
+    assert not stacks["unreachable"]
+
+
+def test_every_cache_is_there(verdict: Ran) -> None:
+    caches = [c for c in verdict.document["facts"]["caches"] if ":job-" in c["name"]]
+    assert len(caches) == CROWD.caches
+    assert {c["slabs"] for c in caches} == {1}
+    assert len({c["allocated"] for c in caches}) == 1
+
+
+def test_memory_adds_up(verdict: Ran) -> None:
+    for check in verdict.document["accounting"]["checks"]:
+        assert check["found"] == pytest.approx(check["counted"], abs=256 << 10), check
