@@ -13,12 +13,13 @@ class TimeLeft:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._begun, self._first, self._share = clock(), 0.0, 0.0
+        self._begun: float | None = None
+        self._first, self._share = 0.0, 0.0
 
     def after(self, done: int, total: int) -> str:
         """What to say when so much is done; "" where nothing can be said."""
         now, share = self._clock(), min(1.0, done / max(total, 1))
-        if 2 * share < self._share:  # a little less is the same step
+        if self._begun is None or 2 * share < self._share:  # a little less is the same step
             self._begun, self._first = now, share
         self._share = share
         passed, moved = now - self._begun, share - self._first
