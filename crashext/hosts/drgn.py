@@ -225,8 +225,9 @@ class DrgnHost:
             self._module_symbols_loaded = True
             register_symbols(self._program, self, self._module_list)
         try:
-            # Labels that the compiler made up (.LC0) name nothing.
-            found = [s for s in self._program.symbols(address) if not s.name.startswith(".L")]
+            # Labels that the compiler made up (.LC0), and arm64's marks of data ($d) name nothing.
+            found = [s for s in self._program.symbols(address) if s.name[:2] != ".L"]
+            found = [s for s in found if s.name[:1] != "$"]
         except (LookupError, ValueError, OverflowError, drgn.FaultError):
             return None
         if not found:

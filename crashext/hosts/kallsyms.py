@@ -26,6 +26,7 @@ from crashext.hosts.kallsyms_check import (
     require_markers,
     require_names,
     require_order,
+    require_pairs,
     require_tokens,
 )
 from crashext.hosts.kallsyms_search import Tables, find_tables
@@ -82,7 +83,7 @@ class Kallsyms:
         name, size = self.names[first], int(self.addresses[after]) - start
         if name.startswith(EXPORT):
             size = min(size, _KSYMTAB)
-        if name.startswith(".L"):  # a label that the compiler made up
+        if name.startswith(".L") or name == "__per_cpu_end":  # the compiler's label, the linker's
             return None
         if size >= _GAP and not self._is_large(start, size, after):
             if _MARKER.match(name):
@@ -126,6 +127,7 @@ def read_kallsyms(read: Read, vmcoreinfo: Mapping[str, str]) -> Kallsyms:
         require_agreement(found.by_name, known)
         require_exports(read, found.by_name)
         require_families(found.by_name)
+        require_pairs(found.names, found.addresses)
     order = _order(read, len(names), behind, found.by_name)
     if order:
         require_order(order, [name[1:] for name in names])

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from crashext.hosts.base import HostError, ReadFault
 
@@ -26,6 +27,7 @@ _GROUP = 256  # names a marker
 # The linker names what it puts in for a broken Cortex-A53 e843419@0583_0000d8e3_2844.
 _NAMES = re.compile(r"(?:[A-Za-z_.$][\w.$]*+\n|e\d++@\w++\n)++", re.ASCII)
 
+_PREFIX = "__pfx_"
 _TRACEPOINT = "__tracepoint_"
 _SYSCALL = "__syscall_meta__"
 _FAMILY = {  # prefix: that of which there is one for each
@@ -141,3 +143,24 @@ def require_families(names: Collection[str]) -> None:
         theirs = endings[other]
         if theirs and not endings[prefix] <= theirs:
             raise HostError(f"{DAMAGED}: of the names of one thing some are not among them")
+
+
+def require_pairs(names: Sequence[str], addresses: NDArray[np.uint64]) -> None:
+    """Before a function lie as many bytes for its caller to patch as before any (x86, 6.2,
+    9f2899fe36a6): they have its name behind a prefix, a second witness of name and address.
+    """
+    before = [row for row, name in enumerate(names) if name.startswith(_PREFIX)]
+    if not before:
+        return
+    starts = addresses[before]
+    behind = np.searchsorted(addresses, starts, side="right")
+    gaps = addresses[np.minimum(behind, len(addresses) - 1)] - starts
+    functions = starts + np.uint64(np.median(gaps))
+    first = np.searchsorted(addresses, functions).tolist()
+    last = np.searchsorted(addresses, functions, side="right").tolist()
+    missing = sum(
+        names[row][len(_PREFIX) :] not in names[low:high]
+        for row, low, high in zip(before, first, last, strict=True)
+    )
+    if missing:
+        raise HostError(f"{DAMAGED}: {missing:,} functions are not where their padding is")

@@ -6,6 +6,7 @@ import struct
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 import pytest
 
 from crashext.hosts import kallsyms_check as check
@@ -66,3 +67,16 @@ def test_what_one_macro_makes_is_there_whole() -> None:
     check.require_families({"__SCT__tp_func_sched_switch"})  # a kernel that names no tracepoint
     for prefix in check._FAMILY:
         assert refused(partial(check.require_families, {*family, f"{prefix}sched_witch"}))
+
+
+def test_a_function_lies_behind_its_padding() -> None:
+    names = ["__pfx_a", "a", "__pfx_b", "alias", "b", "c", "__pfx_d", "d"]
+    places = [0, 16, 64, 80, 80, 96, 160, 176]
+    check.require_pairs(names, np.array(places, np.uint64))
+    check.require_pairs(["a", "c"], np.array([0, 16], np.uint64))  # another architecture's
+    for row, name in ((1, "x"), (2, "__pfx_x"), (7, "x")):
+        damaged = [*names[:row], name, *names[row + 1 :]]
+        assert refused(partial(check.require_pairs, damaged, np.array(places, np.uint64)))
+    for row in (0, 1, 2, 6):
+        moved = np.array([*places[:row], places[row] + 4, *places[row + 1 :]], np.uint64)
+        assert "1 function" in refused(partial(check.require_pairs, names, moved))
