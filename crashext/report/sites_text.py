@@ -63,4 +63,6 @@ def site_name(site: CallSite) -> str:
 
 
 def size_of(site: CallSite) -> str:
-    return "/".join(map(str, site.sizes))
+    """Bytes that it asks for, as far as the code tells."""
+    known = "/".join(map(str, site.sizes))
+    return f"from {site.least}" if site.least and not known else known

@@ -174,6 +174,7 @@ def unlocated(request: Request) -> CallSite:
         calls=request.entry.name,
         tail=request.jump,
         sizes=request.sizes,
+        least=request.least,
     )
 
 

@@ -34,6 +34,8 @@ class CallSite:
     """``file:line``; "" where no debug info says."""
     supposed: tuple[int, ...] = ()
     """Where `sizes` are not known: what they are if variables were what they are in the dump."""
+    least: int = 0
+    """Where `sizes` are not known: it asks for no less; 0 where the code does not tell."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,6 +149,8 @@ ISA = Isa(
 class Arm64Constants(Constants):
     """The same search, in another language."""
 
+    registers = REGISTERS
+
     def _set_by(self, instruction: Instruction, name: str, i: int, depth: int) -> Values:
         parts, operation = instruction.parts, instruction.mnemonic
         if operation == "bl" and name == "x0":

@@ -59,6 +59,9 @@ class _NotConstant(Exception):
 class Constants:
     """Of one function; `_set_by` and `_operand` are x86-64's."""
 
+    registers = REGISTERS
+    """Of this architecture: name -> (64-bit register, bits)."""
+
     def __init__(self, code: Code, peek: Peek) -> None:
         self.code, self._peek = code, peek
         self._steps = 0
@@ -91,6 +94,12 @@ class Constants:
         """What functions returned, or constants, that it may hold then; nothing where it may hold
         anything else."""
         return self._all_of(_MAY_BE_RESULTS, lambda: self._values(register, i, 0))
+
+    def set_at(self, i: int, register: str) -> list[int | None]:
+        """Places that set it last on some way to the place `i`; None where the caller did."""
+        self._steps = _MOST_STEPS
+        found = list(self._definitions(register, i))
+        return found if self._steps > 0 else [*found, None]
 
     def _all_of(self, kinds: tuple[What, ...], ask: Callable[[], Values]) -> Values:
         """The answer; nothing where it has anything but `kinds`: then the search ends at once."""

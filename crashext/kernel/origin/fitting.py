@@ -33,6 +33,8 @@ class Request:
     """The gfp flags; None where they are not known, and where the caches are."""
     length: int
     """Bytes of the call instruction."""
+    least: int = 0
+    """Where no sizes are known: it asks for no less."""
 
     @property
     def offset(self) -> int:
@@ -95,7 +97,7 @@ class Fit:
         known = request.flags is not None and self.variant in _BY_FLAGS
         if known and self.type_of(request.flags or 0) != self.variant:
             return False
-        return self.size(request.sizes)
+        return request.least <= self.cache.object_size and self.size(request.sizes)
 
     def size(self, sizes: tuple[int, ...]) -> bool:
         """Whether one of them is of this cache, or none is known."""

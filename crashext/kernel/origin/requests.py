@@ -33,6 +33,7 @@ from crashext.kernel.origin.entrypoints import (
 )
 from crashext.kernel.origin.fitting import Fit, Fitting, Request
 from crashext.kernel.origin.given import GivenCaches
+from crashext.kernel.origin.least import least
 from crashext.kernel.origin.mentions import Mentions
 from crashext.kernel.origin.readers import Reader, reader
 from crashext.kernel.origin.stores import Filled, stores_after
@@ -214,6 +215,7 @@ class Requests:
                 self._amount(row),
                 None if caches else self._flags(address, entry, function),
                 self._reader.call,
+                self._least(address, entry, function, row),
             )
         return self._known[address]
 
@@ -244,6 +246,14 @@ class Requests:
             found = self._whole(entry, found)
             self._amounts[address] = tuple(n & 0xFFFFFFFF for n in found) if pages else found
         return self._amounts[address]
+
+    def _least(self, call: int, entry: EntryPoint, function: Symbol, row: int) -> int:
+        """The least that is asked for where it is worked out at run time."""
+        if entry.kind is not Kind.SIZED or entry.size < 0 or self._amount(row):
+            return 0
+        known, at = self._place(call, function)
+        found = 0 if known is None else least(known, at, self._reader.isa.arguments[entry.size])
+        return next(iter(self._whole(entry, (found,))), 0)
 
     def _whole(self, entry: EntryPoint, sizes: tuple[int, ...]) -> tuple[int, ...]:
         """Sizes of whole objects, of sizes that were asked for."""
