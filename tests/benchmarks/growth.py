@@ -7,8 +7,6 @@ the same reader, opening taken off.
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 from time import process_time
@@ -20,6 +18,8 @@ from crashext.kernel.pages.frames import frames
 from crashext.kernel.slab.view import KernelView
 from crashext.progress import silent
 from tests.lab import build, scenario
+
+from .apart import run
 
 FORMATS = ("vmcore", "vmcore.d31")
 
@@ -46,10 +46,8 @@ def read_once(core: Path, vmlinux: Path) -> tuple[float, int]:
 def verdict(core: Path, vmlinux: Path) -> tuple[float, int]:
     """CPU seconds of the whole process, and its peak memory in bytes."""
     command = [sys.executable, "-m", "crashext", "leakscan", "-c", str(core), "-s", str(vmlinux)]
-    with subprocess.Popen([*command, "--json"], stdout=subprocess.DEVNULL) as process:
-        _, _, used = os.wait4(process.pid, 0)
-        process.returncode = 0
-    return used.ru_utime + used.ru_stime, used.ru_maxrss << 10
+    took = run([*command, "--json"])
+    return took.seconds, took.peak
 
 
 def main() -> None:
