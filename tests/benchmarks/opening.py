@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tests.lab import build, scenario
+from tests.no_debug_info import alone
 
 from .scan import measure
 
@@ -39,7 +41,9 @@ def main() -> None:
         dump = build(scenario(name))
         for form in _FORMS:
             for files in ((), (dump.vmlinux,)):
-                cpu, memory = _cost(_IMPORTS + _OPENED, dump.folder / form, *files)
+                with TemporaryDirectory() as folder:  # where no vmlinux lies beside it
+                    core = alone(dump, form, Path(folder))
+                    cpu, memory = _cost(_IMPORTS + _OPENED, core, *files)
                 cells = (
                     f"{name}, {form}",
                     "vmlinux" if files else "none",
