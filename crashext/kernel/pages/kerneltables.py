@@ -1,8 +1,8 @@
 """Page frames of page tables that no counter has: the kernel's own, and the upper user levels.
 
-NR_PAGETABLE counts tables that went through a constructor: user PTE and PMD tables only, until
-constructors came to the other levels (6.16, and 6.17 for the kernel's). What is found here may be
-counted already: `Frames` says TABLE of those.
+NR_PAGETABLE counts tables that went through a constructor that does so: user PTE tables, and PMD
+tables since b2b29d6d0119 (5.9), until constructors came to the other levels (6.16, and 6.17 for the
+kernel's). What is found here may be counted already: `Frames` says TABLE of those.
 
 Sources: arch/x86/mm/pgtable.c, arch/x86/include/asm/pgalloc.h, arch/arm64/mm/pgd.c (4.19 to 6.12).
 """
@@ -18,8 +18,10 @@ from crashext.distinct import distinct, without
 from crashext.hosts.base import Host, Mask, ReadFault
 from crashext.kernel.access import Words, column, require, u64
 from crashext.kernel.addresses import AddressSpace
+from crashext.kernel.byframe import ByFrame
 from crashext.kernel.lists import entries
 from crashext.kernel.memmap import MemoryMap
+from crashext.kernel.pages.frames import FrameUse
 from crashext.kernel.pages.pagetables import Format, rows_of, table_format
 
 _ISOLATION = ("pti_init", "kaiser_init")
@@ -28,6 +30,8 @@ vendors' older kernels have of it. Its kernel part has tables of its own."""
 _MAX_TABLES = 1 << 20
 _MAX_PROCESSES = 1 << 18
 _BATCH = 1 << 10
+_FEW = 64
+"""Processes whose tables tell what is marked of everybody's."""
 
 
 def kernel_tables(host: Host, space: AddressSpace) -> NDArray[np.int64]:
@@ -39,15 +43,19 @@ def kernel_tables(host: Host, space: AddressSpace) -> NDArray[np.int64]:
     return _below(host, space, form, top[:, form.kernel :].reshape(-1), len(form.shifts) - 1)
 
 
-def user_tops(host: Host, space: AddressSpace, memory: MemoryMap) -> NDArray[np.int64]:
-    """Page frames of the upper levels of every process's tables: int64[n], ascending."""
+def user_tops(
+    host: Host, space: AddressSpace, memory: MemoryMap, use: ByFrame[np.uint8]
+) -> NDArray[np.int64]:
+    """Page frames of the levels of every process's tables that have no counter, given what struct
+    pages say: int64[n], ascending."""
     form = table_format(host)
     if form is None:
         return np.zeros(0, np.int64)
     where = _tops(host, space, memory, form)
     tops = space.frames(where - np.uint64(space.direct.start))
-    # The two last levels have counters.
-    found = [tops.astype(np.int64), _of_users(host, space, form, where, len(form.shifts) - 3)]
+    # The last level has a counter, and the one before where the kernel marks it.
+    levels = len(form.shifts) - (3 if _middle_marked(host, space, form, where, use) else 2)
+    found = [tops.astype(np.int64), _of_users(host, space, form, where, levels)]
     if any(host.address_of(name) is not None for name in _ISOLATION):
         pairs = _in_pairs(host, memory, tops)
         found.append(tops[pairs].astype(np.int64) + 1)
@@ -56,6 +64,16 @@ def user_tops(host: Host, space: AddressSpace, memory: MemoryMap) -> NDArray[np.
         rows = rows_of(host, second, form.top)[:, form.kernel :].reshape(-1)
         found.append(_below(host, space, form, rows, len(form.shifts) - 1))
     return distinct(np.concatenate(found))
+
+
+def _middle_marked(
+    host: Host, space: AddressSpace, form: Format, tops: Words, use: ByFrame[np.uint8]
+) -> bool:
+    """Whether struct pages tell PMD tables, the last level but one."""
+    both, upper = (_of_users(host, space, form, tops[:_FEW], len(form.shifts) - n) for n in (2, 3))
+    middle = without(both, upper)
+    middle = middle[middle < len(use)]
+    return not len(middle) or bool((use[middle] == FrameUse.TABLE).any())
 
 
 def _in_pairs(host: Host, memory: MemoryMap, tops: Words) -> Mask:
@@ -80,13 +98,13 @@ def _seconds(host: Host, form: Format, tops: Words, page: int) -> Words:
 
 
 def unmarked_tables(host: Host, space: AddressSpace, memory: MemoryMap) -> NDArray[np.int64]:
-    """Page frames of the counted levels of every process's tables, where the kernel does not mark
-    them: before 1d40a5ea01d5 (4.18) gave them a page type. int64[n], ascending."""
+    """Page frames of the last level of every process's tables, which is counted, where the kernel
+    does not mark it: before 1d40a5ea01d5 (4.18) gave it a page type. int64[n], ascending."""
     page, form = host.layout("struct page"), table_format(host)
     if page is None or "page_type" in page or form is None:
         return np.zeros(0, np.int64)
     tops = _tops(host, space, memory, form)
-    every, upper = (_of_users(host, space, form, tops, len(form.shifts) - n) for n in (1, 3))
+    every, upper = (_of_users(host, space, form, tops, len(form.shifts) - n) for n in (1, 2))
     return without(every, upper)
 
 

@@ -192,7 +192,8 @@ def leftover(view: KernelView, frames: Frames, areas: Areas) -> Leftover:
 
     vmalloc = take(distinct(areas.frame))
     percpu = take(percpu_frames(host, space, areas))
-    tables = union(kernel_tables(host, space), user_tops(host, space, view.memory))
+    own = user_tops(host, space, view.memory, frames.use)
+    tables = union(kernel_tables(host, space), own)
     walked, tracing = take(tables), take(raw_pages(host, space))
     return Leftover(vmalloc, percpu, walked, tracing, tables, left.frames())
 

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from drgn.helpers.linux.mm import follow_phys
 
+from crashext.kernel.byframe import ByFrame
+from crashext.kernel.pages.frames import FrameUse
 from crashext.kernel.pages.kerneltables import unmarked_tables, user_tops
 from crashext.kernel.pages.pagetables import physical
 from tests.conftest import lab_host, lab_view
@@ -82,10 +84,19 @@ def test_missing_tables_cost_their_addresses_only() -> None:
     assert found[1] == 0x40012345
 
 
+def no_tables(pages: int) -> ByFrame[np.uint8]:
+    """Page frames none of which a struct page calls a table."""
+    return ByFrame.filled(pages, np.uint8(FrameUse.KERNEL))
+
+
 @pytest.mark.parametrize("isolated", [True, False])
-@pytest.mark.parametrize("marked", [True, False])
+@pytest.mark.parametrize(
+    ("marked", "middle_too"),
+    [(False, False), (True, False), (True, True)],
+    ids=("3.10", "4.19", "5.9"),
+)
 def test_tables_of_processes_are_walked_where_the_kernel_does_not_mark_them(
-    marked: bool, isolated: bool
+    marked: bool, middle_too: bool, isolated: bool
 ) -> None:
     """As of RHEL 7's 3.10, which isolates page tables: a second top behind the first. Where it
     does not lead where the first does, it is none, whatever looks like an entry there."""
@@ -107,11 +118,16 @@ def test_tables_of_processes_are_walked_where_the_kernel_does_not_mark_them(
     ):
         made.host.put(DIRECT + at + 8 * number, word(leads_to | 0x67))
     host, space, memory = made.host, made.space, made.memory
-    assert user_tops(host, space, memory).tolist() == [
-        at >> 12 for at in (top, twin, upper, *([shadow] if isolated else []), spare)
-    ]
+    use = no_tables(32)
+    if middle_too:
+        use.set(np.array([middle >> 12, last >> 12]), np.uint8(FrameUse.TABLE))
+    expected = [top, twin, upper, spare]
+    expected += [shadow] if isolated else []
+    expected += [] if middle_too else [middle]
+    found = user_tops(host, space, memory, use).tolist()
+    assert found == sorted(at >> 12 for at in expected)
     found = unmarked_tables(host, space, memory).tolist()
-    assert found == ([] if marked else [middle >> 12, last >> 12])
+    assert found == ([] if marked else [last >> 12])
 
 
 @pytest.mark.parametrize("own", [True, False])
@@ -130,7 +146,7 @@ def test_the_page_behind_a_top_table_is_a_table_where_it_is_of_the_same_allocati
     made.host.put(links, word(list_head, list_head))
     made.put(top, 48, 1 << 32)
     made.put(top + 1, 48, own << 32)
-    found = user_tops(made.host, made.space, made.memory).tolist()
+    found = user_tops(made.host, made.space, made.memory, no_tables(32)).tolist()
     assert found == ([top] if own else [top, top + 1])
 
 
