@@ -28,6 +28,7 @@ _MAX_TAGS = 4096
 _MAX_TAG = 4096  # bytes of struct codetag: 32 in the kernels known
 _MAX_EXT = 4096
 _WORD = 8
+_KERNEL_SPACE = 1 << 63
 
 
 @dataclass(frozen=True)
@@ -86,13 +87,14 @@ def page_tags(host: Host, pfns: Words) -> Words:
     if ext is None or offset is None or not len(pfns):
         return none
     size = page_ext_size(host, ext.size)
-    # Where nobody needs a part it has the offset 0, which is that of page_ext's own flags.
-    if not ext.size <= offset <= size - _WORD or size > _MAX_EXT:
+    if not 0 <= offset <= size - _WORD or size > _MAX_EXT:
         return none
     entries, ok = page_exts(host, pfns, size)
     none[ok], good = words_at(host, entries[ok] + np.uint64(offset))
     none[np.flatnonzero(ok)[~good]] = 0
-    return np.where(none > _EMPTY, none, np.uint64(0))
+    # The offset is 0 too where this part is not needed: then page_ext's flags are there, small
+    # numbers. They are left out themselves where nobody needs them.
+    return np.where(none >= _KERNEL_SPACE, none, np.uint64(0))
 
 
 def outstanding(host: Host, space: AddressSpace, tags: Words) -> dict[int, Outstanding]:

@@ -60,7 +60,7 @@ def test_each_allocation_of_pages_has_its_tag(machine: Machine) -> None:
 
 def test_a_kernel_that_keeps_no_tags_in_page_ext_has_none(machine: Machine) -> None:
     """The part that nobody asked for at boot has the offset 0, where page_ext's flags are."""
-    machine.host.put(EXT, word(TAGS))
+    machine.host.put(EXT, word(0b1011))
     machine.host.put(TAG_OPS, word(0))
     frame = np.array([machine.first], np.uint64)
     assert page_tags(machine.host, frame).tolist() == [0]
