@@ -5,8 +5,9 @@
 # make man papers    manual pages from the parsers, output blocks of README and crashext/docs
 # make test-browser AXE=axe.min.js    pages in Chromium, judged by axe-core's file; half a minute
 # make test-live    leakscan --live in a guest that carries Python; some minutes more
-# make test-kernels    the tests on kernels of Debian's other suites, and on one with SLAB; fetches 4 GB
-#                      and compiles once; writes README's table of kernels
+# make test-kernels    the tests on kernels of Debian's other suites, on two with SLAB, and on one that
+#                      notes who allocates; fetches 4 GB and compiles three, each 5 to 25 minutes,
+#                      once; writes README's table of kernels
 # make test-no-debug-info    the same documents with and without vmlinux, on every kernel of those,
 #                      guest, form and question: prints a table; an hour
 # make test-busy    the tests on a distribution under load; builds it once, 15 minutes
@@ -43,7 +44,8 @@ test-kernels: $(VENV)/installed-dev lab-packages
 	CRASHEXT_KERNELS=1 $(BIN)/pytest tests/end_to_end/test_other_kernels.py \
 	    --junit-xml=$(VENV)/kernels.xml
 	$(BIN)/python -m tests.record_support $(VENV)/kernels.xml
-	CRASHEXT_KERNELS=1 $(BIN)/pytest tests/end_to_end/test_callers_by_record.py
+	CRASHEXT_KERNELS=1 $(BIN)/pytest tests/end_to_end/test_callers_by_record.py \
+	    tests/end_to_end/test_allocation_tags.py
 
 test-no-debug-info: LAB_SCENARIO := default@arm64
 test-no-debug-info: $(VENV)/installed-dev lab-packages

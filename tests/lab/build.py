@@ -17,9 +17,9 @@ from typing import IO, Any
 
 from . import busy, dumps, truth
 from .errors import LabError
-from .initramfs import IN_CGROUP, INIT, guest_modules, write_initramfs
+from .initramfs import INIT, first_programs, guest_modules, write_initramfs
 from .module_build import EXTRA, build_module, source_hash
-from .own_kernel import compile_kernel, own_kernel
+from .own_kernel import SOURCES, compile_kernel, own_kernel
 from .packages import Kernel, fetch, newest_kernel, require_tools
 from .program_build import SOURCE as PROGRAM
 from .program_build import build_program
@@ -187,6 +187,9 @@ def _kernel(scenario: Scenario, cache: Path) -> Kernel:
         # The first time fetches package lists, a few MB; hence the lock.
         with _lock(cache / "suites" / scenario.kernel, lambda line: None):
             return suite_kernel(cache, SUITES[scenario.kernel])
+    if scenario.kernel in SOURCES:
+        with _lock(cache / "suites" / SOURCES[scenario.kernel], lambda line: None):
+            return own_kernel(cache, scenario.kernel)
     return own_kernel(cache, scenario.kernel)
 
 
@@ -205,7 +208,7 @@ def _provide(kernel: Kernel, cache: Path, tell: Callable[[str], None]) -> None:
     # Under a lock of its own: builders of other dumps need not wait for it.
     with _lock(kernel.root.parent, tell):
         tell(f"compiling {kernel.release}: 5 to 25 minutes, once")
-        compile_kernel(kernel)
+        compile_kernel(cache, kernel)
 
 
 def _key(scenario: Scenario, kernel: Kernel) -> str:
@@ -222,8 +225,7 @@ def _key(scenario: Scenario, kernel: Kernel) -> str:
         inputs.append(source_hash(EXTRA / scenario.extra))
     if kernel.arch != NATIVE:
         inputs.append("kdump")
-    if "rdinit=" in scenario.append:
-        inputs.append(IN_CGROUP.read_text())
+    inputs.extend(path.read_text() for path in first_programs(scenario))
     return sha256(json.dumps(inputs).encode()).hexdigest()[:10]
 
 

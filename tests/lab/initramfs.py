@@ -18,8 +18,9 @@ from .scenarios import Scenario
 
 INIT = Path(__file__).parent / "guest" / "init"
 
-IN_CGROUP = Path(__file__).parent / "guest" / "in-cgroup"
-"""Another first program, for ``rdinit=``: moves into a memory cgroup, then becomes `INIT`."""
+FIRST_PROGRAMS = tuple(INIT.parent / name for name in ("in-cgroup", "with-allocinfo"))
+"""Other first programs, for ``rdinit=/lab/NAME``, which become `INIT`: one in a memory cgroup, one
+that has it save /proc/allocinfo too."""
 
 GUEST_MODULES = ("virtio_pci", "virtio_blk", "qemu_fw_cfg")
 """Disks to hand files out; qemu_fw_cfg gives QEMU the VMCOREINFO note for the dump."""
@@ -37,6 +38,11 @@ OLDER_KERNELS_HAVE = ("crc32c_generic",)
 def guest_modules(scenario: Scenario) -> tuple[str, ...]:
     """The kernel's own modules that `scenario` loads."""
     return (*GUEST_MODULES, *(DISK_MODULES if scenario.parameters.get("pagecache_mib") else ()))
+
+
+def first_programs(scenario: Scenario) -> list[Path]:
+    """Those of `FIRST_PROGRAMS` that the guest's command line names."""
+    return [path for path in FIRST_PROGRAMS if f"rdinit=/lab/{path.name}" in scenario.append]
 
 
 def write_initramfs(
@@ -60,7 +66,8 @@ def write_initramfs(
         archive.folder(folder)
     archive.file("bin/busybox", busybox.read_bytes(), executable=True)
     archive.file("init", INIT.read_bytes(), executable=True)
-    archive.file("lab/in-cgroup", IN_CGROUP.read_bytes(), executable=True)
+    for first in first_programs(scenario):
+        archive.file(f"lab/{first.name}", first.read_bytes(), executable=True)
     add_modules(archive, kernel, guest_modules(scenario), extra)
     leaks = ""
     if module is not None:

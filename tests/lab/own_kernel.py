@@ -18,8 +18,12 @@ from pathlib import Path
 from .errors import LabError, MissingToolsError
 from .packages import Kernel, download, newest_dependency, staged
 from .run import run
+from .suites import SUITES, download_from, suite_source
 
 CONFIGS = Path(__file__).parent / "kernels"
+
+SOURCES = {"profiling": "trixie"}
+"""Kernels whose source is another suite's (suites.py); the compiler is the machine's own."""
 
 KERNEL_PACKAGES = {
     "bc": "bc",
@@ -47,11 +51,18 @@ def own_kernel(cache: Path, name: str) -> Kernel:
     if not config.is_file():
         known = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.config")))
         raise LabError(f"no kernel {name!r} (known: {known})")
-    _, source = newest_dependency("linux-source", "linux-source-")
+    _, source = _source(cache, name)
     # Debian's revision is no part of what the kernel says it is.
     release = f"{source.rpartition('-')[0]}-{name}"
     version = f"{source}_{sha256(config.read_bytes()).hexdigest()[:10]}"
     return Kernel(release, version, cache / "own-kernels" / f"{release}_{version}", config)
+
+
+def _source(cache: Path, name: str) -> tuple[str, str]:
+    """Name and version of the package with the source of the kernel `name`."""
+    if name in SOURCES:
+        return suite_source(cache, SUITES[SOURCES[name]])
+    return newest_dependency("linux-source", "linux-source-")
 
 
 def own_kernel_packages() -> set[str]:
@@ -59,7 +70,7 @@ def own_kernel_packages() -> set[str]:
     return {*KERNEL_PACKAGES.values(), *HEADER_PACKAGES.values()}
 
 
-def compile_kernel(kernel: Kernel) -> None:
+def compile_kernel(cache: Path, kernel: Kernel) -> None:
     """Fetch the source, compile it and keep what booting, debugging and modules need.
 
     The source tree and the objects, 3 GB, are removed again.
@@ -69,7 +80,7 @@ def compile_kernel(kernel: Kernel) -> None:
     _require_tools()
     with staged(kernel.root) as building:
         tree = building / "source"
-        _unpack_source(kernel, building, tree)
+        _unpack_source(cache, kernel, building, tree)
         configure(kernel, tree)
         run(["nice", "make", "-C", tree, f"-j{os.cpu_count() or 1}"], COMPILE_TIMEOUT)
         keep(kernel, tree, building)
@@ -127,9 +138,14 @@ def _header_files(tree: Path) -> list[Path]:
     return found
 
 
-def _unpack_source(kernel: Kernel, building: Path, tree: Path) -> None:
-    package, _ = newest_dependency("linux-source", "linux-source-")
-    deb = download(package, kernel.version.rpartition("_")[0], building)
+def _unpack_source(cache: Path, kernel: Kernel, building: Path, tree: Path) -> None:
+    assert kernel.config is not None
+    name = kernel.config.stem
+    package, version = _source(cache, name)
+    if name in SOURCES:
+        deb = download_from(cache, SUITES[SOURCES[name]], package, building)
+    else:
+        deb = download(package, version, building)
     run(["dpkg-deb", "-x", deb, building / "package"], UNPACK_TIMEOUT)
     deb.unlink()
     tree.mkdir()

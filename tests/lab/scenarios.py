@@ -11,8 +11,11 @@ from .suites import SUITES
 DEBIAN = "debian"
 """The kernel of a scenario that names none: Debian's binary."""
 
-OWN_KERNELS = ("slab",)
+OWN_KERNELS = ("slab", "slab-debug", "profiling")
 """Of ``kernels/``: those on which any scenario may run."""
+
+_OWN_APPEND = {"profiling": "rdinit=/lab/with-allocinfo"}
+"""More words for the command line of theirs."""
 
 MODULE_PARAMETERS = (
     "nodes",
@@ -350,4 +353,6 @@ def scenario(name: str) -> Scenario:
         raise LabError(f"scenario {base} has a kernel of its own, {chosen.kernel}")
     parameters = _SMALLER.get(base, chosen.parameters)
     chosen = replace(chosen, name=name, kernel=suite, parameters=parameters)
-    return chosen.changed({}, append=_OWN) if suite in OWN_KERNELS else chosen
+    if suite not in OWN_KERNELS:
+        return chosen
+    return chosen.changed({}, append=f"{_OWN} {_OWN_APPEND.get(suite, '')}")

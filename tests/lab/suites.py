@@ -113,6 +113,20 @@ def suite_kernel(cache: Path, suite: Suite) -> Kernel:
     return Kernel(release, version, root, suite=suite.name, arch=suite.arch)
 
 
+def suite_source(cache: Path, suite: Suite) -> tuple[str, str]:
+    """Name and version of the package with the kernel's source in `suite`."""
+    apt = _Apt(_folder(cache, suite) / "apt")
+    apt.prepare(suite)
+    meta = "linux-source"
+    package = first_dependency(run(apt.command("apt-cache", "depends", meta)), meta, f"{meta}-")
+    return package, version_shown(run(apt.command("apt-cache", "show", package)), package)
+
+
+def download_from(cache: Path, suite: Suite, package: str, into: Path) -> Path:
+    """Fetch one package of `suite` into the folder `into`; returns the file."""
+    return _Apt(_folder(cache, suite) / "apt").download(package, into)
+
+
 def fetch_suite(cache: Path, kernel: Kernel) -> None:
     """Unpack `kernel`, its debug information and what compiles for it, unless they are there."""
     if kernel.root.is_dir():
