@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -106,5 +107,5 @@ class Fit:
 
 def below_of(caches: Caches, cache: SlabCache) -> int:
     """The size up to which requests go to a smaller kmalloc cache than `cache`."""
-    plain = (c for c in caches.all if family(c.name)[0].startswith("kmalloc-"))
-    return max((c.object_size for c in plain if c.object_size < cache.object_size), default=0)
+    at = bisect_left(caches.kmalloc_sizes, cache.object_size)
+    return caches.kmalloc_sizes[at - 1] if at else 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -105,6 +106,13 @@ class Caches:
 
     def names(self) -> list[str]:
         return sorted(self._by_name)
+
+    @cached_property
+    def kmalloc_sizes(self) -> tuple[int, ...]:
+        """Of objects of kmalloc's caches, each once, ascending: once for 20,000 caches, one of each
+        cgroup."""
+        sizes = {c.object_size for c in self.all if family(c.name)[0].startswith("kmalloc-")}
+        return tuple(sorted(sizes))
 
     def index(self, cache: SlabCache) -> int:
         return self._by_address[cache.address]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import struct
-from types import SimpleNamespace
-from typing import cast
 
 from crashext.hosts.base import Module, Symbol
 from crashext.kernel.origin.freeing import Freeing, Sure
@@ -53,7 +51,7 @@ def sure(*functions: tuple[int, bytes]) -> dict[str, list[Sure]]:
         host.put(at, b"")
         host.extents[TEXT][at - TEXT : at - TEXT + len(text)] = text
     all_of = (SMALL, LARGE, OWN)
-    caches = cast(Caches, SimpleNamespace(all=all_of, find=lambda name: None))
+    caches = Caches(all_of, None)
     freeing = Freeing(host, caches, Requests(host, caches))
     return {c.name: [found for _, found in freeing.of(c, "leaky")] for c in all_of}
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import struct
-from types import SimpleNamespace
-from typing import cast
 
 from crashext.hosts.base import Module, Symbol
 from crashext.kernel.origin.entrypoints import Kind
@@ -30,8 +28,7 @@ def requests(*layouts: object) -> Requests:
     )
     call = b"\xe8" + struct.pack("<i", KERNEL - (TEXT + 10))
     host.put(TEXT, (BEFORE + call + AFTER).ljust(0x1000, b"\xcc"))
-    caches = SimpleNamespace(all=(slab_cache("kmalloc-64", 64),), find=lambda name: None)
-    return Requests(host, cast(Caches, caches))
+    return Requests(host, Caches((slab_cache("kmalloc-64", 64),), None))
 
 
 def test_what_is_asked_for_and_written_lies_behind_it() -> None:
