@@ -280,6 +280,12 @@ def _kind(store: Store) -> str:
     return "word" if store.value >= _TELLING and not ones else "number" if store.value else "zero"
 
 
+def _dynamic(view: KernelView, value: int) -> bool:
+    """Whether it is an address of what the kernel allocated; -1 is none."""
+    word = np.array([value], np.uint64)
+    return bool(view.space.direct.holds(word)[0] or view.space.vmalloc.holds(word)[0])
+
+
 def _told(view: KernelView, store: Store, agrees: bool) -> str:
     if store.kind == "self":
         what = "the place's own address" if store.value == store.offset else "its own address"
@@ -289,7 +295,7 @@ def _told(view: KernelView, store: Store, agrees: bool) -> str:
         what = f'"{text.decode()}"'
     elif store.value >> 47:
         what = symbolic(view.host, store.value)
-        if what.startswith("0x"):  # an address that no code has in it
+        if what.startswith("0x") and _dynamic(view, store.value):  # no code has it in itself
             what = f"the pointer that its variable holds now, {what},"
     else:
         what = f"{store.value:#x}"
