@@ -8,6 +8,7 @@ kept.
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import socket
 from collections.abc import Hashable
@@ -90,6 +91,8 @@ class Session:
         """After a command: give memory back. Returns whether this engine had better leave."""
         if self._host is None:
             return False
+        if _resident() > _ROOM // 2:
+            gc.collect()  # what refers to itself is looked for seldom, and may hold arrays
         if _resident() > _ROOM:
             self._host.kept.shrink()
         _trim()
