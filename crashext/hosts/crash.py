@@ -99,7 +99,7 @@ class CrashHost:
 
     def moved_on(self, since: str | None = None) -> bool:
         """Whether crash knows other modules, or other symbols of them, than it did, or `since`."""
-        return self._ask_modules() != (since or self._modules_text)
+        return self._ask_modules() != (self._modules_text if since is None else since)
 
     @property
     def known_modules(self) -> str | None:

@@ -55,7 +55,7 @@ def read_headers(file: BinaryIO) -> Headers:
         if not sections or len(first) < _SECTION:
             raise ValueError("the number of segments is not there")
         (count,) = struct.unpack_from("<I", first, 44)
-    if (count and entry < _PROGRAM.size) or count > _MOST or at >= MOST_OFFSET:
+    if (count and entry != _PROGRAM.size) or count > _MOST or at >= MOST_OFFSET:
         raise ValueError("program headers of an impossible size")
     file.seek(at)
     table = file.read(entry * count)

@@ -17,6 +17,9 @@ from crashext.hosts.base import Host, Layout, Member, Module, ReadFault, Symbol,
 _MAX_MODULES = 1 << 12
 _MAX_SYMBOLS = 1 << 18
 _MAX_STRINGS = 1 << 24
+_MOST_AREA = 512 << 20
+"""Bytes of one area of a module; more is a damaged size."""
+_LONGEST = 512  # KSYM_NAME_LEN
 _NAME = 56  # MODULE_NAME_LEN on 64-bit machines
 _UNFORMED = "MODULE_STATE_UNFORMED"
 _ELF_SYMBOL = np.dtype(
@@ -50,18 +53,25 @@ def module_list(host: Host) -> Iterator[tuple[int, Module]]:
     unformed = host.enumerator(_UNFORMED)
     try:
         at = _number(host, head, 8)
+        seen = {head}
         for _ in range(_MAX_MODULES):
-            if at == head:
+            if at in seen:
                 return
+            seen.add(at)
             module = at - layout["list"].offset
             row = host.read(module, layout.size)
             at = _in(row, layout["list"])
             name = _string(row, layout["name"].offset)
-            ranges = tuple(sorted(_areas(host, row, layout)))
+            ranges = tuple(sorted(filter(_possible, _areas(host, row, layout))))
             if ranges and (unformed is None or _in(row, layout["state"]) != unformed):
                 yield module, Module(name, ranges)
     except (ReadFault, UnknownLayout):
         return
+
+
+def _possible(area: tuple[int, int]) -> bool:
+    start, end = area
+    return start >> 63 == 1 and end - start <= _MOST_AREA and end < 1 << 64
 
 
 def _areas(host: Host, row: bytes, layout: Layout) -> Iterator[tuple[int, int]]:
@@ -125,13 +135,15 @@ def module_symbols(host: Host, address: int, module: Module) -> Iterator[ModuleS
 
 
 def _strings(host: Host, address: int, last: int) -> bytes:
-    """A string table up to the end of the string at `last`."""
+    """A string table up to the end of the string at `last`, or to where that may not be longer."""
     if last >= _MAX_STRINGS:
         raise ReadFault(address)
-    data = host.read(address, last + 1)
-    while data[last:].find(b"\0") < 0:
+    data = bytearray(host.read(address, last + 1))
+    for _ in range(_LONGEST):
+        if data.find(b"\0", last) >= 0:
+            break
         data += host.read(address + len(data), 1)
-    return data
+    return bytes(data)
 
 
 def _in(row: bytes, member: Member) -> int:

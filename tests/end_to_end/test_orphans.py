@@ -347,7 +347,7 @@ def test_missing_pages_are_counted_and_named() -> None:
 
 
 @pytest.mark.parametrize("name", ["default", "chain", "messages", "twin", "innocent"])
-@pytest.mark.parametrize("budget", [64, 301])
+@pytest.mark.parametrize("budget", [64, 205])
 def test_a_sample_of_the_giants_gets_the_same_verdicts(name: str, budget: int) -> None:
     """Where memory is short, whole slabs are drawn: each of their objects is judged as before.
 
@@ -494,7 +494,7 @@ def test_bad_questions_get_one_line(arguments: list[str], says: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["default", "chain", "twin"])
-@pytest.mark.parametrize("budget", [64, 301])
+@pytest.mark.parametrize("budget", [64, 205])
 def test_the_interval_of_an_estimated_count_holds_the_true_one(name: str, budget: int) -> None:
     whole, some = unreachable_counts(marked(name)), unreachable_counts(marked(name, budget))
     assert all(count.exact for count in whole.values())

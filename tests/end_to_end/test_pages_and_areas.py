@@ -74,8 +74,11 @@ def test_pools_without_a_pointer_to_their_pages_are_held_and_by_whom_is_named(pa
     nodes = found.nodes.pointed_at(np.array(sorted(truth("pools", part)), np.uint64))
     assert (nodes >= found.nodes.first_area).all()
     assert found.marks.reached[nodes].all()
-    (place,) = {p.variable or p.name for p in Holders(found).count(nodes)}
-    assert place.removesuffix(" [leaklab]") == POOLS[part]
+    # A word in some stack may point at one of them, too.
+    places = {p.variable or p.name: n for p, n in Holders(found).count(nodes).items()}
+    most = max(places, key=places.__getitem__)
+    assert most.removesuffix(" [leaklab]") == POOLS[part]
+    assert places[most] > 0.98 * len(nodes)
 
 
 def test_lost_areas_of_vmap_are_found_though_their_pages_are_held() -> None:

@@ -280,6 +280,10 @@ def _kind(store: Store) -> str:
     return "word" if store.value >= _TELLING and not ones else "number" if store.value else "zero"
 
 
+def _inside(offset: int) -> str:
+    return f"the address of its own +{offset:#x}" if offset else "the object's address"
+
+
 def _dynamic(view: KernelView, value: int) -> bool:
     """Whether it is an address of what the kernel allocated; -1 is none."""
     word = np.array([value], np.uint64)
@@ -288,7 +292,7 @@ def _dynamic(view: KernelView, value: int) -> bool:
 
 def _told(view: KernelView, store: Store, agrees: bool) -> str:
     if store.kind == "self":
-        what = "the place's own address" if store.value == store.offset else "its own address"
+        what = "the place's own address" if store.value == store.offset else _inside(store.value)
     elif store.value >> 32 == _POISON:
         what = f"list poison {store.value:#x}"
     elif (text := store.value.to_bytes(8, "little")).isascii() and text.decode().isprintable():

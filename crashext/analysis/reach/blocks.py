@@ -45,6 +45,7 @@ def rest_of_split(nodes: Nodes, marks: Marks) -> NDArray[np.bool_]:
     begins = ~loose | ~joined
     lead = np.maximum.accumulate(np.where(begins, number, 0))
     held = reached[lead] & ((pages == 1) | blocks.split)[lead] & (lead != number)
+    held &= (pages > 1) | (pages[lead] == 1)  # single pages that follow are anybody's
     aligned = first[lead] & -first[lead]
     order = np.minimum(aligned, 1 << _MAX_SPLIT)
     result[:] = loose & held & (first + pages <= first[lead] + order)

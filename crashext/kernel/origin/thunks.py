@@ -81,7 +81,9 @@ def _through_tables(host: Host, targets: Mapping[int, int]) -> dict[int, int]:
     found: dict[int, int] = {}
     for module in host.modules():
         for start, end in module.ranges:
-            data, _ = read_text(host, start, min(end - start, MOST_TEXT))
+            if end - start > MOST_TEXT:
+                continue
+            data, _ = read_text(host, start, end - start)
             places, to = _jumps_on(data, start)
             pairs = zip(places.tolist(), to.tolist(), strict=True)
             found.update((at, targets[target]) for at, target in pairs if target in targets)

@@ -72,8 +72,10 @@ def _middle_marked(
     """Whether struct pages tell PMD tables, the last level but one."""
     both, upper = (_of_users(host, space, form, tops[:_FEW], len(form.shifts) - n) for n in (2, 3))
     middle = without(both, upper)
-    middle = middle[middle < len(use)]
-    return not len(middle) or bool((use[middle] == FrameUse.TABLE).any())
+    known = use[middle[middle < len(use)]]
+    marked = int((known == FrameUse.TABLE).sum())
+    # Most of them: an entry that is damaged, or was read while it changed, leads anywhere.
+    return not len(known) or 2 * marked > len(known)
 
 
 def _in_pairs(host: Host, memory: MemoryMap, tops: Words) -> Mask:
