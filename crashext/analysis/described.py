@@ -54,10 +54,12 @@ class Described:
         attributed: bool = True,
         typed: bool = True,
         asked: Callable[[Group], bool] | None = None,
+        coded: bool = True,
     ) -> Group:
         """The group of a cluster, which is `share` of `total` objects.
 
-        `asked` says of one that is described whether anybody wants to know whose it is.
+        `asked` says of one that is described whether anybody wants to know whose it is; without
+        `coded` the code is left for `by_code`.
         """
         members = cluster.members
         found = describe(
@@ -86,11 +88,12 @@ class Described:
         if typed:
             types = self._types.candidates(self._cache, self._words, members, found.exemplar)
             found = replace(found, types=types)
-        # No record names the code: then it is asked itself.
-        return self._by_code(found, members) if found.unattributed else found
+        return self.by_code(found, members) if coded else found
 
-    def _by_code(self, group: Group, members: NDArray[np.intp]) -> Group:
+    def by_code(self, group: Group, members: NDArray[np.intp]) -> Group:
         """With whom the code itself names, where no record does: below memcg, above content."""
+        if not group.unattributed:
+            return group
         callers = rank_callers(
             self._view,
             self._cache,
@@ -98,6 +101,7 @@ class Described:
             self._words.rows(members),
             group.allocators,
             group.types,
+            () if group.held is None else group.held.chains,
         )
         named = as_allocator(callers, len(members))
         weaker = tuple(a for a in group.allocators if a.rung == CONTENT)

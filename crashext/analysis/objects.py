@@ -242,7 +242,17 @@ class _Closely:
         members, addresses = found.members, found.addresses
         if not len(addresses):
             members, addresses = words, one
-        callers = rank_callers(self._view, cache, addresses, members, who.allocators, subject.types)
+        standing = subject.standing
+        chain = None if standing is None or standing.state != "held" else standing.chain
+        callers = rank_callers(
+            self._view,
+            cache,
+            addresses,
+            members,
+            who.allocators,
+            subject.types,
+            () if chain is None else (chain,),
+        )
         if self.kin is not None:
             self.kin = replace(self.kin, callers=callers)
         named = as_allocator(callers, len(addresses))

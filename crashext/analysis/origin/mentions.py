@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from crashext.analysis.likeness.words import Kind, WordMap
+from crashext.analysis.origin.holding import Head
 from crashext.analysis.origin.places import allocating, certain, counted, foreign_of
 from crashext.analysis.results.callsites import Allocating, Named
 from crashext.hosts.base import U64
@@ -32,6 +33,8 @@ _BY_CHANCE = 2.0
 _MOST = 9.0  # of what symbols say together
 _FEW = 64
 """Functions that name a symbol, above which places are not looked for by it."""
+HEAD = -1
+"""In place of an offset: they hang at it."""
 _SYMBOLS = (Kind.TEXT_SYMBOL, Kind.DATA_SYMBOL, Kind.MODULE)
 
 
@@ -48,8 +51,12 @@ class Told:
 class Symbols:
     """What the symbols that a group holds say of the places that may have allocated it."""
 
-    def __init__(self, view: KernelView, cache: SlabCache, words: WordMap) -> None:
+    def __init__(
+        self, view: KernelView, cache: SlabCache, words: WordMap, head: Head | None = None
+    ) -> None:
         held = _held(words)
+        if head is not None:
+            held.append((head.address, HEAD))
         found: tuple[Named, ...] | None = ()
         if held:
             key = f"named {cache.name} " + ",".join(f"{w:x}" for w, _ in held)
@@ -72,7 +79,9 @@ class Symbols:
     def of(self, call: int, stored: set[int]) -> tuple[float, list[Told]]:
         """The weight for the place that calls at `call`, and the symbols that it names; what it
         is seen to write was weighed already."""
-        asked = [t for t in self._told if t.word not in stored and t.weight > 0]
+        # What is written to link one into a list is another in it now: it was not weighed.
+        new = [t for t in self._told if t.offset == HEAD or t.word not in stored]
+        asked = [t for t in new if t.weight > 0]
         named = [t for t in asked if call in t.calls]
         if not asked:
             return 0.0, []
