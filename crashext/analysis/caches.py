@@ -150,12 +150,11 @@ def examine_cache(
                 population.allocated,
                 like_free,
                 typed=number < TYPED_GROUPS,
-                coded=False,
             )
             groups.append(replace(found, absent_rungs=() if groups else found.absent_rungs))
             held = judge.held(cache, found.exemplar, population, cluster.members)
-            # Who holds them is a hint for who made them.
-            groups[-1] = described.by_code(replace(groups[-1], held=held), cluster.members)
+            groups[-1] = replace(groups[-1], held=held)
+            groups[-1] = described.by_holders(groups[-1], cluster.members)
         if joiner is not None:
             groups = joiner.join(
                 cache, population, words, grouping.clusters, groups, judge, classifier, progress

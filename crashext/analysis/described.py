@@ -54,12 +54,10 @@ class Described:
         attributed: bool = True,
         typed: bool = True,
         asked: Callable[[Group], bool] | None = None,
-        coded: bool = True,
     ) -> Group:
         """The group of a cluster, which is `share` of `total` objects.
 
-        `asked` says of one that is described whether anybody wants to know whose it is; without
-        `coded` the code is left for `by_code`.
+        `asked` says of one that is described whether anybody wants to know whose it is.
         """
         members = cluster.members
         found = describe(
@@ -88,12 +86,18 @@ class Described:
         if typed:
             types = self._types.candidates(self._cache, self._words, members, found.exemplar)
             found = replace(found, types=types)
-        return self.by_code(found, members) if coded else found
+        # No record names the code: then it is asked itself.
+        return self._by_code(found, members) if found.unattributed else found
 
-    def by_code(self, group: Group, members: NDArray[np.intp]) -> Group:
-        """With whom the code itself names, where no record does: below memcg, above content."""
-        if not group.unattributed:
+    def by_holders(self, group: Group, members: NDArray[np.intp]) -> Group:
+        """Who holds them may tell who made them, where nothing in them does."""
+        untold = group.callers is not None and not group.callers.clear
+        if not untold or group.held is None or group.held.head is None:
             return group
+        return self._by_code(group, members)
+
+    def _by_code(self, group: Group, members: NDArray[np.intp]) -> Group:
+        """With whom the code itself names, where no record does: below memcg, above content."""
         callers = rank_callers(
             self._view,
             self._cache,
@@ -101,7 +105,7 @@ class Described:
             self._words.rows(members),
             group.allocators,
             group.types,
-            () if group.held is None else group.held.chains,
+            None if group.held is None else group.held.head,
         )
         named = as_allocator(callers, len(members))
         weaker = tuple(a for a in group.allocators if a.rung == CONTENT)

@@ -242,17 +242,11 @@ class _Closely:
         members, addresses = found.members, found.addresses
         if not len(addresses):
             members, addresses = words, one
-        standing = subject.standing
-        chain = None if standing is None or standing.state != "held" else standing.chain
-        callers = rank_callers(
-            self._view,
-            cache,
-            addresses,
-            members,
-            who.allocators,
-            subject.types,
-            () if chain is None else (chain,),
-        )
+        asked = self._view, cache, addresses, members, who.allocators, subject.types
+        callers = rank_callers(*asked)
+        head = None if subject.standing is None else subject.standing.head
+        if head is not None and callers is not None and not callers.clear:
+            callers = rank_callers(*asked, head)
         if self.kin is not None:
             self.kin = replace(self.kin, callers=callers)
         named = as_allocator(callers, len(addresses))

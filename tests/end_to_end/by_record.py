@@ -27,7 +27,10 @@ from crashext.analysis.likeness.survey import Survey, make_classifier, survey
 from crashext.analysis.likeness.words import Classifier
 from crashext.analysis.origin.callers import rank_callers
 from crashext.analysis.origin.content import content_owners
+from crashext.analysis.reach.holders import Holders
+from crashext.analysis.reach.reachability import Class, Reach
 from crashext.analysis.results.callsites import Callers, CallSite
+from crashext.analysis.results.evidence import Head
 from crashext.analysis.settings import DEFAULTS
 from crashext.analysis.types.candidates import Types
 from crashext.hosts.base import Host, ReadFault
@@ -41,6 +44,7 @@ from crashext.kernel.slab.caches import SlabCache
 from crashext.kernel.slab.view import KernelView
 from crashext.progress import silent
 from tests.conftest import lab_view
+from tests.end_to_end.guests import marked
 
 LEAST = 10
 """Objects of a group that is asked about: of fewer, chance makes one place."""
@@ -167,9 +171,16 @@ def _indirect(code: bytes) -> bool:
 
 
 def compared(
-    view: KernelView, caches: Iterable[SlabCache] | None = None, groups: int = GROUPS
+    view: KernelView,
+    caches: Iterable[SlabCache] | None = None,
+    groups: int = GROUPS,
+    marked: Reach | None = None,
 ) -> Iterator[Compared]:
-    """Every group of one place, in every cache (or of `caches`) whose objects are noted."""
+    """Every group of one place, in every cache (or of `caches`) whose objects are noted.
+
+    With who is `marked` as reached, the code is told where they hang, too, as in a report.
+    """
+    holders = None if marked is None else Holders(marked)
     record, classifier = Record(view), make_classifier(view)
     for cache in view.caches.all if caches is None else caches:
         if not (tracked(cache) or watched(view.host)):
@@ -178,7 +189,7 @@ def compared(
         grouping = group(seen.words, DEFAULTS.threshold, DEFAULTS.metric, seen.rng)
         for cluster in grouping.clusters[:groups]:
             if len(cluster.members) >= LEAST:
-                found = _compare(view, classifier, cache, seen, cluster.members, record)
+                found = _compare(view, classifier, cache, seen, cluster.members, record, holders)
                 if found is not None:
                     yield found
 
@@ -190,6 +201,7 @@ def _compare(
     seen: Survey,
     members: np.ndarray[tuple[int], np.dtype[np.intp]],
     record: Record,
+    holders: Holders | None,
 ) -> Compared | None:
     addresses, words = seen.sample.address[members], seen.words.rows(members)
     stacks = [s for s in record.stacks(cache, addresses) if s is not None]
@@ -203,7 +215,10 @@ def _compare(
     stack = stack[: record.asked(stack) + 1]
     types = Types(view, classifier).candidates(cache, words, np.arange(len(members)), addresses[0])
     owners = content_owners(view, classifier, words)
-    callers = rank_callers(view, cache, addresses, words, owners, types)
+    asked = view, cache, addresses, words, owners, types
+    callers = rank_callers(*asked)
+    if holders is not None and callers is not None and not callers.clear:
+        callers = rank_callers(*asked, _head(holders, addresses))
     ranked = [] if callers is None else [c.site for c in callers.sites]
     rank = next((i for i, s in enumerate(ranked) if names(view.host, s, stack)), None)
     function = view.host.symbol_at(site - 1)
@@ -212,10 +227,15 @@ def _compare(
     return Compared(cache.name, len(members), stack, site, callers, rank, single, same)
 
 
+def _head(holders: Holders, addresses: Words) -> Head | None:
+    slots = holders.marked.table.at(addresses)
+    return holders.head(slots[holders.marked.classes(slots) == Class.HELD])
+
+
 def main(dumps: list[str]) -> None:
     for name in dumps:
         view = lab_view(name)
-        found = list(compared(view))
+        found = list(compared(view, marked=marked(name)))
         print(f"{name}: {len(found)} groups of one place each")
         for one in found:
             print(*lines(view, one), sep="\n  ")

@@ -16,7 +16,6 @@ from dataclasses import replace
 from crashext.analysis.likeness.words import WordMap
 from crashext.analysis.origin.content import BEYOND
 from crashext.analysis.origin.content import RUNG as CONTENT
-from crashext.analysis.origin.holding import list_head
 from crashext.analysis.origin.mentions import Symbols
 from crashext.analysis.origin.places import code_of, frees_of, located
 from crashext.analysis.origin.tracing import trace_command
@@ -31,7 +30,7 @@ from crashext.analysis.origin.weighing import (
     weigh,
 )
 from crashext.analysis.results.callsites import Callers, CallSite, Candidate, CodeOf, FreesOf
-from crashext.analysis.results.evidence import Allocator, Chain, TypeCandidate
+from crashext.analysis.results.evidence import Allocator, Head, TypeCandidate
 from crashext.analysis.types.candidates import settled
 from crashext.kernel.access import Words
 from crashext.kernel.slab.caches import SlabCache
@@ -55,26 +54,24 @@ def rank_callers(
     words: WordMap,
     allocators: tuple[Allocator, ...],
     types: tuple[TypeCandidate, ...] = (),
-    chains: Sequence[Chain] = (),
+    head: Head | None = None,
 ) -> Callers | None:
     """Who may have allocated the objects of `cache` at `addresses`, whose content is `words`.
 
-    `allocators` are those that weaker rungs name, `types` what they may be, `chains` lead to
-    examples of all that hold them. None where a session does not know the code.
+    `allocators` are those that weaker rungs name, `types` what they may be, `head` is where they
+    hang. None where a session does not know the code.
     """
     code = code_of(view, cache)
     if code is None or not len(addresses) or not code.places:
         return None
     group = Group.of(words, addresses)
     named = next((a for a in allocators if a.rung == CONTENT and a.module), None)
-    head = list_head(view.host, cache.name, chains)
     symbols = Symbols(view, cache, words, head)
     hints = Hints(
         "" if named is None else named.module,
         named is not None and BEYOND in named.note,
         best if (best := settled(types)) is not None and best.module else None,
         symbols,
-        head if head is not None and head.module else None,
         sizes_of(view, cache),
     )
     others = code.others - len(symbols.more)

@@ -1,7 +1,8 @@
-"""Places in the code whose function names a symbol that a group's objects hold.
+"""Places in the code whose function names a symbol that a group's objects hold, or hang at.
 
 An ops table, a callback or a kobj_type mostly comes from the function that allocates, handed on to
-whoever writes it. How telling that is depends on how many functions name the symbol.
+whoever writes it; and who makes an object mostly puts it on its list. How telling that is depends
+on how many functions name the symbol.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from crashext.analysis.likeness.words import Kind, WordMap
-from crashext.analysis.origin.holding import Head
 from crashext.analysis.origin.places import allocating, certain, counted, foreign_of
 from crashext.analysis.results.callsites import Allocating, Named
+from crashext.analysis.results.evidence import Head
 from crashext.hosts.base import U64
 from crashext.hosts.plain import answered
 from crashext.kernel.origin.requests import requests_of
@@ -56,7 +57,7 @@ class Symbols:
     ) -> None:
         held = _held(words)
         if head is not None:
-            held.append((head.address, HEAD))
+            held.append((int(head.address), HEAD))
         found: tuple[Named, ...] | None = ()
         if held:
             key = f"named {cache.name} " + ",".join(f"{w:x}" for w, _ in held)
@@ -79,7 +80,7 @@ class Symbols:
     def of(self, call: int, stored: set[int]) -> tuple[float, list[Told]]:
         """The weight for the place that calls at `call`, and the symbols that it names; what it
         is seen to write was weighed already."""
-        # What is written to link one into a list is another in it now: it was not weighed.
+        # A list's head is written where one is put on it, but is in the last of them alone.
         new = [t for t in self._told if t.offset == HEAD or t.word not in stored]
         asked = [t for t in new if t.weight > 0]
         named = [t for t in asked if call in t.calls]

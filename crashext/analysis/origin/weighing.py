@@ -14,7 +14,6 @@ import numpy as np
 
 from crashext.analysis.likeness.decode import symbolic
 from crashext.analysis.likeness.words import WordMap
-from crashext.analysis.origin.holding import Head
 from crashext.analysis.origin.mentions import HEAD, Symbols, Told
 from crashext.analysis.results.callsites import Allocating
 from crashext.analysis.results.evidence import TypeCandidate
@@ -137,8 +136,6 @@ class Hints:
     type: TypeCandidate | None
     """By the type that they are, where it is a module's."""
     symbols: Symbols
-    head: Head | None
-    """The list that they are all on, where it is a module's."""
     sizes: range
     """Sizes in bytes that requests for a kmalloc cache have; none for another cache."""
 
@@ -160,9 +157,6 @@ def weigh(
         weight += _NAMED_BEYOND if hints.beyond else _NAMED
         where = "are in what they point at" if hints.beyond else "the objects contain"
         reasons.append(f"in {site.module}, whose symbols {where}")
-    elif hints.head is not None and site.module == hints.head.module:
-        weight += _NAMED_BEYOND
-        reasons.append(f"in {site.module}, whose {hints.head.name} holds them")
     elif hints.type is not None and site.module == hints.type.module:
         weight += _TYPED
         reasons.append(f"in {site.module}, whose {hints.type.name} they may be")

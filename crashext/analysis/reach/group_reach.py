@@ -82,6 +82,7 @@ def held(
         examined=int(judged.sum()),
         chains=chains,
         holders=most,
+        head=holders.head(reached),
     )
 
 

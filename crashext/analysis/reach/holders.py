@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from crashext.analysis.reach.nodes import NodeKind
 from crashext.analysis.reach.reachability import Reach
-from crashext.analysis.results.evidence import Chain
+from crashext.analysis.results.evidence import Chain, Head
 from crashext.hosts.base import U64, ReadFault
 from crashext.kernel.access import Words
 from crashext.kernel.roots.places import Place, PlaceKind, symbolic
@@ -22,6 +22,7 @@ MOST_EXAMINED = 4096
 _MAX_STEPS = 1 << 24
 _MOST_READ = 1 << 20  # bytes of an area or block that are looked through for a pointer
 _HEAD_STEPS, _TAIL_STEPS = 6, 2
+_NEARLY_ALL = 0.95
 _ORDER = {kind: i for i, kind in enumerate(PlaceKind)}
 
 
@@ -29,20 +30,20 @@ class Holders:
     """Names the roots of one marked kernel."""
 
     def __init__(self, reach: Reach) -> None:
-        self._reach = reach
+        self.marked = reach
         self._places = reach.places
         self._roots: dict[int, Place] = {}
 
     @cached_property
     def _by_target(self) -> tuple[NDArray[np.int32], NDArray[np.intp]]:
-        targets = self._reach.references.root_target
+        targets = self.marked.references.root_target
         order = np.argsort(targets, kind="stable")
         return targets[order], order
 
     @cached_property
     def _starts(self) -> NDArray[np.int32]:
         """The node directly under the root of each; what is left of each path halves each round."""
-        via = self._reach.marks.via
+        via = self.marked.marks.via
         start = np.where(via >= 0, via, np.arange(len(via), dtype=np.int32))
         while True:
             further = start[start]
@@ -81,7 +82,7 @@ class Holders:
         count = np.searchsorted(targets, starts, side="right") - low
         first = np.cumsum(count) - count
         at = np.repeat(low - first, count) + np.arange(count.sum())
-        places = self._places_of(self._reach.references.root_at[order[at]])
+        places = self._places_of(self.marked.references.root_at[order[at]])
         for start, begin, number in zip(
             starts.tolist(), first.tolist(), count.tolist(), strict=True
         ):
@@ -95,7 +96,7 @@ class Holders:
 
     def whole_name(self, node: int, target: int) -> str:
         """``kmalloc-96 object ffff...+0x8``: a node, and where in it a pointer to `target` is."""
-        nodes = self._reach.nodes
+        nodes = self.marked.nodes
         start, begin = nodes.addresses(np.array([node, target], np.int64)).tolist()
         length = int(nodes.bytes(np.array([target], np.int64))[0])
         label = self._label(None, node)
@@ -108,10 +109,10 @@ class Holders:
     def _places_of(self, offsets: Words) -> list[Place]:
         """Names of words at direct-map offsets."""
         places = self._places.names(offsets)
-        if not self._reach.giants:
+        if not self.marked.giants:
             return places
         # With a memory budget, some slabs are outside the table, and speak as roots.
-        view, whole = self._reach.view, self._reach.whole
+        view, whole = self.marked.view, self.marked.whole
         addresses = np.uint64(view.space.direct.start) + offsets
         rows = whole.locate(addresses, view.caches)
         for at in np.flatnonzero(rows >= 0).tolist():
@@ -126,24 +127,29 @@ class Holders:
 
     def _without_words(self, start: int) -> Place:
         """What holds a node that no word of memory points at."""
-        block = start - self._reach.nodes.first_block
-        if block >= 0 and self._reach.weak_blocks[block]:
+        block = start - self.marked.nodes.first_block
+        if block >= 0 and self.marked.weak_blocks[block]:
             return Place(PlaceKind.WEAK, "a physical address")
-        if block >= 0 and self._reach.split_blocks[block]:
+        if block >= 0 and self.marked.split_blocks[block]:
             return Place(PlaceKind.WEAK, "the pages before them")
         return Place(PlaceKind.STACK, "a CPU's register")
 
     def chain(self, slot: int) -> Chain:
         """From the root to `slot`; the middle of a long chain is counted, not listed."""
-        via = self._reach.marks.via
-        path = [slot]
+        path = self._path(slot)
+        steps = [self.root_of(path[0]).name]
+        steps += self.labels(path)
+        (address,) = self.marked.nodes.addresses(np.array([slot], np.int64)).tolist()
+        return Chain(U64(address), tuple(steps))
+
+    def _path(self, node: int) -> list[int]:
+        """The nodes from the root to `node`."""
+        via = self.marked.marks.via
+        path = [node]
         while (above := int(via[path[-1]])) >= 0 and len(path) < _MAX_STEPS:
             path.append(above)
         path.reverse()
-        steps = [self.root_of(path[0]).name]
-        steps += self.labels(path)
-        (address,) = self._reach.nodes.addresses(np.array([slot], np.int64)).tolist()
-        return Chain(U64(address), tuple(steps))
+        return path
 
     def labels(self, path: list[int]) -> list[str]:
         """``cache+0x8`` of each object, 0x8 being where the pointer to it leads."""
@@ -161,7 +167,7 @@ class Holders:
 
     def _label(self, above: int | None, node: int) -> str:
         """``kmalloc-64+0x8``, ``vmalloc area of f [m]``, ``4 pages``."""
-        nodes, view = self._reach.nodes, self._reach.view
+        nodes, view = self.marked.nodes, self.marked.view
         kind = nodes.kind(node)
         if kind is NodeKind.PAGES:
             return plural(int(nodes.blocks.pages[node - nodes.first_block]), "page")
@@ -171,7 +177,7 @@ class Holders:
             by = f" of {symbolic(view.host.symbol_at(caller), caller)}" if caller else ""
             return f"vmalloc area{by}"
         one = np.array([node], np.int64)
-        cache = view.caches.all[int(self._reach.table.caches(one)[0])]
+        cache = view.caches.all[int(self.marked.table.caches(one)[0])]
         landing = self._landing(above, int(nodes.addresses(one)[0]), cache.object_size)
         return cache.name + ("" if landing is None else f"+{landing:#x}")
 
@@ -185,11 +191,11 @@ class Holders:
 
     def _words_of(self, node: int) -> Words:
         """What is in a node; of a large one its beginning, of one that cannot be read nothing."""
-        nodes = self._reach.nodes
+        nodes = self.marked.nodes
         one = np.array([node], np.int64)
         length = min(int(nodes.bytes(one)[0]), _MOST_READ)
         try:
-            data = self._reach.view.host.read(int(nodes.addresses(one)[0]), length & ~7)
+            data = self.marked.view.host.read(int(nodes.addresses(one)[0]), length & ~7)
         except ReadFault:
             return np.zeros(0, np.uint64)
         return np.frombuffer(data, "<u8")
@@ -209,3 +215,34 @@ class Holders:
             example.setdefault(name, of_root[start])
         most = tuple(names.most_common(_HEAD_STEPS))
         return most, tuple(self.chain(example[name]) for name, _ in most[:3])
+
+    def head(self, slots: Slots) -> Head | None:
+        """The variable at which nearly all of `slots`, held objects of one cache, hang.
+
+        Where another object comes between there is none: that may be of anybody.
+        """
+        if not len(slots):
+            return None
+        starts, which = np.unique(self._starts[slots], return_inverse=True)
+        variable = np.array([place.start for place in self.roots_of(starts)], np.uint64)[which]
+        variables, counts = np.unique(variable, return_counts=True)
+        start = int(variables[counts.argmax()])
+        if not start or counts.max() < _NEARLY_ALL * len(slots):
+            return None
+        # One path as a whole, and of the others the last step.
+        above = self.marked.marks.via[slots]
+        last = self._of_cache(above[above >= 0], slots[0])
+        if (~last).sum() > (1 - _NEARLY_ALL) * len(slots):
+            return None
+        path = self._path(int(slots[variable == start][0]))
+        symbol = self.marked.view.host.symbol_at(start)
+        if symbol is None or not self._of_cache(np.array(path), slots[0]).all():
+            return None
+        return Head(symbol.name, symbol.module, U64(start))
+
+    def _of_cache(self, nodes: NDArray[Any], like: int) -> NDArray[np.bool_]:
+        """Which nodes are objects of the same cache as the object `like`."""
+        table = self.marked.table
+        found = nodes < table.count
+        found[found] = table.caches(nodes[found]) == table.caches(np.array([like], np.int64))[0]
+        return found

@@ -55,9 +55,11 @@ def standing(marked: Reach, holders: Holders, node: int, weak: bool = False) -> 
         ]
     )
     sources = sources[sources != node]
-    chain = None
+    chain = head = None
     if state is Class.HELD:
         chain = holders.chain(node)
+        if marked.nodes.kind(node) is NodeKind.OBJECT:
+            head = holders.head(np.array([node], np.int64))
     elif state is Class.STRUCTURE:
         chain = _from_head(marked, holders, node)
     offsets = references.root_at[roots[: 8 * _ROOTS_SHOWN]].tolist()
@@ -72,6 +74,7 @@ def standing(marked: Reach, holders: Holders, node: int, weak: bool = False) -> 
         pointing=tuple(pointing),
         words=len(roots) + len(sources),
         dead=int((references.dead_target == node).sum()),
+        head=head,
     )
 
 

@@ -68,6 +68,16 @@ class Chain:
 
 
 @dataclass(frozen=True, slots=True)
+class Head:
+    """A variable that objects hang at: it points at one of them, others of their cache at them."""
+
+    name: Text
+    module: Text
+    """"" for the kernel image."""
+    address: U64
+
+
+@dataclass(frozen=True, slots=True)
 class Held:
     """Who points at a group's objects. The shares are of the group's allocated objects."""
 
@@ -85,6 +95,8 @@ class Held:
     """Examples, the most frequent holder first."""
     holders: tuple[tuple[str, int], ...] = ()
     """Roots by name, with the number of examined objects they hold, most first."""
+    head: Head | None = None
+    """Where nearly all that were examined hang; None where there is no such variable."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from crashext.analysis.results.callsites import Callers
 from crashext.analysis.results.estimate import Estimate
-from crashext.analysis.results.evidence import Allocator, Chain
+from crashext.analysis.results.evidence import Allocator, Chain, Head
 from crashext.analysis.results.texts import MOST_LINES, Text
 from crashext.hosts.base import U64
 
@@ -74,6 +74,8 @@ class Standing:
     """How many of them are known; of words outside objects only a few are remembered."""
     dead: int = 0
     """Words in dead parts of stacks that point at it, which hold nothing."""
+    head: Head | None = None
+    """Where it hangs if it is held; None where there is no such variable."""
 
 
 @dataclass(frozen=True, slots=True)

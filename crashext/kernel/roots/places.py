@@ -51,6 +51,8 @@ class Place:
     module: str = ""
     variable: str = ""
     """The name without the offset in the variable."""
+    start: int = 0
+    """Where a variable begins; 0 for what is none, and for one that each CPU has its own of."""
 
     @property
     def owner(self) -> str:
@@ -140,8 +142,8 @@ class Places:
         if stack is not None:
             return stack
         symbol = self._host.symbol_at(address)
-        whole = symbolic(symbol, symbol.address) if symbol else ""
-        return Place(PlaceKind.VARIABLE, symbolic(symbol, address), variable=whole)
+        whole, start = (symbolic(symbol, symbol.address), symbol.address) if symbol else ("", 0)
+        return Place(PlaceKind.VARIABLE, symbolic(symbol, address), variable=whole, start=start)
 
     def _mapped(self, area: int, address: int, offset: int) -> Place:
         areas = self._areas
@@ -149,8 +151,9 @@ class Places:
             if any(a <= address < b for a, b in module.ranges):
                 symbol = self._host.symbol_at(address)
                 what = symbolic(symbol, address) if symbol else f"{address:#x} [{module.name}]"
-                whole = symbolic(symbol, symbol.address) if symbol else ""
-                return Place(PlaceKind.MODULE, what, module.name, whole)
+                start = symbol.address if symbol else 0
+                whole = symbolic(symbol, start) if symbol else ""
+                return Place(PlaceKind.MODULE, what, module.name, whole, start)
         stack = self._stack(address)
         if stack is not None:
             return stack

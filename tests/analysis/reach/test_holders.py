@@ -12,6 +12,8 @@ from crashext.analysis.reach.holders import Holders
 from crashext.analysis.reach.reachability import Reach
 from crashext.analysis.reach.selfcheck import misgivings
 from crashext.analysis.reach.weak import weakly_held
+from crashext.analysis.results.evidence import Head
+from crashext.hosts.base import U64
 from crashext.progress import silent
 from tests.kernel.whole import DIRECT, PAGE, THREAD_SIZE, VMEMMAP, Kernel
 
@@ -91,6 +93,59 @@ def test_roots_are_tallied_by_variable(kernel: Kernel) -> None:
     assert [c.target for c in chains] == [some[0], others[0]]
 
 
+def listed(kernel: Kernel, count: int, before: int = 0) -> list[int]:
+    """Objects that each point at the next, the first at `before` where there is one."""
+    objects = [kernel.object() for _ in range(count)]
+    for at, following in pairwise([before, *objects] if before else objects):
+        kernel.write(at + 8, following)
+    return objects
+
+
+def hang_at(kernel: Kernel, objects: list[int]) -> Head | None:
+    marked = kernel.marked()
+    return Holders(marked).head(marked.table.at(np.array(objects, np.uint64)))
+
+
+def test_objects_hang_at_the_head_of_their_list_or_at_their_table(kernel: Kernel) -> None:
+    some, table = listed(kernel, 40), [kernel.object("kmalloc-96") for _ in range(10)]
+    at = kernel.variable("waiting", 0, some[0])
+    assert hang_at(kernel, some) == Head("waiting", "", U64(at))
+    assert hang_at(kernel, some[-1:]) == Head("waiting", "", U64(at))
+    at = kernel.variable("table", 0, 0, *table)
+    assert hang_at(kernel, table) == Head("table", "", U64(at))
+
+
+def test_where_another_object_comes_between_they_hang_at_no_variable(kernel: Kernel) -> None:
+    owner, first, below = kernel.object("kmalloc-96"), kernel.object(), kernel.object("kmalloc-128")
+    some = listed(kernel, 40, owner)
+    kernel.variable("owners", owner)
+    assert hang_at(kernel, some) is None
+    kernel.write(first, below)
+    kernel.variable("another", first)
+    assert hang_at(kernel, listed(kernel, 40, below)) is None
+
+
+def test_of_each_by_an_object_of_its_own_the_variable_is_none_of_theirs(kernel: Kernel) -> None:
+    some = [kernel.object() for _ in range(40)]
+    kernel.variable("sessions", some[0], *(kernel.object("kmalloc-96", o) for o in some[1:]))
+    assert hang_at(kernel, some) is None
+
+
+@pytest.mark.parametrize(("elsewhere", "told"), [(1, True), (20, False)])
+def test_nearly_all_have_to_hang_there(kernel: Kernel, elsewhere: int, told: bool) -> None:
+    some, others = listed(kernel, 40), listed(kernel, elsewhere)
+    kernel.variable("waiting", some[0])
+    kernel.variable("done", others[0])
+    assert (hang_at(kernel, [*some, *others]) is not None) == told
+    assert hang_at(kernel, []) is None
+
+
+def test_a_stack_is_no_head(kernel: Kernel) -> None:
+    some, (_, stack) = listed(kernel, 4), kernel.task(7, "user", used=PAGE)
+    kernel.write(stack + THREAD_SIZE - 8, some[0])
+    assert hang_at(kernel, some) is None
+
+
 def test_struct_pages_and_physical_addresses_hold_weakly(kernel: Kernel) -> None:
     def weak(*addresses: int) -> list[bool]:
         marked = kernel.marked()
@@ -135,6 +190,8 @@ def test_a_group_is_judged_in_shares_with_who_holds_it(kernel: Kernel) -> None:
     assert [round(40 * s.value) for s in shares] == [10, 10, 4, 16]
     assert found.holders == (("table", 10),)
     assert found.chains[0].steps == ("table", "kmalloc-64")
+    assert found.head is not None
+    assert found.head.name == "table"
     # One of 41 could not be judged: it may be anything.
     assert all(s.low < s.value < s.high for s in shares)
 
