@@ -48,10 +48,12 @@ def _run(command: str, arguments: list[str], script: str = "") -> int:
         from crashext.commands import entry
         from crashext.commands.collecting import collect_seldom
         from crashext.commands.place import Place
+        from crashext.resident.interrupts import Interrupts
 
         collect_seldom()
         place = Place(start=partial(_started, script=script))
-        return (entry.leakscan if command == "leakscan" else entry.objsim)(arguments, place)
+        with Interrupts().command():
+            return (entry.leakscan if command == "leakscan" else entry.objsim)(arguments, place)
     except KeyboardInterrupt:
         print(f"{command}: interrupted before anything was known", file=sys.stderr)
         return 130

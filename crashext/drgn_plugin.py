@@ -20,12 +20,18 @@ if TYPE_CHECKING:
 def _run(program: Program, name: str, arguments: Sequence[str]) -> None:
     from crashext.commands import entry
     from crashext.commands.place import Place
+    from crashext.commands.telling import tell
+    from crashext.resident.interrupts import Interrupts
 
     command = {"leakscan": entry.leakscan, "objsim": entry.objsim}[name]
     try:
-        command(arguments, Place("drgn", lambda: _host(program)))
+        # Half a module, or a lock half taken, would be there for all that drgn does after it.
+        with Interrupts().command():
+            command(arguments, Place("drgn", lambda: _host(program)))
     except SystemExit:
         return  # argparse has said what is wrong, or helped
+    except KeyboardInterrupt:
+        tell(name, "interrupted before anything was known")
 
 
 def _host(program: Program) -> Host:

@@ -6,7 +6,7 @@ dump and proc files some growth or shrinking is only that.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,7 +69,7 @@ def of_overview(path: str, overview: Overview) -> Counted:
         path,
         overview.moment,
         None if lines is None else MemInfo({line.name: line.bytes for line in lines}, {}),
-        _slabs(overview.facts.caches),
+        _counted(overview.facts.caches),
         _callers(overview.facts.areas),
         True,
     )
@@ -91,10 +91,15 @@ def of_document(path: str, document: Any) -> Counted:
         path,
         told.moment,
         counters,
-        None if told.files and "slabinfo" not in told.files else _slabs(told.facts.caches),
+        None if told.files and "slabinfo" not in told.files else _counted(told.facts.caches),
         None if told.files and "vmallocinfo" not in told.files else _callers(told.facts.areas),
         not told.files,
     )
+
+
+def _counted(caches: Sequence[CacheFact]) -> SlabInfo | None:
+    """None where only the bytes of some are known: those are no objects that could be compared."""
+    return _slabs(caches) if all(c.counted for c in caches) else None
 
 
 def _slabs(caches: Iterable[CacheFact]) -> SlabInfo:

@@ -115,7 +115,7 @@ def _report(
     `accusing` leaves out who allocated what is explained, which is nobody's fault.
     """
     view = marked.view
-    groups, explained = _groups(marked, found, settings, progress, accusing)
+    groups, explained, interrupted = _groups(marked, found, settings, progress, accusing)
     groups.sort(key=lambda g: (bool(g.explanation), -g.bytes, g.cache, g.exemplar))
     apart = np.concatenate([np.zeros(0, np.int64), *(heads for _, heads in explained)])
     report = OrphanReport(
@@ -126,6 +126,7 @@ def _report(
         orphans=tuple(groups[:_MOST_GROUPS]),
         more=max(0, len(groups) - _MOST_GROUPS),
         skipped=tuple(map_gaps(view)),
+        interrupted=interrupted,
         caches=by_heads(marked, found, apart),
         memory=tuple(
             with_callers(view, memory)
@@ -137,8 +138,9 @@ def _report(
 
 def _groups(
     marked: Reach, found: Structures, settings: Settings, progress: Progress, accusing: bool
-) -> tuple[list[OrphanGroup], list[tuple[str, Slots]]]:
-    """All groups, and of those that are no leak why and their heads."""
+) -> tuple[list[OrphanGroup], list[tuple[str, Slots]], bool]:
+    """All groups, and of those that are no leak why and their heads; whether Ctrl-C came before
+    all were looked at. Where somebody is accused that is not answered: an innocent may be next."""
     view = marked.view
     heads = found.heads
     of_cache = marked.table.caches(heads)
@@ -147,20 +149,25 @@ def _groups(
     explained: list[tuple[str, Slots]] = []
     numbers = distinct(of_cache).tolist()
     by_holes = orphans_by_holes(marked)
-    for done, number in enumerate(numbers):
-        few = np.count_nonzero(of_cache == number) <= by_holes[number]
-        cache = view.caches.all[number]
-        progress("orphans", done, len(numbers))
-        asked = _asked(few) if accusing else None
-        for found_group, members in _cache_groups(
-            marked, hanging, cache, heads[of_cache == number], settings, asked
-        ):
-            if few and not found_group.explanation:
-                found_group = replace(found_group, explanation=HIDDEN)
-            result.append(found_group)
-            if found_group.explanation:
-                explained.append((found_group.explanation, members))
-    return result, explained
+    try:
+        for done, number in enumerate(numbers):
+            few = np.count_nonzero(of_cache == number) <= by_holes[number]
+            cache = view.caches.all[number]
+            progress("orphans", done, len(numbers))
+            asked = _asked(few) if accusing else None
+            for found_group, members in _cache_groups(
+                marked, hanging, cache, heads[of_cache == number], settings, asked
+            ):
+                if few and not found_group.explanation:
+                    found_group = replace(found_group, explanation=HIDDEN)
+                result.append(found_group)
+                if found_group.explanation:
+                    explained.append((found_group.explanation, members))
+    except KeyboardInterrupt:
+        if accusing:
+            raise
+        return result, explained, True
+    return result, explained, False
 
 
 def _asked(few: bool) -> Callable[[Group], bool]:

@@ -19,7 +19,7 @@ from crashext.analysis.origin.callers import in_words
 from crashext.analysis.origin.content import RUNG
 from crashext.analysis.orphans import orphan_report
 from crashext.analysis.page_reach import module_in, page_holders
-from crashext.analysis.partial import area_facts, by_counters, nothing, slab_bytes
+from crashext.analysis.partial import area_facts, by_counters, cache_fact, nothing, whole_index
 from crashext.analysis.reach.marked import marked
 from crashext.analysis.reach.reachability import Reach, complete_index
 from crashext.analysis.reach.scan import present_frames
@@ -47,8 +47,6 @@ from crashext.kernel.counters.rcu import read_backlog
 from crashext.kernel.pages.areas import by_caller, read_areas
 from crashext.kernel.pages.frames import Frames, FrameUse
 from crashext.kernel.pages.leftover import Pages, read_pages
-from crashext.kernel.slab.caches import SlabCache
-from crashext.kernel.slab.usage import usage
 from crashext.kernel.slab.view import KernelView, NoMemoryMap
 from crashext.procfs.folder import Moment
 from crashext.progress import Progress, part
@@ -109,10 +107,30 @@ def _gather(
 ) -> Overview:
     try:
         complete_index(view, part(progress, 0, 10))
+        known = read_pages(view, part(progress, 10, 15))
+        accounting, facts = _accounted(view, known, settings, progress)
     except NoMemoryMap as missing:
         return _without_map(view, settings, str(missing))
-    skipped = tuple(map_gaps(view))
-    known = read_pages(view, part(progress, 10, 15))
+    except KeyboardInterrupt:
+        return by_counters_alone(view, settings)
+    interrupted = False
+    if refs:
+        try:
+            facts = _judged(view, facts, known, settings, progress, budget, traced)
+        except KeyboardInterrupt:
+            interrupted = True
+            note = "interrupted before it was known what can be reached"
+            facts = replace(facts, limits=(*facts.limits, note))
+    else:
+        facts = replace(facts, limits=(*facts.limits, "nobody looked who points at what: --refs"))
+    skipped, moment = tuple(map_gaps(view)), _moment(view)
+    return Overview(kernel_of(view.host), facts, accounting, skipped, moment, interrupted)
+
+
+def _accounted(
+    view: KernelView, known: Pages, settings: Settings, progress: Progress
+) -> tuple[Accounting, Facts]:
+    """Where all memory is, and what that says before anybody asks who points at what."""
     progress("accounting for all memory", 15, 100)
     accounting = account(view, known, known.areas, settings.seed)
     if accounting is None:
@@ -124,19 +142,7 @@ def _gather(
         # A sample tells what kind of pages the dump leaves out; how many, the counters tell.
         checks = tuple(c for c in accounting.checks if c.name not in _LEFT_OUT)
         accounting = replace(accounting, found=None, checks=checks)
-    facts = _counted(view, accounting, part(progress, 25, 35))
-    interrupted = False
-    if refs:
-        try:
-            facts = _judged(view, facts, known, settings, progress, budget, traced)
-        except KeyboardInterrupt:
-            interrupted = True
-            note = "interrupted before it was known what can be reached"
-            facts = replace(facts, limits=(*facts.limits, note))
-    else:
-        facts = replace(facts, limits=(*facts.limits, "nobody looked who points at what: --refs"))
-    moment = Moment(wall_clock(view.host), uptime(view.host), None)
-    return Overview(kernel_of(view.host), facts, accounting, skipped, moment, interrupted)
+    return accounting, _counted(view, accounting, part(progress, 25, 35))
 
 
 def _lacks_slabs(view: KernelView, uses: Frames) -> bool:
@@ -151,10 +157,24 @@ def _without_map(view: KernelView, settings: Settings, why: str) -> Overview:
     accounting = account(view, None, read_areas(view.host, view.memory), settings.seed)
     if accounting is None:
         return unreadable(view.host.info(), why)
-    moment = Moment(wall_clock(view.host), uptime(view.host), None)
     skipped = (*damage(view.host), Skipped("memory map", 1, why))
     facts = by_counters(view, accounting, why)
-    return Overview(kernel_of(view.host), facts, accounting, skipped, moment)
+    return Overview(kernel_of(view.host), facts, accounting, skipped, _moment(view))
+
+
+def by_counters_alone(view: KernelView, settings: Settings) -> Overview:
+    """What is known when Ctrl-C comes before all memory is accounted for."""
+    before = "all memory was accounted for" if whole_index(view) else "the memory map was read"
+    accounting = account(view, None, read_areas(view.host, view.memory), settings.seed)
+    if accounting is None:
+        raise KeyboardInterrupt
+    facts = by_counters(view, accounting, f"interrupted before {before}")
+    skipped = tuple(damage(view.host))
+    return Overview(kernel_of(view.host), facts, accounting, skipped, _moment(view), True)
+
+
+def _moment(view: KernelView) -> Moment:
+    return Moment(wall_clock(view.host), uptime(view.host), None)
 
 
 def unreadable(info: Info, why: str) -> Overview:
@@ -168,7 +188,7 @@ def _counted(view: KernelView, accounting: Accounting, progress: Progress) -> Fa
     caches = []
     for done, cache in enumerate(view.caches.all):
         progress("caches", done, len(view.caches.all))
-        caches.append(_cache(view, cache))
+        caches.append(cache_fact(view, cache))
     caches.sort(key=lambda c: (-c.bytes, c.name))
     waiting = read_backlog(view.host, view.space)
     pages = accounting.unaccounted
@@ -208,19 +228,6 @@ def _disagreement(accounting: Accounting) -> int | None:
 
 def _group_text(group: PageGroup) -> str:
     return f"{group.kind}: {group.detail}" if group.detail else group.kind
-
-
-def _cache(view: KernelView, cache: SlabCache) -> CacheFact:
-    used = usage(view, cache, view.index)
-    return CacheFact(
-        cache.name,
-        used.slabs * slab_bytes(cache, view.space.page_size),
-        used.slabs,
-        used.allocated,
-        used.slots,
-        cache.slot_size,
-        "RECLAIM_ACCOUNT" in cache.flags,
-    )
 
 
 def _judged(

@@ -1,7 +1,8 @@
 """What a dump still tells of a machine where the part is missing that everything else rests on.
 
 Without the memory map no object can be found, and the kernel's counters stand alone, as they do in
-/proc. Without the kernel's own variables there is nothing, and that is said.
+/proc; so they do where Ctrl-C came before it was read. Without the kernel's own variables there is
+nothing, and that is said.
 """
 
 from __future__ import annotations
@@ -11,13 +12,18 @@ from crashext.analysis.memory.memsplit import MemorySplit
 from crashext.analysis.verdict.facts import AreaFact, CacheFact, Facts
 from crashext.hosts.base import Info
 from crashext.kernel.slab.caches import SlabCache
+from crashext.kernel.slab.usage import usage
 from crashext.kernel.slab.view import KernelView
 
 
 def by_counters(view: KernelView, accounting: Accounting, why: str) -> Facts:
-    """The facts without the memory map; `why` says what of it is missing."""
+    """The facts by the counters, where the memory map is missing or was not read to its end, as
+    `why` says. Where its slabs are known, those tell what their caches have."""
     page = view.space.page_size
-    caches = [_cache(cache, page) for cache in view.caches.all if cache.counters is not None]
+    if whole_index(view):
+        caches = [cache_fact(view, cache) for cache in view.caches.all]
+    else:
+        caches = [_cache(cache, page) for cache in view.caches.all if cache.counters is not None]
     caches.sort(key=lambda c: (-c.bytes, c.name))
     return Facts(
         split=accounting.split,
@@ -40,6 +46,25 @@ def area_facts(accounting: Accounting, page: int) -> tuple[AreaFact, ...]:
 def nothing(info: Info, why: str) -> Facts:
     """No facts at all; `why` says what of the kernel cannot be read."""
     return Facts(MemorySplit(0, (), 0), limits=(why,), damage=info.damage)
+
+
+def whole_index(view: KernelView) -> bool:
+    """Whether all slabs of the memory map were found."""
+    return view.scanned and view.index.complete
+
+
+def cache_fact(view: KernelView, cache: SlabCache) -> CacheFact:
+    """A cache by its slabs."""
+    used = usage(view, cache, view.index)
+    return CacheFact(
+        cache.name,
+        used.slabs * slab_bytes(cache, view.space.page_size),
+        used.slabs,
+        used.allocated,
+        used.slots,
+        cache.slot_size,
+        "RECLAIM_ACCOUNT" in cache.flags,
+    )
 
 
 def _cache(cache: SlabCache, page: int) -> CacheFact:

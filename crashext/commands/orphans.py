@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from crashext.analysis.orphans import scan_orphans
+from crashext.commands import overview
 from crashext.commands.again import asking, made
 from crashext.commands.opening import open_host, open_view
 from crashext.commands.options import OrphansOptions
@@ -24,7 +25,11 @@ def answer(options: OrphansOptions, place: Place, progress: Progress) -> Output:
     host = open_host(options.source, place)
     with open_view(host, options.source.record, question) as opened:
         again = asking(place, options.source, host, look.settings.seed)
-        found = scan_orphans(opened.view, look.settings, progress, look.memory)
+        try:
+            found = scan_orphans(opened.view, look.settings, progress, look.memory)
+        except KeyboardInterrupt:
+            # Nothing that was asked is known yet: what the kernel counts is.
+            return overview.so_far(options, opened.view, again)
     if options.list is not None:
         write_list(found.addresses, found.caches, options.list, found.explained)
     verbose = options.printing.verbose

@@ -5,18 +5,24 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from crashext.analysis.overview import Overview, look_over, unreadable
+from crashext.analysis.overview import Overview, by_counters_alone, look_over, unreadable
 from crashext.analysis.verdict.rules import judge
 from crashext.analysis.verdict.verdict import Verdict
 from crashext.commands.again import asking, asking_of_files, made
 from crashext.commands.opening import open_host, open_view
-from crashext.commands.options import CacheOptions, OverviewOptions, part_as_document
+from crashext.commands.options import (
+    CacheOptions,
+    OrphansOptions,
+    OverviewOptions,
+    part_as_document,
+)
 from crashext.commands.output import Output
 from crashext.commands.place import Place
 from crashext.commands.questions import Question, options_of
 from crashext.hosts.base import Host, HostError, KernelMissing
 from crashext.hosts.crash import CrashHost
 from crashext.hosts.keeping import keep
+from crashext.kernel.slab.view import KernelView
 from crashext.progress import Progress
 from crashext.report.asking import Asking
 from crashext.report.verdict_text import print_overview
@@ -64,6 +70,13 @@ def _answer(options: OverviewOptions, place: Place, progress: Progress) -> Outpu
     return replace(
         _printed(options, overview, judge(facts), again, earlier_moment), lost=opened.lost
     )
+
+
+def so_far(options: OrphansOptions, view: KernelView, again: Asking) -> Output:
+    """What there is to say where another question was interrupted before it had any answer."""
+    known = by_counters_alone(view, options.look.settings)
+    asked = OverviewOptions(options.source, None, options.look, options.printing)
+    return replace(_printed(asked, known, judge(known.facts), again), nothing=True)
 
 
 def _printed(

@@ -94,10 +94,12 @@ def told_of(overview: Overview) -> str:
     """What an interrupted look over the machine has, and has not; "" where it was not."""
     if not overview.interrupted:
         return ""
-    return (
-        "interrupted: counters, caches and page frames are all in this; who points at what is "
-        "not, so nothing here says leak"
-    )
+    known = "the kernel's counters are"
+    if overview.facts.pages is not None:
+        known = "counters, caches and page frames are"
+    elif any(cache.counted for cache in overview.facts.caches):
+        known = "counters and caches are"
+    return f"interrupted: {known} all in this; who points at what is not, so nothing here says leak"
 
 
 def _memory(overview: Overview, console: Console, verbose: bool) -> None:

@@ -1,4 +1,4 @@
-"""Ctrl-C and closed pipes in a process that lives on: never in the middle of what must be whole.
+"""Ctrl-C, and closed pipes in a process that lives on: never in the middle of what must be whole.
 
 An interrupted import leaves a half module behind, an interrupted question an answer that the next
 question would get, an interrupted lock a thread that waits for ever. So the exception waits.
@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 
 _RETRY = 0.02  # seconds until an interrupt that came at a bad moment is tried again
 _WHOLE = ("/threading.py", "/rich/live.py", "/rich/progress.py")
+_FUTURE = "/concurrent/futures/_base.py"
 _IMPORTING = "<frozen importlib"
 
 
@@ -40,6 +43,23 @@ class Interrupts:
         # A background process that writes to a terminal set to `tostop` would be stopped.
         signal.signal(signal.SIGTTOU, signal.SIG_IGN)
         sys.unraisablehook = self._lost
+
+    @contextmanager
+    def command(self) -> Iterator[None]:
+        """Ctrl-C alone, for as long as one command takes, in a process that others use as well."""
+        hook = sys.unraisablehook
+        numbers = (signal.SIGINT, signal.SIGALRM)
+        before = [signal.signal(number, self._arrived) for number in numbers]
+        sys.unraisablehook = self._lost
+        self.begin()
+        try:
+            yield
+        finally:
+            self.end()
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            for number, handler in zip(numbers, before, strict=True):
+                signal.signal(number, handler)
+            sys.unraisablehook = hook
 
     def begin(self) -> None:
         """A command begins: what came before did not mean it."""
@@ -93,9 +113,19 @@ class Interrupts:
 def _fragile(frame: FrameType | None) -> bool:
     """Within an import, or where a lock may be taken and its `with` not yet begun: the thread that
     draws the progress bar would wait for that lock for ever, and we for the thread."""
+    if _waits_for_readers(frame):
+        return False
     while frame is not None:
         name = frame.f_code.co_filename
         if name.startswith(_IMPORTING) or name.endswith(_WHOLE):
             return True
         frame = frame.f_back
     return False
+
+
+def _waits_for_readers(frame: FrameType | None) -> bool:
+    """Whether it waits for what other threads read, as it does most of the time that they take:
+    `Condition.wait` takes its lock back whatever comes."""
+    if frame is None or frame.f_code.co_name != "wait" or frame.f_back is None:
+        return False
+    return frame.f_back.f_code.co_filename.endswith(_FUTURE)

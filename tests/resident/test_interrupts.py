@@ -7,7 +7,9 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Timer
 
 import pytest
 
@@ -105,3 +107,26 @@ def test_one_that_a_destructor_swallowed_comes_again(interrupts: Interrupts) -> 
         swallowing = Swallows()
         del swallowing
         work()
+
+
+def test_one_command_leaves_nothing_behind() -> None:
+    numbers = (signal.SIGINT, signal.SIGALRM)
+    before = [signal.getsignal(number) for number in numbers], sys.unraisablehook
+    mine = Interrupts()
+    with pytest.raises(KeyboardInterrupt), mine.command():
+        send(signal.SIGINT)
+    assert mine.count
+    assert ([signal.getsignal(number) for number in numbers], sys.unraisablehook) == before
+
+
+def test_one_comes_while_other_threads_are_waited_for(interrupts: Interrupts) -> None:
+    """That is where a run is nearly all of the time when it reads with more than one."""
+    interrupts.begin()
+    end = time.monotonic() + 5
+    with ThreadPoolExecutor(1) as pool, pytest.raises(KeyboardInterrupt):  # noqa: PT012
+        waited = pool.submit(time.sleep, 0.5)
+        Timer(0.1, send, (signal.SIGINT,)).start()
+        waited.result()
+        while time.monotonic() < end:  # only where it was missed
+            time.sleep(0.01)
+    assert waited.running() or waited.done()
