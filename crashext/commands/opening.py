@@ -139,8 +139,8 @@ def _open_bare(core: Path, missing: NoDebugInfo, source: str = "") -> Host:
 
     try:
         host = BareHost(missing.program, source or core.name, core)
-        types = CarriedTypes(host)
-        host.require(types.functions())
+        types = CarriedTypes(host, alone=True)
+        host.require(types.functions(), types.percpu())
     except HostError as error:
         raise HostError(f"{missing}; {error}") from error
     if host.functions_only:

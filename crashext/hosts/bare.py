@@ -5,7 +5,7 @@ Types are asked of what `prefer` was given; without that it knows none.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from crashext.hosts.base import HostError, ReadFault, Symbol
 from crashext.hosts.kallsyms import read_kallsyms
-from crashext.hosts.kallsyms_check import DAMAGED
+from crashext.hosts.kallsyms_check import DAMAGED, require_percpu
 from crashext.hosts.percpu import percpu_table
 from crashext.hosts.symboltable import Symbols, SymbolTable
 from crashext.hosts.unindexed import UnindexedHost
@@ -50,12 +50,15 @@ class BareHost(UnindexedHost):
                 return
         raise HostError(f"{DAMAGED}: init_uts_ns is none")
 
-    def require(self, functions: set[str]) -> None:
-        """All `functions` must be among the symbols; raises `HostError`.
+    def require(self, functions: set[str], percpu: Mapping[str, int]) -> None:
+        """All `functions` must be among the symbols, and per-CPU variables where they are said to
+        be; raises `HostError`.
 
         So they are in every kernel seen: pahole takes them from the same symbol table.
         """
         known = self._kallsyms.by_name
+        if not self.functions_only:
+            require_percpu(percpu, known)
         # kfuncs with hidden arguments have a second name in BTF; compilers add suffixes.
         missing = {name.removesuffix("_impl") for name in functions if name not in known}
         missing = {name for name in missing if name not in known}

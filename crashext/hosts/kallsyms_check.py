@@ -41,6 +41,16 @@ _FAMILY = {  # prefix: that of which there is one for each
     **dict.fromkeys(("__event_enter__", "__event_exit__", "event_exit__"), _SYSCALL),
     **dict.fromkeys(("event_enter__", "__p_syscall_meta__"), _SYSCALL),
     _SYSCALL: "event_enter__",
+    "args__": "types__",
+    "types__": "args__",
+    # include/linux/static_call.h, include/linux/init.h, include/linux/moduleparam.h
+    "__SCK__": "__SCT__",
+    "__SCT__": "__SCK__",
+    "__setup_str_": "__setup_",
+    "__param_str_": "__param_",
+    # include/linux/export-internal.h
+    **dict.fromkeys(("__kstrtab_", "__kstrtabns_", "__flags_"), EXPORT),
+    EXPORT: "__flags_",
 }
 _PREFIXES = sorted({*_FAMILY, *_FAMILY.values()}, key=len, reverse=True)
 _MADE = re.compile(f"({'|'.join(_PREFIXES)})")
@@ -143,6 +153,18 @@ def require_families(names: Collection[str]) -> None:
         theirs = endings[other]
         if theirs and not endings[prefix] <= theirs:
             raise HostError(f"{DAMAGED}: of the names of one thing some are not among them")
+
+
+def require_percpu(variables: Mapping[str, int], by_name: Mapping[str, int]) -> None:
+    """BTF has the per-CPU variables too, by their distance from the first: pahole takes them from
+    the same symbol table.
+    """
+    first = by_name.get("__per_cpu_start")
+    if first is None:
+        return
+    wrong = sum(by_name.get(name) != first + at for name, at in variables.items())
+    if wrong:
+        raise HostError(f"{DAMAGED}: {wrong:,} per-CPU ones are not where BTF says")
 
 
 def require_pairs(names: Sequence[str], addresses: NDArray[np.uint64]) -> None:

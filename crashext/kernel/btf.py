@@ -119,6 +119,10 @@ class Btf:
     def __len__(self) -> int:
         return len(self._start)
 
+    def texts(self) -> frozenset[str]:
+        """Every name of anything."""
+        return frozenset(self._text.decode("ascii", "backslashreplace").split("\0"))
+
     @property
     def base(self) -> tuple[int, int]:
         """The number that a module's types, and the place that its strings begin at."""
@@ -211,6 +215,16 @@ class Btf:
             self.target(number),
             *(self._type(number, kind) for _, kind in self._entries(number, 2)),
         )
+
+    def section(self, name: str) -> dict[str, int]:
+        """Offset of each variable of the sections called `name`."""
+        found: dict[str, int] = {}
+        for number in self.named(BtfKind.DATASEC).get(name, []):
+            found |= {
+                self.name(self._type(number, kind)): offset
+                for kind, offset, _ in self._entries(number, 3)
+            }
+        return found
 
     def size(self, number: int) -> int:
         """sizeof in bytes; 0 for what has none, arrays of unknown length included."""

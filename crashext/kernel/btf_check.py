@@ -9,6 +9,7 @@ stands alone).
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import gt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +43,8 @@ _REFER = _kinds(
 )
 _TRANSPARENT = _kinds(_K.TYPEDEF, _K.VOLATILE, _K.CONST, _K.RESTRICT, _K.TYPE_TAG)
 _NO_MEMBER = _kinds(_K.VOID, _K.FWD, _K.FUNC, _K.FUNC_PROTO, _K.VAR, _K.DATASEC, _K.DECL_TAG)
+_MOST_ARE = 100
+"""Of types in an order, one in so many may be out of it: where more are, there was none."""
 _MAX_CHAIN = 24  # modifiers, typedefs and arrays around one type
 _LETTER = np.zeros(256, np.bool_)
 """Those of a C name; blanks of int's, dots of sections', what C++ and Rust put in besides."""
@@ -56,7 +59,14 @@ def defect(unit: Unit, base: tuple[int, int] = (1, 0)) -> str:
 
     `base` is where a module's own types and strings begin to count.
     """
-    checks: tuple[Callable[[_Table], str], ...] = (_ends, _heads, _names, _references, _members)
+    checks: tuple[Callable[[_Table], str], ...] = (
+        _ends,
+        _heads,
+        _names,
+        _order,
+        _references,
+        _members,
+    )
     table = _Table(unit, base)
     return next((why for check in checks if (why := check(table))), "")
 
@@ -136,6 +146,23 @@ def _names(table: _Table) -> str:
     if ((before != 0) & (own > 0)).any() or (text[own] == 0).any():
         return "a name is none"
     return "a name is none" if not _LETTER[text].all() else ""
+
+
+def _order(table: _Table) -> str:
+    """Each name of the kernel's stands there once (btf_dedup_strings), and types that were sorted
+    by name (those of 7.2, by resolve_btfids) are so.
+    """
+    if table.text:
+        return ""
+    texts = table.unit.strings.split(b"\0")[:-1]
+    if len(set(texts)) < len(texts):
+        return "a name is there twice"
+    begins = np.flatnonzero(np.frombuffer(table.unit.strings, np.uint8) == 0)
+    nth = np.searchsorted(begins, table.name).tolist()
+    names = [texts[i] for i in nth]
+    disorder = sum(map(gt, names, names[1:]))
+    sorted_once = 0 < disorder < len(names) // _MOST_ARE
+    return "some names are not in their order" if sorted_once else ""
 
 
 def _references(table: _Table) -> str:

@@ -6,14 +6,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 
+from crashext.hosts.absent import Members, a_bit_apart, require_absent
 from crashext.hosts.base import Host, Layout, Member
 from crashext.kernel.btf import Btf, BtfKind
 from crashext.kernel.btf_memory import read_btf, read_kernel_btf
 
 _MAX_NESTING = 32  # of anonymous structs and unions
 _FACT = re.compile(r"(SIZE|OFFSET)\((\w+)(?:\.(\w+))?\)")
+_NUMBER = re.compile(r"NUMBER\((\w+)\)")
+_PERCPU = ".data..percpu"
 
 
 class BtfLayouts:
@@ -23,9 +27,30 @@ class BtfLayouts:
         self._btf = btf
         self._enumerators: dict[str, int | None] = {}
 
+    def require_no_type(self, name: str) -> None:
+        """Raises `HostError` where ``struct x`` is missing because its name is damaged."""
+        word, _, rest = name.rpartition(" ")
+        kind = BtfKind.UNION if word == "union" else BtfKind.STRUCT
+        require_absent(rest, self._btf.named(kind))
+
+    def require_no_enumerator(self, name: str) -> None:
+        """The same for an enumerator."""
+        if name not in self._texts:
+            other = a_bit_apart(name, self._texts)
+            if self.enumerator(other) is not None:
+                require_absent(name, {other})
+
+    @cached_property
+    def _texts(self) -> frozenset[str]:
+        return self._btf.texts()
+
     def functions(self) -> set[str]:
         """Names of all functions."""
         return set(self._btf.named(BtfKind.FUNC))
+
+    def percpu(self) -> dict[str, int]:
+        """Per-CPU variables of the image: how far from the first each is."""
+        return self._btf.section(_PERCPU)
 
     def layout(self, type_name: str) -> Layout | None:
         """Layout of e.g. ``struct page``; None where there is no such type."""
@@ -63,31 +88,42 @@ class BtfLayouts:
 
 
 def disagreement(types: BtfLayouts, vmcoreinfo: Mapping[str, str]) -> str:
-    """The first size or offset that VMCOREINFO gives otherwise; "" where they agree.
+    """The first size, offset or number that VMCOREINFO gives otherwise; "" where they agree.
 
     The note is a second witness of the same structures: what both tell must be equal.
     """
     for key, text in vmcoreinfo.items():
-        fact = _FACT.fullmatch(key)
-        if fact is None or not text.isdecimal():
-            continue
-        layout = types.layout(fact[2])
-        if layout is None or (fact[3] and fact[3] not in layout):
-            continue  # the note keeps some names that the kernel has given up
-        ours = layout[fact[3]].offset if fact[3] else layout.size
-        if ours != int(text):
+        ours = _said_of(types, key) if text.isdecimal() else None
+        if ours is not None and ours != int(text):
             return f"holds damaged BTF: {key} is {ours} there, {text} in VMCOREINFO"
     return ""
+
+
+def _said_of(types: BtfLayouts, key: str) -> int | None:
+    """What BTF says of a line of the note; None where nothing: the note has numbers that are no
+    enumerator's, and keeps some names that the kernel has given up.
+    """
+    number = _NUMBER.fullmatch(key)
+    if number is not None:
+        return types.enumerator(number[1])
+    fact = _FACT.fullmatch(key)
+    layout = None if fact is None else types.layout(fact[2])
+    if fact is None or layout is None:
+        return None
+    if not fact[3]:
+        return layout.size
+    return layout[fact[3]].offset if fact[3] in layout else None
 
 
 class CarriedTypes:
     """The types that a dump carries in its own memory, for a host that has no better source.
 
     What the kernel's own BTF knows is answered from that; the modules' is read for other names.
+    Where it is `alone`, with no debug file behind it, what it lacks may not be there damaged.
     """
 
-    def __init__(self, host: Host) -> None:
-        self._host = host
+    def __init__(self, host: Host, alone: bool = False) -> None:
+        self._host, self._alone = host, alone
         self._all: BtfLayouts | None = None
 
     @property
@@ -97,13 +133,23 @@ class CarriedTypes:
 
     def layout(self, type_name: str) -> Layout | None:
         """Layout of e.g. ``struct page``; None where there is no such type."""
-        if self._kernel is None:
+        kernel = self._kernel
+        if kernel is None:
             return None
-        return self._kernel.layout(type_name) or self._everything(self._kernel).layout(type_name)
+        found = kernel.layout(type_name) or self._everything(kernel).layout(type_name)
+        if not self._alone:
+            return found
+        if found is None:
+            kernel.require_no_type(type_name)
+            return None
+        return replace(found, members=Members(found.members))
 
     def enumerator(self, name: str) -> int | None:
         """Value of an enumerator of the kernel; None where no enum of its has it."""
-        return None if self._kernel is None else self._kernel.enumerator(name)
+        found = None if self._kernel is None else self._kernel.enumerator(name)
+        if found is None and self._alone and self._kernel is not None:
+            self._kernel.require_no_enumerator(name)
+        return found
 
     @property
     def problem(self) -> str:
@@ -115,6 +161,10 @@ class CarriedTypes:
     def functions(self) -> set[str]:
         """Names of the kernel's functions: BTF has them beside kallsyms, in plain text."""
         return set() if self._kernel is None else self._kernel.functions()
+
+    def percpu(self) -> dict[str, int]:
+        """Per-CPU variables of the image: how far from the first each is."""
+        return {} if self._kernel is None else self._kernel.percpu()
 
     @cached_property
     def _kernel(self) -> BtfLayouts | None:

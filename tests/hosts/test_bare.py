@@ -26,7 +26,8 @@ def program(damage: dict[int, bytes] | None = None) -> drgn.Program:
 
 def opened(damaged: drgn.Program) -> BareHost:
     host = BareHost(damaged, "vmcore")
-    host.require(CarriedTypes(host).functions())
+    types = CarriedTypes(host)
+    host.require(types.functions(), types.percpu())
     return host
 
 
@@ -76,10 +77,31 @@ def test_btf_that_vmcoreinfo_contradicts_has_no_types() -> None:
     assert why == ""
     said = dict(host.info().vmcoreinfo)
     assert disagreement(BtfLayouts(btf), said) == ""
+    assert "PG_lru" in disagreement(BtfLayouts(btf), said | {"NUMBER(PG_lru)": "77"})
     wrong = said | {"SIZE(page)": "96"}
     assert disagreement(BtfLayouts(btf), wrong) == (
         "holds damaged BTF: SIZE(page) is 64 there, 96 in VMCOREINFO"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "ask"),
+    [
+        ("kmem_cache_cpu", lambda types: types.layout("struct kmem_cache_cpu")),
+        ("cpu_slab", lambda types: "cpu_slab" in types.layout("struct kmem_cache")),
+        ("PG_slab", lambda types: types.enumerator("PG_slab")),
+    ],
+)
+def test_a_name_with_a_flipped_bit_is_not_taken_for_one_that_the_kernel_lacks(
+    name: str, ask: Callable[[CarriedTypes], object]
+) -> None:
+    host = BareHost(program(), "vmcore")
+    start, stop = (host.address_of(f"__{edge}_BTF") or 0 for edge in ("start", "stop"))
+    at = host.read(start, stop - start).index(b"\0" + name.encode() + b"\0") + len(name)
+    other = bytes([name.encode()[-1] ^ 1])
+    damaged = BareHost(program({start + at: other}), "vmcore")
+    with pytest.raises(HostError, match=f"one bit from {name}, and not that"):
+        ask(CarriedTypes(damaged, alone=True))
 
 
 def test_an_exported_symbol_that_moved_is_found_out() -> None:

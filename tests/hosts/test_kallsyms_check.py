@@ -69,6 +69,14 @@ def test_what_one_macro_makes_is_there_whole() -> None:
         assert refused(partial(check.require_families, {*family, f"{prefix}sched_witch"}))
 
 
+def test_per_cpu_variables_are_where_btf_says() -> None:
+    known = {"__per_cpu_start": 4096, "runqueues": 4096 + 64}
+    check.require_percpu({"runqueues": 64}, known)
+    check.require_percpu({"runqueues": 65}, {"runqueues": 64})  # a kernel that does not say where
+    for wrong in ({"runqueues": 72}, {"runqueuet": 64}):
+        assert "1 per-CPU" in refused(partial(check.require_percpu, wrong, known))
+
+
 def test_a_function_lies_behind_its_padding() -> None:
     names = ["__pfx_a", "a", "__pfx_b", "alias", "b", "c", "__pfx_d", "d"]
     places = [0, 16, 64, 80, 80, 96, 160, 176]

@@ -94,6 +94,20 @@ def test_names_that_are_gone_are_missed() -> None:
     assert why(blob(*WHOLE, text=NAMES.replace(b"o", b"\xff"))) == "a name is none"
 
 
+def test_a_name_stands_there_once() -> None:
+    assert why(blob(*WHOLE, text=NAMES.replace(b"frob", b"node"))) == "a name is there twice"
+
+
+def test_types_that_are_sorted_by_name_stay_so() -> None:
+    names = [f"t{i:03}".encode() for i in range(300)]
+    text = b"\0" + b"\0".join(names) + b"\0"
+    order = [record(text.index(name), INT, 0, 4, 32) for name in names]
+    assert why(blob(*order, text=text)) == ""
+    moved = text.replace(b"t200", b"t20p")
+    assert why(blob(*order, text=moved)) == "some names are not in their order"
+    assert why(blob(*order[::-1], text=text)) == ""  # never were
+
+
 def test_real_types_are_whole_and_lost_pages_of_them_are_found() -> None:
     found = read_blobs(lab_host("default"))
     assert found is not None
