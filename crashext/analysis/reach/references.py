@@ -24,6 +24,7 @@ from crashext.hosts.base import Mask
 from crashext.kernel.access import Words
 from crashext.kernel.byframe import ByFrame
 from crashext.kernel.counters.rcu import cached_pages
+from crashext.kernel.origin.slabexts import vector_member
 from crashext.kernel.pages.frames import Frames, FrameUse
 from crashext.kernel.roots.stacks import Stacks
 from crashext.kernel.slab.objects import State
@@ -181,6 +182,9 @@ class _Pointers:
         # RCU's list of callbacks runs through those of them that wait to be freed.
         record = view.host.layout("struct kmemleak_object")
         self._rcu = record["rcu"].offset if record is not None and "rcu" in record else -1 & _WORD
+        # A slab's vector of memory cgroups may be an object of that very slab (5.9 to 5.13).
+        vector = vector_member(view.host)
+        self._vector = None if vector is None else vector[0][vector[1]].offset
         self._links = links_of_tasks(view.host)
         task = view.caches.find("task_struct")
         self._task = None if task is None else view.caches.index(task)
@@ -334,6 +338,8 @@ class _Pointers:
         row = self.table.row_of_page[np.minimum(at, len(self.table.row_of_page) - 1)]
         inside = known & (row >= 0) & (target < nodes.first_area)
         inside[inside] = self.table.rows(target[inside].astype(np.int64)) == row[inside]
+        if self._vector is not None:
+            inside[inside] = nodes.map.within(where[inside]) != self._vector
         return np.asarray(~linked & ~idle & ~inside, np.bool_)
 
     def _outside(

@@ -127,7 +127,8 @@ class _Fields:
         self.offline = _type_value(notes.get("NUMBER(PAGE_OFFLINE_MAPCOUNT_VALUE)"), None)
         # PGTY_ numbers, the top byte of page_type, came with 4ffca5a96678 (6.12). Before, types
         # are bits that are cleared: PG_table is an enumerator since ff202303c398 (6.10), was 0x200
-        # before, and 0x400 while there was PG_kmemcg (until 5.11).
+        # before, and 0x400 while there was PG_kmemcg, 0x200, of what memory cgroups are charged
+        # for, tables among it: until 5.11, which made page->mem_cgroup memcg_data.
         table, table_bit = host.enumerator("PGTY_table"), host.enumerator("PG_table")
         self.typed = table is not None
         self.tables = {0xFFFFFDFF, 0xFFFFFBFF}
@@ -135,6 +136,8 @@ class _Fields:
             self.tables = {table << 24}
         elif table_bit is not None:
             self.tables = {~table_bit & 0xFFFFFFFF}
+        elif "mem_cgroup" in self.page:
+            self.tables = {0xFFFFFBFF, 0xFFFFF9FF}
         # Huge pages are a page type since d99e3140a4d3 (6.9, 6.8.9). From 9c5ccf2db04b (6.6) on a
         # flag of the second page told, which is PG_active in all others; before, its destructor.
         hugetlb = host.enumerator("PGTY_hugetlb")

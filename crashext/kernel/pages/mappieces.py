@@ -39,11 +39,19 @@ class MapPieces:
         """Page frames whose struct pages lie at physical addresses; -1 outside the memory map."""
         if not len(self.start):
             return np.full(len(offsets), -1, np.int64)
+        at, inside = self._pieces(offsets)
+        good = (inside >= 0) & (inside < self.end[at] - self.start[at])
+        return np.where(good, self.pfn[at] + inside // self.page_size, -1)
+
+    def within(self, offsets: Words) -> Numbers:
+        """How far into its struct page each of them is, all of which lie in the memory map."""
+        return self._pieces(offsets)[1] % self.page_size
+
+    def _pieces(self, offsets: Words) -> tuple[Numbers, Numbers]:
+        """The last piece that begins at each of them or before (else the first), and how far in."""
         place = offsets.astype(np.int64)
         at = np.maximum(np.searchsorted(self.start, place, side="right") - 1, 0)
-        inside = place - self.start[at]
-        good = (inside >= 0) & (place < self.end[at])
-        return np.where(good, self.pfn[at] + inside // self.page_size, -1)
+        return at, place - self.start[at]
 
     def holds(self, frames: Numbers) -> Mask:
         """Which page frames the memory map lies in: int64[n] -> bool[n]."""

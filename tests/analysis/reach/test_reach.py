@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -306,3 +307,17 @@ def test_a_struct_page_holds_no_object_of_its_own_slab(kernel: Kernel) -> None:
         kernel.write(page + unused, target)
         expected = HELD if target == other else ORPHAN
         assert class_of(kernel.marked(), target) == [expected]
+
+
+def test_the_vector_of_a_slab_may_be_an_object_of_the_slab(kernel: Kernel) -> None:
+    """page->obj_cgroups of kmalloc's caches from 5.9 to 5.13, which are as long as it: nothing else
+    points at it, and the slab stays as long as it does."""
+    own = kernel.object("kmalloc-64")
+    unused = 56  # of a struct page in this kernel
+    kernel.write(VMEMMAP + 64 * ((own - DIRECT) // PAGE) + unused, own | 1)
+    assert class_of(kernel.marked(), own) == [ORPHAN]
+    page = kernel.host.layouts["struct page"]
+    more = layout("struct page", 64, obj_cgroups=(unused, 8))
+    members = {**page.members, **more.members}
+    kernel.host.layouts["struct page"] = replace(page, members=members)
+    assert class_of(kernel.marked(), own) == [HELD]

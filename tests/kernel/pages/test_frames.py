@@ -297,3 +297,15 @@ def test_a_page_table_by_its_type(enumerators: dict[str, int], page_type: int) -
     made.host.enumerators |= enumerators
     made.put(16, 48, 1 << 32 | page_type)
     assert np.flatnonzero(classified(made).use[:] == FrameUse.TABLE).tolist() == [16]
+
+
+def test_of_pages_that_a_memory_cgroup_is_charged_for_some_are_tables() -> None:
+    """A bit of the type of its own from 4.18 to 5.10, beside that of tables."""
+    made = machine()
+    owner = layout("struct page", 64, mem_cgroup=(56, 8))
+    members = {**FULL_PAGE.members, **owner.members}
+    made.host.layouts["struct page"] = replace(FULL_PAGE, members=members)
+    for pfn, page_type in ((16, 0xFFFFFBFF), (17, 0xFFFFF9FF), (18, 0xFFFFFDFF)):
+        made.put(pfn, 48, 1 << 32 | page_type)
+    use = classified(made).use[:]
+    assert use[16:19].tolist() == [FrameUse.TABLE, FrameUse.TABLE, FrameUse.KERNEL]
