@@ -56,6 +56,7 @@ from crashext.wording import bracketed, size_text, some_of
 _LEFT_OUT = ("free", "anonymous", "file cache and buffers", "shmem and tmpfs", "hugetlb")
 _TELLING = 2  # groups of a cache whose evidence is given
 _MANY_AREAS = 8
+_AT_ONCE = 1 << 17  # areas
 _STRONG = ("alloc-tag", "slub-track", "kmemleak", "page-owner", "trace")
 
 
@@ -341,13 +342,19 @@ def _areas(marked: Reach) -> tuple[AreaFact, ...]:
     rows = np.flatnonzero((areas.pages > 0) & (areas.caller != 0))
     names, which = by_caller(view.host, areas.caller[rows])
     found = []
+    counts, totals, losts, largest = np.zeros((4, len(names)), np.int64)
+    for begin in range(0, len(rows), _AT_ONCE):
+        some, groups = rows[begin : begin + _AT_ONCE], which[begin : begin + _AT_ONCE]
+        pages = areas.pages[some].astype(np.int64)
+        counts += np.bincount(groups, minlength=len(names))
+        totals += np.bincount(groups, pages, len(names)).astype(np.int64)
+        losts += np.bincount(groups, np.where(reached[some], 0, pages), len(names)).astype(np.int64)
+        np.maximum.at(largest, groups, pages)
     for number, name in enumerate(names):
         mine = rows[which == number]
-        pages = areas.pages[mine].astype(np.int64)
-        lost = int(pages[~reached[mine]].sum())
-        largest = areas.start[mine[pages == pages.max()]].max()
-        page, total = view.space.page_size, int(pages.sum())
+        start = areas.start[mine[areas.pages[mine] == largest[number]]].max()
+        total, lost, page = int(totals[number]), int(losts[number]), view.space.page_size
         found.append(
-            AreaFact(*name, len(mine), total, total * page, lost * page, U64(int(largest)))
+            AreaFact(*name, int(counts[number]), total, total * page, lost * page, U64(int(start)))
         )
     return tuple(sorted(found, key=lambda a: (-a.bytes, a.caller)))

@@ -19,6 +19,7 @@ from crashext.kernel.pages.areas import by_caller
 from crashext.kernel.roots.places import Place, PlaceKind
 
 _EXAMPLES = 4
+_AT_ONCE = 1 << 17  # areas
 _LONG_NAME = 6
 _MOST_HOLDERS = 64
 _KINDS = {
@@ -42,20 +43,31 @@ def _areas(marked: Reach) -> list[UnreachableMemory]:
     rows = np.flatnonzero(~marked.areas_reached())
     names, which = by_caller(nodes.view.host, areas.caller[rows])
     found = []
+    counts, sums, sizes = np.zeros((3, len(names)), np.int64)
+    for begin in range(0, len(rows), _AT_ONCE):
+        some, groups = rows[begin : begin + _AT_ONCE], which[begin : begin + _AT_ONCE]
+        pages = areas.pages[some]
+        size = np.where(
+            pages > 0,
+            pages << np.uint64(nodes.view.space.page_shift),
+            areas.end[some] - areas.start[some],
+        )
+        counts += np.bincount(groups, minlength=len(names))
+        # Exact up to 2^53 bytes.
+        sums += np.bincount(groups, pages, len(names)).astype(np.int64)
+        sizes += np.bincount(groups, size, len(names)).astype(np.int64)
     for number, (name, module) in enumerate(names):
-        mine = rows[which == number]
-        size = (areas.end[mine] - areas.start[mine]).astype(np.int64)
-        pages = areas.pages[mine].astype(np.int64)
+        some = rows[np.flatnonzero(which == number)[:_EXAMPLES]]
         found.append(
             UnreachableMemory(
                 "vmalloc",
                 name,
                 module,
-                len(mine),
-                int(pages.sum()),
-                int(np.where(pages > 0, pages << nodes.view.space.page_shift, size).sum()),
+                int(counts[number]),
+                int(sums[number]),
+                int(sizes[number]),
                 (),
-                tuple(U64(a) for a in areas.start[mine[:_EXAMPLES]].tolist()),
+                tuple(U64(a) for a in areas.start[some].tolist()),
             )
         )
     return sorted(found, key=lambda m: (-m.bytes, m.what))

@@ -7,17 +7,16 @@ kept.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import socket
 from collections.abc import Hashable
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crashext.commands import entry
 from crashext.commands.place import Place
+from crashext.growing import give_back
 from crashext.hosts.crash_sys import dump_file, sys_fields
 from crashext.incrash import crashext_wire as wire
 from crashext.resident.interrupts import Interrupts
@@ -95,7 +94,7 @@ class Session:
             gc.collect()  # what refers to itself is looked for seldom, and may hold arrays
         if _resident() > _ROOM:
             self._host.kept.shrink()
-        _trim()
+        give_back()
         return _resident() > _ROOM
 
 
@@ -103,9 +102,3 @@ def _resident() -> int:
     """Without the pages of files, as debug info is: the kernel takes those back when it must."""
     pages = Path("/proc/self/statm").read_text().split()
     return (int(pages[1]) - int(pages[2])) * os.sysconf("SC_PAGE_SIZE")
-
-
-def _trim() -> None:
-    """What Python freed, libc keeps."""
-    with suppress(OSError, AttributeError):  # another libc
-        ctypes.CDLL(None).malloc_trim(0)

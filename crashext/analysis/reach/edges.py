@@ -6,30 +6,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crashext.analysis.reach.nodes import Nodes32
+from crashext.growing import Growing
 from crashext.kernel.access import Words
 
 
-def ordered(pieces: list[tuple[Nodes32, Nodes32]]) -> tuple[Nodes32, Nodes32]:
-    """All edges, by source."""
-    edges = joined(pieces)
-    if len(edges[0]) and not (edges[0][1:] >= edges[0][:-1]).all():
-        order = np.argsort(edges[0], kind="stable")  # blocks of memory out of order
-        edges = edges[0][order], edges[1][order]
-    return edges
+class Edges:
+    """Edges as the pass finds them.
 
+    Memory is read in order, and slots are numbered in it: their edges come by source. Those of
+    areas and of blocks of pages do not, and are sorted apart, as sorting needs as much again.
+    """
 
-def joined(
-    pieces: list[tuple[NDArray[np.int32], NDArray[np.int32]]],
-) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Both columns in one array each; the pieces are given up on the way, to need half as much."""
-    total = sum(len(s) for s, _ in pieces)
-    source, target = np.empty(total, np.int32), np.empty(total, np.int32)
-    empty, at = np.zeros(0, np.int32), 0
-    for i, (s, t) in enumerate(pieces):
-        source[at : at + len(s)], target[at : at + len(s)] = s, t
-        at += len(s)
-        pieces[i] = (empty, empty)
-    return source, target
+    def __init__(self, slots: int) -> None:
+        """Nodes from `slots` on are no slots."""
+        self._slots = slots
+        self._source, self._target = Growing(np.int32), Growing(np.int32)
+        self._beyond = (Growing(np.int32), Growing(np.int32))
+
+    def add(self, source: Nodes32, target: Nodes32) -> None:
+        """Some edges more."""
+        beyond = source >= self._slots
+        if beyond.any():
+            self._beyond[0].add(source[beyond])
+            self._beyond[1].add(target[beyond])
+            source, target = source[~beyond], target[~beyond]
+        self._source.add(source)
+        self._target.add(target)
+
+    def ordered(self) -> tuple[Nodes32, Nodes32]:
+        """All of them, by source; those of one source as they came. Asked for once, at the end."""
+        source, target = self._beyond[0].array(), self._beyond[1].array()
+        order = np.argsort(source, kind="stable")
+        self._source.add(source[order])
+        self._target.add(target[order])
+        return self._source.array(), self._target.array()
 
 
 def placed(

@@ -16,7 +16,7 @@ from crashext.analysis.reach.references import References
 from crashext.distinct import distinct
 
 _NARROW = 96  # entries of a level below which Python is faster than numpy (about 60 us a level)
-
+_WIDE = 1 << 17  # entries of a level that are followed at once
 _PIECE = 1 << 20
 _ROUNDS = 1 << 10
 
@@ -71,12 +71,16 @@ def _levels(marks: Marks, sources: Slots32, targets: Slots32, level: NDArray[np.
         if len(level) <= _NARROW:
             level = _narrow(marks, sources, targets, level.tolist())
             continue
-        found, origin = neighbours(sources, targets, level)
-        fresh = ~reached[found]
-        found, first = np.unique(found[fresh], return_index=True)
-        reached[found] = True
-        via[found] = level[origin[fresh][first]]
-        level = found
+        following = []
+        for begin in range(0, len(level), _WIDE):
+            some = level[begin : begin + _WIDE]
+            found, origin = neighbours(sources, targets, some)
+            fresh = ~reached[found]
+            found, first = np.unique(found[fresh], return_index=True)
+            reached[found] = True
+            via[found] = some[origin[fresh][first]]
+            following.append(found)
+        level = following[0] if len(following) == 1 else np.sort(np.concatenate(following))
 
 
 def _narrow(

@@ -56,8 +56,8 @@ class Nodes:
     """Page frames that are not free."""
     own: Words
     """uint64[n], ascending: addresses of structures that know an area because they describe it."""
-    own_area: NDArray[np.int64]
-    """int64[n]: the row of the area that each describes; -1 where it speaks for none."""
+    own_area: NDArray[np.int32]
+    """int32[n]: the row of the area that each describes; -1 where it speaks for none."""
 
     @property
     def first_area(self) -> int:
@@ -213,18 +213,17 @@ def _judged_areas(view: KernelView, areas: Areas, stacks: Stacks) -> NDArray[np.
     return np.flatnonzero(kept)
 
 
-def _descriptions(view: KernelView, areas: Areas) -> tuple[Words, NDArray[np.int64]]:
+def _descriptions(view: KernelView, areas: Areas) -> tuple[Words, NDArray[np.int32]]:
     """Addresses of areas' vmap_areas, vm_structs and arrays of pages, and whom they speak of.
 
     A vmap_area's end is where its neighbour may begin, so that it speaks for no area at all; nor
     does that of a free range.
     """
-    rows = np.arange(len(areas.start))
-    nobody = np.full(len(areas.record), _ANY)
+    rows = np.arange(len(areas.start), dtype=np.int32)
+    nobody = np.full(len(areas.record), _ANY, np.int32)
     others = idle_records(view.host)
     address = np.concatenate([areas.record, areas.structure, areas.array, others])
-    area = np.concatenate([nobody, rows, rows, np.full(len(others), _ANY)])
-    known = address != 0
-    address, area = address[known], area[known]
+    area = np.concatenate([nobody, rows, rows, np.full(len(others), _ANY, np.int32)])
     order = np.argsort(address, kind="stable")
+    order = order[np.searchsorted(address[order], np.uint64(1)) :]
     return address[order], area[order]

@@ -27,6 +27,7 @@ from crashext.analysis.reach.references import (
 from crashext.analysis.reach.scan import present_frames
 from crashext.analysis.settings import MEMORY_BUDGET
 from crashext.distinct import distinct, union, without
+from crashext.growing import give_back
 from crashext.kernel.pages.areas import Areas
 from crashext.kernel.pages.frames import Frames
 from crashext.kernel.pages.leftover import Pages, blocks, read_pages
@@ -189,6 +190,7 @@ def reach(
     drawn = chosen
     index = _subset(whole, chosen) if giants else whole
     for attempt in range(_UPWARDS + 1):
+        give_back()
         table = slot_table(view, present, progress, index)
         stacks = read_stacks(view, table, areas)
         graph = nodes(view, table, found, areas, stacks, page_blocks, lies)
@@ -200,6 +202,7 @@ def reach(
             break
         chosen = union(chosen, more)
         index = _subset(whole, chosen)
+    give_back()
     _spare_bookkeeping(view, table, marks)
     spared = spare(graph, whole, references, marks)
     split = rest_of_split(graph, marks)

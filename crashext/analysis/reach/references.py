@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crashext.analysis.reach.edges import ordered, placed
+from crashext.analysis.reach.edges import Edges, placed
 from crashext.analysis.reach.leads import Leads
 from crashext.analysis.reach.nodes import Nodes, Nodes32
 from crashext.analysis.reach.scan import KERNEL_USES, Scanner, readable_frames, scan_memory
@@ -194,7 +194,7 @@ class _Pointers:
         cached = (cached_pages(view.host, space) - np.uint64(space.direct.start)) >> self.shift
         cached = cached[cached < np.uint64(len(self.stale))]
         self.stale.set(cached.astype(np.int64), np.bool_(True))
-        self._edges: dict[bool, list[tuple[Nodes32, Nodes32]]] = {False: [], True: []}
+        self._edges = {by_page: Edges(nodes.first_area) for by_page in (False, True)}
         self._rooted: dict[bool, list[tuple[Words, Nodes32]]] = {False: [], True: []}
         self._dead: list[tuple[Words, Nodes32]] = []
         self._kept = np.zeros(nodes.count, np.uint8)
@@ -212,7 +212,7 @@ class _Pointers:
     def take(self, found: _Found) -> None:
         """Keep it; of what is found in one go a target's first word counts."""
         for by_page, source, target in found.edges:
-            self._edges[by_page].append((source, target))
+            self._edges[by_page].add(source, target)
         self._dead += found.dead
         self._roots += found.roots
         for by_page, where, target in found.rooted:
@@ -364,8 +364,8 @@ class _Pointers:
         by_page = np.isin(root_at, placed(self._rooted[True])[0])
         dead_at, dead_target = placed(self._dead)
         return References(
-            *ordered(self._edges[False]),
-            *ordered(self._edges[True]),
+            *self._edges[False].ordered(),
+            *self._edges[True].ordered(),
             root_at,
             root_target,
             by_page,

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from crashext.hosts.base import Host, Mask
+from crashext.distinct import distinct
+from crashext.hosts.base import Host, Layout, Mask
 from crashext.kernel import rbtree
 from crashext.kernel.access import Words, column
 from crashext.kernel.memmap import MemoryMap
@@ -20,6 +21,7 @@ MAX_AREAS = 1 << 22
 MAX_PAGES = 1 << 26  # 256 GiB of vmalloc memory
 _PIECE = 1 << 12
 _READ = 1 << 17  # pointers that are read at once
+_AT_ONCE = 1 << 16  # structures
 VM_IOREMAP, VM_ALLOC, VM_MAP, VM_USERMAP = 1, 2, 4, 8
 
 
@@ -32,9 +34,9 @@ class Areas:
     """End with the guard page."""
     caller: Words
     """Who asked for it; 0 where nobody is noted (vm_map_ram)."""
-    flags: Words
+    flags: NDArray[np.uint32]
     """vm_struct.flags; 0 where there is no vm_struct."""
-    pages: Words
+    pages: NDArray[np.uint32]
     """Page frames that it owns (nr_pages)."""
     record: Words
     """Addresses of their vmap_areas."""
@@ -71,27 +73,16 @@ def read_areas(host: Host, memory: MemoryMap) -> Areas:
     if area is None or structure is None or not len(nodes):
         none = np.zeros(0, np.int64)
         small = none.astype(np.int32)
-        return Areas(*(empty,) * 8, none, small, small, faults, memory.space.page_shift)
-    rows, ok = host.read_many(nodes, area.size)
+        narrow, shift = none.astype(np.uint32), memory.space.page_shift
+        rest = (empty, empty, empty, none, small, small, faults, shift)
+        return Areas(empty, empty, empty, narrow, narrow, *rest)
+    starts, ends, links, ok = _records(host, nodes, area)
     faults += int((~ok).sum())
-    rows, nodes = rows[ok], nodes[ok]
-    order = np.argsort(column(rows, area["va_start"]))
-    rows, nodes = rows[order], nodes[order]
-    start, end = column(rows, area["va_start"]), column(rows, area["va_end"])
-    flags, caller, pages, arrays, structures = (np.zeros(len(rows), np.uint64) for _ in range(5))
-    link = description(area)
-    if link is not None:
-        vm = column(rows, link)
-        known = np.flatnonzero(vm)
-        about, ok = host.read_many(vm[known], structure.size)
-        # `vm` shares its place with subtree_max_size of free areas: believe what fits.
-        ok &= column(about, structure["addr"]) == start[known]
-        known, about = known[ok], about[ok]
-        structures[known] = vm[known]
-        flags[known] = column(about, structure["flags"])
-        caller[known] = column(about, structure["caller"])
-        pages[known] = column(about, structure["nr_pages"])
-        arrays[known] = column(about, structure["pages"])
+    order = np.flatnonzero(ok)[np.argsort(starts[ok])]
+    start, end, nodes, vm = starts[order], ends[order], nodes[order], links[order]
+    del starts, ends, links, order
+    flags, caller, pages, arrays, structures = _descriptions(host, vm, start, structure)
+    del vm
     frame, which, number, missing = _frames(host, memory, start, end, pages, arrays)
     return Areas(
         start,
@@ -110,17 +101,57 @@ def read_areas(host: Host, memory: MemoryMap) -> Areas:
     )
 
 
-def by_caller(host: Host, callers: Words) -> tuple[list[tuple[str, str]], NDArray[np.intp]]:
+def _records(host: Host, nodes: Words, area: Layout) -> tuple[Words, Words, Words, Mask]:
+    """va_start, va_end and vm (0: none) of vmap_areas, and which could be read. In pieces: there
+    may be a million."""
+    start, end, link = (np.zeros(len(nodes), np.uint64) for _ in range(3))
+    readable, member = np.zeros(len(nodes), np.bool_), description(area)
+    for begin in range(0, len(nodes), _AT_ONCE):
+        some = slice(begin, begin + _AT_ONCE)
+        rows, readable[some] = host.read_many(nodes[some], area.size)
+        start[some], end[some] = column(rows, area["va_start"]), column(rows, area["va_end"])
+        if member is not None:
+            link[some] = column(rows, member)
+    return start, end, link, readable
+
+
+def _descriptions(
+    host: Host, vm: Words, start: Words, structure: Layout
+) -> tuple[NDArray[np.uint32], Words, NDArray[np.uint32], Words, Words]:
+    """flags, caller, nr_pages and pages of areas' vm_structs, and where these are: 0 where an area
+    has none."""
+    flags, pages = (np.zeros(len(vm), np.uint32) for _ in range(2))
+    caller, arrays, where = (np.zeros(len(vm), np.uint64) for _ in range(3))
+    every = np.flatnonzero(vm)
+    for begin in range(0, len(every), _AT_ONCE):
+        known = every[begin : begin + _AT_ONCE]
+        about, ok = host.read_many(vm[known], structure.size)
+        # `vm` shares its place with subtree_max_size of free areas: believe what fits.
+        ok &= column(about, structure["addr"]) == start[known]
+        known, about = known[ok], about[ok]
+        where[known] = vm[known]
+        flags[known] = column(about, structure["flags"])
+        caller[known] = column(about, structure["caller"])
+        pages[known] = column(about, structure["nr_pages"])
+        arrays[known] = column(about, structure["pages"])
+    return flags, caller, pages, arrays, where
+
+
+def by_caller(host: Host, callers: Words) -> tuple[list[tuple[str, str]], NDArray[np.int32]]:
     """Names of those who asked, and their modules, each once; and which of them each is."""
-    known, which = np.unique(callers, return_inverse=True)
+    known = distinct(callers)
     numbers: dict[tuple[str, str], int] = {}
-    number = np.zeros(len(known), np.intp)
+    number = np.zeros(len(known), np.int32)
     for i, caller in enumerate(known.tolist()):
         symbol = host.symbol_at(caller) if caller else None
         name = symbol.name if symbol else f"{caller:#x}" if caller else ""
         key = (name, symbol.module if symbol else "")
         number[i] = numbers.setdefault(key, len(numbers))
-    return list(numbers), number[which]
+    which = np.empty(len(callers), np.int32)
+    for begin in range(0, len(callers), _AT_ONCE):
+        some = slice(begin, begin + _AT_ONCE)
+        which[some] = number[np.searchsorted(known, callers[some])]
+    return list(numbers), which
 
 
 def _tree(host: Host) -> tuple[Words, int]:
@@ -133,7 +164,12 @@ def _tree(host: Host) -> tuple[Words, int]:
 
 
 def _frames(
-    host: Host, memory: MemoryMap, start: Words, end: Words, pages: Words, arrays: Words
+    host: Host,
+    memory: MemoryMap,
+    start: Words,
+    end: Words,
+    pages: NDArray[np.uint32],
+    arrays: Words,
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32], int]:
     """The page frames of every area from its array of struct pages, sorted by frame."""
     room = (end - start) // np.uint64(memory.space.page_size)
@@ -148,17 +184,18 @@ def _frames(
     known &= whole[which]
     frame, which, number = pfns[known].astype(np.int64), which[known], number[known]
     order = np.argsort(frame, kind="stable")
-    owner = rows[which[order]].astype(np.int32)
-    return frame[order], owner, number[order].astype(np.int32), faults
+    owner = rows.astype(np.int32)[which[order]]
+    return frame[order], owner, number[order], faults
 
 
 def _pointers(
     host: Host, arrays: Words, counts: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], Words, Mask]:
+) -> tuple[NDArray[np.int32], NDArray[np.int32], Words, Mask]:
     """Arrays of so many pointers: of each pointer which array, which of its words, and the word,
     in that order; and whether it could be read."""
-    which = np.repeat(np.arange(len(counts)), counts)
-    number = np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
+    which = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+    before = (np.cumsum(counts) - counts).astype(np.int32)
+    number = np.arange(len(which), dtype=np.int32) - np.repeat(before, counts)
     begins = np.flatnonzero(number % _PIECE == 0)
     sizes = np.diff(begins, append=len(which))
     words, ok = np.zeros(len(which), np.uint64), np.zeros(len(which), np.bool_)
