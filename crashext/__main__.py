@@ -46,11 +46,11 @@ def _run(command: str, arguments: list[str], script: str = "") -> int:
     try:
         # Only now, as these need a Python that is new enough.
         from crashext.commands import entry
-        from crashext.commands.collecting import collect_seldom
         from crashext.commands.place import Place
+        from crashext.commands.process import be_thrifty
         from crashext.resident.interrupts import Interrupts
 
-        collect_seldom()
+        be_thrifty()
         place = Place(start=partial(_started, script=script))
         with Interrupts().command():
             return (entry.leakscan if command == "leakscan" else entry.objsim)(arguments, place)

@@ -7,7 +7,7 @@ recorded. It knows nothing of slabs, pages or leaks.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -15,6 +15,32 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
+
+from crashext.hosts.faults import HostError, ReadFault, UnknownLayout
+from crashext.hosts.layouts import Layout, Member
+
+__all__ = [
+    "U64",
+    "Addresses",
+    "Bytes",
+    "CommandHost",
+    "DebugFilesHost",
+    "Host",
+    "HostError",
+    "Info",
+    "KernelMissing",
+    "Layout",
+    "Mask",
+    "Member",
+    "Module",
+    "ReadFault",
+    "SourceHost",
+    "Symbol",
+    "Types",
+    "UnknownLayout",
+    "coalesce",
+    "cut",
+]
 
 Addresses = NDArray[np.uint64]
 Bytes = NDArray[np.uint8]
@@ -30,14 +56,6 @@ class U64(int):
     __slots__ = ()
 
 
-class UnknownLayout(Exception):
-    """This kernel's structures are not the ones this code understands; says which."""
-
-
-class HostError(Exception):
-    """The source cannot be used: one line for the user, what is wrong and what to do."""
-
-
 class KernelMissing(HostError):
     """A dump was cut short before what everything else is read with; says what that is."""
 
@@ -45,14 +63,6 @@ class KernelMissing(HostError):
         super().__init__(f"{info.source} is {info.damage}; {why}")
         self.info = info
         self.why = why
-
-
-class ReadFault(Exception):
-    """Memory at `address` is not in the dump, not mapped, or not readable."""
-
-    def __init__(self, address: int, why: str = "not in this dump") -> None:
-        super().__init__(f"cannot read memory at {address:#x}: {why}")
-        self.address = address
 
 
 @dataclass(frozen=True)
@@ -69,39 +79,6 @@ class Info:
     """The VMCOREINFO note's ``KEY=VALUE`` lines; empty where the source has none."""
     damage: str = ""
     """Why memory is missing that the dump was to hold, and how much; "" where none is."""
-
-
-@dataclass(frozen=True)
-class Member:
-    """One member of a structure. Offsets and sizes are in bytes, `bit_*` in bits."""
-
-    offset: int
-    size: int
-    bit_offset: int = 0
-    bit_size: int = 0
-    """0 for a member that is not a bit field."""
-
-
-@dataclass(frozen=True)
-class Layout:
-    """A structure's layout, members of anonymous structs and unions included."""
-
-    name: str
-    size: int
-    members: Mapping[str, Member] = field(default_factory=dict)
-
-    def __contains__(self, member: str) -> bool:
-        return member in self.members
-
-    def __getitem__(self, member: str) -> Member:
-        try:
-            return self.members[member]
-        except KeyError:
-            raise UnknownLayout(f"{self.name} has no member {member} in this kernel") from None
-
-    def first_of(self, *names: str) -> Member | None:
-        """The first of `names` that this kernel has: members get renamed between versions."""
-        return next((self.members[n] for n in names if n in self.members), None)
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,13 @@
-"""A crash session: its memory, symbols and debug info, asked for through the bridge's socket.
+"""A crash session: its memory, symbols and debug info, asked for through the bridge.
 
-The engine's side of `incrash/crashext_bridge.py`. Reads of the direct map are checked against the
-pages that the dump file holds before crash is asked: a read that fails inside PyKdump leaks its
-buffer there, so it must not be how a hole is found.
+Reads of the direct map are checked against the pages that the dump file holds before crash is
+asked: a read that fails inside PyKdump leaks its buffer there, so it must not be how a hole is
+found.
 """
 
 from __future__ import annotations
 
-import re
-import socket
-import struct
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,13 +23,13 @@ from crashext.hosts.base import (
     Info,
     Layout,
     Mask,
-    Member,
     Module,
     ReadFault,
     Symbol,
     Types,
     coalesce,
 )
+from crashext.hosts.bridge import Bridge, Refused
 from crashext.hosts.crash_sys import dump_file, sys_fields
 from crashext.hosts.crash_tables import untranslatable
 from crashext.hosts.directmap import NO_MAP, direct_map
@@ -57,10 +53,7 @@ _BULK = 1 << 18  # bytes from which a read goes to the dump file
 class CrashHost:
     """`Host` over the bridge. Raises `HostError` when crash is gone."""
 
-    def __init__(
-        self, sock: socket.socket, kept: Kept, whole: AbstractContextManager[None] | None = None
-    ) -> None:
-        """`whole` lets nothing interrupt a question: the next one would get its answer."""
+    def __init__(self, bridge: Bridge, kept: Kept) -> None:
         # Those of the host before this one, which they keep alive.
         CrashHost.symbol_at.cache_clear()
         CrashHost.address_of.cache_clear()
@@ -68,7 +61,7 @@ class CrashHost:
         CrashHost.layout.cache_clear()
         CrashHost.enumerator.cache_clear()
         self.kept = kept
-        self._sock, self._whole = sock, whole or nullcontext()
+        self._bridge = bridge
         self._present = np.zeros((0, 2), np.uint64)
         self._direct = NO_MAP
         self._tags: PointerTags | None = None
@@ -113,21 +106,6 @@ class CrashHost:
         names += map(str, crash_text.module_files(self._modules_text).values())
         paths = (Path(name.split("  ")[0].strip()) for name in names if name)
         return [path for path in paths if path.is_file()]
-
-    def _ask(self, code: int, payload: bytes) -> bytes:
-        """One question; raises `_Refused` when crash answers with an error, and as a write to the
-        output would, `BrokenPipeError`, where that has no reader any more."""
-        try:
-            with self._whole:
-                wire.send(self._sock, code, payload)
-                status, answer = wire.receive(self._sock)
-        except (wire.Closed, wire.Garbage) as error:
-            raise HostError(f"the crash session is gone ({error})") from error
-        if status == wire.UNREAD:
-            raise BrokenPipeError
-        if status != wire.OK:
-            raise _Refused(answer.decode("utf-8", "backslashreplace").strip())
-        return answer
 
     def _vmcoreinfo(self) -> dict[str, str]:
         """The note's lines, from where the kernel itself keeps them."""
@@ -203,14 +181,7 @@ class CrashHost:
             bulk = self._bulk(address, size)
             if bulk is not None:
                 return bulk
-        data = b""
-        while len(data) < size:
-            piece = min(size - len(data), wire.MAX_READ)
-            answer = self._read_runs([(address + len(data), piece)])[0]
-            if answer is None:
-                raise ReadFault(address)
-            data += answer
-        return data
+        return self._bridge.read(address, size)
 
     def _bulk(self, address: int, size: int) -> bytes | None:
         """A long read of the direct map from the dump file itself: the bridge need not carry it."""
@@ -238,7 +209,9 @@ class CrashHost:
                 start, end = runs.pop()
                 batch.append((start, end))
                 total += (end - start) * size
-            answers = self._read_runs([(int(unique[wanted[a]]), (b - a) * size) for a, b in batch])
+            answers = self._bridge.runs(
+                [(int(unique[wanted[a]]), (b - a) * size) for a, b in batch]
+            )
             for (start, end), answer in zip(batch, answers, strict=True):
                 if answer is not None:
                     rows = wanted[start:end]
@@ -250,15 +223,6 @@ class CrashHost:
         if self._tags is not None:
             self._tags.off_rows(unique, data)
         return data[inverse], ok[inverse]
-
-    def _read_runs(self, runs: list[tuple[int, int]]) -> list[bytes | None]:
-        answer = self._ask(wire.READ, b"".join(struct.pack("<QI", *run) for run in runs))
-        flags, at = answer[: len(runs)], len(runs)
-        pieces: list[bytes | None] = []
-        for (_, size), flag in zip(runs, flags, strict=True):
-            pieces.append(answer[at : at + size] if flag else None)
-            at += size if flag else 0
-        return pieces
 
     def present(self) -> list[tuple[int, int]] | None:
         return None if self._file.present is None else list(self._file.present)
@@ -301,16 +265,16 @@ class CrashHost:
             return self._shell.symbol_at(address)
         if address < PERCPU_END:
             return symbol_in(self._percpu_symbols, address)
-        line = self._ask(wire.SYMBOLS, struct.pack("<Q", address)).decode("ascii", "replace")
-        name, _, offset = line.rpartition(" ")
-        if not name or name.startswith(".L"):  # a label that the compiler made up names nothing
+        found = self._bridge.nearest_symbol(address)
+        if found is None or found[0].startswith(".L"):  # a label that the compiler made up
             return None
+        name, offset = found
         if crash_text.is_lock_key(name):
-            name = crash_text.beside(self._symbol_list, address - int(offset)) or name
+            name = crash_text.beside(self._symbol_list, address - offset) or name
         module = next(
             (m.name for m in self.modules() if any(a <= address < b for a, b in m.ranges)), ""
         )
-        return Symbol(name, address - int(offset), 0, module)
+        return Symbol(name, address - offset, 0, module)
 
     @cached_property
     def _symbol_list(self) -> str:
@@ -318,7 +282,7 @@ class CrashHost:
 
     @lru_cache(maxsize=4096)  # noqa: B019
     def address_of(self, name: str) -> int | None:
-        return struct.unpack("<Q", self._ask(wire.ADDRESSES, name.encode()))[0] or None
+        return self._bridge.address_of(name)
 
     @lru_cache(maxsize=1)  # noqa: B019
     def modules(self) -> Sequence[Module]:
@@ -335,7 +299,7 @@ class CrashHost:
     def _ask_modules(self) -> str:
         try:
             return self.crash_command("mod")
-        except _Refused:
+        except Refused:
             return ""  # "mod: no modules loaded" is an error to crash
 
     _modules_text = cached_property(_ask_modules)
@@ -352,49 +316,28 @@ class CrashHost:
             found = self._types.layout(type_name)
             if found is not None or not self._gdb_knows_more:
                 return found
-        lines = self._ask(wire.LAYOUT, type_name.encode()).decode("ascii", "replace").splitlines()
-        if not lines:
-            return None
-        members: dict[str, Member] = {}
-        for line in lines[1:]:
-            name, *numbers = line.split()
-            members.setdefault(name, Member(*map(int, numbers)))
-        return Layout(type_name, int(lines[0]), members)
+        return self._bridge.layout(type_name)
 
     @cache  # noqa: B019
     def enumerator(self, name: str) -> int | None:
         if self._types is not None and self._types.known:
             return self._types.enumerator(name)
-        answer = self._ask(wire.ENUMERATOR, name.encode())
-        return int(answer) if answer else None
+        return self._bridge.enumerator(name)
 
     def crash_command(self, line: str) -> str:
         """Output of a crash command; raises `HostError` with crash's words when it fails."""
-        return self._ask(wire.COMMAND, line.encode()).decode("utf-8", "replace")
+        return self._bridge.command(line)
 
     def source_of(self, address: int) -> list[tuple[str, str]]:
         if self._shell is not None:
             return self._shell.source_of(address)
         try:
             found = crash_text.source_line(self.crash_command(f"sym {address:x}"))
-        except _Refused:
+        except Refused:
             return []
         # gdb knows the innermost line alone: kmalloc()'s own, where that is inlined.
         return [("", found)] if found and "include/" not in found else []
 
     def evaluate(self, expression: str) -> int | None:
         """Value of a C expression, by gdb inside crash. Nothing in it may assign or call."""
-        if not _EXPRESSION.match(expression) or re.search(r"\w\s*\(|--|\+\+", expression):
-            return None
-        try:
-            answer = self.crash_command(f'gdb printf "%lx\\n", (unsigned long)({expression})')
-            return int(answer.split()[-1], 16)
-        except (_Refused, ValueError, IndexError):
-            return None
-
-
-_EXPRESSION = re.compile(r"^[\w\s.>()&*+\-\[\]]{1,200}$")
-
-
-class _Refused(HostError):
-    """crash answered a question with an error."""
+        return self._bridge.evaluate(expression)

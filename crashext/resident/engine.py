@@ -17,7 +17,7 @@ import sys
 import threading
 import traceback
 
-from crashext.commands.collecting import collect_seldom
+from crashext.commands.process import be_thrifty
 from crashext.incrash import crashext_wire as wire
 from crashext.resident.interrupts import Interrupts, Unread
 from crashext.resident.session import Session
@@ -29,7 +29,7 @@ _INTERRUPTED = 130
 def serve(descriptor: int) -> int:
     """Serve crash's commands. Returns the exit status."""
     _stand_alone(descriptor)
-    collect_seldom()
+    be_thrifty()
     # drgn would look through all installed packages for plugins; nobody types at it here.
     os.environ["DRGN_DISABLE_PLUGINS"] = "*"
     sock = socket.socket(fileno=descriptor)

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from crashext.commands import entry
 from crashext.commands.place import Place
-from crashext.growing import give_back
+from crashext.hosts.bridge import Bridge
 from crashext.hosts.crash_sys import dump_file, sys_fields
-from crashext.incrash import crashext_wire as wire
+from crashext.hosts.faults import HostError
 from crashext.resident.interrupts import Interrupts
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Session:
     """One crash session."""
 
     def __init__(self, sock: socket.socket, interrupts: Interrupts) -> None:
-        self._sock, self._interrupts = sock, interrupts
+        self._bridge, self._interrupts = Bridge(sock, interrupts), interrupts
         self._host: CrashHost | None = None
         self._counted = interrupts.count
         self._finished: tuple[dict[Hashable, Any], str | None] = {}, None
@@ -71,7 +71,7 @@ class Session:
         host = self._host
         if host is None or host.info().live or host.moved_on():
             kept = Kept(lambda: self._interrupts.count)
-            self._host = host = CrashHost(self._sock, kept, self._interrupts)
+            self._host = host = CrashHost(self._bridge, kept)
             host.prefer(CarriedTypes(host))
             reports, modules = self._finished
             if reports and modules is not None and not host.moved_on(modules):
@@ -81,15 +81,17 @@ class Session:
 
     def live(self) -> bool:
         """Whether crash looks at a running kernel."""
-        with self._interrupts:
-            wire.send(self._sock, wire.COMMAND, b"sys")
-            status, text = wire.receive(self._sock)
-        return status == wire.OK and not dump_file(sys_fields(text.decode("utf-8", "replace")))
+        try:
+            return not dump_file(sys_fields(self._bridge.command("sys")))
+        except HostError:
+            return False
 
     def tidy(self) -> bool:
         """After a command: give memory back. Returns whether this engine had better leave."""
         if self._host is None:
             return False
+        from crashext.growing import give_back  # a mistake is told without numpy
+
         if _resident() > _ROOM // 2:
             gc.collect()  # what refers to itself is looked for seldom, and may hold arrays
         if _resident() > _ROOM:
