@@ -1,4 +1,4 @@
-"""SLUB made of nothing, in the structures of old kernels: slabs whose free slots a test chose.
+"""SLUB made of nothing, in each generation's structures: slabs whose free slots a test chose.
 
 A `Generation` names where structures keep their members, from include/linux/mm_types.h and
 slub_def.h of that time; `Maker` writes memory by it.
@@ -12,6 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from crashext.hosts.base import Layout
 from crashext.kernel.slab.freelist import Encoding
 from tests.fake import layout, word
 from tests.kernel.machine import DIRECT, PG_SLAB, VMEMMAP
@@ -28,10 +29,29 @@ class Generation:
     page: Members
     cache: Members
     encoding: Encoding = Encoding.PLAIN
+    slab: Members = field(default_factory=dict)
+    """struct slab, which lies where struct page does; none: struct page has its members."""
+
+    @property
+    def members(self) -> Members:
+        """Of a struct page, those of a struct slab among them."""
+        return {**self.page, **self.slab}
 
     @property
     def owner(self) -> str:
-        return "slab_cache" if "slab_cache" in self.page else "slab"
+        return "slab_cache" if "slab_cache" in self.members else "slab"
+
+    def layouts(self) -> list[Layout]:
+        current = "slab" if self.slab else "page"
+        found = [
+            layout("struct page", 64, flags=(0, 8), **self.page),
+            layout("struct kmem_cache", 256, **self.cache),
+            layout("struct kmem_cache_cpu", 32, freelist=(0, 8), tid=(8, 8), **{current: (16, 8)}),
+            layout("struct kmem_cache_node", 64, nr_slabs=(32, 8), total_objects=(40, 8)),
+        ]
+        if self.slab:
+            found.append(layout("struct slab", 64, **self.slab))
+        return found
 
 
 _CACHE: Members = {
@@ -75,6 +95,8 @@ _4_18 = Generation(
     cache={**_CACHE, "random": (184, 8)},
     encoding=Encoding.XOR,
 )
+
+_OF_SLABS = ("slab_cache", "freelist", "inuse", "objects", "frozen")
 
 GENERATIONS = (
     Generation(
@@ -120,7 +142,20 @@ GENERATIONS = (
         encoding=Encoding.XOR,
     ),
     _4_18,
-    replace(_4_18, name="4.18 with back-ports", encoding=Encoding.XOR_SWAPPED),
+    replace(_4_18, name="4.18 with back-ports, 5.10", encoding=Encoding.XOR_SWAPPED),
+    Generation(
+        "6.2, 5.14 with back-ports",
+        page={n: m for n, m in _4_18.page.items() if n not in _OF_SLABS},
+        cache=_4_18.cache,
+        encoding=Encoding.XOR_SWAPPED,
+        slab={
+            "slab_cache": (8, 8),
+            "freelist": (32, 8),
+            "inuse": (40, 4, 0, 16),
+            "objects": (40, 4, 16, 15),
+            "frozen": (40, 4, 31, 1),
+        },
+    ),
 )
 
 
@@ -152,10 +187,7 @@ class Maker(AllocatorMaker):
     def __init__(self, how: Generation) -> None:
         self.how = how
         super().__init__(
-            layout("struct page", 64, flags=(0, 8), **how.page),
-            layout("struct kmem_cache", 256, **how.cache),
-            layout("struct kmem_cache_cpu", 32, freelist=(0, 8), tid=(8, 8), page=(16, 8)),
-            layout("struct kmem_cache_node", 64, nr_slabs=(32, 8), total_objects=(40, 8)),
+            *how.layouts(),
             pages=PAGES,
             bytes_pages=16,
         )
@@ -181,7 +213,7 @@ class Maker(AllocatorMaker):
         """Write members of a struct page; bit fields share their word."""
         at = VMEMMAP + 64 * pfn
         for name, value in {"flags": 0, **members}.items():
-            offset, size, *bits = (0, 8) if name == "flags" else self.how.page[name]
+            offset, size, *bits = (0, 8) if name == "flags" else self.how.members[name]
             old = 0
             if bits:
                 old = int.from_bytes(self.host.read(at + offset, size), "little")

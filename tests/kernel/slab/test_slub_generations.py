@@ -1,4 +1,4 @@
-"""SLUB's slabs in the struct page of old kernels: a made-up cache is read back exactly."""
+"""SLUB's slabs in the structures of each generation: a made-up cache is read back exactly."""
 
 from __future__ import annotations
 
