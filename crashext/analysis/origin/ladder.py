@@ -29,13 +29,14 @@ from crashext.kernel.origin.allocprofile import (
     read_tags,
 )
 from crashext.kernel.origin.kmemleak import read_records, watched
-from crashext.kernel.origin.memcg import accounted, cgroup_paths, object_cgroups
+from crashext.kernel.origin.memcg import accounted, cgroup_paths, object_cgroups, payer_of
 from crashext.kernel.origin.pageowner import keeps_owners, owners_known, read_owners
 from crashext.kernel.origin.slabexts import slab_bases
 from crashext.kernel.origin.stackdepot import StackDepot
 from crashext.kernel.origin.tracks import read_tracks, tracked
 from crashext.kernel.slab.caches import SlabCache
 from crashext.kernel.slab.descriptors import SlabKind, slab_kind
+from crashext.kernel.slab.families import parent
 from crashext.kernel.slab.view import KernelView
 from crashext.wording import plural, size_text, some_of
 
@@ -214,6 +215,10 @@ class Ladder:
 
     def _memcg(self, cache: SlabCache, objects: Words) -> tuple[Allocator, ...] | str:
         host = self._view.host
+        payer = payer_of(host, cache)
+        if payer is not None:
+            note = "the memory cgroup whose cache it is"
+            return (Allocator("memcg", payer, "", (), len(objects), len(objects), note=note),)
         if not accounted(host):
             return "this kernel does not account kernel memory per object"
         groups = object_cgroups(self._view, cache, objects)
@@ -310,7 +315,7 @@ class Ladder:
         # slub_debug became slab_debug in 6.9; the old name is still taken.
         debug = host.address_of("slub_debug") or host.address_of("slab_debug")
         if debug is not None or host.layout("struct track") is not None:
-            options.append(f"slub_debug=U,{cache.name}")
+            options.append(f"slub_debug=U,{parent(cache.name)}")
         if profiled(host):
             options.append("sysctl.vm.mem_profiling=1")
         if host.layout("struct kmemleak_object") is not None:

@@ -28,7 +28,7 @@ _KMALLOC = re.compile(
 _OLD_SIZE = re.compile(r"size-(\d{1,10})(\(DMA\))?", re.ASCII)
 _BUCKET = re.compile(rf"([A-Za-z_]\w{{0,62}})-{_SIZE}", re.ASCII)
 # name(css id:cgroup), and the :deactivated or :dead of 4.x to 5.8.
-_CHILD = re.compile(r"(\S+?)\((?:\d{1,10}:.*|\d{1,10})\)(?::(?:deact|deactivated|dead))?", re.ASCII)
+_CHILD = re.compile(r"(\S+?)\((\d{1,10})(?::(.*))?\)(?::(?:deact|deactivated|dead))?", re.ASCII)
 _BUCKET_MARKS = frozenset(("1k", "2k", "4k", "8k"))
 """Only kmalloc names sizes in k; who has all of these is a set of buckets."""
 
@@ -80,6 +80,12 @@ def parent(name: str) -> str:
     """The cache that a memory cgroup's child cache belongs to; any other name as it is."""
     child = _CHILD.fullmatch(name)
     return child[1] if child else name
+
+
+def cgroup_of(name: str) -> str | None:
+    """The memory cgroup that a cache is of, by the cache's name; None: it is of none."""
+    child = _CHILD.fullmatch(name)
+    return child[3] or f"memory cgroup {child[2]}" if child else None
 
 
 def bucket_owners(names: Iterable[str]) -> frozenset[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import cast
 
@@ -10,11 +11,11 @@ import pytest
 
 from crashext.hosts.base import Layout, Module
 from crashext.kernel.origin.allocprofile import Tag, object_tags, profiled, read_tags
-from crashext.kernel.origin.memcg import accounted, cgroup_paths, object_cgroups
+from crashext.kernel.origin.memcg import accounted, cgroup_paths, object_cgroups, payer_of
 from crashext.kernel.slab.slabs import find_slabs
 from crashext.kernel.slab.view import KernelView
 from crashext.progress import silent
-from tests.fake import layout, slab_cache, word
+from tests.fake import FakeHost, layout, slab_cache, word
 from tests.kernel.machine import PAGE, Machine
 
 VECTOR, TEXTS = 0xFFFF888000900000, 0xFFFFFFFF82000000
@@ -153,3 +154,44 @@ def test_each_object_has_its_memory_cgroup(form: str, entry: int, up: str) -> No
     # A tree that never ends has no path.
     slab.host.put(nodes[2] + 8, word(nodes[0]))
     assert cgroup_paths(slab.host, found) == {}
+
+
+@pytest.mark.parametrize("form", ["3.10", "3.16", "4.12"])
+def test_a_cgroups_own_cache_says_who_pays(form: str) -> None:
+    """Until 5.9. What it says of itself was behind a pointer before 4.0; cgroups had a tree of
+    their own before 3.15."""
+    host = FakeHost(
+        layout("struct mem_cgroup", 512, css=(8, 200)),
+        layout("struct cgroup_subsys_state", 200, cgroup=(16, 8)),
+        layout("struct memcg_cache_params", 48, memcg=(24, 8)),
+        layout("struct kmem_cache", 256, memcg_params=(128, 48 if form == "4.12" else 8)),
+    )
+    cache = slab_cache(name="kmalloc-64(8:tenant)", address=VECTOR)
+    at = VECTOR + (128 if form == "4.12" else 0x200)
+    params, memcg, cgroup = at, VECTOR + 0x400, [VECTOR + 0x1000 + 0x100 * i for i in range(3)]
+    host.put(VECTOR, bytes(0x4000))
+    if form != "4.12":
+        host.put(VECTOR + 128, word(params))
+    host.put(params + 24, word(memcg))
+    host.put(memcg + 8 + 16, word(cgroup[0]))
+    behind = 16 if form == "3.10" else 0  # struct cgroup_name begins with an rcu_head
+    if form == "3.10":
+        host.layouts["struct cgroup"] = layout("struct cgroup", 256, parent=(8, 8), name=(16, 8))
+        host.layouts["struct cgroup_name"] = layout("struct cgroup_name", 16, name=(16, 0))
+    else:
+        host.layouts["struct cgroup"] = layout("struct cgroup", 256, kn=(64, 8))
+        node = layout("struct kernfs_node", 128, parent=(8, 8), name=(16, 8))
+        host.layouts["struct kernfs_node"] = node
+        host.put(cgroup[0] + 64, word(VECTOR + 0x2000))
+        cgroup = [VECTOR + 0x2000 + 0x100 * i for i in range(3)]
+    for i, name in enumerate(("tenant", "lab", "/" if form == "3.10" else "")):
+        text = VECTOR + 0x3000 + 0x40 * i
+        host.put(text + behind, name.encode() + b"\0")
+        host.put(cgroup[i] + 8, word(cgroup[i + 1] if i < 2 else 0, text))
+    assert payer_of(host, cache) == "/lab/tenant"
+    assert payer_of(host, replace(cache, name="kmalloc-64")) is None
+    # What is not in the dump leaves the name.
+    host.put(memcg + 8 + 16, word(0xDEAD000000000000))
+    assert payer_of(host, cache) == "tenant"
+    del host.layouts["struct memcg_cache_params"]
+    assert payer_of(host, cache) == "tenant"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from crashext.kernel.slab.families import bucket_owners, families, family
+from crashext.kernel.slab.families import bucket_owners, cgroup_of, families, family
 from crashext.procfs.slabinfo import SlabLine, parse_slabinfo
 from tests.conftest import lab_dump
 
@@ -92,3 +92,19 @@ def test_use_of_a_family_is_of_its_objects() -> None:
     ]
     (found,) = families(lines)
     assert (found.active_objs, found.num_objs, found.num_slabs, found.use) == (100, 200, 4, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("dentry(123:session-2.scope)", "session-2.scope"),
+        ("kmalloc-rcl-64(9:a (b) c)", "a (b) c"),
+        ("kmalloc-64(77:x):deact", "x"),
+        ("kmalloc-64(77)", "memory cgroup 77"),
+        ("kmalloc-64(77:)", "memory cgroup 77"),
+        ("size-512(DMA)", None),
+        ("dentry", None),
+    ],
+)
+def test_the_cgroup_of_a_cache_is_in_its_name(name: str, expected: str | None) -> None:
+    assert cgroup_of(name) == expected
