@@ -346,7 +346,8 @@ def open_core(core: Path, debug: Sequence[Path]) -> DrgnHost:
         program = drgn.Program()
     why = f"{core} is a core dump, but not of a Linux kernel"
     try:
-        program.set_core_dump(str(core))
+        if not file.unsafe:
+            program.set_core_dump(str(core))
     except Exception as error:  # libkdumpfile's errors arrive as bare Exception
         said = _one_line(error)
         # libkdumpfile speaks of its own functions, where names are missing from a header.

@@ -1,8 +1,9 @@
 """What a dump file says about itself before anything opens it: format, completeness, pages held.
 
 Two formats are read here: ELF cores (/proc/vmcore, QEMU, makedumpfile -E) and makedumpfile's
-compressed kdump. Others are left to the host that opens them. A file that ends too early holds the
-pages before its end, which are most of them: what is missing is said, and is not `present`.
+compressed kdump; both also flattened. Others are left to the host that opens them. A file that ends
+too early holds the pages before its end, which are most of them: what is missing is said, and is
+not `present`.
 
 Sources: include/uapi/linux/elf.h; makedumpfile 1.7.2 diskdump_mod.h, elf_info.h, IMPLEMENTATION.
 """
@@ -10,14 +11,16 @@ Sources: include/uapi/linux/elf.h; makedumpfile 1.7.2 diskdump_mod.h, elf_info.h
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from crashext.hosts.base import HostError
 from crashext.hosts.elfheaders import MOST_OFFSET, PT_LOAD, PT_NOTE, read_headers
+from crashext.hosts.flattened import is_flattened, open_dump
 from crashext.hosts.signature import ELF, KDUMP, LENGTH, no_dump
 from crashext.wording import size_text
 
@@ -48,6 +51,14 @@ class DumpFile:
     """What makedumpfile left out: 1 zero pages, 2 and 4 page cache, 8 user pages, 16 free ones."""
     damage: str = ""
     """Why pages are missing that the file was to hold, and how much that is; "" where none is."""
+    flattened: bool = False
+    """Whether the file is a list of writes to what is described here."""
+
+    @property
+    def unsafe(self) -> bool:
+        """Whether libkdumpfile must not read it: it maps the file, and a page that would lie past
+        its end is the end of the process (SIGBUS)."""
+        return bool(self.damage) and self.format.startswith("kdump")
 
 
 def examine(path: Path) -> DumpFile:
@@ -57,15 +68,15 @@ def examine(path: Path) -> DumpFile:
     or so short that it holds no memory.
     """
     try:
-        with path.open("rb") as file:
+        with open_dump(path) as file:
             head = file.read(LENGTH)
             why = no_dump(path, head)
             if why:
                 raise HostError(why)
             if head.startswith(ELF):
-                return _elf(path, file)
+                return replace(_elf(path, file), flattened=is_flattened(file))
             if head.startswith(KDUMP):
-                return _kdump(path, file)
+                return replace(_kdump(path, file), flattened=is_flattened(file))
     except OSError as error:
         raise HostError(f"cannot open dump {path}: {error.strerror}") from error
     return DumpFile("other", None)
@@ -128,6 +139,11 @@ def _elf(path: Path, file: BinaryIO) -> DumpFile:
         damage = _UNFINISHED
     if lost and not ranges:
         raise HostError(f"{path} is {damage}: it holds no memory; {_AGAIN}")
+    if is_flattened(file) and not ranges:
+        raise HostError(
+            f"{path} is truncated: the headers of a flattened ELF file are written last, and they "
+            f"are missing; {_AGAIN}"
+        )
     present = tuple(_merge(ranges))
     return DumpFile("ELF", present, _registers(notes), damage=_missing(damage, lost, present))
 
@@ -245,7 +261,7 @@ def _pages(file: BinaryIO, bitmap: int, count: int, table: int, length: int) -> 
         bits = np.unpackbits(data, bitorder="little")[: count - begin]
         here = np.flatnonzero(bits)
         file.seek(table + PAGE_DESC.itemsize * total)
-        rows = np.fromfile(file, PAGE_DESC, len(here))
+        rows = _rows(file, len(here))
         total += len(here)
         offset, size = rows["offset"], rows["size"].astype(np.uint64)
         # Of a page that there was no room for makedumpfile leaves nothing here.
@@ -263,6 +279,12 @@ def _pages(file: BinaryIO, bitmap: int, count: int, table: int, length: int) -> 
             else:
                 runs.append((a, b))
     return _Pages(runs, lost, max(end, table + PAGE_DESC.itemsize * total))
+
+
+def _rows(file: BinaryIO, count: int) -> NDArray[np.void]:
+    """So many rows of the table of pages, or those before the end of the file."""
+    data = file.read(PAGE_DESC.itemsize * count)
+    return np.frombuffer(data, PAGE_DESC, len(data) // PAGE_DESC.itemsize)
 
 
 _AGAIN = "copy it again or free space where it is written"

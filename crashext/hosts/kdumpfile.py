@@ -1,7 +1,8 @@
 """Physical memory of a compressed kdump, read here: for files that libkdumpfile does not open.
 
-QEMU's ``dump-guest-memory -z`` leaves the kernel's name and architecture out of the header, without
-which libkdumpfile stops. Pages compressed by zlib or not at all are read.
+QEMU's ``dump-guest-memory -z`` (``-l``, ``-s``) leaves the kernel's name and architecture out of
+the header, without which libkdumpfile stops, and counts arm64's memory in pieces of 64 KiB; of a
+truncated file libkdumpfile maps what is past its end.
 
 Sources: makedumpfile 1.7.2 diskdump_mod.h and IMPLEMENTATION; QEMU 7.2 include/sysemu/dump.h.
 """
@@ -9,17 +10,19 @@ Sources: makedumpfile 1.7.2 diskdump_mod.h and IMPLEMENTATION; QEMU 7.2 include/
 from __future__ import annotations
 
 import struct
-import zlib
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from crashext.hosts.base import HostError
+from crashext.hosts.decompress import FORMS, LIBRARIES, unpacker
 from crashext.hosts.dumpfile import MAX_NOTES, PAGE_DESC
+from crashext.hosts.flattened import open_dump
 
-_ZLIB, _OTHERS = 1, {2: "lzo", 4: "snappy", 0x20: "zstd"}
+_FORMS = sum(FORMS)
 _CACHED = 4096  # pages: 16 MiB
+_FEW = 4  # pages, which may be asked for again soon
 _CHUNK = 1 << 15  # page frames whose rank is counted at once
 _MAX_BLOCK = 1 << 16
 _MAX_BITMAP = 1 << 30
@@ -30,14 +33,15 @@ class KdumpFile:
     """One file, whose headers `dumpfile.examine` has found sound."""
 
     def __init__(self, path: Path) -> None:
-        """Raises `HostError` where its pages are compressed in a way that is not read here."""
+        """Raises `HostError` where what unpacks its pages is not on this machine."""
         self._path = path
-        self._file = path.open("rb")
+        self._file = open_dump(path)
         self._length = self._file.seek(0, 2)
         header = self._read(0, 464)
         self.block, sub, blocks, frames = struct.unpack_from("<iiII", header, 428)
         if not 0 < self.block <= _MAX_BLOCK or not 0 < sub < 1 << 16:
             raise HostError(f"{path} is a damaged kdump file: its header makes no sense")
+        self._require(struct.unpack_from("<I", header, 424)[0])
         about = self._read(self.block, 112)
         version = struct.unpack_from("<i", header, 8)[0]
         self.frames = max(frames, struct.unpack_from("<Q", about, 96)[0] if version >= 6 else 0)
@@ -64,38 +68,65 @@ class KdumpFile:
 
     def read(self, address: int, size: int) -> bytes | None:
         """Bytes at a physical address; None where any of them is not in the file."""
-        pieces = []
-        while size > 0:
-            page = self.page(address // self.block)
-            if page is None:
-                return None
-            at = address % self.block
-            pieces.append(page[at : at + size])
-            address, size = address + len(pieces[-1]), size - len(pieces[-1])
-        return b"".join(pieces)
+        first, end = address // self.block, -(-(address + size) // self.block)
+        whole = self._run(first, end) if end - first > _FEW else map(self.page, range(first, end))
+        pages = list(whole)
+        if None in pages:
+            return None
+        at = address - first * self.block
+        return b"".join(page for page in pages if page)[at : at + size]
+
+    def _require(self, status: int) -> None:
+        """What unpacks its pages; the header's status has the bits that pages' flags have."""
+        for bit, form in FORMS.items():
+            if status & bit and unpacker(form) is None:
+                raise HostError(
+                    f"{self._path} is compressed with {form}, and {LIBRARIES[form]} is not on this "
+                    "machine: install it, or make the dump anew with zlib (makedumpfile -c, "
+                    "dump-guest-memory -z)"
+                )
 
     def _page(self, frame: int) -> bytes | None:
-        if not 0 <= frame < self.frames or not self._bits[frame // 8] >> frame % 8 & 1:
-            return None
-        begin = frame // _CHUNK * _CHUNK
-        before = np.unpackbits(self._bits[begin // 8 : frame // 8 + 1], bitorder="little")
-        rank = int(self._before[frame // _CHUNK]) + int(before[: frame - begin].sum())
-        row = np.frombuffer(self._read(self._table + PAGE_DESC.itemsize * rank, 24), PAGE_DESC)[0]
-        data = self._read(int(row["offset"]), min(int(row["size"]), 2 * self.block))
-        flags = int(row["flags"])
-        for bit, name in _OTHERS.items():
-            if flags & bit:
-                raise HostError(
-                    f"{self._path} names no architecture, and its pages are compressed with "
-                    f"{name}: make it anew with zlib (dump-guest-memory -z)"
-                )
-        if flags & _ZLIB:
-            try:
-                data = zlib.decompress(data, bufsize=self.block)
-            except zlib.error:
-                return None
-        return data if len(data) == self.block else None
+        return self._run(frame, frame + 1)[0]
+
+    def _run(self, first: int, end: int) -> list[bytes | None]:
+        """Page frames [first, end), as far as the first that is not in the file."""
+        if not 0 <= first < end <= self.frames:
+            return [None]
+        bits = np.unpackbits(self._bits[first // 8 : -(-end // 8)], bitorder="little")
+        if not bits[first % 8 :][: end - first].all():
+            return [None]
+        begin = first // _CHUNK * _CHUNK
+        before = _ONES[self._bits[begin // 8 : first // 8]].sum() + bits[: first % 8].sum()
+        rank = int(self._before[first // _CHUNK] + before)
+        row = PAGE_DESC.itemsize
+        rows = np.frombuffer(self._read(self._table + row * rank, row * (end - first)), PAGE_DESC)
+        offsets, sizes = rows["offset"].tolist(), np.minimum(rows["size"], 2 * self.block).tolist()
+        # Pages of one memory range follow each other in the file; those of zeros are one.
+        start, stop = min(offsets), max(map(int.__add__, offsets, sizes))
+        together = stop - start <= 2 * self.block * len(rows)
+        data = self._read(start, stop - start) if together else b""
+        found: list[bytes | None] = []
+        for offset, size, flags in zip(offsets, sizes, rows["flags"].tolist(), strict=True):
+            at = offset - start
+            packed = data[at : at + size] if together else self._read(offset, size)
+            cut = not size or offset + size > self._length
+            found.append(None if cut else self._unpacked(packed, flags))
+            if found[-1] is None:
+                break
+        return found
+
+    def _unpacked(self, packed: bytes, flags: int) -> bytes | None:
+        if flags & _FORMS:
+            form = next(form for bit, form in FORMS.items() if flags & bit)
+            unpack = unpacker(form)
+            page = None if unpack is None else unpack(packed, self.block)
+        else:
+            page = packed
+        return page if page is not None and len(page) == self.block else None
 
     def _read(self, at: int, size: int) -> bytes:
+        if not 0 <= at < self._length:
+            return bytes(size)
         self._file.seek(at)
         return self._file.read(size).ljust(size, b"\0")

@@ -1,8 +1,9 @@
 """Readers of a dump file's physical memory that can work side by side, one a thread.
 
 drgn's program serves one thread at a time, and holds the interpreter while it decompresses. An ELF
-core is read here with preadv(2); a compressed kdump by libkdumpfile, which drgn has loaded already,
-through a context of its own for each reader. Both let other threads run meanwhile.
+core is read here with preadv(2); a compressed kdump, or what is flattened, by libkdumpfile, which
+drgn has loaded already, through a context of its own for each reader; a kdump that libkdumpfile
+does not read, or must not, by `KdumpFile`. All let other threads run meanwhile.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
+from crashext.hosts.base import HostError
 from crashext.hosts.dumpfile import DumpFile
 from crashext.hosts.elfheaders import PT_LOAD, read_headers
+from crashext.hosts.kdumpfile import KdumpFile
 
 if TYPE_CHECKING:
     import ctypes
@@ -118,6 +121,18 @@ class _Kdump(_Buffered):
         return not failed and size.value == len(data)
 
 
+class _Own:
+    """By our own reader, a file opened for each."""
+
+    def __init__(self, path: Path, physical: Callable[[int], int | None]) -> None:
+        self._physical, self._dump = physical, KdumpFile(path)
+
+    def read(self, address: int, size: int) -> memoryview | None:
+        where = self._physical(address)
+        data = None if where is None else self._dump.read(where, size)
+        return None if data is None else memoryview(data)
+
+
 def _libkdumpfile() -> ctypes.CDLL:
     """The one that drgn has loaded: its wheel brings its own, under a name of its own."""
     import ctypes
@@ -132,14 +147,27 @@ def _libkdumpfile() -> ctypes.CDLL:
 def open_readers(
     path: Path, file: DumpFile, physical: Callable[[int], int | None], count: int
 ) -> list[Reader]:
-    """So many readers of a sound dump; none where its format is read by drgn alone.
+    """So many readers of a dump; none where its format is read by drgn alone.
 
     `physical` gives the physical address behind one of the direct map, None for others.
     """
-    kind = _Elf if file.format == "ELF" else _Kdump if file.format.startswith("kdump") else None
-    if kind is None or file.damage or file.present is None:
+    if not file.present:
         return []
-    try:
-        return [kind(path, physical) for _ in range(count)]
-    except (OSError, ValueError, AttributeError, MemoryError):
-        return []  # an older libkdumpfile, or none; what else may be wrong drgn says in its words
+    first = np.empty(1, np.uint8)
+    for kind in _kinds(file):
+        try:
+            found = [kind(path, physical) for _ in range(count)]
+            # libkdumpfile opens what it does not read, too.
+            if isinstance(found[0], _Own) or found[0].fill(file.present[0][0], first):
+                return [*found]
+        except (OSError, ValueError, AttributeError, MemoryError, HostError):
+            continue  # an older libkdumpfile, or none; what else is wrong drgn says in its words
+    return []
+
+
+def _kinds(file: DumpFile) -> list[type[_Elf] | type[_Kdump] | type[_Own]]:
+    if file.format == "ELF":
+        return [_Kdump] if file.flattened else [_Elf]
+    if not file.format.startswith("kdump"):
+        return []
+    return [_Own] if file.unsafe else [_Kdump, _Own]

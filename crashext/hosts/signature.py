@@ -15,11 +15,9 @@ _ET_CORE = 4
 
 def no_dump(path: object, head: bytes) -> str:
     """Why a file that begins with `head` cannot be a dump; "" where it may be one."""
-    if head.startswith(FLATTENED):
-        return f"{path} is a flattened dump: rearrange it first with: makedumpfile -R NEW < {path}"
     if head.startswith(ELF) and len(head) == LENGTH and _type(head) != _ET_CORE:
         return f"{path} is an ELF file but no core dump; -s is for vmlinux, -c a dump"
-    if not head.startswith((ELF, KDUMP, *OTHERS)):
+    if not head.startswith((ELF, KDUMP, FLATTENED, *OTHERS)):
         return f"{path} is not a kernel dump (neither ELF core nor compressed kdump)"
     return ""
 

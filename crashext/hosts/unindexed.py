@@ -13,6 +13,7 @@ import drgn
 
 from crashext.hosts.base import Layout, ReadFault, Types
 from crashext.hosts.drgn import DrgnHost
+from crashext.hosts.dumpfile import examined
 
 
 class UnindexedHost(DrgnHost):
@@ -30,6 +31,8 @@ class UnindexedHost(DrgnHost):
 
 def open_unindexed(core: Path, vmlinux: Path, types: Types) -> UnindexedHost | None:
     """A dump with the debug file of its kernel, where that is enough; None where it takes more."""
+    if examined(core).unsafe:
+        return None
     logging.getLogger("drgn").setLevel(logging.CRITICAL)
     program = drgn.Program()
     try:

@@ -11,6 +11,7 @@ from pathlib import Path
 import drgn
 
 from crashext.hosts.dumpfile import DumpFile
+from crashext.hosts.flattened import open_dump
 from crashext.hosts.kdumpfile import KdumpFile
 from crashext.hosts.vmcoreinfo import texts
 
@@ -40,7 +41,7 @@ def _elf(core: Path) -> drgn.Program | None:
 
 
 def _texts_of(core: Path) -> Iterator[str]:
-    with core.open("rb") as data:
+    with open_dump(core) as data:
         length = data.seek(0, 2)
 
         def read(at: int, size: int) -> bytes:

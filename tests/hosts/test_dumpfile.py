@@ -99,7 +99,7 @@ CORE = elf([(PT_NOTE, 400, 0, 16), (PT_LOAD, 4096, 0x1000, 0x2000)], 4096 + 0x20
         (CORE[:20], "damaged"),
         (CORE[:100], "damaged"),
         (b"KDUMP   " + bytes(100), "truncated"),
-        (b"makedumpfile\0\0\0\0" + bytes(4096), "makedumpfile -R"),
+        (b"makedumpfile\0\0\0\0" + bytes(4096), "not a kernel dump"),  # not one write
     ],
 )
 def test_a_file_that_is_no_whole_dump_is_refused(tmp_path: Path, data: bytes, says: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from crashext.hosts.base import ReadFault
 from crashext.hosts.drgn import DrgnHost, open_core
-from crashext.hosts.dumpfile import DumpFile, examine
+from crashext.hosts.dumpfile import DumpFile
 from crashext.hosts.readers import ManyReaders, open_readers
 from tests.conftest import lab_dump
 
@@ -74,12 +74,3 @@ def test_their_files_are_closed_with_them() -> None:
 @pytest.mark.parametrize("file", [DumpFile("live", None), DumpFile("other", None)])
 def test_there_are_none_of_what_only_drgn_reads(file: DumpFile) -> None:
     assert open_readers(Path("/dev/null"), file, lambda address: address, 2) == []
-
-
-def test_there_are_none_of_a_damaged_dump(tmp_path: Path) -> None:
-    short = tmp_path / "short"
-    with lab_dump("default").vmcore.open("rb") as whole:
-        short.write_bytes(whole.read(64 << 20))
-    file = examine(short)
-    assert file.damage
-    assert open_readers(short, file, lambda address: address, 2) == []

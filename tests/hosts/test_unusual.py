@@ -149,23 +149,6 @@ def test_pages_are_those_of_the_dump() -> None:
                     assert data == whole.read(base + at, 4096)
 
 
-def test_a_way_of_compressing_that_is_not_read_is_said(tmp_path: Path) -> None:
-    path = of_kdump(tmp_path, without_names)
-    examined = examine(path).present
-    assert examined is not None
-    data = bytearray(path.read_bytes())
-    block, sub, blocks = struct.unpack_from("<iiI", data, 428)
-    table = (1 + sub + blocks) * block
-    pages = sum(b - a for a, b in examined) // block
-    for i in range(pages):
-        at = table + 24 * i + 12
-        data[at : at + 4] = (4).to_bytes(4, "little")
-    without_note(data)
-    path.write_bytes(data)
-    with pytest.raises(HostError, match="compressed with snappy"):
-        open_core(path, (lab_dump(NAME).vmlinux,))
-
-
 def test_a_core_whose_memory_has_no_note_is_refused_in_one_line(tmp_path: Path) -> None:
     path = without_elf_note(tmp_path)
     data = path.read_bytes()

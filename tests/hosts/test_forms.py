@@ -1,0 +1,175 @@
+"""Every form of a compressed kdump is read as drgn reads the one by makedumpfile: packed by zlib,
+lzo, snappy or zstd, with and without names in its header, flattened, and cut off."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from crashext.hosts import decompress, kdumpfile
+from crashext.hosts.base import HostError
+from crashext.hosts.drgn import open_core
+from crashext.hosts.dumpfile import examine
+from crashext.hosts.flattened import open_dump
+from crashext.hosts.physical import PhysicalMemory
+from crashext.hosts.readers import open_readers
+from tests.conftest import lab_dump
+from tests.hosts.recompressed import cut, flattened, packer, recompressed, say_packed, without_names
+
+PAGE = 4096
+PACKED = tuple(decompress.LIBRARIES)
+Change = Callable[[Path], Path]
+
+
+def changed(folder: Path, form: str, changes: Sequence[Change]) -> Path:
+    path = folder / "vmcore"
+    if form == "zlib":
+        shutil.copyfile(lab_dump("default").d31, path)
+    else:
+        recompressed(lab_dump("default").d31, path, form)
+    for change in changes:
+        change(path)
+    return path
+
+
+def cut_off(path: Path) -> Path:
+    return cut(path, 0.8)
+
+
+@pytest.mark.parametrize(
+    ("form", "changes"),
+    [
+        ("lzo", ()),
+        ("snappy", (without_names,)),
+        ("zstd", (without_names, flattened)),
+        ("zlib", (flattened,)),
+        ("zlib", (without_names, cut_off)),
+        ("zlib", (cut_off,)),
+        ("zlib", (flattened, cut_off)),
+        ("lzo", (without_names, flattened, cut_off)),
+    ],
+)
+def test_pages_are_those_of_the_dump_it_was_made_of(
+    tmp_path: Path, form: str, changes: tuple[Change, ...]
+) -> None:
+    path = changed(tmp_path, form, changes)
+    file, original = examine(path), examine(lab_dump("default").d31).present
+    assert file.present is not None
+    assert original is not None
+    assert file.flattened == (flattened in changes)
+    assert bool(file.damage) == (cut_off in changes)
+    assert (file.present == original) == (cut_off not in changes)
+    whole, mine = PhysicalMemory(lab_dump("default").d31), PhysicalMemory(path)
+    readers = open_readers(path, file, lambda address: address, 2)
+    assert len(readers) == 2
+    frames = [f for a, b in original for f in range(a, b, PAGE)]
+    chosen = np.random.default_rng(1).choice(frames, 300).tolist()
+    # Where memory begins and ends, in pieces of one page and of more.
+    chosen += [edge + at for pair in original[:40] for edge in pair for at in (-PAGE, 0)]
+    reads = [(at, size) for at in chosen if at >= 0 for size in (8, PAGE, 9 * PAGE + 8)]
+
+    def side_by_side(number: int) -> list[bytes | None]:
+        data = (readers[number].read(at, size) for at, size in reads)
+        return [None if piece is None else bytes(piece) for piece in data]
+
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(side_by_side, range(2)))
+    there = 0
+    for (at, size), one, two in zip(reads, *found, strict=True):
+        here = any(a <= at and at + size <= b for a, b in file.present)
+        there += here
+        expected = whole.read(at, size) if here else None
+        assert one == two == expected
+        assert mine.read(at, size) == expected
+    assert there > 300
+
+
+@pytest.mark.parametrize("form", PACKED)
+def test_without_its_library_one_line_says_what_to_install(
+    tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = changed(tmp_path, "zlib", (without_names,))
+    with path.open("r+b") as file:
+        head = bytearray(file.read(464))
+        say_packed(head, form)
+        file.seek(0)
+        file.write(head)
+    monkeypatch.setattr(kdumpfile, "unpacker", lambda form: None)
+    with pytest.raises(
+        HostError, match=rf"with {form}, and lib{form[:3]}.* not on this"
+    ) as refused:
+        open_core(path, (lab_dump("default").vmlinux,))
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("form", PACKED)
+def test_a_damaged_page_is_none(form: str) -> None:
+    page = bytes(range(256)) * 16
+    packed, unpack = packer(form)(page), decompress.unpacker(form)
+    assert unpack is not None
+    assert unpack(packed, PAGE) == page
+    assert unpack(packed[: len(packed) // 2], PAGE) is None
+    assert unpack(b"\xff" * 64, PAGE) is None
+    assert unpack(packed, PAGE - 1) is None  # longer than there is room for
+
+
+def test_a_page_that_would_never_end_is_none() -> None:
+    import zlib
+
+    unpack = decompress.unpacker("zlib")
+    assert unpack is not None
+    assert unpack(zlib.compress(bytes(1 << 24)), PAGE) is None
+    assert unpack(zlib.compress(bytes(PAGE)), PAGE) == bytes(PAGE)
+
+
+@pytest.mark.parametrize("options", [("-d", "31", "-c"), ("-d", "31", "-l"), ("-d", "31", "-E")])
+def test_a_flattened_file_of_makedumpfile_is_what_it_stands_for(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    flat, whole = tmp_path / "flat", tmp_path / "whole"
+    core = lab_dump("healthy").vmcore
+    with flat.open("wb") as file:
+        made: list[str | Path] = ["makedumpfile", "-F", *options, core]
+        subprocess.run(made, stdout=file, stderr=subprocess.DEVNULL, check=True)
+    with flat.open("rb") as file:
+        subprocess.run(["makedumpfile", "-R", whole], stdin=file, check=True, capture_output=True)
+    expected = whole.read_bytes()
+    with open_dump(flat) as file:
+        data = file.read()
+        # An ELF file of makedumpfile ends in a hole, which no write says.
+        assert data == expected[: len(data)]
+        assert not any(expected[len(data) :])
+        for at in np.random.default_rng(2).integers(0, len(data), 200).tolist():
+            file.seek(at)
+            assert file.read(70_000) == data[at : at + 70_000]
+    assert examine(flat).present == examine(whole).present
+    with flat.open("r+b") as file:
+        file.truncate(flat.stat().st_size * 4 // 5)
+    if "-E" in options:
+        with pytest.raises(HostError, match="headers of a flattened ELF file are written last"):
+            examine(flat)
+    else:
+        assert examine(flat).damage.startswith("truncated")
+
+
+def test_a_flattened_file_whose_writes_are_nonsense_has_what_is_sound(tmp_path: Path) -> None:
+    path = tmp_path / "flat"
+    head = b"makedumpfile\0\0\0\0".ljust(4096, b"\0")
+    write = (5).to_bytes(8, "big") + (3).to_bytes(8, "big") + b"abc"
+    for behind in (
+        b"",
+        b"\xff" * 15,
+        (1).to_bytes(8, "big") + (-7).to_bytes(8, "big", signed=True),
+    ):
+        path.write_bytes(head + write + behind + b"zzzz")
+        with open_dump(path) as file:
+            assert file.read() == bytes(5) + b"abc"
+    path.write_bytes(head + write[:-1])
+    with open_dump(path) as file:
+        assert file.read() == bytes(5) + b"ab"
