@@ -18,6 +18,7 @@ from functools import partial
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from time import process_time
 from typing import Any
 
 from crashext.commands import entry
@@ -138,22 +139,42 @@ def compare(name: str, form: str, dump: Dump) -> Row:
     return Row(name, form, release, wrong, bare.said)
 
 
+def by_kernel(rows: Sequence[Row]) -> Iterator[list[str]]:
+    """The same, a line a kernel: its guests and forms, and how many documents are equal."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.name.partition("@")[2], []).append(row)
+    for group in groups.values():
+        answers = [found for row in group for found in row.wrong.values()]
+        equal = sum(not found for found in answers)
+        releases = sorted({row.release for row in group})
+        guests = dict.fromkeys(row.name.partition("@")[0] for row in group)
+        forms = dict.fromkeys(row.form for row in group)
+        outcome = f"{equal} of {len(answers)}" if answers else group[0].said
+        yield [", ".join(releases) or group[0].name, ", ".join(guests), ", ".join(forms), outcome]
+
+
 def main() -> int:
     print(f"load before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs")
     heads = ["kernel", "guest", "form", "verdict", "--orphans", "CACHE", "objsim", "--sites CACHE"]
     print("|", " | ".join(heads), "|\n|" + "---|" * len(heads))
-    wrong = 0
+    wrong, rows = 0, list[Row]()
     for name in sys.argv[1:] or [f"{s}{kernel}" for kernel in KERNELS for s in SCENARIOS]:
         dump = build(scenario(name))
         for form in FORMS:
             if not (dump.folder / form).exists():
                 continue
             row = compare(name, form, dump)
+            rows.append(row)
             print("|", " | ".join(row.cells), "|", flush=True)
             for question, found in row.wrong.items():
                 wrong += bool(found)
                 for difference in found[:20]:
                     print(f"{name} {form}, {question}: {difference}", file=sys.stderr, flush=True)
+    print("\n| kernel | guests | forms | documents equal |\n|---|---|---|---|")
+    for cells in by_kernel(rows):
+        print("|", " | ".join(cells), "|")
+    print(f"load after: {os.getloadavg()[0]:.1f}, CPU seconds: {process_time():.0f}")
     return int(wrong > 0)
 
 
