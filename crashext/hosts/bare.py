@@ -63,7 +63,7 @@ class BareHost(UnindexedHost):
         missing = {name.removesuffix("_impl") for name in functions if name not in known}
         missing = {name for name in missing if name not in known}
         if missing:
-            missing -= {name.partition(".")[0] for name in known}
+            missing -= {name.partition(".")[0] for name in known if "." in name}
         if missing:
             raise HostError(
                 f"{DAMAGED}: {len(missing):,} of {len(functions):,} functions are not among them"

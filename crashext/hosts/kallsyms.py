@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,7 @@ from crashext.hosts.kallsyms_check import (
     require_order,
     require_pairs,
     require_tokens,
+    require_wholes,
 )
 from crashext.hosts.kallsyms_search import Tables, find_tables
 from crashext.hosts.percpu import PERCPU_END
@@ -35,6 +37,7 @@ from crashext.hosts.percpu import PERCPU_END
 _MAX_SYMBOLS = 1 << 22
 _TOKENS = 256
 _MAX_TOKEN = 512  # KSYM_NAME_LEN from 6.1
+_AT_ONCE = 1 << 14  # names that are unpacked together
 _PAGE = 4096
 _SYMBOL = re.compile(r"SYMBOL\((\w+)\)")
 # struct lock_class_key is empty without lockdep: its symbol sits where the next variable begins.
@@ -121,12 +124,13 @@ def read_kallsyms(read: Read, vmcoreinfo: Mapping[str, str]) -> Kallsyms:
         raise HostError("its own symbols (kallsyms) cannot be read") from error
     if (addresses[1:] < addresses[:-1]).any():  # sort_symbols() of scripts/kallsyms.c
         raise HostError(f"{DAMAGED}: their addresses are in disorder")
-    found = _sorted(names, addresses)
+    found = _by_address(names, addresses)
     require_names(found.by_name)
     if not found.functions_only:
         require_agreement(found.by_name, known)
         require_exports(read, found.by_name)
         require_families(found.by_name)
+        require_wholes(found.by_name)
         require_pairs(found.names, found.addresses)
     order = _order(read, len(names), behind, found.by_name)
     if order:
@@ -183,21 +187,41 @@ def _names(read: Read, tables: Tables) -> tuple[list[str], bytes]:
     tokens = [text[at : text.index(b"\0", at)].decode("ascii") for at in index]
     require_tokens(tokens, index)
     data = read(tables.names, tables.token_table - tables.names)  # markers are between
-    names, places, at, token = [], [], 0, tokens.__getitem__
+    places, at = [], 0
     for _ in range(count):
         places.append(at)
         length = data[at]
-        at += 1
         if length & 0x80:  # 6.1 (73bbb94466fd), where none was as long before
-            length = length & 0x7F | data[at] << 7
-            at += 1
-        names.append("".join(map(token, data[at : at + length])))
-        at += length
+            length = 1 + (length & 0x7F | data[at + 1] << 7)
+        at += 1 + length
     if at > len(data):
         raise ValueError(at)
     aligned = tables.names + at + 3 & ~3
     behind = require_markers(places, data[aligned - tables.names :])
+    names = _unpacked(np.frombuffer(data[:at], np.uint8), np.array(places), tokens)
     return names, behind[(tables.token_table - len(behind)) % 8 and 4 :]
+
+
+def _unpacked(data: NDArray[np.uint8], places: NDArray[np.int64], tokens: list[str]) -> list[str]:
+    """Every packed name, whose length is at its place: all of a piece at once."""
+    # Two tokens more: where a name begins, and the second byte of a length.
+    codes = data.astype(np.uint16)
+    codes[places] = _TOKENS
+    codes[places[data[places] >= 0x80] + 1] = _TOKENS + 1
+    texts = [token.encode() for token in (*tokens, "\n", "")]
+    every = np.frombuffer(b"".join(texts), np.uint8)
+    lengths = np.array([len(text) for text in texts], np.int32)
+    begins = np.cumsum(lengths, dtype=np.int32) - lengths
+    pieces = []
+    edges = [*places[::_AT_ONCE].tolist(), len(codes)]
+    for first, last in pairwise(edges):
+        piece = codes[first:last]
+        long = lengths[piece]
+        ends = np.cumsum(long, dtype=np.int32)
+        letters = np.repeat(begins[piece] - ends + long, long)
+        letters += np.arange(len(letters), dtype=np.int32)
+        pieces.append(every[letters].tobytes())
+    return b"".join(pieces).decode("ascii").split("\n")[1:]
 
 
 def _addresses(
@@ -229,20 +253,21 @@ def _whole_addresses(read: Read, end: int, count: int) -> NDArray[np.uint64]:
         return np.zeros(count, np.uint64)
 
 
-def _sorted(kinds_and_names: Sequence[str], unsorted: NDArray[np.uint64]) -> Kallsyms:
-    order = np.argsort(unsorted, kind="stable")
-    addresses = unsorted[order]
-    both = [kinds_and_names[row] for row in order.tolist()]
+def _by_address(names: Sequence[str], addresses: NDArray[np.uint64]) -> Kallsyms:
+    """Of kinds and names in the order of their addresses."""
+    both = list(names)
     edges = np.flatnonzero(addresses[1:] != addresses[:-1]) + 1
     edges = np.concatenate(([0], edges, [len(addresses)]))
     several = np.flatnonzero(np.diff(edges) > 1)
     for begin, end in zip(edges[several].tolist(), edges[several + 1].tolist(), strict=True):
         both[begin:end] = sorted(both[begin:end], key=_worth)
-    names = [symbol[1:] for symbol in both]
+    kinds, alone = [symbol[:1] for symbol in both], [symbol[1:] for symbol in both]
     values = addresses.tolist()
-    by_name = dict(zip(reversed(names), reversed(values), strict=True))
-    by_name |= {s[1:]: a for s, a in zip(both, values, strict=True) if s[:1].isupper()}
-    return Kallsyms(names, addresses, by_name)
+    by_name = dict(zip(reversed(alone), reversed(values), strict=True))
+    is_global = "".join(kinds).encode("ascii", "replace")
+    rows = np.flatnonzero(np.frombuffer(is_global, np.uint8) < ord("a")).tolist()
+    by_name |= {alone[row]: values[row] for row in rows}
+    return Kallsyms(alone, addresses, by_name)
 
 
 def _worth(symbol: str) -> tuple[bool, bool, bool, str]:

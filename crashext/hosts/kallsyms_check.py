@@ -28,6 +28,7 @@ _GROUP = 256  # names a marker
 _NAMES = re.compile(r"(?:[A-Za-z_.$][\w.$]*+\n|e\d++@\w++\n)++", re.ASCII)
 
 _PREFIX = "__pfx_"
+_COLD = ".cold"
 _TRACEPOINT = "__tracepoint_"
 _SYSCALL = "__syscall_meta__"
 _FAMILY = {  # prefix: that of which there is one for each
@@ -53,7 +54,7 @@ _FAMILY = {  # prefix: that of which there is one for each
     EXPORT: "__flags_",
 }
 _PREFIXES = sorted({*_FAMILY, *_FAMILY.values()}, key=len, reverse=True)
-_MADE = re.compile(f"({'|'.join(_PREFIXES)})")
+_MADE = re.compile(rf"\n({'|'.join(_PREFIXES)})([^.\n]*)")
 
 
 def require_tokens(tokens: Sequence[str], index: Sequence[int]) -> None:
@@ -126,7 +127,7 @@ def require_exports(read: Read, by_name: Mapping[str, int]) -> None:
 
 
 def require_names(addresses: Mapping[str, int]) -> None:
-    if _NAMES.fullmatch("".join(f"{name}\n" for name in addresses)) is None:
+    if _NAMES.fullmatch("\n".join([*addresses, ""])) is None:
         raise HostError(f"{DAMAGED}: some are no names")
 
 
@@ -145,14 +146,20 @@ def require_agreement(addresses: Mapping[str, int], known: Mapping[str, int]) ->
 def require_families(names: Collection[str]) -> None:
     """What one macro makes has one ending under several prefixes."""
     endings: dict[str, set[str]] = {prefix: set() for prefix in _PREFIXES}
-    for name in names:
-        found = _MADE.match(name)
-        if found:
-            endings[found[1]].add(name[found.end(1) :].partition(".")[0])
+    for prefix, ending in _MADE.findall("\n".join(["", *names])):
+        endings[prefix].add(ending)
     for prefix, other in _FAMILY.items():
         theirs = endings[other]
         if theirs and not endings[prefix] <= theirs:
             raise HostError(f"{DAMAGED}: of the names of one thing some are not among them")
+
+
+def require_wholes(names: Collection[str]) -> None:
+    """What the compiler moves out of a function, `name.cold`, is not there without it."""
+    parts = [name for name in names if name.endswith(_COLD)]
+    missing = sum(part.removesuffix(_COLD) not in names for part in parts)
+    if missing:
+        raise HostError(f"{DAMAGED}: {missing:,} parts of functions are there without these")
 
 
 def require_percpu(variables: Mapping[str, int], by_name: Mapping[str, int]) -> None:

@@ -69,6 +69,11 @@ def test_what_one_macro_makes_is_there_whole() -> None:
         assert refused(partial(check.require_families, {*family, f"{prefix}sched_witch"}))
 
 
+def test_a_cold_part_has_its_function() -> None:
+    check.require_wholes(["vfs_read", "vfs_read.cold", "seq.isra.0", "seq.isra.0.cold"])
+    assert "1 part" in refused(lambda: check.require_wholes(["vfs_reae", "vfs_read.cold"]))
+
+
 def test_per_cpu_variables_are_where_btf_says() -> None:
     known = {"__per_cpu_start": 4096, "runqueues": 4096 + 64}
     check.require_percpu({"runqueues": 64}, known)
