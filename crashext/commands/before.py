@@ -14,12 +14,12 @@ from crashext.analysis.settings import Settings
 from crashext.commands.opening import open_dump
 from crashext.hosts.base import Host, HostError
 from crashext.hosts.recorded import RecordedHost
+from crashext.hosts.signature import SESSION
 from crashext.kernel.slab.view import KernelView
 from crashext.procfs.saved import saved
 from crashext.progress import Progress
 
 _MAX_JSON = 64 << 20  # Python makes some times that of it
-_SESSION = b"CRASHEXT-SESSION"
 
 
 def earlier(
@@ -37,7 +37,7 @@ def earlier(
         return read_snapshot(saved(path)[0], progress)
     try:
         with path.open("rb") as file:
-            head = file.read(len(_SESSION))
+            head = file.read(len(SESSION))
             data = head + file.read(_MAX_JSON) if head.lstrip()[:1] == b"{" else b""
     except OSError as error:
         raise HostError(f"cannot open {path}: {error.strerror}") from error
@@ -49,7 +49,7 @@ def earlier(
         except (ValueError, RecursionError) as error:
             raise HostError(f"{path} is damaged: it is no JSON document") from error
         return of_document(str(path), document)
-    host: Host = RecordedHost(path) if head == _SESSION else open_dump(path, symbols, debuginfod)
+    host: Host = RecordedHost(path) if head == SESSION else open_dump(path, symbols, debuginfod)
     # Counters are enough: who points at what is asked of the later moment only.
     overview = look_over(KernelView(host), settings, progress, refs=False)
     return of_overview(str(path), overview)

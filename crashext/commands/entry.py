@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from crashext.commands.arguments import BAD_INPUT, Parser, leakscan_parser, objsim_parser
 from crashext.commands.files import check_files
-from crashext.commands.names import unknown_cache
+from crashext.commands.mistakes import mistake
 from crashext.commands.options import Options, Refusal, leakscan_options, objsim_options
 from crashext.commands.place import SHELL, Place
 from crashext.commands.telling import tell
@@ -38,7 +38,7 @@ def _command(
     except Refusal as why:
         tell(parser.prog, str(why))
         return BAD_INPUT
-    wrong = unknown_cache(options, place)
+    wrong = mistake(options, place)
     if wrong:
         tell(parser.prog, wrong)
         return BAD_INPUT

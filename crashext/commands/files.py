@@ -6,6 +6,7 @@ Whether their content is any good is found out by who reads it, but for what the
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -19,9 +20,12 @@ from crashext.commands.options import (
     Refusal,
     TraceOptions,
 )
-from crashext.hosts.signature import LENGTH, no_debug_file, no_dump
+from crashext.hosts.signature import COMPRESSED, LENGTH, SESSION, TRACES, no_debug_file, no_dump
 
 _STDIN = "-"
+_TRACE_HEAD = 4096
+_OF_TRACES = re.compile(rb"alloc|free|tracer|cpus=")
+_NO_FOLDER = ("read trace", "read")
 
 
 def check_files(options: Options) -> None:
@@ -35,6 +39,10 @@ def check_files(options: Options) -> None:
         if path.resolve() in written:
             raise Refusal(f"cannot {what} {path}: this run writes something else there")
         written.append(path.resolve())
+    if isinstance(options, OverviewOptions) and options.before is not None:
+        _of_its_kind(options.before, _no_moment)
+    if isinstance(options, TraceOptions) and str(options.trace) != _STDIN:
+        _of_its_kind(options.trace, _no_trace, _TRACE_HEAD)
     if not isinstance(options, ExcerptOptions | ProcfsOptions) and options.source.core is not None:
         _of_its_kind(options.source.core, no_dump)
         for path in options.source.symbols:
@@ -74,6 +82,8 @@ def _readable(path: Path, what: str) -> None:
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
+            if what in _NO_FOLDER:
+                raise Refusal(f"cannot {what} {path}: Is a directory")
             os.scandir(path).close()
         elif stat.S_ISREG(mode):  # opening a pipe would wait, or take what is in it
             path.open("rb").close()
@@ -81,10 +91,22 @@ def _readable(path: Path, what: str) -> None:
         raise Refusal(f"cannot {what} {path}: {_why(error)}") from None
 
 
-def _of_its_kind(path: Path, wrong: Callable[[Path, bytes], str]) -> None:
+def _no_moment(path: object, head: bytes) -> str:
+    """Why a file is no earlier moment; it may be a dump, a session or a report."""
+    return "" if head.lstrip()[:1] == b"{" or head.startswith(SESSION) else no_dump(path, head)
+
+
+def _no_trace(path: object, head: bytes) -> str:
+    """Why a file is no trace: it is no text, damaged or not, and nothing that its reader knows."""
+    known = head.startswith((*TRACES, *COMPRESSED)) or _OF_TRACES.search(head)
+    text = b"\0" not in head or known
+    return "" if text else f"{path} is no trace: neither text nor trace.dat"
+
+
+def _of_its_kind(path: Path, wrong: Callable[[Path, bytes], str], length: int = LENGTH) -> None:
     if path.is_file():
         with path.open("rb") as file:
-            why = wrong(path, file.read(LENGTH))
+            why = wrong(path, file.read(length))
         if why:
             raise Refusal(why)
 

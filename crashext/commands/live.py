@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from crashext.commands import trace as traces
 from crashext.commands.again import asking, made_of_files
+from crashext.commands.mistakes import NOT_LIVE
 from crashext.commands.opening import open_host, open_view
 from crashext.commands.options import LiveOptions
 from crashext.commands.output import Output
@@ -22,7 +23,7 @@ from crashext.trace.live import Wanted, capture
 
 def answer(options: LiveOptions, place: Place, progress: Progress) -> Output:
     if place.inside and not place.host.info().live:
-        raise HostError("--live needs the running kernel: this is a dump")
+        raise HostError(NOT_LIVE)
     trace = capture(Wanted(options.seconds, options.caches, options.stacks), progress)
     words = ["--live", str(options.seconds), *(["--stacks"] if options.stacks else [])]
     how = made_of_files(place, Asking(place.tool, live=True), words)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,17 +9,15 @@ from pathlib import Path
 import numpy as np
 
 from crashext.analysis.results.reports import SimilarityReport
+from crashext.commands.addresses import address_of
 from crashext.commands.opening import open_host, open_view
 from crashext.commands.options import ExcerptOptions, ObjsimOptions
 from crashext.commands.output import Output
 from crashext.commands.place import Place
 from crashext.commands.questions import Question, options_of
-from crashext.hosts.base import CommandHost, Host, HostError
+from crashext.hosts.base import HostError
 from crashext.progress import Progress
 from crashext.report.objsim_text import nothing_there, print_similarity_report
-
-_NEAR_SYMBOL = re.compile(r"([A-Za-z_][\w.]*) *([+-] *(?:0x[0-9a-fA-F]+|[1-9][0-9]*))")
-_ADDRESS_DIGITS = 8  # a shorter word without 0x, such as dead or add, may be a symbol
 
 
 def answer(options: ObjsimOptions, place: Place, progress: Progress) -> Output:
@@ -65,26 +62,6 @@ def _printed(
         lost=lost,
         nothing=nothing_there(report),
     )
-
-
-def address_of(host: Host, text: str) -> int:
-    """The address that a word of the command line means. Raises `HostError` where it means none."""
-    digits = text.removeprefix("0x")
-    number = text.startswith("0x") or len(digits) >= _ADDRESS_DIGITS
-    if number and re.fullmatch(r"[0-9a-fA-F]{1,16}", digits):
-        return int(digits, 16)
-    match = _NEAR_SYMBOL.fullmatch(text)
-    symbol = host.address_of(match[1] if match else text)
-    if match and symbol is not None:
-        symbol += int(match[2].replace(" ", ""), 0)
-        if not 0 <= symbol < 1 << 64:
-            raise HostError(f"{text} is outside the address space")
-        return symbol
-    if symbol is None and isinstance(host, CommandHost):
-        symbol = host.evaluate(text)
-    if symbol is None:
-        raise HostError(f"{text} is neither a hexadecimal address nor a symbol of this kernel")
-    return symbol
 
 
 def _read_text(name: str) -> str:

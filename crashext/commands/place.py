@@ -8,7 +8,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from crashext.commands.addresses import Symbols
     from crashext.hosts.base import Host
+    from crashext.kernel.slab.listed import CacheNames
 
 
 def _nothing_open() -> Host:
@@ -27,6 +29,10 @@ class Place:
     """The words that start `leakscan` or `objsim` again from the shell."""
     runs: Callable[[], bool] | None = None
     """Whether it looks at the running kernel, where the tool says so without opening memory."""
+    names: Callable[[], CacheNames | None] = lambda: None
+    """What its slab caches are called, where the tool can say so without opening memory."""
+    symbols: Symbols | None = None
+    """Its symbols, likewise."""
 
     @property
     def inside(self) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from crashext.analysis.likeness.survey import kernel_of
 from crashext.analysis.results.reports import CachesReport
 from crashext.analysis.untyped import words_there
-from crashext.commands.objsim import address_of
+from crashext.commands.addresses import address_of
 from crashext.commands.options import ExcerptOptions, ObjsimOptions, Options, ProcfsOptions
 from crashext.commands.output import Output
 from crashext.commands.telling import tell

@@ -32,6 +32,12 @@ class Bridge:
     ) -> None:
         """`whole` lets nothing interrupt a question: the next one would get its answer."""
         self._sock, self._whole = sock, whole or nullcontext()
+        self._values: dict[str, int | None] = {}
+
+    def fresh(self) -> Bridge:
+        """As a command finds it: what symbols mean may have changed since the one before."""
+        self._values.clear()
+        return self
 
     def _ask(self, code: int, payload: bytes) -> bytes:
         """One question; raises `Refused` when crash answers with an error, and as a write to the
@@ -78,7 +84,12 @@ class Bridge:
 
     def address_of(self, name: str) -> int | None:
         """Address of a symbol, None where crash knows none of that name."""
-        return struct.unpack("<Q", self._ask(wire.ADDRESSES, name.encode()))[0] or None
+        return self.addresses_of(name)[0] or None
+
+    def addresses_of(self, *names: str) -> tuple[int, ...]:
+        """Addresses of symbols, 0 for one that crash does not know."""
+        answer = self._ask(wire.ADDRESSES, "\0".join(names).encode())
+        return struct.unpack(f"<{len(names)}Q", answer)
 
     def layout(self, type_name: str) -> Layout | None:
         """What crash's gdb knows of a type: up to 30 ms."""
@@ -102,6 +113,11 @@ class Bridge:
 
     def evaluate(self, expression: str) -> int | None:
         """Value of a C expression, by gdb inside crash. Nothing in it may assign or call."""
+        if expression not in self._values:
+            self._values[expression] = self._evaluated(expression)
+        return self._values[expression]
+
+    def _evaluated(self, expression: str) -> int | None:
         if not _EXPRESSION.match(expression) or _CALL.search(expression):
             return None
         try:

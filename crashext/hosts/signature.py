@@ -7,6 +7,10 @@ from typing import Literal
 ELF = b"\x7fELF"
 KDUMP = b"KDUMP   "
 FLATTENED = b"makedumpfile\0\0\0\0"
+SESSION = b"CRASHEXT-SESSION"
+TRACES = (b"\x17\x08\x44tracing", b"PERFILE2", b"2ELIFREP")
+"""trace.dat, and perf.data in either byte order."""
+COMPRESSED = {b"\x1f\x8b": "gzip", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2"}
 OTHERS = (b"DISKDUMP",)
 """diskdump, which netdump-era kernels wrote."""
 LENGTH = 18

@@ -1,78 +1,33 @@
 """BTF: the types that the kernel and its modules carry in their own memory.
 
-It parses the format (include/uapi/linux/btf.h, Documentation/bpf/btf.rst) and lays structs out. It
-knows nothing of objects. The data comes from the dump: every offset in it is checked, and what
+It parses the format (include/uapi/linux/btf.h, Documentation/bpf/btf.rst). It knows nothing of
+objects. The data comes from the dump: every offset in it is checked, and what
 points outside is left out.
 """
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from crashext.kernel.btf_types import MAX_CHAIN, MODIFIERS, VOID, BtfKind, BtfTypes
 from crashext.kernel.btf_unit import parse, parse_kernel
-
-_MAX_NAME = 256
-_MAX_CHAIN = 64  # modifiers and typedefs around one type
-_VOID = 0
-
-
-class BtfKind(enum.IntEnum):
-    """BTF_KIND_*; 17 is from 5.16, 18 from 5.17, 19 from 6.0."""
-
-    VOID = 0
-    INT = 1
-    PTR = 2
-    ARRAY = 3
-    STRUCT = 4
-    UNION = 5
-    ENUM = 6
-    FWD = 7
-    TYPEDEF = 8
-    VOLATILE = 9
-    CONST = 10
-    RESTRICT = 11
-    FUNC = 12
-    FUNC_PROTO = 13
-    VAR = 14
-    DATASEC = 15
-    FLOAT = 16
-    DECL_TAG = 17
-    TYPE_TAG = 18
-    ENUM64 = 19
-
-
-_MODIFIERS = frozenset(
-    (BtfKind.TYPEDEF, BtfKind.VOLATILE, BtfKind.CONST, BtfKind.RESTRICT, BtfKind.TYPE_TAG)
-)
-
-
-@dataclass(frozen=True)
-class BtfMember:
-    """A member as its struct declares it; offsets in bits from the struct's start."""
-
-    name: str
-    type: int
-    bit_offset: int
-    bit_size: int
-    """0 for a member that is not a bit field."""
-
 
 _Named = tuple[NDArray[np.int64], NDArray[np.int64]]
 """Where the names of some things begin in the text, ascending, and the things."""
 
 
-class Btf:
+class Btf(BtfTypes):
     """The types of the kernel and of its modules under one numbering.
 
     A type is an integer: the kernel's own number for its types, and numbers after those for each
     module's. 0 is void. A number that the data gets wrong counts as void.
     """
+
+    _flags: NDArray[np.bool_]
+    _start: memoryview
 
     def __init__(self, kernel: bytes, modules: tuple[tuple[str, bytes], ...] = ()) -> None:
         """Raises `ValueError` where `kernel` is no BTF. Modules that are none are left out."""
@@ -139,59 +94,14 @@ class Btf:
         unit = self._unit[owner]
         number: int = raw + self._type_shift[unit]
         if not unit or number >= len(self._start) or self._unit[number] != unit:
-            return _VOID
+            return VOID
         return number
 
-    def _string(self, owner: int, raw: int) -> str:
-        at = raw
-        if raw >= self._base_text:
-            unit = self._unit[owner]
-            if not unit:
-                return ""
-            at = raw + self._text_shift[unit]
-        end = self._text.find(b"\0", at, at + _MAX_NAME)
-        return self._text[at : end if end >= 0 else at + _MAX_NAME].decode(
-            "ascii", "backslashreplace"
-        )
-
-    def name(self, number: int) -> str:
-        """A type's own name; "" where it has none."""
-        return self._string(number, self._words[self._start[number]]) if number else "void"
-
-    def target(self, number: int) -> int:
-        """What a pointer, typedef, modifier, function or variable refers to."""
-        return self._type(number, self._size_or_type[number])
-
-    def strip(self, number: int) -> int:
-        """The type under typedefs, const, volatile, restrict and tags."""
-        for _ in range(_MAX_CHAIN):
-            if self.kind[number] not in _MODIFIERS:
-                return number
-            number = self.target(number)
-        return _VOID
-
-    def _entries(self, number: int, width: int) -> list[list[int]]:
-        start = self._start[number] + 3
-        flat = self._words[start : start + width * self._vlen[number]].tolist()
-        return [flat[i : i + width] for i in range(0, len(flat), width)]
-
-    def members(self, number: int) -> Iterator[BtfMember]:
-        """Members of a struct or union, as declared."""
-        bit_fields = bool(self._flags[number])
-        for name, kind, offset in self._entries(number, 3):
-            size = offset >> 24 if bit_fields else 0
-            yield BtfMember(
-                self._string(number, name),
-                self._type(number, kind),
-                offset & 0xFFFFFF if bit_fields else offset,
-                size,
-            )
-
-    def array(self, number: int) -> tuple[int, int]:
-        """(type of the elements, how many)."""
-        at = self._start[number] + 3
-        element, _, count = self._words[at : at + 3].tolist()
-        return self._type(number, element), count
+    def _place(self, owner: int, raw: int) -> int:
+        if raw < self._base_text:
+            return raw
+        unit = self._unit[owner]
+        return raw + self._text_shift[unit] if unit else -1
 
     def enumerators(self, number: int) -> dict[int, str]:
         """Names of an enum by value."""
@@ -225,28 +135,6 @@ class Btf:
                 for kind, offset, _ in self._entries(number, 3)
             }
         return found
-
-    def size(self, number: int) -> int:
-        """sizeof in bytes; 0 for what has none, arrays of unknown length included."""
-        count = 1
-        for _ in range(_MAX_CHAIN):
-            number = self.strip(number)
-            kind = self.kind[number]
-            if kind == BtfKind.PTR:
-                return 8 * count
-            if kind != BtfKind.ARRAY:
-                break
-            number, n = self.array(number)
-            count *= n
-        sized = kind in (
-            BtfKind.INT,
-            BtfKind.STRUCT,
-            BtfKind.UNION,
-            BtfKind.ENUM,
-            BtfKind.ENUM64,
-            BtfKind.FLOAT,
-        )
-        return self._size_or_type[number] * count if sized else 0
 
     @cached_property
     def last_member(self) -> NDArray[np.int64]:
@@ -351,12 +239,12 @@ class Btf:
     def describe(self, number: int) -> str:
         """A type as C writes it, roughly: ``struct dentry *``, ``unsigned int[4]``."""
         stars = ""
-        for _ in range(_MAX_CHAIN):
+        for _ in range(MAX_CHAIN):
             kind = self.kind[number]
             if kind == BtfKind.PTR:
                 stars = " *" if not stars else stars + "*"
                 number = self.target(number)
-            elif kind in _MODIFIERS and kind != BtfKind.TYPEDEF:
+            elif kind in MODIFIERS and kind != BtfKind.TYPEDEF:
                 number = self.target(number)
             elif kind == BtfKind.ARRAY:
                 number, count = self.array(number)

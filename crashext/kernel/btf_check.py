@@ -14,7 +14,7 @@ from operator import gt
 import numpy as np
 from numpy.typing import NDArray
 
-from crashext.kernel.btf import BtfKind
+from crashext.kernel.btf_types import BtfKind
 from crashext.kernel.btf_unit import Unit, entry_words, words_of
 
 Numbers = NDArray[np.int64]

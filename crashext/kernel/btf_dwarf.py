@@ -19,8 +19,9 @@ from elftools.common.exceptions import ELFError
 from elftools.construct import ConstructError
 from elftools.elf.elffile import ELFFile
 
-from crashext.kernel.btf import Btf, BtfKind
-from crashext.kernel.btf_unit import MAGIC
+from crashext.kernel.btf import Btf
+from crashext.kernel.btf_types import BtfKind
+from crashext.kernel.btf_words import MAGIC
 
 if TYPE_CHECKING:
     import drgn

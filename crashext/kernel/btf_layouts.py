@@ -10,11 +10,11 @@ from dataclasses import replace
 from functools import cached_property
 
 from crashext.hosts.absent import Members, a_bit_apart, require_absent
-from crashext.hosts.base import Host, Layout, Member
-from crashext.kernel.btf import Btf, BtfKind
+from crashext.hosts.base import Host, Layout
+from crashext.kernel.btf import Btf
 from crashext.kernel.btf_memory import read_btf, read_kernel_btf
+from crashext.kernel.btf_types import BtfKind
 
-_MAX_NESTING = 32  # of anonymous structs and unions
 _FACT = re.compile(r"(SIZE|OFFSET)\((\w+)(?:\.(\w+))?\)")
 _NUMBER = re.compile(r"NUMBER\((\w+)\)")
 _PERCPU = ".data..percpu"
@@ -57,28 +57,7 @@ class BtfLayouts:
         number = self._btf.find(type_name)
         if number is None:
             return None
-        members: dict[str, Member] = {}
-        self._flatten(number, 0, members, 0)
-        return Layout(type_name, self._btf.size(number), members)
-
-    def _flatten(self, number: int, base: int, members: dict[str, Member], depth: int) -> None:
-        """Collect members with offsets from the outermost struct, through anonymous ones."""
-        for member in self._btf.members(number):
-            bits = base + member.bit_offset
-            if member.name:
-                members.setdefault(
-                    member.name,
-                    Member(
-                        bits // 8,
-                        self._btf.size(member.type),
-                        bits % 8 if member.bit_size else 0,
-                        member.bit_size,
-                    ),
-                )
-                continue
-            inner = self._btf.strip(member.type)
-            if self._btf.kind[inner] in (BtfKind.STRUCT, BtfKind.UNION) and depth < _MAX_NESTING:
-                self._flatten(inner, bits, members, depth + 1)
+        return self._btf.layout_of(number, type_name)
 
     def enumerator(self, name: str) -> int | None:
         """Value of an enumerator; None where no enum has it."""

@@ -11,18 +11,12 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-MAGIC = 0xEB9F
-_HEADER = 24
-_LAST_KIND = 19
+from crashext.kernel.btf_words import EACH, HEADER, LAST_KIND, MAGIC, ONCE
 
 # Words after the three of every type: once, and for each of its vlen entries.
-_ONCE = np.zeros(32, np.int32)
-_EACH = np.zeros(32, np.int32)
-for _kind, _words in ((1, 1), (3, 3), (14, 1), (17, 1)):
-    _ONCE[_kind] = _words
-for _kind, _words in ((4, 3), (5, 3), (6, 2), (13, 2), (15, 3), (19, 3)):
-    _EACH[_kind] = _words
-_KNOWN = np.arange(32) <= _LAST_KIND
+_ONCE = np.array(ONCE, np.int32)
+_EACH = np.array(EACH, np.int32)
+_KNOWN = np.arange(32) <= LAST_KIND
 _KNOWN[0] = False
 
 
@@ -39,12 +33,12 @@ class Unit:
 
 def parse(name: str, data: bytes) -> Unit | None:
     """One BTF blob; None where it is not one. Types after the first impossible one are dropped."""
-    if len(data) < _HEADER:
+    if len(data) < HEADER:
         return None
-    head = np.frombuffer(data[:_HEADER], "<u4").tolist()
+    head = np.frombuffer(data[:HEADER], "<u4").tolist()
     magic, version = head[0] & 0xFFFF, head[0] >> 16 & 0xFF
     _, length, type_at, type_size, text_at, text_size = head
-    if magic != MAGIC or version != 1 or length < _HEADER or type_at % 4 or type_size % 4:
+    if magic != MAGIC or version != 1 or length < HEADER or type_at % 4 or type_size % 4:
         return None
     type_at, text_at = length + type_at, length + text_at
     if max(type_at + type_size, text_at + text_size) > len(data):
@@ -61,12 +55,12 @@ def parse_kernel(data: bytes) -> Unit | None:
 
 def words_of(kind: int, entries: int) -> int:
     """Words that a type of a kind takes, with so many entries."""
-    return 3 + int(_ONCE[kind]) + int(_EACH[kind]) * entries
+    return 3 + ONCE[kind] + EACH[kind] * entries
 
 
 def entry_words(kind: int) -> int:
     """Words that one entry of a type of a kind takes: a member, an enumerator, a parameter."""
-    return int(_EACH[kind])
+    return EACH[kind]
 
 
 def _starts(words: NDArray[np.uint32]) -> NDArray[np.int64]:

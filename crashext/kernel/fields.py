@@ -9,7 +9,8 @@ from __future__ import annotations
 import enum
 from typing import NamedTuple
 
-from crashext.kernel.btf import Btf, BtfKind
+from crashext.kernel.btf import Btf
+from crashext.kernel.btf_types import BtfKind
 
 _MAX_DEPTH = 24
 _MAX_ELEMENTS = 64

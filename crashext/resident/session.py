@@ -19,11 +19,13 @@ from crashext.commands.place import Place
 from crashext.hosts.bridge import Bridge
 from crashext.hosts.crash_sys import dump_file, sys_fields
 from crashext.hosts.faults import HostError
+from crashext.resident.glimpse import names_of_caches
 from crashext.resident.interrupts import Interrupts
 
 if TYPE_CHECKING:
     from crashext.hosts.base import Host
     from crashext.hosts.crash import CrashHost
+    from crashext.kernel.slab.listed import CacheNames
 
 _ROOM = 600 << 20  # bytes of its own after a command; a dump's warm state takes 200 to 400 MiB
 
@@ -35,6 +37,8 @@ class Session:
         self._bridge, self._interrupts = Bridge(sock, interrupts), interrupts
         self._host: CrashHost | None = None
         self._counted = interrupts.count
+        self._names: CacheNames | None = None
+        self._live: bool | None = None
         self._finished: tuple[dict[Hashable, Any], str | None] = {}, None
         """Reports of before the last interrupt, and the modules that crash knew then."""
 
@@ -50,7 +54,10 @@ class Session:
         if self._host is not None:
             self._host.kept.begin()
         try:
-            return command(arguments, Place("crash", self.host, runs=self.live))
+            place = Place(
+                "crash", self.host, runs=self.live, names=self.names, symbols=self._bridge.fresh()
+            )
+            return command(arguments, place)
         finally:
             self._let_go()
 
@@ -79,12 +86,23 @@ class Session:
             self._finished = {}, None
         return host
 
+    def names(self) -> CacheNames | None:
+        """Of its slab caches, without opening memory; None where it is open, and where a closer
+        look is needed."""
+        if self._host is not None:
+            return None
+        if self._names is None or self.live():
+            self._names = names_of_caches(self._bridge)
+        return self._names
+
     def live(self) -> bool:
         """Whether crash looks at a running kernel."""
-        try:
-            return not dump_file(sys_fields(self._bridge.command("sys")))
-        except HostError:
-            return False
+        if self._live is None:
+            try:
+                self._live = not dump_file(sys_fields(self._bridge.command("sys")))
+            except HostError:
+                return False
+        return self._live
 
     def tidy(self) -> bool:
         """After a command: give memory back. Returns whether this engine had better leave."""

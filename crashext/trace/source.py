@@ -13,17 +13,16 @@ from pathlib import Path
 from typing import IO
 
 from crashext.hosts.base import HostError
+from crashext.hosts.signature import COMPRESSED, TRACES
 
 PIECE = 1 << 20
-_TRACE_DAT = b"\x17\x08\x44tracing"
-_PERF_DATA = (b"PERFILE2", b"2ELIFREP")
+_TRACE_DAT, *_PERF_DATA = TRACES
 _HEAD = 1 << 16
 _EVENT = re.compile(
     rb"^[^\n=]{1,120}\b(?:kmem:)?(?:kmalloc|kmem_cache_alloc|kfree|kmem_cache_free|mm_page_\w+)"
     rb"(?:_node)?:\s+(?:\([^\n=]{1,120}\)\s+)?(?:call_site|page|pfn)=",
     re.MULTILINE,
 )
-_COMPRESSED = {b"\x1f\x8b": "gzip", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2"}
 _PATIENCE = 10.0  # seconds that a finished trace-cmd gets to end
 
 
@@ -36,7 +35,7 @@ def is_trace(path: Path) -> bool:
             head = file.read(_HEAD)
     except OSError:
         return False
-    return head.startswith((_TRACE_DAT, *_PERF_DATA)) or _EVENT.search(head) is not None
+    return head.startswith(TRACES) or _EVENT.search(head) is not None
 
 
 def pieces(path: Path) -> Iterator[bytes]:
@@ -55,9 +54,9 @@ def pieces(path: Path) -> Iterator[bytes]:
     if magic.startswith(_TRACE_DAT):
         yield from _report(path)
         return
-    if magic.startswith(_PERF_DATA):
+    if magic.startswith(tuple(_PERF_DATA)):
         raise HostError(f"{path} is perf.data: give the output of `perf script -i {path}`")
-    for start, how in _COMPRESSED.items():
+    for start, how in COMPRESSED.items():
         if magic.startswith(start):
             raise HostError(f"trace {path} is compressed with {how}: unpack it first")
     with _reading(path) as file:

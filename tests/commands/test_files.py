@@ -44,6 +44,33 @@ def test_a_file_that_cannot_be_used_is_one_line(tmp_path: Path, line: str, says:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("--before {0}/garbage", "garbage is not a kernel dump"),
+        ("--before {0}/empty", "empty is not a kernel dump"),
+        ("--trace {0}/garbage", "garbage is no trace"),
+        ("--trace {0}", "Is a directory"),
+    ],
+)
+def test_what_a_file_is_not_is_told_before_memory_is_opened(
+    tmp_path: Path, line: str, says: str
+) -> None:
+    """The dump is none, which nobody gets to see."""
+    (tmp_path / "garbage").write_bytes(bytes(range(256)) * 16)
+    (tmp_path / "empty").write_bytes(b"")
+    ran = run("leakscan", "-c", tmp_path / "garbage", *line.format(tmp_path).split())
+    assert (ran.status, ran.err.count("\n")) == (2, 1)
+    assert says in ran.err
+
+
+def test_a_trace_with_zeros_in_it_is_read(tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    line = " a-1 [000] ..... 1.0: kfree: call_site=f+0x1/0x2 ptr=0000000000000001\n"
+    trace.write_text(line + "\0" * 9 + "\n")
+    assert "is no trace" not in run("leakscan", "--trace", trace).err
+
+
 def test_files_are_tried_before_a_dump_is_opened(tmp_path: Path) -> None:
     """The dump is none, which nobody gets to see."""
     dump = tmp_path / "vmcore"

@@ -8,6 +8,7 @@ import pytest
 from crashext.hosts.base import Member, ReadFault
 from crashext.kernel import access, markers
 from crashext.kernel.access import UnknownLayout
+from crashext.kernel.scalars import MAX_STRING
 from tests.fake import FakeHost, layout, word
 
 PAGE = 0xFFFF888000010000
@@ -36,7 +37,7 @@ def test_a_string_over_two_pages_is_whole() -> None:
 
 
 def test_a_string_without_an_end_is_cut() -> None:
-    assert access.string(host_with(b"a" * 4096), PAGE) == "a" * access.MAX_STRING
+    assert access.string(host_with(b"a" * 4096), PAGE) == "a" * MAX_STRING
     assert access.string(host_with(b"a" * 4096), PAGE, limit=10) == "a" * 10
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import random
-import struct
 
 import drgn
 import pytest
 
-from crashext.kernel.btf import Btf, BtfKind
+from crashext.kernel.btf import Btf
 from crashext.kernel.btf_memory import read_btf
+from crashext.kernel.btf_types import BtfKind
 from crashext.kernel.fields import Fields, Form, flat
 from tests.conftest import lab_host, lab_view
 from tests.fake import FakeHost
+from tests.kernel.btfmaker import blob, kind_of
 
 
 @pytest.fixture(scope="module")
@@ -99,18 +100,9 @@ def test_functions_by_name_are_those_of_the_index(btf: Btf) -> None:
     assert btf.functions("no_such_function") == btf.functions("") == []
 
 
-def _blob(types: bytes, text: bytes) -> bytes:
-    head = struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(text))
-    return head + types + text
-
-
-def _type(name: int, kind: int, vlen: int, value: int, *rest: int) -> bytes:
-    return struct.pack(f"<III{len(rest)}I", name, kind << 24 | vlen, value, *rest)
-
-
 def test_a_type_that_contains_itself_ends() -> None:
-    data = _blob(
-        _type(1, BtfKind.STRUCT, 1, 8, 1, 1, 0) + _type(1, BtfKind.TYPEDEF, 0, 2), b"\0self\0"
+    data = blob(
+        kind_of(1, BtfKind.STRUCT, 1, 8, 1, 1, 0) + kind_of(1, BtfKind.TYPEDEF, 0, 2), b"\0self\0"
     )
     btf = Btf(data)
     assert btf.find("self") == 1
@@ -121,14 +113,14 @@ def test_a_type_that_contains_itself_ends() -> None:
 
 
 def test_numbers_that_lead_nowhere_are_void() -> None:
-    btf = Btf(_blob(_type(999_999, BtfKind.PTR, 0, 77), b"\0"))
+    btf = Btf(blob(kind_of(999_999, BtfKind.PTR, 0, 77), b"\0"))
     assert btf.target(1) == 0
     assert btf.name(1) == ""
     assert btf.describe(1) == "void *"
 
 
 def test_no_btf_is_refused() -> None:
-    for data in (b"", b"\0" * 64, _blob(b"", b"")[:20]):
+    for data in (b"", b"\0" * 64, blob(b"", b"")[:20]):
         with pytest.raises(ValueError, match="no BTF"):
             Btf(data)
     assert read_btf(FakeHost()) is None

@@ -8,10 +8,11 @@ import struct
 import numpy as np
 import pytest
 
-from crashext.kernel.btf import Btf, BtfKind
+from crashext.kernel.btf import Btf
 from crashext.kernel.btf_check import defect
 from crashext.kernel.btf_layouts import BtfLayouts
 from crashext.kernel.btf_memory import read_blobs
+from crashext.kernel.btf_types import BtfKind
 from crashext.kernel.btf_unit import parse
 from tests.conftest import lab_host
 

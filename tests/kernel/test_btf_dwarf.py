@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from crashext.hosts.drgn import DrgnHost
-from crashext.kernel.btf import Btf, BtfKind
+from crashext.kernel.btf import Btf
 from crashext.kernel.btf_dwarf import btf_of_dwarf
 from crashext.kernel.btf_memory import read_blobs
+from crashext.kernel.btf_types import BtfKind
 from crashext.kernel.module_types import KernelTypes, ModuleTypes
 from tests.conftest import lab_dump, lab_host
 

@@ -12,7 +12,8 @@ from crashext.analysis.types.fit import Observed
 from crashext.hosts.base import Host, ReadFault, Symbol
 from crashext.hosts.keeping import keep
 from crashext.kernel.access import Words
-from crashext.kernel.btf import Btf, BtfKind
+from crashext.kernel.btf import Btf
+from crashext.kernel.btf_types import BtfKind
 from crashext.kernel.fields import Choice, Field, Fields, Form, Items
 from crashext.kernel.pages.pagetables import physical
 from crashext.kernel.slab.caches import SlabCache

@@ -25,7 +25,8 @@ from crashext.hosts.base import U64, HostError, ReadFault
 from crashext.hosts.plain import answered
 from crashext.hosts.recorded import RecordedHost
 from crashext.kernel.access import words_at
-from crashext.kernel.btf import Btf, BtfKind
+from crashext.kernel.btf import Btf
+from crashext.kernel.btf_types import BtfKind
 from crashext.kernel.errnos import error_name
 from crashext.kernel.fields import Field, Fields, Form, flat
 from crashext.kernel.slab.view import KernelView

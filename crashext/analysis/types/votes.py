@@ -15,7 +15,7 @@ from crashext.analysis.likeness.decode import symbolic
 from crashext.analysis.likeness.words import Kind
 from crashext.analysis.types.fit import Observed
 from crashext.analysis.types.lookups import CODE, Lookups, is_kmalloc, modules_at
-from crashext.kernel.btf import BtfKind
+from crashext.kernel.btf_types import BtfKind
 from crashext.kernel.fields import Choice, Field, Form, Items
 from crashext.kernel.slab.caches import SlabCache
 

@@ -6,16 +6,15 @@ history is beside each use.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
-from crashext.hosts.base import Host, Layout, ReadFault
+from crashext.hosts.base import Host, ReadFault
 from crashext.hosts.tags import pointer_tags
-from crashext.kernel import rbtree
-from crashext.kernel.access import UnknownLayout, column, require, string, u64, words_at
+from crashext.kernel.access import UnknownLayout, require, string
 from crashext.kernel.slab.descriptors import SlabKind, slab_kind
 from crashext.kernel.slab.families import family
 from crashext.kernel.slab.geometry import (
@@ -27,11 +26,8 @@ from crashext.kernel.slab.geometry import (
     node_pointers,
     prefix,
 )
-from crashext.wording import plural
-
-MAX_CACHES = 65536  # one per memory cgroup and cache before 5.9
-_MAX_RBTREE = 1 << 17
-_WORD = (1 << 64) - 1
+from crashext.kernel.slab.listed import aliases, cache_list
+from crashext.kernel.slab.spelling import spellings
 
 # Flag bits were plain constants until "mm, slab: use an enum to define SLAB_ cache creation
 # flags" (6.9) made them enum _slab_flag_bits.
@@ -101,8 +97,7 @@ class Caches:
 
     def find(self, name: str) -> SlabCache | None:
         """The cache called `name`, also by the name of a cache merged into it."""
-        spellings = (name, _other_spelling(name), *_names_of_other_times(name))
-        return next((self._by_name[n] for n in spellings if n in self._by_name), None)
+        return next((self._by_name[n] for n in spellings(name) if n in self._by_name), None)
 
     def names(self) -> list[str]:
         return sorted(self._by_name)
@@ -118,49 +113,15 @@ class Caches:
         return self._by_address[cache.address]
 
 
-def _other_spelling(name: str) -> str:
-    """kmalloc-1024 is kmalloc-1k since 4.20 ("mm, slab: shorten kmalloc cache names for large
-    sizes"); both are said.
-    """
-    prefix, _, size = name.rpartition("-")
-    if not prefix.endswith("kmalloc") and "kmalloc" not in prefix:
-        return name
-    if len(size) > 8 or not size.isascii():
-        return name
-    if size.isdigit() and int(size) >= 1024 and int(size) % 1024 == 0:
-        kib = int(size) // 1024
-        return f"{prefix}-{kib // 1024}M" if kib >= 1024 else f"{prefix}-{kib}k"
-    if size[:-1].isdigit() and size[-1:] in "kM":
-        return f"{prefix}-{int(size[:-1]) * (1024 if size.endswith('k') else 1 << 20)}"
-    return name
-
-
-def _names_of_other_times(name: str) -> tuple[str, ...]:
-    """size-512 is kmalloc-512 since SLAB shares kmalloc's caches (3.10); both are said."""
-    plain, variant = family(name)
-    spelled = _other_spelling(plain)
-    if variant == "size":
-        return plain, spelled
-    if variant or not plain.startswith("kmalloc-"):
-        return ()
-    size = spelled if plain[-1:] in "kM" else plain
-    return (f"size-{size.removeprefix('kmalloc-')}",)
-
-
 def read_caches(host: Host) -> Caches:
     """Walk the list of caches. Raises `UnknownLayout` where the allocator is not understood."""
     kind = slab_kind(host)
     layout = require(host, "struct kmem_cache", "name", "flags")
-    # cache_chain, linked through `next`, in SLAB before 18004c5d4084 (3.6).
-    head = host.address_of("slab_caches") or host.address_of("cache_chain")
-    link = layout.first_of("list", "next")
-    if head is None or link is None:
-        raise UnknownLayout("slab_caches is not in the symbols")
-    addresses, damage = _list_entries(host, head, link.offset)
+    addresses, damage = cache_list(host, layout)
     data, ok = host.read_many(np.array(addresses, np.uint64), prefix(layout))
     if not ok.all():
         damage = f"{int((~ok).sum())} kmem_cache structures cannot be read"
-    aliases = _aliases(host, layout)
+    known_as = aliases(host, partial(_many, host), layout)
     flag_bits = _flag_bits(host)
     nodes = node_pointers(host, layout, addresses)
     rows = [Row(layout, bytes(d)) for d in data[ok]]
@@ -175,7 +136,7 @@ def read_caches(host: Host) -> Caches:
         caches.append(
             replace(
                 cache,
-                aliases=tuple(sorted(aliases.get(address, set()) - {cache.name})),
+                aliases=tuple(sorted(known_as.get(address, set()) - {cache.name})),
                 index_width=width,
                 tagged=tagged,
                 counters=node_counters(host, nodes[address], cache.objects_per_slab),
@@ -185,36 +146,6 @@ def read_caches(host: Host) -> Caches:
     if not caches:
         raise UnknownLayout("no cache could be read from slab_caches")
     return Caches(caches, damage)
-
-
-def _list_entries(host: Host, head: int, link: int) -> tuple[list[int], str | None]:
-    """Entries of a list_head list, bounded; what is wrong with it, if anything, comes beside.
-
-    Where it breaks off, what is beyond is found from its other end.
-    """
-    entries, why = _walk(host, head, {head}, 0)
-    if why is not None:
-        beyond, _ = _walk(host, head, {head, *entries}, 8)
-        why = (
-            f"slab_caches {why} after {plural(len(entries), 'cache')}, and {len(beyond)} were "
-            "found from its other end"
-        )
-        entries += reversed(beyond)
-    return [at - link & _WORD for at in entries], why
-
-
-def _walk(host: Host, head: int, seen: set[int], member: int) -> tuple[list[int], str | None]:
-    """Nodes from `head` on, by `next` (at 0) or `prev` (at 8), to one that was seen."""
-    nodes: list[int] = []
-    try:
-        at = u64(host, head + member)
-        while at not in seen and len(nodes) < MAX_CACHES:
-            nodes.append(at)
-            seen.add(at)
-            at = u64(host, at + member)
-    except ReadFault as fault:
-        return nodes[:-1], f"breaks off ({fault})"
-    return nodes, None if at == head else "does not end where it began"
 
 
 def _flag_bits(host: Host) -> dict[str, int]:
@@ -260,46 +191,6 @@ def _cache(
     )
 
 
-def _aliases(host: Host, cache_layout: Layout) -> dict[int, set[str]]:
-    """Names merged into each cache: the symbolic links under /sys/kernel/slab, read in kernfs.
-
-    Empty where the kernel has no CONFIG_SYSFS. Source: sysfs_slab_alias() in mm/slub.c.
-    """
-    node, kset = host.layout("struct kernfs_node"), host.address_of("slab_kset")
-    link_flag, kset_layout = host.enumerator("KERNFS_LINK"), host.layout("struct kset")
-    kobject, directory = host.layout("struct kobject"), host.layout("struct kernfs_elem_dir")
-    if (
-        node is None
-        or kset is None
-        or link_flag is None
-        or kset_layout is None
-        or kobject is None
-        or directory is None
-        or "kobj" not in cache_layout
-    ):
-        return {}
-    try:
-        at = u64(host, kset) + kset_layout["kobj"].offset + kobject["sd"].offset
-        root = u64(host, at) + node["dir"].offset + directory["children"].offset
-    except ReadFault:
-        return {}
-    found, _ = rbtree.nodes(host, np.array([root], np.uint64), _MAX_RBTREE)
-    rows, ok = host.read_many(found - np.uint64(node["rb"].offset), node.size)
-    names, flags, targets = (column(rows[ok], node[n]) for n in ("name", "flags", "symlink"))
-    is_link = flags & np.uint64(link_flag) != 0
-    links = list(zip(names[is_link].tolist(), targets[is_link].tolist(), strict=True))
-    aliases: dict[int, set[str]] = {}
-    if not links:
-        return aliases
-    owners, ok = words_at(
-        host, np.array([t for _, t in links], np.uint64) + np.uint64(node["priv"].offset)
-    )
-    for (name, _), kobj, good in zip(links, owners, ok, strict=True):
-        if good and kobj:
-            try:
-                aliases.setdefault(int(kobj) - cache_layout["kobj"].offset, set()).add(
-                    string(host, name)
-                )
-            except ReadFault:
-                continue
-    return aliases
+def _many(host: Host, addresses: Sequence[int], size: int) -> list[bytes | None]:
+    rows, ok = host.read_many(np.array(addresses, np.uint64), size)
+    return [bytes(row) if good else None for row, good in zip(rows, ok.tolist(), strict=True)]

@@ -57,7 +57,7 @@ def kernel(*caches: Cache, per_node: bool = False, nodes: int = 1) -> FakeHost:
             "struct kmem_cache_per_node_ptrs", 16, node=(0, 8), barn=(8, 8)
         )
     host.put(HEAD + 0x100, word(nodes))
-    host.put(NAMES, bytes(0x2000))
+    host.put(NAMES, bytes(max(0x2000, 0x100 * len(caches))))
     addresses = [FIRST + STRIDE * i for i in range(len(caches))]
     links = [HEAD, *(a + LINK for a in addresses)]
     host.put(HEAD, word(0, 0))
