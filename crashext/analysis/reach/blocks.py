@@ -22,6 +22,9 @@ _TABLE_FLAGS = np.uint64(0xFFF0000000000FFF)
 _PRESENT = np.uint64(3)
 _ENTRIES_LEAST = 4  # used entries that a page needs to be taken for a table
 _MAX_SPLIT = 10  # MAX_ORDER: no allocation is larger
+OF_USERS = ("mm_struct", "vm_area_struct")
+"""Caches whose objects hold addresses of user space, which begins as low as memory does: of a
+program that is linked to 0x400000 the heap ends at a page that looks like any other's address."""
 
 
 def rest_of_split(nodes: Nodes, marks: Marks) -> NDArray[np.bool_]:
@@ -90,7 +93,11 @@ class PhysicalAddresses:
         if not len(at):
             return None
         where = np.uint64(offset) + at.astype(np.uint64) * np.uint64(8)
-        return self._nodes.at_offsets(where).astype(np.int32), node
+        holder = self._nodes.at_offsets(where).astype(np.int32)
+        # What a slab has beside its objects speaks for nobody.
+        kept = holder >= 0
+        kept |= self._nodes.table.row_of_page[(where >> self._shift).astype(np.intp)] < 0
+        return holder[kept], node[kept]
 
     def find(
         self, words: Words, wanted: NDArray[np.bool_]
@@ -126,8 +133,18 @@ class PhysicalAddresses:
         result = np.zeros(len(self._nodes.blocks.first), np.bool_)
         for holder, node in self._found:
             live = (holder < 0) | marks.reached[np.maximum(holder, 0)]
+            live &= ~self._of_users(holder)
             result[node[live] - self._nodes.first_block] = True
         return result & ~marks.reached[self._nodes.first_block :]
+
+    def _of_users(self, holder: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """Which of some nodes hold addresses of user space."""
+        caches = self._nodes.view.caches
+        known = [c for c in map(caches.find, OF_USERS) if c is not None]
+        result = (holder >= 0) & (holder < self._nodes.first_area)
+        slots = holder[result].astype(np.int64)
+        result[result] = np.isin(self._nodes.table.caches(slots), [caches.index(c) for c in known])
+        return np.asarray(result, np.bool_)
 
 
 def _in_tables(words: Words, inside: NDArray[np.bool_], entries: int) -> NDArray[np.bool_]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from crashext.analysis.reach.blocks import OF_USERS
 from crashext.analysis.reach.reachability import Reach
 from crashext.analysis.reach.scan import present_frames, readable_frames, scan_memory
 from crashext.distinct import distinct
@@ -53,8 +54,9 @@ class _WeakReferences:
         self._shifted = self._physical + _SHIFT
         self._found: dict[str, list[Words]] = {"physical": [], "shifted": [], "page": []}
         view = marked.view
-        lists = [i for i, c in enumerate(view.caches.all) if c.name in _SLAB_LISTS]
-        self._lists = np.array(lists, np.uint16)
+        known = map(view.caches.find, (*_SLAB_LISTS, *OF_USERS))
+        silent = [view.caches.index(c) for c in known if c is not None]
+        self._silent = np.array(silent, np.uint16)
 
     def look(self, offset: int, words: Words) -> list[tuple[str, Words]]:
         """What words that begin at direct-map `offset` name, by which kind of name."""
@@ -87,7 +89,7 @@ class _WeakReferences:
         source, _ = table.locate(where)
         at = np.maximum(source, 0)
         good = (source >= 0) & (table.state[at] == State.ALLOCATED)
-        good &= ~np.isin(table.caches(at), self._lists)
+        good &= ~np.isin(table.caches(at), self._silent)
         if not in_objects_only:
             good |= table.row_of_page[page] < 0
         return np.asarray(good & self._wanted[page], np.bool_)

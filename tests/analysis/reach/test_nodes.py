@@ -168,3 +168,19 @@ def test_physical_addresses_hold_weakly(kernel: Kernel) -> None:
     assert marked.weak_blocks.sum() == 9
     one = int(marked.nodes.pointed_at(np.array(buffers[:1], np.uint64))[0])
     assert Holders(marked).root_of(one).name == "a physical address"
+
+
+def test_what_lies_behind_the_objects_of_a_slab_holds_nothing(kernel: Kernel) -> None:
+    """Left of an earlier use of the page: 4,096 bytes have room for 42 of 96."""
+    page, one = kernel.page(), kernel.object("kmalloc-96")
+    kernel.variable("known", one)
+    kernel.write((one & -PAGE) + 42 * 96, page - DIRECT)
+    assert reached(kernel.marked(), page) == [False]
+
+
+@pytest.mark.parametrize("cache", ["mm_struct", "vm_area_struct", "kmalloc-64"])
+def test_addresses_of_user_space_are_no_physical_ones(kernel: Kernel, cache: str) -> None:
+    """The heap of a program that is linked to 0x400000 ends at an address like any page's."""
+    page = kernel.page()
+    kernel.variable("known", kernel.object(cache, 0, page - DIRECT))
+    assert reached(kernel.marked(), page) == [cache == "kmalloc-64"]
