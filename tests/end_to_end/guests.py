@@ -12,7 +12,7 @@ from crashext.analysis.likeness.survey import generator
 from crashext.analysis.reach.reachability import Class, Reach, reach
 from crashext.analysis.settings import Settings
 from crashext.progress import silent
-from tests.conftest import few, lab_dump, lab_view, on, run
+from tests.conftest import ask, few, lab_dump, lab_view, on
 from tests.kernel.oracle import allocated_by_drgn, drgn_program
 from tests.kernel.walked import allocated_addresses
 from tests.lab import read_addresses
@@ -32,14 +32,14 @@ def marked(name: str) -> Reach:
 
 @cache
 def overview(name: str) -> dict[str, Any]:
-    ran = run("leakscan", *on(name), "--json")
+    ran = ask("leakscan", *on(name), "--json")
     assert ran.status == 0, ran.err
     return ran.document
 
 
 @cache
 def census(name: str) -> dict[str, Any]:
-    ran = run("leakscan", *on(name), "--orphans", "--json")
+    ran = ask("leakscan", *on(name), "--orphans", "--json")
     assert ran.status == 0, ran.err
     return ran.document
 

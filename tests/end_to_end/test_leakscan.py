@@ -201,3 +201,17 @@ def test_interruption_keeps_what_is_known(monkeypatch: pytest.MonkeyPatch) -> No
     assert ran.status == 0
     assert ran.out.startswith("kmalloc-32: 200,000")
     assert "interrupted" in ran.out
+
+
+def test_interrupted_while_it_looks_who_holds_them_who_allocated_is_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("crashext.analysis.reach.on_demand.marked", interrupted)
+    ran = run("leakscan", *on("default"), "--refs", "kmalloc-512", "--json")
+    group = ran.document["caches"][0]["groups"][0]
+    assert ran.document["interrupted"]
+    assert group["held"] is None
+    assert group["callers"]["sites"][0]["site"]["function"] == "leaklab_queue_messages"

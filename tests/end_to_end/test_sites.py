@@ -11,6 +11,7 @@ import pytest
 from crashext.kernel.origin.freeing import Freeing, Sure
 from crashext.kernel.origin.requests import requests_of
 from tests.conftest import ask, lab_dump, lab_host, lab_view, on, run
+from tests.end_to_end.by_truth import placed
 
 PARTS = [
     ("nodes", "nodes", 32),
@@ -20,6 +21,8 @@ PARTS = [
     ("twin", "requests", 56),
     ("messages", "messages", 400),
     ("innocent", "living", 32),
+    ("innocent", "freed", None),
+    ("innocent", "hashed", None),
 ]
 
 
@@ -29,12 +32,15 @@ def test_the_function_that_allocates_is_listed(
 ) -> None:
     lab = lab_dump(dump)
     truth = lab.truth()["parts"][part]
-    ran = run("leakscan", "-c", lab.vmcore, "-s", lab.vmlinux, "--sites", truth["cache"], "--json")
+    ran = run("leakscan", *on(dump), "--sites", truth["caches"][0], "--json")
     assert (ran.status, ran.err) == (0, "")
     jsonschema.validate(ran.document, schema)
-    mine = [s for s in ran.document["sites"] if s["function"].startswith(truth["function"])]
+    # The size of what is hashed varies: it may be of any such cache.
+    places = [*ran.document["sites"], *ran.document["varying"]]
+    mine = [s for s in places if s["function"].startswith(truth["function"])]
     assert [s["sizes"] for s in mine] == [[size] if size else []]
     assert mine[0]["module"] == "leaklab"
+    assert placed(lab_host(dump), mine[0])
 
 
 def test_lines_of_source_come_with_the_modules_debug_info() -> None:
@@ -85,63 +91,6 @@ def test_the_code_is_for_one_cache() -> None:
         assert "--sites" in ran.err
 
 
-LOST = [
-    ("nodes", "kmalloc-32", ("leaklab_leak_nodes",)),
-    ("private", "leaklab_obj", ("leaklab_leak_private",)),
-    ("chain", "kmalloc-96", ("leaklab_leak_chains",)),
-    ("twin", "kmalloc-64", ("leak_session", "leak_request")),
-]
-
-
-@pytest.mark.parametrize(("dump", "cache", "functions"), LOST)
-def test_of_what_is_lost_the_true_function_stands_out(
-    dump: str, cache: str, functions: tuple[str, ...]
-) -> None:
-    """Its place in the function is right where the instruction before it is that call."""
-    lab = lab_dump(dump)
-    report = ask("leakscan", "-c", lab.vmcore, "-s", lab.vmlinux, "--orphans", "--json").document
-    groups = [g for g in report["orphans"] if g["cache"] == cache and g["callers"]]
-    named = {}
-    for group in groups:
-        if group["objects"] < 1000:
-            continue
-        first = group["callers"]["sites"][0]
-        assert group["callers"]["clear"]
-        named[first["site"]["function"]] = first["site"]
-    assert set(named) == set(functions)
-    host = lab_host(dump)
-    for site in named.values():
-        code = host.read(int(site["address"], 16), 5)
-        target = int(site["address"], 16) + 5 + int.from_bytes(code[1:], "little", signed=True)
-        called = host.symbol_at(target)
-        assert called is not None
-        assert (code[0], called.name) == (0xE8, site["calls"])
-        symbol = host.symbol_at(int(site["address"], 16))
-        assert symbol is not None
-        assert symbol.address + site["offset"] == int(site["address"], 16) + 5
-
-
-@pytest.mark.parametrize(
-    ("dump", "kind", "function"),
-    [("vmalloc", "vmalloc", "leaklab_leak_vmallocs"), ("pages", "pages", "leaklab_leak_pages")],
-)
-def test_areas_and_pages_have_callers(dump: str, kind: str, function: str) -> None:
-    lab = lab_dump(dump)
-    report = ask("leakscan", "-c", lab.vmcore, "-s", lab.vmlinux, "--orphans", "--json").document
-    callers = next(m["callers"] for m in report["memory"] if m["kind"] == kind and m["module"])
-    assert callers["clear"]
-    assert callers["sites"][0]["site"]["function"] == function
-
-
-def test_who_allocates_tasks_is_rarely_who_lost_one() -> None:
-    lab = lab_dump("tasks")
-    report = ask("leakscan", "-c", lab.vmcore, "-s", lab.vmlinux, "--orphans", "--json").document
-    (callers,) = [g["callers"] for g in report["orphans"] if g["cache"] == "task_struct"]
-    # dup_task_struct() is compiled into copy_process().
-    assert callers["sites"][0]["site"]["function"] in ("copy_process", "dup_task_struct")
-    assert "look for who took it, not here" in callers["remark"]
-
-
 def test_who_allocates_files_is_among_the_first_and_rarely_who_lost_one() -> None:
     """filp is merged with caches of timers and io_uring on this kernel."""
     lab = lab_dump("default")
@@ -155,17 +104,6 @@ def test_who_allocates_files_is_among_the_first_and_rarely_who_lost_one() -> Non
         assert callers["sites"][0]["site"]["function"] == mine
         assert first[mine]["source"].startswith("fs/file_table.c:")
         assert "where a reference was lost, look for who took it" in callers["remark"]
-
-
-def test_messages_that_are_held_and_living_objects_are_named_too() -> None:
-    for dump, cache, function in (
-        ("messages", "kmalloc-512", "leaklab_queue_messages"),
-        ("innocent", "kmalloc-32", "leaklab_keep_living"),
-    ):
-        lab = lab_dump(dump)
-        ran = ask("leakscan", "-c", lab.vmcore, "-s", lab.vmlinux, "--no-refs", cache, "--json")
-        group = ran.document["caches"][0]["groups"][0]
-        assert group["callers"]["sites"][0]["site"]["function"] == function
 
 
 @pytest.mark.parametrize("dump", ["default", "default@sid"])
@@ -200,16 +138,3 @@ def test_what_frees_objects_of_a_cache_is_named(dump: str, cache: str, function:
     assert [(r.function.name, sure) for r, sure in freeing.of(found, "leaklab")] == [
         (function, Sure.YES)
     ]
-
-
-@pytest.mark.parametrize("dump", ["files", "files@trixie"])
-def test_who_allocates_a_file_is_rarely_who_lost_a_reference_to_it(dump: str) -> None:
-    """A module took a second reference to each of 20,000 files and never gave it back."""
-    report = ask("leakscan", *on(dump), "--orphans", "--json").document
-    lost = [g for g in report["orphans"] if g["cache"] == "filp"]
-    assert sum(g["objects"] for g in lost) >= 0.99 * 20_000
-    callers = max(lost, key=lambda g: g["objects"])["callers"]
-    first = {s["site"]["function"] for s in callers["sites"][:3]}
-    # One of the two is compiled into the other, by the kernel's age.
-    assert first & {"__alloc_file", "alloc_empty_file"}
-    assert "where a reference was lost, look for who took it, not here" in callers["remark"]

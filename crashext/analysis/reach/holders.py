@@ -23,6 +23,8 @@ _MAX_STEPS = 1 << 24
 _MOST_READ = 1 << 20  # bytes of an area or block that are looked through for a pointer
 _HEAD_STEPS, _TAIL_STEPS = 6, 2
 _NEARLY_ALL = 0.95
+_LEAST = 0.1
+"""Share that has to hang at a variable by what is known, where stacks hold the rest."""
 _ORDER = {kind: i for i, kind in enumerate(PlaceKind)}
 
 
@@ -219,22 +221,26 @@ class Holders:
     def head(self, slots: Slots) -> Head | None:
         """The variable at which nearly all of `slots`, held objects of one cache, hang.
 
-        Where another object comes between there is none: that may be of anybody.
+        Where another object comes between there is none: that may be of anybody. A stack that holds
+        one in the middle of a list reaches others through it: where those hang is not known.
         """
         if not len(slots):
             return None
         starts, which = np.unique(self._starts[slots], return_inverse=True)
-        variable = np.array([place.start for place in self.roots_of(starts)], np.uint64)[which]
-        variables, counts = np.unique(variable, return_counts=True)
-        start = int(variables[counts.argmax()])
-        if not start or counts.max() < _NEARLY_ALL * len(slots):
+        places = self.roots_of(starts)
+        variable = np.array([place.start for place in places], np.uint64)[which]
+        by_stack = np.array([place.kind is PlaceKind.STACK for place in places])[which]
+        variables, counts = np.unique(variable[~by_stack], return_counts=True)
+        start, most = (int(variables[counts.argmax()]), counts.max()) if len(counts) else (0, 0)
+        if not start or most < max(_NEARLY_ALL * counts.sum(), _LEAST * len(slots)):
             return None
         # One path as a whole, and of the others the last step.
-        above = self.marked.marks.via[slots]
+        mine = slots[variable == start]
+        above = self.marked.marks.via[mine]
         last = self._of_cache(above[above >= 0], slots[0])
-        if (~last).sum() > (1 - _NEARLY_ALL) * len(slots):
+        if (~last).sum() > (1 - _NEARLY_ALL) * len(mine):
             return None
-        path = self._path(int(slots[variable == start][0]))
+        path = self._path(int(mine[0]))
         symbol = self.marked.view.host.symbol_at(start)
         if symbol is None or not self._of_cache(np.array(path), slots[0]).all():
             return None

@@ -140,6 +140,17 @@ def test_nearly_all_have_to_hang_there(kernel: Kernel, elsewhere: int, told: boo
     assert hang_at(kernel, []) is None
 
 
+def test_a_list_that_a_stack_holds_in_the_middle_has_its_head(kernel: Kernel) -> None:
+    some, (_, stack) = listed(kernel, 40), kernel.task(7, "user", used=PAGE)
+    kernel.variable("waiting", some[0])
+    kernel.write(stack + THREAD_SIZE - 8, kernel.object("kmalloc-96", some[10]))
+    head = hang_at(kernel, some)
+    assert head is not None
+    assert head.name == "waiting"
+    assert hang_at(kernel, some[:11]) is not None
+    assert hang_at(kernel, some[11:]) is None  # all of them by the stack
+
+
 def test_a_stack_is_no_head(kernel: Kernel) -> None:
     some, (_, stack) = listed(kernel, 4), kernel.task(7, "user", used=PAGE)
     kernel.write(stack + THREAD_SIZE - 8, some[0])
