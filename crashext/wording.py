@@ -5,8 +5,10 @@ It knows no dump: strings that come from one are escaped where they are printed 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
+_VARIABLE = re.compile(r"[A-Za-z_][\w.]*(?: \[[\w-]+\])?", re.ASCII)
 _UNKNOWN = 1 << 62
 """An upper bound that nobody knows."""
 
@@ -85,6 +87,11 @@ def some_of(names: Sequence[str], most: int, total: int | None = None) -> str:
 def called(caller: str, module: str) -> str:
     """``caller [module]``; in words where no caller is noted."""
     return bracketed(caller or "a caller that is not noted", module)
+
+
+def root_text(root: str) -> str:
+    """Who holds something, by a root's name: ``the variable queue [driver]``, ``stack of ...``."""
+    return f"the variable {root}" if _VARIABLE.fullmatch(root) else root
 
 
 def bracketed(caller: str, module: str) -> str:

@@ -13,6 +13,7 @@ from crashext.wording import (
     percent,
     percent_of,
     plural,
+    root_text,
     size_text,
     some_of,
 )
@@ -77,3 +78,10 @@ def test_a_caller_that_nobody_noted_is_no_name() -> None:
     assert called("leak_it", "leaklab") == "leak_it [leaklab]"
     assert called("", "") == "a caller that is not noted"
     assert bracketed("leak_it+0x1 [leaklab]", "leaklab") == "leak_it+0x1 [leaklab]"
+
+
+def test_a_variable_says_that_it_is_one() -> None:
+    assert root_text("queue [leaklab]") == "the variable queue [leaklab]"
+    assert root_text("rcu_data") == "the variable rcu_data"
+    for other in ("stack of sshd (pid 7)", "page frame 0x10 +0x8", "vmalloc area of f [m] +0x8"):
+        assert root_text(other) == other

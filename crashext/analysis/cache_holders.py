@@ -44,9 +44,10 @@ def holder_facts(marked: Reach, facts: Facts, progress: Progress) -> tuple[Holde
         slots = slots[marked.table.state[slots] == State.ALLOCATED]
         reached = marked.marks.reached[slots]
         share_reached = float(reached.mean()) if len(slots) else 0.0
-        slots = _spread(slots[reached])
+        slots, known = holders.worth_counting(slots[reached]), len(slots)
         if not len(slots):
             continue
+        exact = known == fact.allocated and len(slots) == np.count_nonzero(reached)
         tally: Counter[tuple[str, str]] = Counter()
         for place, count in holders.count(slots).items():
             tally[place.owner, place.module] += count
@@ -57,9 +58,8 @@ def holder_facts(marked: Reach, facts: Facts, progress: Progress) -> tuple[Holde
                 if not module and size >= _NAMED_SHARE * facts.total:
                     module = _module_by_type(marked, cache, slots)
                 objects = round(share * fact.allocated)
-                found.append(
-                    HolderFact(fact.name, root, module, objects, objects * fact.slot_size, share)
-                )
+                size = objects * fact.slot_size
+                found.append(HolderFact(fact.name, root, module, objects, size, share, exact))
     found.sort(key=lambda h: (-h.bytes, h.cache, h.root))
     return tuple(found)
 
@@ -69,7 +69,7 @@ def _module_by_type(
 ) -> str:
     """The module whose struct the objects fit best; "" where none stands out."""
     view = marked.view
-    addresses = marked.table.addresses(slots[:_TYPED])
+    addresses = marked.table.addresses(_spread(slots)[:_TYPED])
     content, ok = view.host.read_many(addresses, cache.object_size)
     addresses, content = addresses[ok], content[ok]
     if not len(addresses):

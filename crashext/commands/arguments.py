@@ -188,8 +188,8 @@ def objsim_parser(place: Place) -> Parser:
         "--refs",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="look through all kernel memory for who points there (default: where that takes "
-        "seconds)",
+        help="say who points there, which takes a look through all kernel memory: always, or never "
+        "(default: where it takes seconds, not minutes)",
     )
     _source(parser, place)
     _comparison(parser)
@@ -216,7 +216,8 @@ def _source(parser: Parser, place: Place) -> None:
             type=Path,
             action="append",
             default=[],
-            help="debug file: vmlinux, or a module's; may be repeated (default: by build ID)",
+            help="debug file: vmlinux, or a module's; may be repeated (default: found by build ID, "
+            "beside the dump or where it is installed)",
         )
         source.add_argument(
             "--no-debuginfod",
@@ -255,7 +256,8 @@ def _references(parser: Parser) -> None:
         "--refs",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="look through all kernel memory for it (default: where that takes seconds)",
+        help="say who points at them, which takes a look through all kernel memory: always, or "
+        "never (default: where it takes seconds, not minutes)",
     )
     refs.add_argument(
         "--memory",
@@ -280,7 +282,8 @@ def _comparison(parser: Parser) -> None:
         type=number(0),
         default=DEFAULTS.seed,
         metavar="N",
-        help="of the random choice (default 0)",
+        help="number that the random choice of objects starts from: another N looks at others, "
+        "the same N at the same ones (default 0)",
     )
     how.add_argument(
         "--threshold",

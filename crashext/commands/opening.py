@@ -194,5 +194,24 @@ def _short(command: str) -> str:
 def _require(host: RecordedHost, question: Question) -> None:
     """A session knows what it was recorded for: another cache would look empty, not unknown."""
     held = held_by(host.command)
-    if held is not None and not held.answers(question):
-        raise HostError(f"this session holds the answer to '{held.short}': ask it that")
+    if held is None or held.answers(question):
+        return
+    holds = f"this session holds the answer to '{held.short}'"
+    strange = next((name for name in question.subjects if name not in held.subjects), None)
+    if strange is None:
+        raise HostError(f"{holds}: ask it that")
+    raise HostError(f"{_no_cache(host, strange)}; {holds}: ask it that")
+
+
+def _no_cache(host: RecordedHost, name: str) -> str:
+    """What a session that was not asked for a cache knows of its name."""
+    from crashext.kernel.slab.caches import read_caches
+    from crashext.kernel.slab.named import UnknownCache, find_cache
+
+    try:
+        find_cache(read_caches(host), name)
+    except UnknownCache as unknown:
+        return str(unknown).removesuffix("?")
+    except (UnknownLayout, ReadFault):
+        return f"no cache named {name} is in this session"
+    return f"no objects of {name} are in this session"

@@ -40,13 +40,14 @@ _LEAKSCAN = """\
 
   How to look:
 
-    --refs           look for who points at objects, however long it takes
-    --no-refs        do not look for it
+    --refs           say who points at objects, even where that takes minutes
+    --no-refs        do not look for that; without either: where it takes
+                     seconds
     --memory MIB     memory for that; the largest caches are sampled to fit
     --walker kmem    take objects from kmem -S, which lists no full slabs
     --samples N      objects to look at in each cache
     --jobs N         threads that read memory side by side; 1 without it
-    --seed N         of the random choice
+    --seed N         another N looks at other objects, chosen at random
     --threshold S    score from which objects count as alike, 0 to 1
     --metric NAME    how bytes are compared; see leakscan -h
     --hops N         objects to follow a pointer through until one has a name
@@ -106,11 +107,12 @@ _OBJSIM = """\
     --text FILE      compare objects in pasted output of rd, gdb's x, hexdump,
                      xxd, od, kmemleak, SLUB or drgn
     --size BYTES     their size, for --text
-    --refs           look for who points there, however long it takes
-    --no-refs        do not look for it
+    --refs           say who points there, even where that takes minutes
+    --no-refs        do not look for that; without either: where it takes
+                     seconds
     --samples N      objects to compare it with
     --jobs N         threads that read memory side by side; 1 without it
-    --seed N         of the random choice
+    --seed N         another N looks at other objects, chosen at random
     --threshold S    score from which objects count as alike, 0 to 1
     --metric NAME    how bytes are compared; see objsim -h
     --hops N         objects to follow a pointer through until one has a name

@@ -5,7 +5,7 @@ from __future__ import annotations
 from crashext.analysis.results.estimate import NONE, count_text, share_text
 from crashext.analysis.results.evidence import CacheReach, Held, Reachability
 from crashext.analysis.results.reports import CacheReport, Group
-from crashext.wording import percent, plural, some_of
+from crashext.wording import percent, plural, root_text, some_of
 
 _STEPS = " -> "
 _FEW = 3
@@ -32,7 +32,7 @@ def headline(group: Group) -> str:
     if held.holders and held.held.value >= 0.5:
         name, count = held.holders[0]
         total = sum(n for _, n in held.holders)
-        by = f"held by {name}" if 2 * count >= total else "still in use"
+        by = f"held by {root_text(name)}" if 2 * count >= total else "still in use"
         return by + (f"; {percent(unreachable)} are not" if unreachable >= 0.001 else "")
     return ""
 

@@ -1,7 +1,8 @@
 """What commands cost inside crash: CPU seconds of crash and of its engine, in one session.
 
 `CRASHEXT_PYKDUMP=…/mpykdump64.so python -m tests.benchmarks.in_crash [SCENARIO]`: first and second
-time of each line, in fresh sessions; then, on the default dump, what follows a verdict.
+time of each line, in fresh sessions; then, on the default dump, what follows a verdict. With
+`mistakes` in place of a scenario: each of them, twice, as the first of a session.
 """
 
 from __future__ import annotations
@@ -16,6 +17,39 @@ from tests.conftest import lab_dump
 from tests.in_crash.test_crash import Crash
 from tests.lab import read_addresses
 
+_MISTAKES = (
+    "leakscan --nonsense",
+    "leakscan no-such",
+    "leakscan kmalloc-32 no-such",
+    "leakscan --sites no-such",
+    "leakscan --sites",
+    "leakscan --jobs 0",
+    "leakscan kmalloc-32 --threshold 7",
+    "leakscan --before /nonexistent",
+    "leakscan --before garbage",
+    "leakscan --before folder",
+    "leakscan --trace /nonexistent",
+    "leakscan --trace garbage",
+    "leakscan --trace text",
+    "leakscan --record /nowhere/x",
+    "leakscan --html /nowhere/p.html",
+    "leakscan --list x",
+    "leakscan --live 3",
+    "leakscan -c foo",
+    "leakscan --json why",
+    "leakscan why kmalloc-32",
+    "leakscan growth",
+    "objsim",
+    "objsim no_such_symbol",
+    "objsim ffff",
+    "objsim ffff8881234567890123",
+    "objsim --as no_such_struct linux_banner",
+    "objsim --text nothere --size 8",
+    "objsim --text garbage --size 8",
+    "objsim --size 8 linux_banner",
+    "objsim --list linux_banner linux_banner",
+    "leakscan -h",
+)
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -34,6 +68,9 @@ def measure(scenario: str, lines: tuple[str, ...]) -> None:
     """Print a row a line: what it cost in a session where those before it were typed."""
     with tempfile.TemporaryDirectory() as home:
         build = os.environ["CRASHEXT_PYKDUMP"].split(":")[0]
+        for name, content in (("garbage", bytes(range(256)) * 16), ("text", b"text\n" * 50)):
+            Path(home, name).write_bytes(content)
+        Path(home, "folder").mkdir()
         crash = Crash(Path(home), build, "vmcore", scenario)
         for line in lines:
             before, begun = spent(crash), time.perf_counter()
@@ -51,6 +88,10 @@ def main() -> None:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     print("| typed, in this order | CPU seconds | in crash | in the engine | elapsed |")
     print("|---|---|---|---|---|")
+    if scenario == "mistakes":
+        for line in _MISTAKES:
+            measure("default", (line, line))
+        return
     verdict = ("kmem -s", "leakscan", "leakscan")
     if scenario != "default":
         measure(scenario, verdict)

@@ -232,7 +232,7 @@ def test_the_queue_nobody_drains_is_held_by_its_list_head() -> None:
     assert chain["steps"][0].startswith("leaklab_ipmi_waiting")
     assert int(chain["target"], 16) in set(addresses("messages", "messages").tolist())
     text = ask("leakscan", *on("messages"), "kmalloc-512").out
-    assert "held by leaklab_ipmi_waiting [leaklab]" in " ".join(text.splitlines()[:3])
+    assert "held by the variable leaklab_ipmi_waiting [leaklab]" in " ".join(text.splitlines()[:3])
 
 
 def test_the_living_list_is_held_by_its_list_head() -> None:

@@ -114,4 +114,11 @@ def test_a_session_refuses_what_it_was_not_asked(tmp_path: Path) -> None:
         ran = run("leakscan", "-r", session, *question)
         assert (ran.status, ran.out) == (2, "")
         assert "this session holds the answer to 'leakscan kmalloc-32" in ran.err
+    assert "no objects of kmalloc-8 are in this session; it" in run(
+        "leakscan", "-r", session, "kmalloc-8"
+    ).err.replace("this session holds", "it holds")
+    assert (
+        "no slab cache is called kmaloc-8: did you mean kmalloc-8"
+        in run("leakscan", "-r", session, "kmaloc-8").err
+    )
     assert run("leakscan", "-r", session, "dentry").status == 0

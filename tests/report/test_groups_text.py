@@ -27,7 +27,7 @@ def test_a_small_group_that_is_held_is_one_line() -> None:
     assert len(re.findall(r"exemplar [0-9a-f]+:", out)) == 1
     small = r"  group 2: \d+ objects \(<0\.1 %\), [^;\n]*: still in use"
     assert re.search(small, out)
-    assert re.search(r"  group 3: .*: held by vector_irq; text at \+0x0", out)
+    assert re.search(r"  group 3: .*: held by the variable vector_irq; text at \+0x0", out)
     assert "effective_affinity" in out
     whole = "\n".join(lines("unlinked-nodes", "-v"))
     assert not re.search(small, whole)

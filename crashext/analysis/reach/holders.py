@@ -19,6 +19,7 @@ from crashext.kernel.slab.slots import Slots
 from crashext.wording import plural
 
 MOST_EXAMINED = 4096
+_MOST_COUNTED = 1 << 20
 _MAX_STEPS = 1 << 24
 _MOST_READ = 1 << 20  # bytes of an area or block that are looked through for a pointer
 _HEAD_STEPS, _TAIL_STEPS = 6, 2
@@ -56,6 +57,14 @@ class Holders:
     def start_of(self, node: int) -> int:
         """The node directly under the root through which `node` was reached."""
         return int(self._starts[node])
+
+    def worth_counting(self, nodes: Slots) -> Slots:
+        """All of `nodes` where few words hold them, so that few need a name; else some, spread."""
+        if len(nodes) <= MOST_EXAMINED:
+            return nodes
+        if len(nodes) <= _MOST_COUNTED and len(np.unique(self._starts[nodes])) <= MOST_EXAMINED:
+            return nodes
+        return nodes[np.linspace(0, len(nodes) - 1, MOST_EXAMINED).astype(np.intp)]
 
     def count(self, nodes: NDArray[Any], weights: NDArray[Any] | None = None) -> Counter[Place]:
         """How many of `nodes`, or how much of their `weights`, is reached through each root."""

@@ -61,5 +61,6 @@ def holders_by_parent(
         objects, size = sum(h.objects for h in some), sum(h.bytes for h in some)
         of = whole[name].whole.allocated if name in whole else 0
         share = min(1.0, objects / of) if of else max(h.share for h in some)
-        summed.append(HolderFact(name, root, some[0].module, objects, size, share))
+        exact = all(h.exact for h in some)
+        summed.append(HolderFact(name, root, some[0].module, objects, size, share, exact))
     return summed

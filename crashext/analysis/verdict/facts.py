@@ -84,10 +84,11 @@ class HolderFact:
     root: str
     module: str
     objects: int
-    """Estimated from the objects that were followed."""
     bytes: int
     share: float
     """Of the cache's allocated objects."""
+    exact: bool = False
+    """All of them were followed; otherwise the numbers are estimated from those that were."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from crashext.analysis.verdict.thresholds import (
 from crashext.analysis.verdict.verdict import Confidence, Culprit, Verdict
 from crashext.analysis.verdict.wording import allocated_by, confidence, doubts, little
 from crashext.kernel.slab.families import parent
-from crashext.wording import percent, percent_of, plural, size_text, some_of
+from crashext.wording import percent, percent_of, plural, root_text, size_text, some_of
 
 _NAMED = 3  # caches of memory cgroups
 
@@ -203,12 +203,14 @@ def held_growth(facts: Facts) -> Iterator[Verdict]:
             Culprit(cache=holder.cache, module=holder.module, caller=""),
             holder.bytes,
             "medium",
-            f"{holder.root} holds ~{plural(holder.objects, f'{holder.cache} object')} "
+            f"{root_text(holder.root)} holds {'' if holder.exact else '~'}"
+            f"{plural(holder.objects, f'{holder.cache} object')} "
             f"({size_text(holder.bytes)}): growth that somebody still holds, no leak",
             (
                 f"{percent_of(holder.bytes, unreclaimable)} of the slab memory that cannot be "
                 "reclaimed",
-                f"{percent(holder.share)} of {holder.cache} is reached through {holder.root}",
+                f"{percent(holder.share)} of {holder.cache} is reached through "
+                f"{root_text(holder.root)}",
             ),
             ("everything is reachable: its owner may still drain it",),
             of_cache(holder.cache),
