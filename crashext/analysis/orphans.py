@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from crashext.analysis.described import Described
 from crashext.analysis.likeness.similarity import Cluster, group
@@ -24,11 +25,12 @@ from crashext.analysis.results.estimate import Estimate, Share
 from crashext.analysis.results.evidence import HIDDEN, Below, OrphanGroup, OrphanTotals
 from crashext.analysis.results.reports import Group, OrphanReport
 from crashext.analysis.settings import MEMORY_BUDGET, Settings
-from crashext.distinct import distinct
+from crashext.distinct import distinct, grouped
 from crashext.hosts.base import U64, HostError
 from crashext.hosts.plain import answered
 from crashext.kernel.access import Words
 from crashext.kernel.slab.caches import SlabCache
+from crashext.kernel.slab.families import parent
 from crashext.kernel.slab.objects import State
 from crashext.kernel.slab.slots import Slots
 from crashext.kernel.slab.view import KernelView
@@ -38,6 +40,7 @@ _SAMPLED = 4096  # heads of each cache whose content is compared
 _MOST_GROUPS = 64
 _EXAMPLES = 4
 _TYPED_LEAST = 128 << 10  # bytes from which it is worth a moment to find out what they are
+_SIBLINGS = 4  # caches of memory cgroups of one parent that are looked at one by one
 _ATTRIBUTED = 3  # groups of each cache whose allocators are looked up
 
 
@@ -141,23 +144,19 @@ def _groups(
 ) -> tuple[list[OrphanGroup], list[tuple[str, Slots]], bool]:
     """All groups, and of those that are no leak why and their heads; whether Ctrl-C came before
     all were looked at. Where somebody is accused that is not answered: an innocent may be next."""
-    view = marked.view
     heads = found.heads
     of_cache = marked.table.caches(heads)
     hanging = _Hanging(marked, found)
     result: list[OrphanGroup] = []
     explained: list[tuple[str, Slots]] = []
-    numbers = distinct(of_cache).tolist()
     by_holes = orphans_by_holes(marked)
+    parts = list(_parts(marked, of_cache, heads))
     try:
-        for done, number in enumerate(numbers):
-            few = np.count_nonzero(of_cache == number) <= by_holes[number]
-            cache = view.caches.all[number]
-            progress("orphans", done, len(numbers))
+        for done, part in enumerate(parts):
+            few = len(part.heads) <= by_holes[part.numbers].sum()
+            progress("orphans", done, len(parts))
             asked = _asked(few) if accusing else None
-            for found_group, members in _cache_groups(
-                marked, hanging, cache, heads[of_cache == number], settings, asked
-            ):
+            for found_group, members in _cache_groups(marked, hanging, part, settings, asked):
                 if few and not found_group.explanation:
                     found_group = replace(found_group, explanation=HIDDEN)
                 result.append(found_group)
@@ -168,6 +167,43 @@ def _groups(
             raise
         return result, explained, True
     return result, explained, False
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Heads that are looked at together."""
+
+    cache: SlabCache
+    heads: Slots
+    total: Estimate
+    """How many there are of them, where they are a sample."""
+    numbers: list[int]
+    """Of their caches: one, or those of memory cgroups that are small beside their siblings."""
+
+    @property
+    def name(self) -> str:
+        return self.cache.name if len(self.numbers) == 1 else parent(self.cache.name)
+
+
+def _parts(marked: Reach, of_cache: NDArray[np.uint16], heads: Slots) -> Iterator[_Part]:
+    """The heads by cache. Before 5.9 every memory cgroup had caches of its own, thousands of them:
+    of those of one parent the largest speak for the others, which are looked at in one go."""
+    caches = marked.view.caches.all
+    families: dict[tuple[str, int, int], list[tuple[int, Slots]]] = {}
+    for number, (some,) in grouped(of_cache, heads):
+        cache = caches[number]
+        key = parent(cache.name), cache.object_size, cache.slot_size
+        families.setdefault(key, []).append((number, some))
+    for members in families.values():
+        members.sort(key=lambda m: (-len(m[1]), caches[m[0]].name))
+        for number, some in members[:_SIBLINGS]:
+            total = count(marked, caches[number], some)
+            yield _Part(caches[number], some, total, [number])
+        rest = members[_SIBLINGS:]
+        if rest:
+            total = Estimate.sum(count(marked, caches[number], some) for number, some in rest)
+            joint = np.sort(np.concatenate([some for _, some in rest]))
+            yield _Part(caches[rest[0][0]], joint, total, [number for number, _ in rest])
 
 
 def _asked(few: bool) -> Callable[[Group], bool]:
@@ -206,14 +242,14 @@ class _Hanging:
 def _cache_groups(
     marked: Reach,
     hanging: _Hanging,
-    cache: SlabCache,
-    heads: Slots,
+    part: _Part,
     settings: Settings,
     asked: Callable[[Group], bool] | None,
 ) -> list[tuple[OrphanGroup, Slots]]:
     """Groups of alike heads of one cache, each with those of its heads that were looked at."""
-    view = marked.view
-    rng = generator(settings, cache.name)
+    view, cache, heads, total = marked.view, part.cache, part.heads, part.total
+    alone = len(part.numbers) == 1
+    rng = generator(settings, part.name)
     some = heads
     if len(heads) > _SAMPLED:
         some = np.sort(rng.choice(heads, _SAMPLED, replace=False))
@@ -232,7 +268,6 @@ def _cache_groups(
     ]
     rest = grouping.alone[_EXAMPLES:]
     # Of a sampled cache, more than are in the table; never more than are allocated.
-    total = count(marked, cache, heads)
     scale = total.estimate / len(some)
     groups = []
     for number, cluster in enumerate(clusters):
@@ -248,11 +283,11 @@ def _cache_groups(
             cluster,
             share,
             total,
-            attributed=number < _ATTRIBUTED,
-            typed=number < _ATTRIBUTED and scale * size >= _TYPED_LEAST,
+            attributed=alone and number < _ATTRIBUTED,
+            typed=alone and number < _ATTRIBUTED and scale * size >= _TYPED_LEAST,
             asked=asked,
         )
-        found = _orphan_group(hanging, cache, some[members], alike, scale)
+        found = _orphan_group(hanging, part, some[members], alike, scale)
         if len(members) == len(some) and total.exact:
             found = replace(found, estimated=bool(found.below) and scale > 1)  # all are of one kind
         groups.append((found, some[members]))
@@ -260,7 +295,7 @@ def _cache_groups(
 
 
 def _orphan_group(
-    hanging: _Hanging, cache: SlabCache, members: Slots, described: Group, scale: float
+    hanging: _Hanging, part: _Part, members: Slots, described: Group, scale: float
 ) -> OrphanGroup:
     below = hanging.of(members)
     if scale > 1:
@@ -269,11 +304,11 @@ def _orphan_group(
         )
     heads = round(len(members) * scale)
     return OrphanGroup(
-        cache=cache.name,
+        cache=part.name,
         shape=described.shape,
         heads=heads,
         objects=heads + sum(b.objects for b in below),
-        bytes=heads * cache.slot_size + sum(b.bytes for b in below),
+        bytes=heads * part.cache.slot_size + sum(b.bytes for b in below),
         estimated=scale > 1,
         below=below,
         exemplar=described.exemplar,

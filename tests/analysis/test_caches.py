@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from crashext.analysis.caches import scan_caches
-from crashext.analysis.reach import reachability
+from crashext.analysis.reach import sampling
 from crashext.analysis.results.estimate import NONE, Estimate
 from crashext.analysis.results.evidence import CacheReach
 from crashext.analysis.results.reports import LeakReport
@@ -74,9 +74,9 @@ def test_slots_that_nobody_can_judge_are_counted_apart() -> None:
 
 
 def test_of_a_sampled_cache_it_is_an_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reachability, "_GIANT_TARGETS", 200)
-    monkeypatch.setattr(reachability, "_BASE_BYTES", 0)
-    monkeypatch.setattr(reachability, "_SLOT_BYTES", 1 << 10)
+    monkeypatch.setattr(sampling, "_TARGETS", 200)
+    monkeypatch.setattr(sampling, "_BASE_BYTES", 0)
+    monkeypatch.setattr(sampling, "_SLOT_BYTES", 1 << 10)
     kernel = Kernel()
     objects = alone(kernel, 2000)
     for start in range(0, 1000, 16):

@@ -13,7 +13,7 @@ from crashext.analysis.likeness.groups import Population
 from crashext.analysis.likeness.sample import draw
 from crashext.analysis.objects import compare
 from crashext.analysis.orphans import Orphans, scan_orphans
-from crashext.analysis.reach import reachability
+from crashext.analysis.reach import sampling
 from crashext.analysis.reach.on_demand import ReachOnDemand
 from crashext.analysis.reach.reachability import Class
 from crashext.analysis.results.estimate import NONE, Estimate
@@ -117,9 +117,9 @@ def test_a_sample_of_many_heads_is_scaled(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_slabs_that_stand_for_more_are_scaled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reachability, "_GIANT_TARGETS", 200)
-    monkeypatch.setattr(reachability, "_BASE_BYTES", 0)
-    monkeypatch.setattr(reachability, "_SLOT_BYTES", 1 << 10)
+    monkeypatch.setattr(sampling, "_TARGETS", 200)
+    monkeypatch.setattr(sampling, "_BASE_BYTES", 0)
+    monkeypatch.setattr(sampling, "_SLOT_BYTES", 1 << 10)
     kernel = Kernel()
     for i in range(16 * 128):
         kernel.object("kmalloc-32", POISON, i)

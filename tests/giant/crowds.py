@@ -240,8 +240,14 @@ class Crowds:
         for i in range(count):
             text = f"{model.name}({i}:job-{i})".encode()[:31]
             names[i, : len(text)] = np.frombuffer(text, np.uint8)
-        where = self._of("kmalloc-32").add(names)
         each = model.objects_per_slab
+        slabs = Objects(kernel, self.work, model, self._of("kmalloc-32").cache)
+        inside = slabs.take(count * each, at).reshape(count, each)
+        # Where its name is, a cache's first object is known, and each knows the next.
+        named = np.concatenate([names, inside[:, :1].view(np.uint8)], axis=1)
+        where = self._of("kmalloc-64").add(named)
+        links = np.append(inside[:, 1:], np.zeros((count, 1), np.uint64), axis=1)
+        slabs.fill(inside.reshape(-1), links.reshape(-1, 1).view(np.uint8))
         node = kernel.layout("struct kmem_cache_node")
         plain = kernel.image.read(kernel.physical(model.nodes[0]), node.size)
         own = np.repeat(np.frombuffer(plain, np.uint8)[None], count, axis=0)
@@ -264,8 +270,6 @@ class Crowds:
         objects.fill(at, rows)
         kernel.write(last, int(chain[1]))
         kernel.write(head + 8, int(chain[-2]))
-        slabs = Objects(kernel, self.work, model, self._of("kmalloc-32").cache)
-        slabs.take(count * each, at)
         self.slab_pages += slabs.slabs << model.order
 
 

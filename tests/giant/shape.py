@@ -20,7 +20,7 @@ class Crowd:
     tasks: int = 0
     """Kernel threads that sleep."""
     caches: int = 0
-    """Caches with one slab each, whose objects nobody knows."""
+    """Caches with one slab each, whose objects are held in a chain."""
 
     @property
     def kernel(self) -> int:

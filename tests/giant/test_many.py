@@ -48,6 +48,7 @@ def test_every_cache_is_there(verdict: Ran) -> None:
     assert len(caches) == CROWD.caches
     assert {c["slabs"] for c in caches} == {1}
     assert len({c["allocated"] for c in caches}) == 1
+    assert {c["unreachable"]["estimate"] for c in caches} == {0}
 
 
 def test_memory_adds_up(verdict: Ran) -> None:

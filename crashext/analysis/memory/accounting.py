@@ -17,7 +17,7 @@ from crashext.analysis.memory.memsplit import MemorySplit, Part, memory_split
 from crashext.analysis.memory.quantities import Check, Line, Reserved, Unaccounted
 from crashext.distinct import among
 from crashext.kernel.counters.meminfo import KernelCounters
-from crashext.kernel.counters.tasks import read_processes
+from crashext.kernel.counters.tasks import Unread, processes_of
 from crashext.kernel.counters.vmstat import read_cpu_free
 from crashext.kernel.pages.areas import Areas
 from crashext.kernel.pages.filesystems import Tmpfs, read_tmpfs
@@ -37,6 +37,7 @@ from crashext.kernel.slab.view import KernelView
 from crashext.procfs.counters import MemInfo
 from crashext.procfs.processes import Process
 from crashext.procfs.vmallocinfo import VmallocInfo
+from crashext.wording import size_text
 
 _FEW = 32
 
@@ -91,7 +92,7 @@ def account(
     if counted is None:
         return None
     rng = np.random.default_rng(seed)
-    processes = read_processes(view.host, view.space)
+    processes, unread = processes_of(view.host, view.space)
     tmpfs = read_tmpfs(view.host, view.space)
     pages = (
         PageCount(view, counters, meminfo, mapped, frames, rest, rng) if frames and rest else None
@@ -114,7 +115,7 @@ def account(
         processes=processes[:_FEW],
         process_count=len(processes),
         tmpfs=tmpfs[:_FEW],
-        limits=tuple(_limits(counters, meminfo, frames, areas)),
+        limits=tuple(_limits(counters, meminfo, frames, areas, unread)),
     )
 
 
@@ -196,7 +197,11 @@ def _reserved(view: KernelView, counters: KernelCounters, frames: Frames | None)
 
 
 def _limits(
-    counters: KernelCounters, meminfo: MemInfo, frames: Frames | None, areas: Areas
+    counters: KernelCounters,
+    meminfo: MemInfo,
+    frames: Frames | None,
+    areas: Areas,
+    unread: Unread | None,
 ) -> Iterator[str]:
     if counters.vmstat is None:
         yield "the kernel's page counters cannot be read"
@@ -217,3 +222,9 @@ def _limits(
         )
     if areas.faults:
         yield f"{areas.faults:,} vmalloc areas cannot be read: their pages count as unaccounted"
+    if unread is not None:
+        most = "" if unread.each is None else f": up to {size_text(unread.each)} more each"
+        yield (
+            f"what CPUs have not added to the counters of {unread.processes:,} processes, the "
+            f"smaller ones, is left out{most}"
+        )

@@ -32,11 +32,14 @@ def orphans_by_holes(marked: Reach) -> Numbers:
     if not coverage.missing:
         return np.zeros(count)
     missing, present = (_objects(marked, state) for state in (State.UNREADABLE, State.ALLOCATED))
-    pairs = _edges(marked, count)
+    of, to, times = _edges(marked, count)
     # Of a cache that is missing altogether nothing is known but what objects are like at large.
-    everywhere = pairs.sum(axis=0) / max(1.0, float(present.sum()))
-    rate = np.where(present[:, None] > 0, pairs / np.maximum(present, 1)[:, None], everywhere)
-    expected = missing @ rate + _from_pages(marked, count) + _in_sheaves(marked)
+    everywhere = np.bincount(to, times, count) / max(1.0, float(present.sum()))
+    known = present > 0
+    each = missing / np.maximum(present, 1)
+    expected = np.bincount(to, times * each[of] * known[of], count).astype(np.float64)
+    expected += everywhere * missing[~known].sum()
+    expected += _from_pages(marked, count) + _in_sheaves(marked)
     return np.asarray(_TIMES * expected + _MORE, np.float64)
 
 
@@ -51,17 +54,24 @@ def _objects(marked: Reach, state: State) -> Numbers:
     return sums
 
 
-def _edges(marked: Reach, count: int) -> Numbers:
-    """float64[caches, caches]: pointers from objects of the one to objects of the other."""
+def _edges(marked: Reach, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Numbers]:
+    """Pointers from objects of one cache to objects of another: the one, the other, how many.
+
+    Of each pair that there is, and not of all: there may be 20,000 caches.
+    """
     table, references = marked.table, marked.references
-    pairs = np.zeros(count * count)
+    pairs, times = [np.zeros(0, np.int64)], [np.zeros(0)]
     for at in range(0, len(references.source), _PIECE):
         source = references.source[at : at + _PIECE].astype(np.int64)
         target = references.target[at : at + _PIECE].astype(np.int64)
         objects = (source < table.count) & (target < table.count)
         of, to = table.caches(source[objects]), table.caches(target[objects])
-        pairs += np.bincount(of.astype(np.int64) * count + to, minlength=len(pairs))
-    return pairs.reshape(count, count)
+        some, often = np.unique(of.astype(np.int64) * count + to, return_counts=True)
+        pairs.append(some)
+        times.append(often.astype(np.float64))
+    known, which = np.unique(np.concatenate(pairs), return_inverse=True)
+    sums = np.bincount(which, np.concatenate(times), len(known)).astype(np.float64)
+    return known // count, known % count, sums
 
 
 def _from_pages(marked: Reach, count: int) -> Numbers:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -24,6 +24,7 @@ from crashext.analysis.reach.references import (
     References,
     find_references,
 )
+from crashext.analysis.reach.sampling import Plan, lost_slots, sampled_rows, subset, unreached
 from crashext.analysis.reach.scan import present_frames
 from crashext.analysis.settings import MEMORY_BUDGET
 from crashext.distinct import distinct, union, without
@@ -43,12 +44,7 @@ from crashext.kernel.slab.usage import usage
 from crashext.kernel.slab.view import KernelView
 from crashext.progress import Progress
 
-_SLOT_BYTES = 7 + 8 * 1.5 + 80
-"""Of each slot: state, kept, reached, via; edges, one and a half each (measured 1.2 to 1.6); and
-what is worked out of each that cannot be reached, which may be all of them."""
-_BASE_BYTES = 200 << 20  # Python, numpy, drgn and what it keeps of a kernel's debug info
 _PIECE = 1 << 20
-_GIANT_TARGETS = 8192
 _UPWARDS = 2  # passes that follow referrers outside the sample
 
 
@@ -139,8 +135,7 @@ class Reach:
 
     def unreachable(self) -> Slots:
         """Every unreachable object: int64[n], ascending."""
-        reached = self.marks.reached[: self.table.count]
-        return np.flatnonzero((self.table.state == State.ALLOCATED) & ~reached)
+        return np.concatenate([np.zeros(0, np.int64), *unreached(self.table, self.marks.reached)])
 
     def areas_reached(self) -> NDArray[np.bool_]:
         """bool[areas]: those that are reached, and those that are no nodes."""
@@ -174,7 +169,7 @@ def reach(
     `generator` gives the random numbers for each cache: the same that draw its sample, so that
     the slabs chosen there are among those judged here.
 
-    Where all slots would need more than `budget` bytes, the largest caches are sampled by slabs,
+    Where that would need more than `budget` bytes, the largest caches are sampled by slabs,
     and objects outside the sample count as roots; those that hold a sampled object are followed
     upwards a few times.
     """
@@ -185,23 +180,31 @@ def reach(
     lies = map_pieces(view)
     left = rest.frames[~lies.holds(rest.frames)]
     page_blocks = blocks(view, left, generator("page blocks"))
-    giants = _giants(whole, budget)
-    chosen = _sampled_rows(view, whole, giants, generator)
-    drawn = chosen
-    index = _subset(whole, chosen) if giants else whole
-    for attempt in range(_UPWARDS + 1):
+    plan = Plan(whole, budget, len(areas.start), len(view.caches.all))
+    giants = plan.giants()
+    chosen = drawn = sampled_rows(view, whole, giants, generator)
+    attempt = 0
+    while True:
         give_back()
+        index = subset(whole, chosen) if giants else whole
         table = slot_table(view, present, progress, index)
         stacks = read_stacks(view, table, areas)
         graph = nodes(view, table, found, areas, stacks, page_blocks, lies)
         physical = PhysicalAddresses(graph, found, rest.table_frames, present)
         references = find_references(graph, found, stacks, present, progress, [physical])
         marks, unsure, doubtful = _marked(graph, whole, giants, references)
-        more = _referrers(view, table, whole, giants, references, marks)
-        if attempt == _UPWARDS or not len(without(more, chosen)):
+        more = giants if attempt else plan.giants(lost_slots(table, marks.reached))
+        if len(more) > len(giants):
+            # What is lost needs more room than is left: a sample of it does.
+            giants = more
+            chosen = drawn = sampled_rows(view, whole, giants, generator)
+            del table, graph, physical, references, marks, unsure, doubtful, index
+            continue
+        attempt += 1
+        holders = _referrers(view, table, whole, giants, references, marks)
+        if attempt > _UPWARDS or not len(without(holders, chosen)):
             break
-        chosen = union(chosen, more)
-        index = _subset(whole, chosen)
+        chosen = union(chosen, holders)
     give_back()
     _spare_bookkeeping(view, table, marks)
     spared = spare(graph, whole, references, marks)
@@ -267,6 +270,10 @@ def _marked(
         # Who knows of a block may be in a page that is missing: it may be a module's variables.
         blocks = np.arange(graph.first_block, graph.count, dtype=np.int32)
         mark(marks, references.source, references.target, blocks)
+    if not giants:
+        # Nobody is outside the sample. Zeros that nobody writes to take no memory.
+        nobody = np.zeros((2, graph.count), np.bool_)
+        return marks, nobody[0], nobody[1]
     certain = marks.reached.copy()
     mark(marks, references.source, references.target, roots[~sure & full])
     mark_pages(marks, references, np.zeros(0, np.int32))
@@ -281,47 +288,6 @@ def complete_index(view: KernelView, progress: Progress) -> SlabIndex:
     if not view.scanned or not view.index.complete:
         view.scan({}, 0, progress, budget=1 << 62)
     return view.index
-
-
-def _giants(index: SlabIndex, budget: int) -> tuple[int, ...]:
-    """Caches to sample, largest first, so that the rest fits the budget."""
-    slots = np.bincount(index.cache, weights=index.objects, minlength=1)
-    room = max(budget - _BASE_BYTES, 1 << 20) / _SLOT_BYTES
-    giants: list[int] = list(index.crowds)
-    slots[giants] = 0
-    for cache in np.argsort(-slots).tolist():
-        if slots.sum() <= room:
-            break
-        giants.append(cache)
-        slots[cache] = 0
-    return tuple(giants)
-
-
-def _sampled_rows(
-    view: KernelView,
-    index: SlabIndex,
-    giants: tuple[int, ...],
-    generator: Callable[[str], np.random.Generator],
-) -> NDArray[np.int64]:
-    """Rows of the index to judge: all but most slabs of giant caches."""
-    keep = ~np.isin(index.cache, np.array(giants, np.uint16))
-    for cache in giants:
-        rows = generator(view.caches.all[cache].name).permutation(index.rows_of(cache))
-        slots = np.cumsum(index.objects[rows].astype(np.int64))
-        keep[rows[: int(np.searchsorted(slots, _GIANT_TARGETS)) + 1]] = True
-    return np.flatnonzero(keep)
-
-
-def _subset(index: SlabIndex, rows: NDArray[np.int64]) -> SlabIndex:
-    return replace(
-        index,
-        address=index.address[rows],
-        page=index.page[rows],
-        pages=index.pages[rows],
-        cache=index.cache[rows],
-        inuse=index.inuse[rows],
-        objects=index.objects[rows],
-    )
 
 
 def _referrers(

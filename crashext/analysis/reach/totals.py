@@ -6,7 +6,6 @@ Whoever lists groups lists the largest; what stands in a headline is from here, 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +14,10 @@ from crashext.analysis.reach.reachability import Class, Reach
 from crashext.analysis.reach.structures import Structures
 from crashext.analysis.results.estimate import Estimate, Share, clustered_share
 from crashext.analysis.results.evidence import Below, CacheReach, UnreachableCache
-from crashext.distinct import distinct
+from crashext.distinct import distinct, grouped
 from crashext.kernel.slab.caches import SlabCache
 from crashext.kernel.slab.objects import State
 from crashext.kernel.slab.slots import Slots
-
-T = TypeVar("T", bound=np.generic)
 
 
 def count(marked: Reach, cache: SlabCache, slots: Slots) -> Estimate:
@@ -97,11 +94,10 @@ def unreachable_of(marked: Reach, cache: SlabCache) -> Slots:
 def unreachable_counts(marked: Reach, slots: Slots | None = None) -> dict[str, Estimate]:
     """Unreachable objects, or those among `slots`, by cache: those of caches that have some."""
     slots = marked.unreachable() if slots is None else slots
-    of_cache = marked.table.caches(slots)
     caches = marked.view.caches.all
     return {
-        caches[i].name: count(marked, caches[i], slots[of_cache == i])
-        for i in distinct(of_cache).tolist()
+        caches[i].name: count(marked, caches[i], some)
+        for i, (some,) in grouped(marked.table.caches(slots), slots)
     }
 
 
@@ -116,14 +112,7 @@ def by_heads(marked: Reach, found: Structures, explained: Slots) -> tuple[Unreac
         slots, heads = slots[kept], heads[kept]
     of_slot, of_head = marked.table.caches(slots), marked.table.caches(heads)
     result = [
-        _under(
-            marked,
-            number,
-            _of(of_head == number, slots),
-            _of(of_head == number, of_slot),
-            _of(of_head == number, heads),
-        )
-        for number in distinct(of_head).tolist()
+        _under(marked, number, *some) for number, some in grouped(of_head, slots, of_slot, heads)
     ]
     return tuple(sorted(result, key=lambda c: (-c.bytes, c.cache)))
 
@@ -137,23 +126,24 @@ def _under(
 ) -> UnreachableCache:
     caches = marked.view.caches.all
     cache = caches[number]
-    own = _of(of_slot == number, slots)
+    mine = of_slot == number
+    own = slots if mine.all() else slots[mine]
     objects = count(marked, cache, own)
     # Where the cache was sampled, as much hangs below those that were not drawn.
     scale = [n / len(own) for n in (objects.estimate, objects.low, objects.high)]
-    counts = np.bincount(of_slot, minlength=len(caches))
-    counts[number] = 0
+    others, times = np.unique(of_slot[~mine], return_counts=True)
+    counts = dict(zip(others.tolist(), times.tolist(), strict=True))
     below = [
         Below(
             caches[i].name,
-            round(int(counts[i]) * scale[0]),
-            round(int(counts[i]) * scale[0]) * caches[i].slot_size,
+            round(number_below * scale[0]),
+            round(number_below * scale[0]) * caches[i].slot_size,
         )
-        for i in np.flatnonzero(counts).tolist()
+        for i, number_below in counts.items()
     ]
     below.sort(key=lambda b: (-b.bytes, b.cache))
-    total = int(counts.sum())
-    others = Estimate(
+    total = sum(counts.values())
+    beside = Estimate(
         sum(b.objects for b in below), round(total * scale[1]), round(total * scale[2])
     )
     tops = distinct(heads)
@@ -162,14 +152,9 @@ def _under(
         objects=objects,
         heads=count(marked, cache, tops),
         bytes=objects.estimate * cache.slot_size + sum(b.bytes for b in below),
-        others=Estimate.known(others.estimate) if objects.exact else others,
+        others=Estimate.known(beside.estimate) if objects.exact else beside,
         below=tuple(below),
     )
-
-
-def _of(which: NDArray[np.bool_], values: NDArray[T]) -> NDArray[T]:
-    """Some of an array; all of it are not copied: there may be millions."""
-    return values if which.all() else values[which]
 
 
 def _slots_of(marked: Reach, rows: NDArray[np.int64]) -> Slots:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from crashext.analysis.reach import apart, reachability
+from crashext.analysis.reach import apart, sampling
 from crashext.analysis.reach.group_reach import reachability_of
 from crashext.analysis.reach.reachability import Class
 from crashext.kernel.slab import thinning
@@ -18,7 +18,7 @@ TABLES, PER_SLAB = 640, 16
 def _few_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(thinning, "MOST", 8)
     monkeypatch.setattr(thinning, "PENDING", 1)
-    monkeypatch.setattr(reachability, "_GIANT_TARGETS", 4 * PER_SLAB)
+    monkeypatch.setattr(sampling, "_TARGETS", 4 * PER_SLAB)
 
 
 def crowded(held: bool) -> tuple[Kernel, list[int], int]:

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from crashext.analysis.reach import reachability
+from crashext.analysis.reach import sampling
 from crashext.analysis.reach.reachability import Class
 from crashext.kernel.roots.stacks import owned_stacks
 from tests.fake import layout
@@ -237,9 +237,9 @@ def many(kernel: Kernel) -> list[int]:
 @pytest.fixture
 def small_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory for 1,024 slots; of larger caches two slabs are enough."""
-    monkeypatch.setattr(reachability, "_GIANT_TARGETS", 200)
-    monkeypatch.setattr(reachability, "_BASE_BYTES", 0)
-    monkeypatch.setattr(reachability, "_SLOT_BYTES", 1 << 10)
+    monkeypatch.setattr(sampling, "_TARGETS", 200)
+    monkeypatch.setattr(sampling, "_BASE_BYTES", 0)
+    monkeypatch.setattr(sampling, "_SLOT_BYTES", 1 << 10)
 
 
 @pytest.mark.usefixtures("small_budget")

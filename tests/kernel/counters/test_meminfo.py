@@ -9,7 +9,7 @@ from drgn.helpers.linux.pid import for_each_task
 
 from crashext.kernel.addresses import AddressSpace, Range
 from crashext.kernel.counters.meminfo import KernelCounters
-from crashext.kernel.counters.tasks import read_processes
+from crashext.kernel.counters.tasks import Unread, processes_of, read_processes
 from crashext.kernel.counters.vmstat import read_cpu_free, read_vmstat
 from crashext.kernel.lists import entries
 from crashext.kernel.pages.filesystems import read_tmpfs
@@ -233,7 +233,7 @@ def _process(rss_stat: tuple[int, int], *more: str) -> FakeHost:
         layout("struct task_struct", 0x100, tasks=(0, 16), mm=(16, 8), tgid=(24, 4), comm=(32, 16)),
         layout("struct mm_struct", 0x200, pgtables_bytes=(0, 8), rss_stat=rss_stat),
         percpu,
-        symbols={"init_task": 0x10000},
+        symbols={"init_task": 0x10000, **dict.fromkeys(more, 0x600000)},
         enumerators={
             "MM_FILEPAGES": 0,
             "MM_ANONPAGES": 1,
@@ -271,3 +271,27 @@ def test_rss_of_percpu_counters() -> None:
 
 def test_a_process_whose_mm_is_missing_costs_that_process() -> None:
     assert read_processes(_process((16, 32)), SPACE) == ()
+
+
+def test_of_too_many_processes_the_largest_are_read_on_all_cpus() -> None:
+    """100,000 of them on 512 CPUs have 200 million parts of counters."""
+    host = _process((16, 160), "percpu_counter_batch")
+    host.put(0x600000, (32).to_bytes(4, "little"))
+    for number in range(3):
+        at, mm = 0x20000 + 0x1000 * number, 0x30000 + 0x1000 * number
+        following = at + 0x1000 if number < 2 else 0x10000
+        host.put(at, (word(following, 0, mm, number) + b"eater\0").ljust(0x100, b"\0"))
+        counters = b"".join(
+            word(0, 10 * number + 1, 0, 0, 0x500000 + 0x10000 * number) for _ in range(4)
+        )
+        host.put(mm, (word(8192, 0) + counters).ljust(0x200, b"\0"))
+        for cpu in (0x1000, 0x2000):
+            host.put(0x500000 + 0x10000 * number + cpu, (5).to_bytes(4, "little") * 16)
+    processes, unread = processes_of(host, SPACE, most=2 * 4 * len(SPACE.percpu_offsets))
+    assert [(p.pid, p.rss_anon) for p in processes] == [
+        (2, 31 * 4096),
+        (1, 21 * 4096),
+        (0, 1 * 4096),
+    ]
+    assert unread == Unread(1, 3 * 2 * 32 * 4096)
+    assert processes_of(host, SPACE)[1] is None

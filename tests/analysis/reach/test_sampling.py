@@ -1,0 +1,56 @@
+"""What fits into a budget of memory is judged whole."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from crashext.analysis.reach import sampling
+from crashext.analysis.reach.sampling import Plan
+from tests.kernel.whole import Kernel, class_of
+
+OBJECTS = 16 * 128
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two bytes of budget a slot, and eight more where it is lost."""
+    for name, value in (("_BASE_BYTES", 0), ("_AREA_BYTES", 0), ("_CACHE_BYTES", 0)):
+        monkeypatch.setattr(sampling, name, value)
+    monkeypatch.setattr(sampling, "_SLOT_BYTES", 1 << 10)
+    monkeypatch.setattr(sampling, "_LOST_BYTES", 8 << 10)
+    monkeypatch.setattr(sampling, "_TARGETS", 200)
+
+
+def filled(held: bool) -> tuple[Kernel, list[int]]:
+    kernel = Kernel()
+    objects = [kernel.object("kmalloc-32", 7) for _ in range(OBJECTS)]
+    pages = [kernel.page() for _ in range(OBJECTS // 512)]
+    for i, page in enumerate(pages):
+        kernel.write(page, *(objects[i * 512 : i * 512 + 512] if held else ()))
+    kernel.variable("lists", *pages)
+    return kernel, objects
+
+
+def test_a_cache_that_is_in_use_is_judged_whole() -> None:
+    kernel, objects = filled(held=True)
+    marked = kernel.marked(4 << 20)
+    assert not marked.giants
+    assert set(class_of(marked, *objects)) == {1}
+
+
+def test_one_of_which_too_much_is_lost_is_judged_once_more_by_a_sample() -> None:
+    kernel, _ = filled(held=False)
+    marked = kernel.marked(4 << 20)
+    assert [marked.view.caches.all[i].name for i in marked.giants] == ["kmalloc-32"]
+    assert 200 <= len(marked.unreachable()) < OBJECTS
+    assert not kernel.marked(64 << 20).giants
+
+
+def test_areas_and_caches_take_room_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel, _ = filled(held=True)
+    whole = kernel.marked(64 << 20).whole
+    assert not Plan(whole, 4 << 20, areas=0, caches=0).giants()
+    monkeypatch.setattr(sampling, "_AREA_BYTES", 1 << 20)
+    assert Plan(whole, 4 << 20, areas=4, caches=0).giants()
+    assert Plan(whole, 4 << 20, areas=0, caches=0).giants(np.full(99, 1 << 20))
