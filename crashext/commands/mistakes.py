@@ -1,9 +1,15 @@
-"""What can be told to be wrong before what does the work is imported: names, addresses, files.
+"""What can be told to be wrong before what does the work is imported: names, addresses, content.
 
-Files that are named are looked at by `files`; this asks the tool that has memory open.
+Whether files are there, `files` knows; this looks into small ones, and asks the tool that has
+memory open.
 """
 
 from __future__ import annotations
+
+import os
+from itertools import islice
+from pathlib import Path
+from typing import TypeGuard
 
 from crashext.commands.addresses import address_of
 from crashext.commands.options import (
@@ -11,26 +17,59 @@ from crashext.commands.options import (
     LiveOptions,
     ObjsimOptions,
     Options,
+    OverviewOptions,
     SitesOptions,
     TraceOptions,
 )
 from crashext.commands.place import Place
 from crashext.hosts.faults import HostError, ReadFault, UnknownLayout
 
+_SMALL = 1 << 18  # bytes: read in no time
+_FEW = 64
 NOT_LIVE = "--live needs the running kernel: this is a dump"
 
 
 def mistake(options: Options, place: Place) -> str:
     """What is wrong with a question, where memory is open; "" where nothing is, and where that
     cannot be asked: then who does the work says why."""
-    if not place.inside:
-        return ""
+    content = _content(options)
+    if content or not place.inside:
+        return content
     if isinstance(options, LiveOptions) and not place.live:
         return NOT_LIVE
     if isinstance(options, ObjsimOptions):
         return _no_address(options, place)
     names = _caches(options)
     return _unknown_cache(names, place) if names else ""
+
+
+def _content(options: Options) -> str:
+    """What is wrong inside a file that is soon read: who reads it loads little besides numpy, and
+    would else be asked when memory has been opened."""
+    try:
+        if isinstance(options, TraceOptions) and _small_file(options.trace):
+            from crashext.trace import trace_table
+
+            trace_table(options.trace)
+        if isinstance(options, OverviewOptions) and _small_folder(options.before):
+            from crashext.procfs.saved import saved
+
+            saved(options.before)
+    except HostError as why:
+        return str(why)
+    return ""
+
+
+def _small_file(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size <= _SMALL
+
+
+def _small_folder(path: Path | None) -> TypeGuard[Path]:
+    if path is None or not path.is_dir():
+        return False
+    with os.scandir(path) as entries:
+        some = list(islice(entries, _FEW + 1))
+    return len(some) <= _FEW and all(e.is_file() and e.stat().st_size <= _SMALL for e in some)
 
 
 def _no_address(options: ObjsimOptions, place: Place) -> str:

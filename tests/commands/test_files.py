@@ -51,6 +51,8 @@ def test_a_file_that_cannot_be_used_is_one_line(tmp_path: Path, line: str, says:
         ("--before {0}/empty", "empty is not a kernel dump"),
         ("--trace {0}/garbage", "garbage is no trace"),
         ("--trace {0}", "Is a directory"),
+        ("--trace {0}/text", "text has no allocation events"),
+        ("--before {0}/folder", "folder has none of the files this reads"),
     ],
 )
 def test_what_a_file_is_not_is_told_before_memory_is_opened(
@@ -59,7 +61,10 @@ def test_what_a_file_is_not_is_told_before_memory_is_opened(
     """The dump is none, which nobody gets to see."""
     (tmp_path / "garbage").write_bytes(bytes(range(256)) * 16)
     (tmp_path / "empty").write_bytes(b"")
-    ran = run("leakscan", "-c", tmp_path / "garbage", *line.format(tmp_path).split())
+    (tmp_path / "text").write_text("no trace\n")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "vmcore").write_bytes(b"KDUMP   " + bytes(100))
+    ran = run("leakscan", "-c", tmp_path / "vmcore", *line.format(tmp_path).split())
     assert (ran.status, ran.err.count("\n")) == (2, 1)
     assert says in ran.err
 
