@@ -16,6 +16,7 @@ from crashext.kernel.scalars import require, string, u32, u64, variable
 Words = NDArray[np.uint64]
 
 __all__ = [
+    "Structures",
     "UnknownLayout",
     "Words",
     "column",
@@ -36,8 +37,27 @@ def words_at(host: Host, addresses: Addresses) -> tuple[Words, Mask]:
     return np.ascontiguousarray(data).view("<u8").reshape(len(addresses)), ok
 
 
-def column(rows: Bytes, member: Member) -> Words:
+class Structures:
+    """Many structures whose members are asked for again and again: each is taken out once."""
+
+    def __init__(self, rows: Bytes) -> None:
+        self.rows = rows
+        self._columns: dict[Member, Words] = {}
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def column(self, member: Member) -> Words:
+        """Not to be changed."""
+        if member not in self._columns:
+            self._columns[member] = column(self.rows, member)
+        return self._columns[member]
+
+
+def column(rows: Bytes | Structures, member: Member) -> Words:
     """One unsigned member (bit fields too) of many structures: uint8[n, size] -> uint64[n]."""
+    if isinstance(rows, Structures):
+        return rows.column(member)
     span = member.size if not member.bit_size else (member.bit_offset + member.bit_size + 7) // 8
     span = min(span, 8)
     part = rows[:, member.offset : member.offset + span]

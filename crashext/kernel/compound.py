@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from crashext.hosts.base import Addresses, Bytes, Host, Layout, Mask, Member
-from crashext.kernel.access import Words, column
+from crashext.kernel.access import Structures, Words, column
 
 _MASK_LEAST = np.uint64(0xFFFFFFFF00000000)
 """A mask covers 2**26 struct pages at most; no struct page is this high, the image is."""
@@ -30,7 +30,7 @@ class Tails:
     first: Member | None
     """Pointer to the head, then."""
 
-    def among(self, rows: Bytes) -> Mask:
+    def among(self, rows: Bytes | Structures) -> Mask:
         """Which rows are tails: uint8[n, sizeof(struct page)] -> bool[n]."""
         if self.link is not None:
             return np.asarray(column(rows, self.link) & np.uint64(1) == 1, np.bool_)

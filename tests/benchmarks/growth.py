@@ -1,12 +1,15 @@
 """How the verdict's cost grows with the machine: ``python -m tests.benchmarks.growth [FOLDER…]``.
 
-Folders hold a dump (vmcore, vmcore.d31) and its vmlinux; else the lab's `default` and `huge`.
-CPU seconds of whole processes, and beside them those of reading the same kernel memory once through
-the same reader, opening taken off.
+Folders hold a dump (vmcore, vmcore.d31) and its vmlinux; else the lab's `default` and `huge`. With
+``--ticket FOLDER`` the report's machine is made there first, if it is not there: 419 million leaked
+objects, 13 GB as ELF and 2 GB as makedumpfile's lzo. CPU seconds of whole processes, the best of
+three, and beside them those of reading the same kernel memory once through the same reader, opening
+taken off.
 """
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 from time import process_time
@@ -17,11 +20,13 @@ from crashext.kernel.access import Words
 from crashext.kernel.pages.frames import frames
 from crashext.kernel.slab.view import KernelView
 from crashext.progress import silent
+from tests.giant import SHAPES, make
 from tests.lab import build, scenario
 
 from .apart import run
 
 FORMATS = ("vmcore", "vmcore.d31")
+RUNS = 3
 
 
 class Nothing:
@@ -50,9 +55,25 @@ def verdict(core: Path, vmlinux: Path) -> tuple[float, int]:
     return took.seconds, took.peak
 
 
+def ticket(folder: Path) -> None:
+    """Make the report's machine."""
+    core, filtered, base = folder / "vmcore", folder / "vmcore.d31", build(scenario("nodes"))
+    if not core.is_file():
+        folder.mkdir(exist_ok=True)
+        make(base, SHAPES["ticket"], core)
+        (folder / "vmlinux").symlink_to(base.vmlinux)
+    if not filtered.is_file():
+        command = ["makedumpfile", "-l", "-d", "31", str(core), str(filtered)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
 def main() -> None:
     """Print the table."""
-    folders = [Path(name) for name in sys.argv[1:]]
+    names = sys.argv[1:]
+    if names[:1] == ["--ticket"]:
+        names = names[1:]
+        ticket(Path(names[0]))
+    folders = [Path(name) for name in names]
     folders = folders or [build(scenario(name)).folder for name in ("default", "huge")]
     print("| dump | kernel memory | read once | verdict | times | peak memory |")
     print("|---|---|---|---|---|---|")
@@ -61,8 +82,8 @@ def main() -> None:
             core, vmlinux = folder / name, folder / "vmlinux"
             if not core.is_file():
                 continue
-            once, size = read_once(core, vmlinux)
-            seconds, peak = verdict(core, vmlinux)
+            once, size = min(read_once(core, vmlinux) for _ in range(RUNS))
+            seconds, peak = min(verdict(core, vmlinux) for _ in range(RUNS))
             print(
                 f"| {folder.name}, {name} | {size / 1e6:,.0f} MB | {once:.1f} s | {seconds:.1f} s "
                 f"| {seconds / once:.1f} | {peak / 1e6:,.0f} MB |",

@@ -96,6 +96,15 @@ class Kernel:
         begin = address >> 21 & 511
         table[begin : begin + len(targets)] = targets | np.uint64(_LARGE)
 
+    def map_gigabyte(self, start: int, number: int, spare: Iterator[int]) -> None:
+        """Map a gigabyte of physical memory in the direct map that begins at `start`."""
+        physical_address = number << 30
+        address = start + physical_address
+        top = self.physical(self.symbol("init_top_pgt"))
+        table = self._table(self._below(top, address >> 39 & 511, spare))
+        if not int(table[address >> 30 & 511]) & 1:
+            table[address >> 30 & 511] = physical_address | _LARGE
+
     def _table(self, at: int) -> NDArray[np.uint64]:
         if at not in self._tables:
             self._tables[at] = np.frombuffer(self.image.read(at, 4096), "<u8").copy()

@@ -170,9 +170,9 @@ def _sections(
 def _content(
     image: Image, leak: LeakedSlabs, runs: list[Run], shape: Shape, rng: np.random.Generator
 ) -> None:
-    """What the added pages hold: leaked objects, the same for every section; zeros; nothing."""
-    objects = image.room(SECTION)
-    image.put(objects, leak.content(PAGES, rng))
+    """What the added pages hold: leaked objects, the same for every section if they may be; zeros;
+    nothing."""
+    objects = _objects(image, leak, rng)
     rest = [r for r in runs if r[0] != "leaked"]
     zeros = image.room(min(_SPREAD, max((n for *_, n in rest), default=0) * SECTION))
     for kind, _, first, some in runs:
@@ -181,4 +181,13 @@ def _content(
             continue
         for at in range(first, first + some, step):
             size = min(step, first + some - at) * SECTION
+            if kind == "leaked" and shape.apart and at > first:
+                objects = _objects(image, leak, rng)
             image.add(at * SECTION, size, objects if kind == "leaked" else zeros)
+
+
+def _objects(image: Image, leak: LeakedSlabs, rng: np.random.Generator) -> int:
+    """Where in the file one section's leaked objects are."""
+    at = image.room(SECTION)
+    image.put(at, leak.content(PAGES, rng))
+    return at

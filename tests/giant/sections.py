@@ -23,6 +23,7 @@ def add_sections(
 ) -> None:
     """Sections `numbers`, ascending, whose struct pages are at the physical addresses `targets`."""
     _table(kernel, work, reserved, numbers)
+    _direct_map(kernel, work, reserved, np.unique(numbers >> 3))
     # Tables of the third level: one a gigabyte of struct pages, and two above it at most.
     gigabytes = len(np.unique(numbers >> 9)) + 4
     spare = (work.take(gigabytes, reserved) + 4096 * np.arange(gigabytes)).astype(np.int64)
@@ -34,6 +35,20 @@ def add_sections(
         first = start + int(numbers[at]) * _MAP
         kernel.map_large(first, targets[at : at + count], tables)
         at += count
+
+
+def _direct_map(
+    kernel: Kernel, work: Workspace, reserved: Rows, gigabytes: NDArray[np.int64]
+) -> None:
+    """Map the gigabytes of physical memory with these numbers, ascending, where the kernel does.
+
+    Who believes page tables alone (makedumpfile, crash, drgn) finds them so.
+    """
+    count = int(gigabytes[-1] >> 9) + 2
+    spare = (work.take(count, reserved) + 4096 * np.arange(count)).astype(np.int64)
+    tables = iter(spare.tolist())
+    for number in gigabytes.tolist():
+        kernel.map_gigabyte(kernel.space.direct.start, number, tables)
 
 
 def _stretches(numbers: NDArray[np.int64], start: int) -> list[int]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,3 +74,23 @@ def test_memory_adds_up(verdict: Ran, truth: dict[str, Any]) -> None:
     assert accounting["found"]["total"] == accounting["counted"]["total"]
     process = accounting["processes"][0]
     assert process["rss_anon"] >= added["user"] * PAGE
+
+
+def test_growth_between_two_sampled_machines_is_exact(
+    giant: Path, truth: dict[str, Any], tmp_path: Path
+) -> None:
+    """Objects are counted by slabs, which are all looked at, whatever is read of them."""
+    before, vmlinux = tmp_path / "before.vmcore", lab_dump("nodes").vmlinux
+    smaller = replace(SHAPE, leaked=SHAPE.leaked // 2, partial=77, seed=2)
+    earlier = make(lab_dump("nodes"), smaller, before)
+    ran = run("leakscan", "-c", giant, "-s", vmlinux, "--before", before, "--json")
+    cache = truth["leak"]["cache"]
+    grown = next(c for c in ran.document["facts"]["growth"]["caches"] if c["name"] == cache)
+    assert grown["active_objs"] == truth["leak"]["objects"] - earlier["leak"]["objects"]
+    assert grown["slabs"] == truth["leak"]["added_slabs"] - earlier["leak"]["added_slabs"]
+    unreachable = next(c for c in ran.document["facts"]["caches"] if c["name"] == cache)[
+        "unreachable"
+    ]
+    assert unreachable["low"] < unreachable["high"]
+    assert unreachable["low"] <= truth["leak"]["objects"] <= unreachable["high"]
+    before.unlink()

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from crashext.distinct import among
 from crashext.hosts.base import Bytes, Host, Layout, Mask
-from crashext.kernel.access import Words, column, require
+from crashext.kernel.access import Structures, Words, column, require
 from crashext.kernel.addresses import AddressSpace
 from crashext.kernel.byframe import ByFrame
 from crashext.kernel.memmap import Block, MemoryMap, Order
@@ -197,8 +197,9 @@ def frames(
     lru = fields.page.first_of("lru")
     for done, block in enumerate(memory.read(order), 1):
         missing += int((~block.ok).sum())
-        here = _classify(fields, block, memory, use)
-        free, orders = _buddies(fields, block)
+        pages = Structures(block.rows)
+        here = _classify(fields, block, pages, memory, use)
+        free, orders = _buddies(fields, block, pages)
         in_buddy, inside = _spread(here, block.first_pfn, free, orders, inside)
         maybe = np.flatnonzero((here == FrameUse.FREE) & ~in_buddy)
         if len(maybe) and lru is not None:
@@ -227,63 +228,89 @@ def _worth(
     if len(rest):
         counts = np.zeros(max(FrameUse) + 1, np.int64)
         for block in memory.read(some):
-            here = _classify(fields, block, memory, use)
-            free, orders = _buddies(fields, block)
+            pages = Structures(block.rows)
+            here = _classify(fields, block, pages, memory, use)
+            free, orders = _buddies(fields, block, pages)
             _spread(here, block.first_pfn, free, orders, 0)
             counts += np.bincount(here, minlength=len(counts))
         if counts[list(_LEFT_OUT)].sum() == counts.sum():
-            pages = int(memory.block_pages[some].sum() + memory.block_pages[rest].sum())
-            scaled = np.round(counts * (pages / max(1, counts.sum()))).astype(np.int64)
+            whole = int(memory.block_pages[some].sum() + memory.block_pages[rest].sum())
+            scaled = np.round(counts * (whole / max(1, counts.sum()))).astype(np.int64)
             return order[np.argsort(memory.block_pfns[order])], Guess(int(counts.sum()), scaled)
     return np.argsort(memory.block_pfns, kind="stable"), None
 
 
 def _classify(
-    fields: _Fields, block: Block, memory: MemoryMap, known: ByFrame[np.uint8]
+    fields: _Fields,
+    block: Block,
+    pages: Structures,
+    memory: MemoryMap,
+    known: ByFrame[np.uint8],
 ) -> NDArray[np.uint8]:
-    """Uses of one block; `known` has those of the page frames before it."""
-    rows: Bytes = block.rows
-    flags = column(rows, fields.page["flags"])
-    use = np.full(len(rows), FrameUse.KERNEL, np.uint8)
+    """Uses of one block, whose struct pages are `pages`; `known` has those of the page frames
+    before it."""
+    use = _by_themselves(fields, pages)
+    slabs = np.flatnonzero(fields.slab.heads(pages))
+    use[slabs] = FrameUse.SLAB
+    if len(fields.crowds) and len(slabs):
+        pfns = np.uint64(block.first_pfn) + slabs.astype(np.uint64)
+        told = fields.slab.described(memory, block.rows[slabs], pfns)
+        use[slabs[np.isin(told.cache, fields.crowds)]] = FrameUse.APART
+    use[~block.ok] = FrameUse.UNKNOWN
+    tails = np.flatnonzero(fields.tails.among(pages) & block.ok)
+    if len(tails):  # else there is nothing of a compound page in it
+        _as_their_heads(fields, block, tails, memory, known, use)
+    return use
+
+
+def _by_themselves(fields: _Fields, pages: Structures) -> NDArray[np.uint8]:
+    """What each struct page says of its own page."""
+    flags = column(pages, fields.page["flags"])
+    use = np.full(len(pages), FrameUse.KERNEL, np.uint8)
     if fields.mapping is not None:
-        mapping = column(rows, fields.mapping)
+        mapping = column(pages, fields.mapping)
         low, real = mapping & np.uint64(3), mapping > np.uint64(1 << 63)
         swapbacked, lru = fields.flag(flags, "swapbacked"), fields.flag(flags, "lru")
         use[real & (low == 0) & lru] = FrameUse.FILE
         use[real & (low == 0) & swapbacked] = FrameUse.SHMEM
         use[real & (low & np.uint64(1) == 1) & (swapbacked | lru)] = FrameUse.ANON
     if fields.page_type is not None:
-        kind = column(rows, fields.page_type)
+        kind = column(pages, fields.page_type)
         whole = kind & np.uint64(0xFF000000) if fields.typed else kind
         for value in fields.tables:
             use[whole == value] = FrameUse.TABLE
         if fields.offline is not None:
             use[kind == fields.offline] = FrameUse.OFFLINE
     if fields.refcount is not None:
-        free = column(rows, fields.refcount) == 0
+        free = column(pages, fields.refcount) == 0
         if fields.page_type is not None and len(fields.frozen):
-            kind = column(rows, fields.page_type) & np.uint64(0xFF000000)
+            kind = column(pages, fields.page_type) & np.uint64(0xFF000000)
             free &= ~np.isin(kind, fields.frozen)
         use[free] = FrameUse.FREE
     if fields.page_type is not None and fields.hugetlb_type is not None:
         # After the free ones: a huge page that waits in its pool has no references.
         use[whole == fields.hugetlb_type] = FrameUse.HUGETLB
     use[fields.flag(flags, "reserved")] = FrameUse.RESERVED
-    slabs = np.flatnonzero(fields.slab.heads(rows))
-    use[slabs] = FrameUse.SLAB
-    if len(fields.crowds) and len(slabs):
-        pfns = np.uint64(block.first_pfn) + slabs.astype(np.uint64)
-        told = fields.slab.described(memory, rows[slabs], pfns)
-        use[slabs[np.isin(told.cache, fields.crowds)]] = FrameUse.APART
-    use[~block.ok] = FrameUse.UNKNOWN
-    tails = np.flatnonzero(fields.tails.among(rows) & block.ok)
+    return use
+
+
+def _as_their_heads(
+    fields: _Fields,
+    block: Block,
+    tails: NDArray[np.intp],
+    memory: MemoryMap,
+    known: ByFrame[np.uint8],
+    use: NDArray[np.uint8],
+) -> None:
+    """Give tails of compound pages the use of their heads; huge pages are known by their second."""
+    rows: Bytes = block.rows[tails]
     pfns = np.uint64(block.first_pfn) + tails.astype(np.uint64)
-    heads, good = memory.pfns_of(fields.tails.heads(rows[tails], memory.maps_of(pfns)))
+    heads, good = memory.pfns_of(fields.tails.heads(rows, memory.maps_of(pfns)))
     good &= heads < pfns
     second = good & (heads + np.uint64(1) == pfns)
-    huge = heads[second & fields.second_of_huge(rows[tails])].astype(np.int64) - block.first_pfn
+    huge = heads[second & fields.second_of_huge(rows)].astype(np.int64) - block.first_pfn
     huge = huge[huge >= 0]
-    is_head = fields.flag(flags[huge], "head")
+    is_head = fields.flag(column(block.rows[huge], fields.page["flags"]), "head")
     is_slab = np.isin(use[huge], (FrameUse.SLAB, FrameUse.APART))
     use[huge[is_head & ~is_slab]] = FrameUse.HUGETLB
     inside = heads >= np.uint64(block.first_pfn)
@@ -291,14 +318,13 @@ def _classify(
     use[tails[within]] = use[(heads[within] - np.uint64(block.first_pfn)).astype(np.int64)]
     before = good & ~inside
     use[tails[before]] = known[heads[before].astype(np.int64)]
-    return use
 
 
-def _buddies(fields: _Fields, block: Block) -> tuple[NDArray[np.intp], Words]:
+def _buddies(fields: _Fields, block: Block, pages: Structures) -> tuple[NDArray[np.intp], Words]:
     """Rows that head a free block of the buddy allocator, and the blocks' orders."""
     if fields.page_type is None or fields.private is None or fields.buddy is None:
         return np.zeros(0, np.intp), np.zeros(0, np.uint64)
-    kind = column(block.rows, fields.page_type)
+    kind = column(pages, fields.page_type)
     if fields.typed:
         kind, buddy = kind & np.uint64(0xFF000000), fields.buddy & 0xFF000000
     else:
@@ -317,6 +343,8 @@ def _spread(
     `before` is where the free blocks of earlier page frames end. Returns which page frames are in
     one, and where the last of them ends.
     """
+    if not len(heads) and before <= first:
+        return np.zeros(len(use), np.bool_), before
     ends = heads.astype(np.int64) + (np.int64(1) << orders.astype(np.int64))
     inside = np.zeros(len(use) + 1, np.int32)
     np.add.at(inside, heads, 1)

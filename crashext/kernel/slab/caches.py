@@ -88,6 +88,9 @@ class Caches:
         )
         self.slot_sizes = np.array([c.slot_size for c in self.all], np.uint64)
         """By index."""
+        usual = [(c.slot_size, c.objects_per_slab, c.order) for c in self.all]
+        self.usual = np.array(usual, np.uint64).reshape(-1, 3)
+        """Of each by index: bytes of a slot, objects of a slab, its order."""
         self._by_name: dict[str, SlabCache] = {}
         for cache in self.all:
             for alias in cache.aliases:

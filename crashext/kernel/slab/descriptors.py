@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from crashext.hosts.base import Bytes, Host, Layout, Mask, Member
-from crashext.kernel.access import UnknownLayout, Words, column, require
+from crashext.kernel.access import Structures, UnknownLayout, Words, column, require
 from crashext.kernel.addresses import AddressSpace
 from crashext.kernel.compound import Tails, tails
 from crashext.kernel.memmap import MemoryMap
@@ -72,7 +72,7 @@ class SlabFields:
     page_type: int | None
     """32-bit page_type value of a slab, exact."""
 
-    def heads(self, rows: Bytes) -> Mask:
+    def heads(self, rows: Bytes | Structures) -> Mask:
         """Which rows are heads of slabs; before SLAB's pages were compound, all pages of slabs."""
         if self.flag is not None:
             is_slab = column(rows, self.page["flags"]) >> np.uint64(self.flag) & np.uint64(1) == 1

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crashext.hosts.base import Host, Mask, ReadFault
-from crashext.kernel.access import Words, u64
+from crashext.kernel.access import Structures, Words, u64
 from crashext.kernel.memmap import Block, MemoryMap, Order
 from crashext.kernel.slab.caches import Caches
 from crashext.kernel.slab.descriptors import SlabFields, SlabKind, slab_fields
@@ -122,11 +122,13 @@ def find_slabs(
         done += 1
         pages += len(block.rows)
         missing += int((~block.ok).sum())
-        slabs, strangers, liars = _decode(fields, memory, caches, block)
-        unknown += strangers
-        impossible += liars
-        found.add(slabs)
-        if not whole:
+        good = np.flatnonzero(fields.heads(Structures(block.rows)) & block.ok)
+        if len(good):  # most of a large machine is no slab
+            slabs, strangers, liars = _decode(fields, memory, caches, block, good)
+            unknown += strangers
+            impossible += liars
+            found.add(slabs)
+        if not whole and len(good):
             counts = np.bincount(slabs[_CACHE].astype(np.intp), minlength=1)
             for c in wanted:
                 have[c] += int(counts[c]) if c < len(counts) else 0
@@ -171,18 +173,16 @@ def _block_bytes(memory: MemoryMap) -> int:
 
 
 def _decode(
-    fields: SlabFields, memory: MemoryMap, caches: Caches, block: Block
+    fields: SlabFields, memory: MemoryMap, caches: Caches, block: Block, good: Order
 ) -> tuple[tuple[Words, ...], int, int]:
-    """(address, page, pages, cache, inuse, objects) of a block's slabs, and how many were left
-    out: of unknown caches, and impossible ones."""
-    good = np.flatnonzero(fields.heads(block.rows) & block.ok)
+    """(address, page, pages, cache, inuse, objects) of a block's slabs, whose rows are `good`, and
+    how many were left out: of unknown caches, and impossible ones."""
     pfns = np.uint64(block.first_pfn) + good.astype(np.uint64)
     told = fields.described(memory, block.rows[good], pfns)
     at = np.minimum(np.searchsorted(caches.sorted_addresses, told.cache), len(caches.all) - 1)
     known = caches.sorted_addresses[at] == told.cache
     index = caches.sorted_index[at].astype(np.intp)
-    usual = np.array([(c.slot_size, c.objects_per_slab, c.order) for c in caches.all], np.uint64)
-    sizes, objects, orders = usual[index].T
+    sizes, objects, orders = caches.usual[index].T
     if told.objects is not None:
         objects = told.objects
     lead = told.first - told.page  # huge where the first slot is before the page
