@@ -92,7 +92,7 @@ class Described:
     def by_holders(self, group: Group, members: NDArray[np.intp]) -> Group:
         """Who holds them may tell who made them, where nothing in them does."""
         untold = group.callers is not None and not group.callers.clear
-        if not untold or group.held is None or group.held.head is None:
+        if not untold or group.held is None or not (group.held.head or group.held.pointers):
             return group
         return self._by_code(group, members)
 
@@ -106,6 +106,7 @@ class Described:
             group.allocators,
             group.types,
             None if group.held is None else group.held.head,
+            () if group.held is None else group.held.pointers,
         )
         named = as_allocator(callers, len(members))
         weaker = tuple(a for a in group.allocators if a.rung == CONTENT)

@@ -26,6 +26,8 @@ from crashext.analysis.origin.content import RUNG as CONTENT
 from crashext.analysis.origin.ladder import Attribution, Ladder
 from crashext.analysis.reach.on_demand import ReachOnDemand
 from crashext.analysis.reach.one import node_at
+from crashext.analysis.reach.pointers import pointers
+from crashext.analysis.results.evidence import Pointer
 from crashext.analysis.results.reports import Kin, Pair, SimilarityReport, Subject
 from crashext.analysis.results.standing import Beyond, Thing
 from crashext.analysis.settings import MEMORY_BUDGET, Settings
@@ -35,6 +37,7 @@ from crashext.analysis.types.members import Structure, find_structure
 from crashext.analysis.whatis import WhatIs
 from crashext.hosts.base import HostError
 from crashext.hosts.plain import answered
+from crashext.kernel.access import Words
 from crashext.kernel.slab.objects import State
 from crashext.kernel.slab.slabs import MAP_BUDGET
 from crashext.kernel.slab.view import KernelView, Slot
@@ -226,6 +229,15 @@ class _Closely:
             return subject  # a session that was recorded before it kept them
         return with_members(self._view, self._one.classifier, subject, guess, claimed=False)
 
+    def _pointers(self, slot: Slot, addresses: Words) -> tuple[Pointer, ...]:
+        """Where those to the objects at `addresses` are, which are like the one in a slot."""
+        found = self._one.judge.ask(
+            f"pointers to those like {slot.address:#x}",
+            tuple[Pointer, ...],
+            lambda marked: pointers(marked, marked.table.at(addresses)),
+        )
+        return found or ()
+
     def _attributed(self, subject: Subject, slot: Slot, words: WordMap, found: Alike) -> Subject:
         cache, one = slot.cache, np.array([slot.address], np.uint64)
         who = answered(
@@ -244,9 +256,9 @@ class _Closely:
             members, addresses = words, one
         asked = self._view, cache, addresses, members, who.allocators, subject.types
         callers = rank_callers(*asked)
-        head = None if subject.standing is None else subject.standing.head
-        if head is not None and callers is not None and not callers.clear:
-            callers = rank_callers(*asked, head)
+        standing = subject.standing
+        if standing is not None and callers is not None and not callers.clear:
+            callers = rank_callers(*asked, standing.head, self._pointers(slot, addresses))
         if self.kin is not None:
             self.kin = replace(self.kin, callers=callers)
         named = as_allocator(callers, len(addresses))

@@ -28,9 +28,10 @@ from crashext.analysis.likeness.words import Classifier
 from crashext.analysis.origin.callers import rank_callers
 from crashext.analysis.origin.content import content_owners
 from crashext.analysis.reach.holders import Holders
+from crashext.analysis.reach.pointers import pointers
 from crashext.analysis.reach.reachability import Class, Reach
 from crashext.analysis.results.callsites import Callers, CallSite
-from crashext.analysis.results.evidence import Head
+from crashext.analysis.results.evidence import Head, Pointer
 from crashext.analysis.settings import DEFAULTS
 from crashext.analysis.types.candidates import Types
 from crashext.hosts.base import Host, ReadFault
@@ -218,7 +219,7 @@ def _compare(
     asked = view, cache, addresses, words, owners, types
     callers = rank_callers(*asked)
     if holders is not None and callers is not None and not callers.clear:
-        callers = rank_callers(*asked, _head(holders, addresses))
+        callers = rank_callers(*asked, *_held(holders, addresses))
     ranked = [] if callers is None else [c.site for c in callers.sites]
     rank = next((i for i, s in enumerate(ranked) if names(view.host, s, stack)), None)
     function = view.host.symbol_at(site - 1)
@@ -227,9 +228,10 @@ def _compare(
     return Compared(cache.name, len(members), stack, site, callers, rank, single, same)
 
 
-def _head(holders: Holders, addresses: Words) -> Head | None:
+def _held(holders: Holders, addresses: Words) -> tuple[Head | None, tuple[Pointer, ...]]:
     slots = holders.marked.table.at(addresses)
-    return holders.head(slots[holders.marked.classes(slots) == Class.HELD])
+    head = holders.head(slots[holders.marked.classes(slots) == Class.HELD])
+    return head, pointers(holders.marked, slots)
 
 
 def main(dumps: list[str]) -> None:

@@ -19,19 +19,20 @@ from crashext.kernel.origin.tracks import tracked
 from crashext.kernel.slab.objects import State
 from tests.conftest import lab_view, only_if
 from tests.end_to_end.by_record import Record, Stack, compared
+from tests.end_to_end.guests import marked
 
 TRACED = "traced"
 SOME = ("leaklab_obj", "kmalloc-32", "kmalloc-64", "kmalloc-256", "dentry", "trace_event_file")
 LARGEST, MOST = 30, 2000
 COVERED = 0.99
-LEAST = {"traced@trixie": 0.75, "traced@sid": 0.65}
+LEAST = {"traced@trixie": 0.8, "traced@sid": 0.8}
 """Share of the groups, objects aside: in many is nothing to know their maker by."""
 
 
 def test_of_what_one_place_allocated_the_code_says_so_or_that_it_cannot_tell() -> None:
     view = lab_view(TRACED)
     caches = [c for c in view.caches.all if c.name in SOME]
-    found = list(compared(view, caches, groups=4))
+    found = list(compared(view, caches, 4, marked(TRACED)))
     counted = Counter(one.outcome for one in found)
     assert len(found) >= 16
     assert counted["right"] >= 0.7 * len(found)
@@ -42,7 +43,7 @@ def test_of_what_one_place_allocated_the_code_says_so_or_that_it_cannot_tell() -
 @only_if(os.environ.get("CRASHEXT_KERNELS"), "make test-kernels compares other kernels' guests")
 @pytest.mark.parametrize("name", LEAST)
 def test_so_it_is_on_kernels_that_no_weight_was_counted_on(name: str) -> None:
-    found = [one for one in compared(lab_view(name)) if one.single]
+    found = [one for one in compared(lab_view(name), marked=marked(name)) if one.single]
     objects: Counter[str] = Counter()
     for one in found:
         objects[one.outcome] += one.objects

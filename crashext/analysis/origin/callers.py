@@ -18,6 +18,7 @@ from crashext.analysis.origin.content import BEYOND
 from crashext.analysis.origin.content import RUNG as CONTENT
 from crashext.analysis.origin.mentions import Symbols
 from crashext.analysis.origin.places import code_of, frees_of, located
+from crashext.analysis.origin.pointed import Pointed
 from crashext.analysis.origin.tracing import trace_command
 from crashext.analysis.origin.weighing import (
     AGAINST,
@@ -30,7 +31,7 @@ from crashext.analysis.origin.weighing import (
     weigh,
 )
 from crashext.analysis.results.callsites import Callers, CallSite, Candidate, CodeOf, FreesOf
-from crashext.analysis.results.evidence import Allocator, Head, TypeCandidate
+from crashext.analysis.results.evidence import Allocator, Head, Pointer, TypeCandidate
 from crashext.analysis.types.candidates import settled
 from crashext.kernel.access import Words
 from crashext.kernel.slab.caches import SlabCache
@@ -55,45 +56,52 @@ def rank_callers(
     allocators: tuple[Allocator, ...],
     types: tuple[TypeCandidate, ...] = (),
     head: Head | None = None,
+    pointers: tuple[Pointer, ...] = (),
 ) -> Callers | None:
     """Who may have allocated the objects of `cache` at `addresses`, whose content is `words`.
 
     `allocators` are those that weaker rungs name, `types` what they may be, `head` is where they
-    hang. None where a session does not know the code.
+    hang, `pointers` where others point at them. None where a session does not know the code.
     """
     code = code_of(view, cache)
     if code is None or not len(addresses) or not code.places:
         return None
     group = Group.of(words, addresses)
     named = next((a for a in allocators if a.rung == CONTENT and a.module), None)
-    symbols = Symbols(view, cache, words, head)
+    symbols, pointed = Symbols(view, cache, words, head), Pointed(view, cache, pointers)
     hints = Hints(
         "" if named is None else named.module,
         named is not None and BEYOND in named.note,
         best if (best := settled(types)) is not None and best.module else None,
         symbols,
+        pointed,
         sizes_of(view, cache),
     )
-    others = code.others - len(symbols.more)
-    code = replace(code, places=(*code.places, *symbols.more), others=max(0, others))
+    known = {place.site.address for place in code.places}
+    named_too = {p.site.address: p for p in (*symbols.more, *pointed.more)}
+    more = [place for address, place in named_too.items() if address not in known]
+    others = max(0, code.others - len(more))
+    code = replace(code, places=(*code.places, *more), others=others)
     weighed = [weigh(view, place, group, hints) for place in code.places]
-    order = sorted(range(len(weighed)), key=lambda i: -weighed[i][0])
     certain = any(place.certain for place in code.places)
     other = other_weight(cache, certain) + of_size((), group.used, hints.sizes)
     rest = code.others * math.exp(other)
-    total = rest + sum(math.exp(weight) for weight, _ in weighed)
+    calls = [int(place.site.address) for place in code.places]
+    weights = pointed.lifted(calls, [weight for weight, _ in weighed], rest)
+    order = sorted(range(len(weights)), key=lambda i: -weights[i])
+    total = rest + sum(map(math.exp, weights))
     ranked = [
         Candidate(
-            located(view.host, code.places[i].site), math.exp(weighed[i][0]) / total, weighed[i][1]
+            located(view.host, code.places[i].site), math.exp(weights[i]) / total, weighed[i][1]
         )
         for i in order[:_SHOWN]
     ]
     first = ranked[0]
     places = sum(place.certain for place in code.places)
-    equals = sum(weighed[order[0]][0] - weighed[i][0] <= _EQUAL for i in order)
+    equals = sum(weights[order[0]] - weights[i] <= _EQUAL for i in order)
     others = code.others + len(code.places) - places
     clear = stands_out(
-        [code.places[i].site for i in order], [math.exp(weighed[i][0]) / total for i in order]
+        [code.places[i].site for i in order], [math.exp(weights[i]) / total for i in order]
     )
     clear &= places == 1 or telling(first, hints.sizes)
     freed = _freed(view, cache, code, first.site.module if clear else "")

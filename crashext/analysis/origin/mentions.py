@@ -106,7 +106,7 @@ def _held(words: WordMap) -> list[tuple[int, int]]:
 def _find(view: KernelView, cache: SlabCache, held: Sequence[tuple[int, int]]) -> tuple[Named, ...]:
     known = requests_of(view.host, view.caches)
     places = list(known.from_cache(cache))
-    texts = known.functions(family(cache.name)[0].startswith("kmalloc-"))
+    texts = known.mentions(family(cache.name)[0].startswith("kmalloc-"))
     foreign = foreign_of(view.host)
     result = []
     for word, offset in held:

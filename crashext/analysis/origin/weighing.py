@@ -15,6 +15,7 @@ import numpy as np
 from crashext.analysis.likeness.decode import symbolic
 from crashext.analysis.likeness.words import WordMap
 from crashext.analysis.origin.mentions import HEAD, Symbols, Told
+from crashext.analysis.origin.pointed import Found, Pointed
 from crashext.analysis.results.callsites import Allocating
 from crashext.analysis.results.evidence import TypeCandidate
 from crashext.analysis.results.texts import MOST_LINES
@@ -136,6 +137,7 @@ class Hints:
     type: TypeCandidate | None
     """By the type that they are, where it is a module's."""
     symbols: Symbols
+    pointed: Pointed
     sizes: range
     """Sizes in bytes that requests for a kmalloc cache have; none for another cache."""
 
@@ -190,6 +192,9 @@ def weigh(
     told += max(-_MOST_NUMBERS, numbers)
     weight += max(-_MOST_STORES, min(_MOST_STORES, told)) + by_name
     reasons += [_names(view, told) for told in names]
+    by_pointer, kept = hints.pointed.of(int(site.address))
+    weight += by_pointer
+    reasons += [_keeps(found) for found in kept[:2]]
     reasons.sort(key=lambda reason: reason.startswith(AGAINST))
     return weight, tuple(reasons[:MOST_LINES])
 
@@ -234,6 +239,15 @@ def sizes_of(view: KernelView, cache: SlabCache) -> range:
     if not family(cache.name)[0].startswith("kmalloc-"):
         return range(0)
     return range(below_of(view.caches, cache) + 1, cache.object_size + 1)
+
+
+def _keeps(found: Found) -> str:
+    pointer = found.pointer
+    what = f"its +{pointer.inside:#x}" if pointer.inside else "it"
+    if pointer.offset < 0:
+        return f"keeps the address of {what} in an array, as {pointer.holder} have theirs"
+    where = f"+{pointer.offset:#x}" + (f" of a struct {found.struct}" if found.struct else "")
+    return f"keeps the address of {what} at {where}, where {pointer.holder} have theirs"
 
 
 def _names(view: KernelView, told: Told) -> str:

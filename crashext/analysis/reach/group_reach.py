@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from crashext.analysis.likeness.groups import Population
 from crashext.analysis.reach.holders import MOST_EXAMINED, Holders
+from crashext.analysis.reach.pointers import pointers
 from crashext.analysis.reach.reachability import Class, Reach
 from crashext.analysis.reach.selfcheck import misgivings
 from crashext.analysis.results.estimate import Share, clustered_share
@@ -83,6 +84,7 @@ def held(
         chains=chains,
         holders=most,
         head=holders.head(reached),
+        pointers=pointers(marked, slots),
     )
 
 

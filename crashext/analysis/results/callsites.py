@@ -94,6 +94,24 @@ class Named:
 
 
 @dataclass(frozen=True, slots=True)
+class Keeping:
+    """Places that keep an object's address where a group's are kept; a session keeps it."""
+
+    places: int
+    """Places that are seen to keep it anywhere, of all that may allocate from the cache."""
+    exactly: tuple[U64, ...]
+    """Calls of those that keep it there, in what the holders are."""
+    fitting: tuple[U64, ...]
+    """Calls of those that keep it there, in a struct that is as large as the holders."""
+    perhaps: tuple[U64, ...]
+    """Calls of those that keep it at such an offset of what is not known."""
+    struct: Text
+    """What the first two keep it in; "" where that differs, or has no name."""
+    more: tuple[Allocating, ...]
+    """Of those the kernel's own whose size or cache is not constant."""
+
+
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """A place in the code that may have allocated a group's objects."""
 

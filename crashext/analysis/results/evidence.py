@@ -78,6 +78,28 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True)
+class Pointer:
+    """Where pointers to objects of a group are."""
+
+    holder: Text
+    """The cache of most that have one there, or "variables"."""
+    offset: int
+    """Of the pointer in the holder; -1 for one that differs from object to object, as in arrays."""
+    inside: int
+    """How far into the object it leads."""
+    objects: int
+    """Objects that one leads to."""
+    of: int
+    """Objects that were looked at."""
+    own: bool = False
+    """The holders are of the objects' own cache."""
+    size: int = 0
+    """Bytes of the holders; 0 for variables, and what is no slab object."""
+    others: bool = False
+    """Many of that cache point at objects of other caches there: the member may hold anything."""
+
+
+@dataclass(frozen=True, slots=True)
 class Held:
     """Who points at a group's objects. The shares are of the group's allocated objects."""
 
@@ -97,6 +119,8 @@ class Held:
     """Roots by name, with the number of examined objects they hold, most first."""
     head: Head | None = None
     """Where nearly all that were examined hang; None where there is no such variable."""
+    pointers: tuple[Pointer, ...] = ()
+    """Where the most pointers to them are, the most frequent first."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from crashext.hosts.base import Host, ReadFault
 from crashext.kernel.origin.code import Code
 from crashext.kernel.origin.constants import Peek
 from crashext.kernel.origin.entrypoints import ALLOCATING, FREEING
+from crashext.kernel.origin.kept import Kept
 from crashext.kernel.origin.readers import Reader
 from crashext.kernel.origin.stores import Written
 from crashext.kernel.origin.thunks import meant
@@ -17,6 +18,14 @@ from crashext.kernel.origin.thunks import meant
 _LONGEST = 2048  # bytes of a function that is looked into
 _DEEPEST = 2
 _COPY = ("memcpy", "__memcpy", "memmove", "__memmove")
+
+_THUNKS = (
+    *("__x86_return_thunk", "retbleed_return_thunk", "srso_return_thunk", "zen_untrain_ret"),
+    *("srso_alias_return_thunk", "call_depth_return_thunk", "its_return_thunk"),
+)
+"""What returns are patched to."""
+_Done = tuple[tuple[Written, ...], frozenset[Kept]]
+_NOTHING: _Done = (), frozenset()
 
 
 class Callees:
@@ -28,7 +37,8 @@ class Callees:
         names = {e.name for e in (*ALLOCATING, *FREEING)}
         self._barred = {host.address_of(name) for name in names}
         self._copies = {host.address_of(name) for name in _COPY}
-        self._known: dict[tuple[int, int, int], tuple[Written, ...]] = {}
+        self._thunks = {host.address_of(name) for name in _THUNKS}
+        self._known: dict[tuple[int, int, int], _Done] = {}
         self._meant: dict[int, int] = {}
 
     def copies(self, target: int) -> bool:
@@ -40,27 +50,38 @@ class Callees:
             self._meant[target] = meant(self._host, target)
         return self._meant[target]
 
+    def returns(self, target: int) -> bool:
+        """Whether a jump there is a return."""
+        return target in self._thunks
+
     def written(self, target: int, argument: int, depth: int = 1) -> tuple[Written, ...]:
         """What the function at `target` writes where its argument, by number, points to."""
+        return self._done(target, argument, depth)[0]
+
+    def kept(self, target: int, argument: int, depth: int = 1) -> frozenset[Kept]:
+        """Where it keeps that argument."""
+        return self._done(target, argument, depth)[1]
+
+    def _done(self, target: int, argument: int, depth: int) -> _Done:
         target = self._function(target)
         key = (target, argument, depth)
         if key not in self._known:
-            self._known[key] = ()  # whoever calls itself adds nothing
+            self._known[key] = _NOTHING  # whoever calls itself adds nothing
             self._known[key] = self._read(target, argument, depth)
         return self._known[key]
 
-    def _read(self, target: int, argument: int, depth: int) -> tuple[Written, ...]:
+    def _read(self, target: int, argument: int, depth: int) -> _Done:
         if depth > _DEEPEST or target in self._barred or target in self._copies:
-            return ()
+            return _NOTHING
         symbol = self._host.symbol_at(target)
         if symbol is None or symbol.address != target or not 0 < symbol.size <= _LONGEST:
-            return ()
+            return _NOTHING
         try:
             code = Code(self._host.read(target, symbol.size), target, self._reader.isa)
         except ReadFault:
-            return ()
+            return _NOTHING
         known = self._reader.constants(code, self.peek)
         given = {self._reader.isa.arguments[argument]: 0}
         walk = self._reader.walk(code, known, self, given, depth + 1)
         walk.follow(0)
-        return tuple(walk.written.values())
+        return tuple(walk.written.values()), frozenset(walk.kept)

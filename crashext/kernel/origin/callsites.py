@@ -77,9 +77,10 @@ def _which(targets: Words, wanted: Words) -> tuple[NDArray[np.int64], Mask]:
     return at.astype(np.int64), wanted[at] == targets
 
 
-def all_targets(data: NDArray[np.uint8], start: int, arm64: bool) -> Words:
-    """Where every call and jump in the text at `start` leads, and much else that looks like one."""
-    return (_arm_targets if arm64 else _x86_targets)(data, start)[2]
+def all_calls(data: NDArray[np.uint8], start: int, arm64: bool) -> tuple[Words, Words]:
+    """Every call and jump in the text at `start`, and much else that looks like one: where each
+    is, and where it leads."""
+    return (_arm_targets if arm64 else _x86_targets)(data, start)[1:]
 
 
 def _x86(

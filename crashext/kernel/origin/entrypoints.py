@@ -47,6 +47,8 @@ class EntryPoint:
     """The argument that is a mempool, whose cache it takes from."""
     filling: bool = False
     """It makes a mempool and fills it; `cache` is the cache, or the size for kmalloc()."""
+    bulk: bool = False
+    """It hands out many, in an array that it is given."""
     managed: bool = False
     """A struct devres stands before the memory that it returns, in the same object."""
 
@@ -104,7 +106,7 @@ _UNTAGGED = (
     *_managed(_NONE, 2, "devm_kstrdup"),
     *_managed(_NONE, 1, "devm_kasprintf", "devm_kvasprintf"),
     EntryPoint("__alloc_skb", Kind.SLAB, flags=1, variable=_SKB),
-    EntryPoint("kmem_cache_alloc_bulk", Kind.SLAB, cache=0, flags=1, returns=False),
+    EntryPoint("kmem_cache_alloc_bulk", Kind.SLAB, cache=0, flags=1, returns=False, bulk=True),
     # mm/mempool.c: the function that hands out, the one that takes back, and their data
     EntryPoint("mempool_init", Kind.SLAB, cache=4, returns=False, filling=True),
     EntryPoint("mempool_init_node", Kind.SLAB, cache=4, returns=False, filling=True),

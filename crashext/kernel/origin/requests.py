@@ -8,21 +8,18 @@ the place may ask for any.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from functools import cached_property
 
 import numpy as np
 
 from crashext.allocators import allocates_for_others
 from crashext.hosts.arm64 import ARCH as ARM64
-from crashext.hosts.base import Host, ReadFault, Symbol
-from crashext.kernel.access import UnknownLayout, u64
-from crashext.kernel.addresses import address_space
+from crashext.hosts.base import Host, Symbol
 from crashext.kernel.origin.called import Called
 from crashext.kernel.origin.callees import Callees
 from crashext.kernel.origin.callsites import CallSites, find_calls
-from crashext.kernel.origin.code import MOST_CODE, Code
 from crashext.kernel.origin.constants import Constants, What
 from crashext.kernel.origin.entrypoints import (
     ALLOCATING,
@@ -32,6 +29,7 @@ from crashext.kernel.origin.entrypoints import (
     flags_argument,
 )
 from crashext.kernel.origin.fitting import Fit, Fitting, Request
+from crashext.kernel.origin.functions import Functions, image_areas
 from crashext.kernel.origin.given import GivenCaches
 from crashext.kernel.origin.least import least
 from crashext.kernel.origin.mentions import Mentions
@@ -40,8 +38,8 @@ from crashext.kernel.origin.stores import Filled, stores_after
 from crashext.kernel.origin.structures import before_managed
 from crashext.kernel.slab.caches import Caches, SlabCache
 
-_MOST_FUNCTION_WITHOUT_SIZE = 1 << 14
 _MOST_POOLED = 1 << 20  # bytes of what a mempool of kmalloc() hands out; more is an address
+_OF_AREAS = re.compile("_{0,2}v[mz]?alloc_", re.ASCII)
 _NO_SYMBOL = Symbol("", 0, 0, "")
 
 
@@ -49,24 +47,22 @@ class Requests:
     """Those of one kernel. What was read of a function is kept."""
 
     def __init__(self, host: Host, caches: Caches) -> None:
-        self._host, self._caches = host, caches
+        self.host, self._caches = host, caches
+        self._reader: Reader = reader(host)
         self._known: dict[int, Request] = {}
         self._amounts: dict[int, tuple[int, ...]] = {}
         self._supposed: dict[int, tuple[int, ...]] = {}
         self._filled: dict[int, Filled] = {}
-        self._peeked: dict[int, int | None] = {}
-        self._function: tuple[int, Constants | None] = (0, None)
-        self._texts: dict[int, bytes] = {}
 
     @cached_property
     def _entries(self) -> tuple[tuple[EntryPoint, ...], CallSites]:
         entries = (*ALLOCATING, *FREEING)
         addresses: dict[int, int] = {}
         for number, entry in enumerate(entries):
-            address = self._host.address_of(entry.name)
+            address = self.host.address_of(entry.name)
             if address is not None:
                 addresses.setdefault(address, number)  # aliases of one function
-        return entries, find_calls(self._host, addresses)
+        return entries, find_calls(self.host, addresses)
 
     @property
     def text(self) -> int:
@@ -127,7 +123,7 @@ class Requests:
 
     def place(self, request: Request) -> tuple[Constants | None, int]:
         """What is known of registers in the function around it, and which instruction it is."""
-        return self._place(request.call, request.function)
+        return self.functions.place(request.call, request.function)
 
     def filled(self, request: Request) -> Filled:
         """What the function writes into the memory that it gets there."""
@@ -147,7 +143,7 @@ class Requests:
             if not self._managed:
                 return Filled()
             given = {walk.result: self._managed}
-        return stores_after(known.code, known, at, self._callees, walk, given)
+        return stores_after(known.code, known, at, self.callees, walk, given)
 
     def supposed(self, request: Request) -> tuple[int, ...]:
         """Where no size is known: what it is if variables were what they are in the dump."""
@@ -164,7 +160,7 @@ class Requests:
     def called(self, functions: Iterable[int]) -> dict[int, int]:
         """How often the functions at these addresses are called directly; empty where text is
         missing."""
-        return {} if self._called_in is None else self._called_in.times(functions)
+        return {} if self.all_calls is None else self.all_calls.times(functions)
 
     @property
     def call_length(self) -> int:
@@ -172,13 +168,15 @@ class Requests:
         return self._reader.call
 
     @cached_property
-    def _called_in(self) -> Called | None:
+    def all_calls(self) -> Called | None:
+        """Every call in the text; None where some of that is missing."""
         calls = self._entries[1]
         whole = sum(len(data) for _, data in calls.kept.pieces) >= calls.text
-        return Called(self._host, calls.kept) if whole and not calls.missing else None
+        return Called(self.host, calls.kept) if whole and not calls.missing else None
 
-    def functions(self, kmalloc: bool) -> Mentions:
-        """Those that ask for an object, of kmalloc()'s caches or of one that they name."""
+    def mentions(self, kmalloc: bool) -> Mentions:
+        """What functions name that ask for an object, of kmalloc()'s caches or of one that they
+        name."""
         return self._of_kmalloc if kmalloc else self._of_caches
 
     @cached_property
@@ -195,12 +193,9 @@ class Requests:
         texts: dict[int, bytes] = {}
         for row in rows:
             address, _, function = self._called(row)
-            texts[function.address] = self._text(function, address)
-        areas = [area for module in self._host.modules() for area in module.ranges]
-        with suppress(UnknownLayout, ReadFault):
-            image = address_space(self._host).image
-            areas.append((image.start, image.end))
-        return Mentions(texts, areas, self._host.info().arch == ARM64)
+            texts[function.address] = self.functions.text(function, address)
+        areas = image_areas(self.host)
+        return Mentions(texts, areas, self.host.info().arch == ARM64)
 
     def _request(self, row: int) -> Request:
         address, entry, function = self._called(row)
@@ -225,12 +220,12 @@ class Requests:
         if address in self._known:
             function = self._known[address].function
         else:
-            function = self._host.symbol_at(address) or _NO_SYMBOL
+            function = self.host.symbol_at(address) or _NO_SYMBOL
         return address, entries[int(calls.target[row])], function
 
     def _numbers(self, argument: int, call: int, function: Symbol) -> tuple[int, ...]:
         """All that a call may pass; empty where not all are constants, or there is no argument."""
-        known, at = self._place(call, function) if argument >= 0 else (None, 0)
+        known, at = self.functions.place(call, function) if argument >= 0 else (None, 0)
         return () if known is None else known.numbers(at, self._reader.isa.arguments[argument])
 
     def _amount(self, row: int) -> tuple[int, ...]:
@@ -251,7 +246,7 @@ class Requests:
         """The least that is asked for where it is worked out at run time."""
         if entry.kind is not Kind.SIZED or entry.size < 0 or self._amount(row):
             return 0
-        known, at = self._place(call, function)
+        known, at = self.functions.place(call, function)
         found = 0 if known is None else least(known, at, self._reader.isa.arguments[entry.size])
         return next(iter(self._whole(entry, (found,))), 0)
 
@@ -266,7 +261,7 @@ class Requests:
     def _caches_of(self, call: int, entry: EntryPoint, function: Symbol) -> tuple[int, ...]:
         caches: set[int] = set()
         if entry.cache >= 0:
-            known, at = self._place(call, function)
+            known, at = self.functions.place(call, function)
             if known is not None:
                 values = known.before(at, self._reader.isa.arguments[entry.cache])
                 caches = self._given.of(values, known)
@@ -277,86 +272,40 @@ class Requests:
                 ):
                     return (0,)
         elif entry.pool >= 0:
-            known, at = self._place(call, function)
+            known, at = self.functions.place(call, function)
             if known is not None:
                 caches = self._given.pools(known.before(at, self._reader.isa.arguments[entry.pool]))
         for variable in entry.variable:
-            place = self._host.address_of(variable)
+            place = self.host.address_of(variable)
             if place is not None and (word := self.peek(place)) is not None:
                 caches.add(word)
         return tuple(sorted(caches & self._addresses))
 
-    def _place(self, call: int, function: Symbol) -> tuple[Constants | None, int]:
-        """Where a call is in its function, the last one kept: calls come in order of address."""
-        if self._function[0] != function.address or not function.address:
-            data = self._text(function, call)
-            code = Code(data, function.address, self._reader.isa) if data else None
-            known = None if code is None else self._reader.constants(code, self.peek)
-            self._function = function.address, known
-        known = self._function[1]
-        at = None if known is None else known.code.at(call)
-        return (None, 0) if at is None else (known, at)
-
-    def _text(self, function: Symbol, call: int) -> bytes:
-        known = self._texts.get(function.address, b"")
-        if call - function.address >= len(known):
-            known = self._read_text(function, call)
-            if function.address:
-                self._texts[function.address] = known
-        return known
-
-    def _read_text(self, function: Symbol, call: int) -> bytes:
-        # Where only crash names functions, nobody tells how long they are.
-        size = function.size or min(call - function.address + 512, _MOST_FUNCTION_WITHOUT_SIZE)
-        if not function.address or not call - function.address < size <= MOST_CODE:
-            return b""
-        kept = self._entries[1].kept.read(function.address, size)
-        if kept is not None:
-            return kept
-        try:
-            return self._host.read(function.address, size)
-        except ReadFault:
-            return b""
+    @cached_property
+    def functions(self) -> Functions:
+        """The functions that the calls are in."""
+        return Functions(self.host, self._reader, self._entries[1].kept)
 
     def peek(self, address: int) -> int | None:
         """A word of the dump that code leads to; None where it cannot be read."""
-        if address not in self._peeked:
-            self._peeked[address] = None
-            # In crash a read that fails costs memory: only what constants of code lead to is asked.
-            if any(a <= address < b for a, b in self._data):
-                with suppress(ReadFault):
-                    self._peeked[address] = u64(self._host, address)
-        return self._peeked[address]
-
-    @cached_property
-    def _data(self) -> list[tuple[int, int]]:
-        """[start, end) of the kernel image, of the modules, and of the direct map."""
-        areas = [area for module in self._host.modules() for area in module.ranges]
-        try:
-            space = address_space(self._host)
-        except (UnknownLayout, ReadFault):
-            return areas
-        return [*areas, *((r.start, r.end) for r in (space.image, space.direct))]
-
-    @cached_property
-    def _reader(self) -> Reader:
-        return reader(self._host)
+        return self.functions.peek(address)
 
     @cached_property
     def _managed(self) -> int:
-        return before_managed(self._host)
+        return before_managed(self.host)
 
     @cached_property
     def _given(self) -> GivenCaches:
-        return GivenCaches(self._host, self._caches, self._reader, self.peek)
+        return GivenCaches(self.host, self._caches, self._reader, self.functions.peek)
 
     @cached_property
-    def _callees(self) -> Callees:
-        return Callees(self._host, self._reader, self.peek)
+    def callees(self) -> Callees:
+        """Functions that get the memory."""
+        return Callees(self.host, self._reader, self.functions.peek)
 
     @cached_property
     def _fitting(self) -> Fitting:
-        return Fitting(self._host, self._caches)
+        return Fitting(self.host, self._caches)
 
     @cached_property
     def _addresses(self) -> set[int]:
@@ -364,12 +313,17 @@ class Requests:
 
     @cached_property
     def _buckets(self) -> bool:
-        return self._host.address_of("kmem_buckets_create") is not None
+        return self.host.address_of("kmem_buckets_create") is not None
 
 
 def _passes_on(request: Request) -> bool:
-    """It is inside a function that does it for others: kmemdup(), alloc_skb()."""
-    return not request.caches and allocates_for_others(request.function.name)
+    """It is inside a function that does it for others: kmemdup(), alloc_skb().
+
+    What vmalloc() asks of kmalloc() is its own: an area's array of pages.
+    """
+    if request.caches or _OF_AREAS.match(request.function.name):
+        return False
+    return allocates_for_others(request.function.name)
 
 
 _KEPT: dict[Host, Requests] = {}

@@ -14,8 +14,10 @@ from typing import Literal, Protocol
 from crashext.hosts.base import U64
 from crashext.kernel.origin.code import REGISTERS, Code, Instruction, slot
 from crashext.kernel.origin.constants import MEMORY, Constants, Peek, What, width
+from crashext.kernel.origin.kept import Kept, framed, kept_by
 
 _MOST_INSTRUCTIONS = 400
+_MOST_FORKS = 16
 _MOST_STORES = 16
 _MOST_WORDS = 512
 _MOST_COPIED = 16  # words of a template
@@ -62,7 +64,11 @@ class Called(Protocol):
 
     def copies(self, target: int) -> bool: ...
 
+    def returns(self, target: int) -> bool: ...
+
     def written(self, target: int, argument: int, depth: int) -> tuple[Written, ...]: ...
+
+    def kept(self, target: int, argument: int, depth: int) -> frozenset[Kept]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +79,10 @@ class Filled:
     """By offset; the telling ones, where there are many."""
     words: tuple[int, ...] = ()
     """Words of the object, by number, that it writes something else to."""
+    kept: tuple[Kept, ...] = ()
+    """Where it keeps the object's address."""
+    returned: int | None = None
+    """How far into the object what it returns leads; None where it does not return it."""
 
 
 def stores_after(
@@ -95,7 +105,8 @@ def stores_after(
     told = sorted(found, key=lambda s: (_dull(s), s.offset))[:_MOST_STORES]
     other = {w.offset // 8 for w in walk.written.values()} - {s.offset // 8 for s in found}
     words = tuple(sorted(w for w in other if w < _MOST_WORDS))
-    return Filled(tuple(sorted(told, key=lambda s: s.offset)), words)
+    kept = tuple(sorted(walk.kept))
+    return Filled(tuple(sorted(told, key=lambda s: s.offset)), words, kept, walk.returned)
 
 
 def _dull(store: Store) -> int:
@@ -127,33 +138,63 @@ class Walk:
         self.written: dict[int, Written] = {}
         self.passed: list[tuple[int, int, int, int]] = []
         """Functions that get the pointer: (call, function, argument, how far into the object)."""
+        self.kept: set[Kept] = set()
+        self.returned: int | None = None
+        self._framed = framed(code)
+        self._forks: list[tuple[int, dict[str, int]]] = []
 
     def follow(self, i: int | None) -> None:
         """Go on from the instruction at place `i`."""
         seen: set[int] = set()
+        self._along(i, seen)
+        # What is written elsewhere may be or may not; where the address is kept is as good there.
+        written, passed = dict(self.written), list(self.passed)
+        for _ in range(_MOST_FORKS):
+            if not self._forks:
+                break
+            i, self._pointers = self._forks.pop(0)
+            self._along(i, seen)
+        self.written, self.passed = written, passed
+
+    def _along(self, i: int | None, seen: set[int]) -> None:
         while i is not None and i < len(self._code.all) and i not in seen:
             seen.add(i)
             if len(seen) > _MOST_INSTRUCTIONS or not self._pointers:
                 return
             i = self._step(i)
 
+    def _fork(self, one: Instruction) -> None:
+        """Another way that leads from there."""
+        inside = self._code.at(one.target or 0)
+        if inside is not None:
+            self._forks.append((inside, dict(self._pointers)))
+
     def _step(self, i: int) -> int | None:
         one = self._code.all[i]
         if one.jumps:
             return self._jump(i, one) if one.unconditional else self._branch(i)
         if one.ends_block:
+            if one.mnemonic.endswith("ret"):
+                self._return()
             return None
         if one.mnemonic in _CALLS:
             self._call(i, one)
+        self._keep(one)
         self._store(i, one)
         self._move(i, one)
         return i + 1
 
     def _jump(self, i: int, one: Instruction) -> int | None:
         inside = self._code.at(one.target or 0)
-        if inside is None:
+        if self._called is not None and one.target and self._called.returns(one.target):
+            self._return()
+        elif inside is None:
             self._call(i, one)  # the last thing that the function does
         return inside
+
+    def _return(self) -> None:
+        if self.returned is None:
+            self.returned = self._pointers.get(self.result)
 
     def _branch(self, i: int) -> int | None:
         one, before = self._code.all[i], self._code.all[i - 1]
@@ -164,6 +205,7 @@ class Walk:
         if before.mnemonic == "cmp" and asked in self._pointers:
             return i + 1  # whether it is an ERR_PTR()
         self._certain = False
+        self._fork(one)
         return i + 1
 
     def _call(self, i: int, one: Instruction) -> None:
@@ -187,6 +229,14 @@ class Walk:
                 continue
             for written in self._called.written(one.target, number, self._depth):
                 self._by_callee(i, at, written)
+            for kept in self._called.kept(one.target, number, self._depth):
+                self.kept.add(kept._replace(inside=kept.inside + at))
+
+    def _keep(self, one: Instruction) -> None:
+        """A store of the pointer into memory that is not its own."""
+        found = kept_by(one, self._pointers, self._framed)
+        if found is not None:
+            self.kept.add(found)
 
     def _by_callee(self, i: int, at: int, written: Written) -> None:
         offset, size = at + written.offset, written.size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from crashext.kernel.origin.code import Instruction
 from crashext.kernel.origin.code_arm64 import REGISTERS, memory, stored
+from crashext.kernel.origin.kept import Kept
 from crashext.kernel.origin.stores import Walk
 
 
@@ -21,6 +22,7 @@ class Arm64Walk(Walk):
         if before.mnemonic in ("cmp", "cmn") and compared and _whole(compared[0]) in self._pointers:
             return i + 1  # whether it is an ERR_PTR()
         self._certain = False
+        self._fork(one)
         return i + 1
 
     def _move(self, i: int, one: Instruction) -> None:
@@ -42,6 +44,12 @@ class Arm64Walk(Walk):
         for written in self._code.writes(i):
             self._pointers.pop(written, None)
         self._pointers.update((name, at) for name, at in after.items() if name)
+
+    def _keep(self, one: Instruction) -> None:
+        for register, bits, where in stored(one):
+            inside = self._pointers.get(register)
+            if bits == 64 and inside is not None and where.base not in (*self._pointers, "sp"):
+                self.kept.add(Kept("member", where.offset, inside, one.address, where.base))
 
     def _store(self, i: int, one: Instruction) -> None:
         for register, bits, where in stored(one):

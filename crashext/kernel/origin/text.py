@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from crashext.hosts.base import Host
+from crashext.hosts.base import Host, Mask
+from crashext.kernel.access import Words
 
 MOST_TEXT = 512 << 20
 """Of a kernel with all its modules; more is nonsense."""
@@ -22,6 +23,15 @@ class Text:
 
     pieces: tuple[tuple[int, NDArray[np.uint8]], ...] = ()
     """(where it begins, bytes), by address."""
+
+    def holds(self, addresses: Words) -> Mask:
+        """Which of these addresses are in it."""
+        if not self.pieces:
+            return np.zeros(len(addresses), np.bool_)
+        starts = np.array([start for start, _ in self.pieces], np.uint64)
+        ends = np.array([start + len(data) for start, data in self.pieces], np.uint64)
+        at = np.searchsorted(starts, addresses, side="right").astype(np.int64) - 1
+        return np.asarray((at >= 0) & (addresses < ends[np.maximum(at, 0)]), np.bool_)
 
     def read(self, address: int, size: int) -> bytes | None:
         """Bytes, where one piece has them all."""

@@ -53,6 +53,8 @@ class Place:
     """The name without the offset in the variable."""
     start: int = 0
     """Where a variable begins; 0 for what is none, and for one that each CPU has its own of."""
+    inside: int = -1
+    """How far into a variable; -1 for what is in none."""
 
     @property
     def owner(self) -> str:
@@ -142,8 +144,11 @@ class Places:
         if stack is not None:
             return stack
         symbol = self._host.symbol_at(address)
-        whole, start = (symbolic(symbol, symbol.address), symbol.address) if symbol else ("", 0)
-        return Place(PlaceKind.VARIABLE, symbolic(symbol, address), variable=whole, start=start)
+        if symbol is None:
+            return Place(PlaceKind.VARIABLE, symbolic(symbol, address))
+        name, whole = symbolic(symbol, address), symbolic(symbol, symbol.address)
+        inside = address - symbol.address
+        return Place(PlaceKind.VARIABLE, name, "", whole, symbol.address, inside)
 
     def _mapped(self, area: int, address: int, offset: int) -> Place:
         areas = self._areas
@@ -151,9 +156,10 @@ class Places:
             if any(a <= address < b for a, b in module.ranges):
                 symbol = self._host.symbol_at(address)
                 what = symbolic(symbol, address) if symbol else f"{address:#x} [{module.name}]"
-                start = symbol.address if symbol else 0
-                whole = symbolic(symbol, start) if symbol else ""
-                return Place(PlaceKind.MODULE, what, module.name, whole, start)
+                if symbol is None:
+                    return Place(PlaceKind.MODULE, what, module.name)
+                whole, inside = symbolic(symbol, symbol.address), address - symbol.address
+                return Place(PlaceKind.MODULE, what, module.name, whole, symbol.address, inside)
         stack = self._stack(address)
         if stack is not None:
             return stack
@@ -180,7 +186,9 @@ class Places:
                 symbol = self._host.symbol_at(start + inside)
                 what = symbolic(symbol, start + inside) if symbol else f"per-CPU +{inside:#x}"
                 whole = symbol.name if symbol else what
-                return Place(PlaceKind.PERCPU, f"{what} of CPU {cpu}", variable=whole)
+                within = start + inside - symbol.address if symbol else -1
+                name = f"{what} of CPU {cpu}"
+                return Place(PlaceKind.PERCPU, name, variable=whole, inside=within)
         if self._view.space.percpu_first_chunk.start <= address and self._in_first_chunk(address):
             return Place(PlaceKind.PERCPU, "per-CPU memory")
         return None

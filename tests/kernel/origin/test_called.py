@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from crashext.kernel.origin.called import Called
 from crashext.kernel.origin.callsites import find_calls
-from tests.kernel.origin.test_callsites import ALLOC, FREE, TEXT, branch, host
+from tests.kernel.origin.test_callsites import ALLOC, TEXT, branch, host
+from tests.kernel.origin.test_callsites import FREE as OUTSIDE
+
+FREE = TEXT + 0x900
 
 
 def called(text: bytes, functions: list[int], arch: str = "x86_64") -> dict[int, int]:
@@ -19,6 +22,22 @@ def test_calls_and_tail_jumps_are_counted() -> None:
     text[0x30:0x35] = branch(0xE9, TEXT + 0x30, FREE)
     text[0x40:0x45] = branch(0xE8, TEXT + 0x40, ALLOC + 1)
     assert called(bytes(text), [ALLOC, FREE, TEXT]) == {ALLOC: 2, FREE: 1, TEXT: 0}
+
+
+def test_what_leads_out_of_all_text_only_looks_like_a_call() -> None:
+    text = branch(0xE8, TEXT, OUTSIDE)
+    assert called(text, [OUTSIDE]) == {OUTSIDE: 0}
+
+
+def test_where_a_function_is_called_by_whatever_address() -> None:
+    text = bytearray(b"\x90" * 0x1000)
+    text[0x40:0x45] = branch(0xE8, TEXT + 0x40, ALLOC + 4)
+    text[0x10:0x15] = branch(0xE9, TEXT + 0x10, ALLOC)
+    text[0x800:0x804] = b"\xf3\x0f\x1e\xfa"
+    fake = host(bytes(text))
+    found = Called(fake, find_calls(fake, {ALLOC: 0}).kept).calls_of([ALLOC, FREE])
+    assert found[ALLOC].tolist() == [TEXT + 0x10, TEXT + 0x40]
+    assert not len(found[FREE])
 
 
 def test_a_landing_pad_may_be_left_out() -> None:

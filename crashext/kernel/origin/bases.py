@@ -1,0 +1,244 @@
+"""What kind of memory a register leads to, by the types that BTF has of functions and members.
+
+An argument has the type of the parameter, what a function returned has the type that it is declared
+to return, and what a member holds that of the member. What was just allocated is of its cache.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from crashext.hosts.base import Host
+from crashext.kernel.btf import Btf
+from crashext.kernel.btf_types import BtfKind
+from crashext.kernel.origin.code import Instruction, slot
+from crashext.kernel.origin.constants import MEMORY, Constants
+from crashext.kernel.origin.kept import PLACE, Kept
+from crashext.kernel.origin.requests import Requests
+from crashext.kernel.origin.thunks import meant
+
+_DEEPEST = 10
+_NESTED = 12
+_ANYWHERE = 32
+"""Bytes of a struct up to which it is one of the small ones that are in any other."""
+_MOVES = ("mov", "movabs")
+_SETS_RESULT = ("call", "bl")
+
+
+class Base(NamedTuple):
+    """A struct that an address leads into, or an object that was just allocated."""
+
+    name: str
+    """``task_struct``; "" for an object."""
+    size: int
+    """In bytes; of an object that was asked for of kmalloc()."""
+    offset: int
+    """How far in the address leads."""
+    cache: int = 0
+    """Address of the cache that an object was allocated from."""
+    type: int = 0
+    """The struct's number in BTF."""
+
+
+class Bases:
+    """Of one kernel."""
+
+    def __init__(self, requests: Requests, btf: Btf | None) -> None:
+        self._requests, self._btf = requests, btf
+        self._host: Host = requests.host
+        self._known: dict[tuple[int, str], Base | None] = {}
+        self._wholes: dict[tuple[int, int, int], tuple[str, ...]] = {}
+
+    def of(self, kept: Kept) -> Base | None:
+        """What the place is in where an address is kept; None where nothing tells."""
+        key = kept.store, kept.base
+        if key not in self._known:
+            self._known[key] = self._find(kept)
+        return self._known[key]
+
+    def flexible(self, base: Base) -> bool:
+        """Whether it may be larger than it is declared."""
+        return self._btf is not None and bool(base.type) and self._btf.flexible(base.type)
+
+    def wholes(self, base: Base, offset: int, size: int) -> tuple[str, ...]:
+        """Structs of `size` bytes that have this one as a part, at `offset`, by name."""
+        # A list head, or a node of a tree, may be anywhere.
+        if self._btf is None or base.size <= _ANYWHERE or offset + base.size > size:
+            return ()
+        key = base.type, offset, size
+        if key not in self._wholes:
+            found = self._btf.structs(size, size).tolist() if base.type and offset >= 0 else []
+            having = [n for n in found if self._has(n, base.type, offset, 0)]
+            self._wholes[key] = tuple(self._btf.name(n) for n in having)
+        return self._wholes[key]
+
+    def _has(self, number: int, part: int, offset: int, depth: int) -> bool:
+        """Whether a struct has another one as a part at an offset."""
+        btf = self._btf
+        assert btf is not None
+        if number == part:
+            return not offset
+        if depth > _NESTED or btf.kind[number] not in (BtfKind.STRUCT, BtfKind.UNION):
+            return False
+        for member in btf.members(number):
+            inside = offset - member.bit_offset // 8
+            if 0 <= inside < btf.size(member.type):
+                inner = btf.strip(member.type)
+                if self._has(inner, part, inside, depth + 1):
+                    return True
+        return False
+
+    def _find(self, kept: Kept) -> Base | None:
+        function = self._host.symbol_at(kept.store)
+        if function is None or not kept.base:
+            return None
+        known, at = self._requests.functions.place(kept.store, function)
+        if known is None:
+            return None
+        found = _Search(self._host, self._requests, self._btf, known, function.name)
+        answer = found.at(at, kept.base, 0)
+        return None if answer is None else found.described(answer)
+
+
+_Typed = tuple[int, int]
+"""A struct's number in BTF and how far into it."""
+
+
+class _Search:
+    """In one function."""
+
+    def __init__(
+        self, host: Host, requests: Requests, btf: Btf | None, known: Constants, function: str
+    ) -> None:
+        self._host, self._requests, self._btf = host, requests, btf
+        self._known, self._function = known, function
+
+    def described(self, found: _Typed | Base) -> Base:
+        if isinstance(found, Base):
+            return found
+        assert self._btf is not None
+        number, offset = found
+        return Base(self._btf.name(number), self._btf.size(number), offset, 0, number)
+
+    def at(self, i: int, place: str, depth: int) -> _Typed | Base | None:
+        """What a register, or a slot of the stack, leads to before the instruction at place `i`."""
+        if depth > _DEEPEST:
+            return None
+        for definition in self._known.set_at(i, place):
+            found: _Typed | Base | None = (
+                self._argument(place)
+                if definition is None
+                else self._set_by(definition, place, depth + 1)
+            )
+            if found is not None:
+                return found
+        return None
+
+    def _set_by(self, i: int, place: str, depth: int) -> _Typed | Base | None:
+        one = self._known.code.all[i]
+        if one.mnemonic in _SETS_RESULT:
+            return self._result(one)
+        parts = one.parts
+        if len(parts) != 2 or self._whole(parts[0]) != place:
+            return None
+        if one.mnemonic in _MOVES:
+            return self._moved(i, parts[1], depth)
+        if one.mnemonic == "lea":
+            where = _member(parts[1])
+            return None if where is None else self._further(i, where, depth)
+        if one.mnemonic == "add" and parts[1].startswith("0x"):
+            return self._further(i, (place, int(parts[1], 16)), depth)
+        return None
+
+    def _whole(self, operand: str) -> str:
+        name, bits = self._known.registers.get(operand, ("", 0))
+        return name if bits == 64 else slot(operand) or ""
+
+    def _moved(self, i: int, source: str, depth: int) -> _Typed | Base | None:
+        place = self._whole(source)
+        if place:
+            return self.at(i, place, depth)
+        where = _member(source)
+        if where is None or self._btf is None:
+            return None
+        found = self._further(i, where, depth)
+        if found is None or isinstance(found, Base):
+            return None
+        return self._held(*found)
+
+    def _further(self, i: int, where: tuple[str, int], depth: int) -> _Typed | Base | None:
+        found = self.at(i, where[0], depth)
+        if isinstance(found, Base):
+            return found._replace(offset=found.offset + where[1])
+        return None if found is None else (found[0], found[1] + where[1])
+
+    def _argument(self, place: str) -> _Typed | None:
+        passed = self._known.code.isa.arguments
+        return (
+            self._of_function(self._function, 1 + passed.index(place)) if place in passed else None
+        )
+
+    def _result(self, call: Instruction) -> _Typed | Base | None:
+        request = self._requests.at(call.address)
+        if request is not None:
+            if request.caches:
+                size = max(request.sizes, default=0)
+                return Base("", size, 0, request.caches[0])
+            return Base("", max(request.sizes), 0) if request.sizes else None
+        if call.target is None:
+            return None
+        symbol = self._host.symbol_at(meant(self._host, call.target))
+        return None if symbol is None else self._of_function(symbol.name, 0)
+
+    def _of_function(self, name: str, number: int) -> _Typed | None:
+        """What the function returns, or one of its arguments, from 1 on."""
+        if self._btf is None:
+            return None
+        for function in self._btf.functions(name):
+            types = self._btf.prototype(self._btf.target(function))
+            if number < len(types):
+                return self._pointed(types[number])
+        return None
+
+    def _pointed(self, number: int) -> _Typed | None:
+        """The struct that a type points to."""
+        btf = self._btf
+        assert btf is not None
+        pointer = btf.strip(number)
+        if btf.kind[pointer] != BtfKind.PTR:
+            return None
+        inner = btf.strip(btf.target(pointer))
+        return (inner, 0) if btf.kind[inner] in (BtfKind.STRUCT, BtfKind.UNION) else None
+
+    def _held(self, number: int, offset: int) -> _Typed | None:
+        """What the member of a struct at an offset points to."""
+        btf = self._btf
+        assert btf is not None
+        for _ in range(_NESTED):
+            kind = btf.kind[number]
+            if kind == BtfKind.ARRAY:
+                number, _ = btf.array(number)
+                number = btf.strip(number)
+                size = btf.size(number)
+                offset = offset % size if size else 0
+                continue
+            if kind not in (BtfKind.STRUCT, BtfKind.UNION):
+                return self._pointed(number) if not offset else None
+            for member in btf.members(number):
+                inside = offset - member.bit_offset // 8
+                if 0 <= inside < max(btf.size(member.type), 1):
+                    number, offset = btf.strip(member.type), inside
+                    break
+            else:
+                return None
+        return None
+
+
+def _member(operand: str) -> tuple[str, int] | None:
+    """The base and the offset of a memory operand that has no index."""
+    memory = MEMORY.fullmatch(operand)
+    place = None if memory is None else PLACE.fullmatch(memory[2])
+    if place is None or place["scale"] or place["index"] or place["base"] in ("rip", "rsp"):
+        return None
+    number = int(place["number"] or "0", 0)
+    return place["base"], -number if place["sign"] == "-" else number

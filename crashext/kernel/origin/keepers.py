@@ -1,0 +1,78 @@
+"""Where the address of what a place allocates is kept: by its function, or by who calls that.
+
+A constructor returns what it made, and its caller keeps it; often two calls up.
+"""
+
+from __future__ import annotations
+
+from crashext.hosts.base import Symbol
+from crashext.kernel.access import Words
+from crashext.kernel.origin.fitting import Request
+from crashext.kernel.origin.kept import Kept
+from crashext.kernel.origin.requests import Requests
+from crashext.kernel.origin.stores import stores_after
+
+_DEEPEST = 2
+_MOST_CALLERS = 24
+"""Of a function; more are a sample, spread over all text."""
+_IN_ARRAY = frozenset((Kept("array", 0, 0),))
+
+
+class Keepers:
+    """Of one kernel."""
+
+    def __init__(self, requests: Requests) -> None:
+        self._requests = requests
+        self._symbol_at = requests.host.symbol_at
+        self._returned: dict[tuple[int, int], frozenset[Kept]] = {}
+
+    def of(self, request: Request) -> frozenset[Kept]:
+        """All that is seen to keep the address of what the request gets."""
+        if request.entry.bulk:
+            return _IN_ARRAY
+        if request.jump:
+            known = request.entry.returns
+            return self._by_callers(request.function, 0, 1) if known else frozenset()
+        filled = self._requests.filled(request)
+        kept = frozenset(filled.kept)
+        if filled.returned is None:
+            return kept
+        return kept | self._by_callers(request.function, filled.returned, 1)
+
+    def _by_callers(self, function: Symbol, inside: int, depth: int) -> frozenset[Kept]:
+        """What is done with the address that the function returns, `inside` bytes in."""
+        key = function.address, inside
+        if key in self._returned or depth > _DEEPEST or not function.address:
+            return self._returned.get(key, frozenset())
+        self._returned[key] = frozenset()  # whoever calls itself adds nothing
+        found: set[Kept] = set()
+        for call in self._callers(function.address):
+            found |= self._by_caller(call, inside, depth)
+        self._returned[key] = frozenset(found)
+        return self._returned[key]
+
+    def _callers(self, function: int) -> list[int]:
+        calls = self._requests.all_calls
+        if calls is None:
+            return []
+        found: Words = calls.calls_of([function])[function]
+        step = -(-len(found) // _MOST_CALLERS) or 1
+        return [int(call) for call in found[::step]]
+
+    def _by_caller(self, call: int, inside: int, depth: int) -> frozenset[Kept]:
+        caller = self._symbol_at(call)
+        if caller is None:
+            return frozenset()
+        functions = self._requests.functions
+        known, at = functions.place(call, caller)
+        if known is None:
+            return frozenset()
+        if known.code.all[at].unconditional:
+            return self._by_callers(caller, inside, depth + 1)
+        walk = functions.reader.walk
+        given = {walk.result: inside}
+        filled = stores_after(known.code, known, at, self._requests.callees, walk, given)
+        kept = frozenset(filled.kept)
+        if filled.returned is None:
+            return kept
+        return kept | self._by_callers(caller, filled.returned, depth + 1)

@@ -1,0 +1,62 @@
+"""Where a function keeps the address of the memory that it gets: in a member, an array, a variable.
+
+Objects that are in use are pointed at from where they were kept, which is told apart by its offset.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+from crashext.kernel.origin.code import REGISTERS, Code, Instruction
+from crashext.kernel.origin.constants import MEMORY
+
+_STORES = ("mov", "xchg", "lock cmpxchg", "cmpxchg")
+_PROLOGUE = 12  # instructions in which a function sets up its frame
+PLACE = re.compile(
+    r"(?P<base>[a-z]\w+)(?P<scale>\*\d)?(?: \+ (?P<index>[a-z]\w+)(?:\*\d)?)?"
+    r"(?: (?P<sign>[+-]) (?P<number>0x[0-9a-f]+|\d+))?",
+    re.ASCII,
+)
+"""A memory operand of x86-64."""
+
+
+class Kept(NamedTuple):
+    """A store of the object's address into other memory."""
+
+    where: Literal["member", "array", "variable"]
+    at: int
+    """How far from what the code has the address of; of a variable its address."""
+    inside: int
+    """How far into the object the address leads."""
+    store: int = 0
+    """The address of the instruction that stores it; 0 where none was seen."""
+    base: str = ""
+    """The register that leads there."""
+
+
+def framed(code: Code) -> bool:
+    """Whether rbp is the frame of a function, and what is stored beside it on the stack."""
+    return any(one.operands == "rbp, rsp" for one in code.all[:_PROLOGUE])
+
+
+def kept_by(one: Instruction, pointers: Mapping[str, int], frame: bool) -> Kept | None:
+    """What an x86-64 instruction keeps of `pointers`, registers that lead into the object."""
+    if one.mnemonic not in _STORES or "[" not in one.operands:
+        return None
+    parts = one.parts
+    name, bits = REGISTERS.get(parts[-1], ("", 0))
+    if len(parts) != 2 or bits != 64 or name not in pointers:
+        return None
+    memory = MEMORY.fullmatch(parts[0])
+    place = None if memory is None else PLACE.fullmatch(memory[2])
+    if place is None or place["base"] in ("rsp", *pointers) or (frame and place["base"] == "rbp"):
+        return None
+    number = int(place["number"] or "0", 0) * (-1 if place["sign"] == "-" else 1)
+    inside = pointers[name]
+    if place["base"] == "rip":
+        return Kept("variable", one.end + number, inside, one.address)
+    if place["scale"] or place["index"]:
+        return Kept("array", max(number, 0), inside, one.address)
+    return Kept("member", number, inside, one.address, place["base"])

@@ -1,0 +1,102 @@
+"""Where functions keep the address of the memory that they get, in functions made by hand."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from crashext.kernel.origin.callees import Callees
+from crashext.kernel.origin.code import Code
+from crashext.kernel.origin.code_arm64 import ISA, Arm64Constants
+from crashext.kernel.origin.constants import Constants
+from crashext.kernel.origin.readers import reader
+from crashext.kernel.origin.stores import Filled, stores_after
+from crashext.kernel.origin.stores_arm64 import Arm64Walk
+from tests.kernel.origin.test_stores import AT, CALL, CALLEE, OTHER, RET, Sized, call, filled
+
+MOV_RDI_RAX = b"\x48\x89\xc7"
+MOV_RSI_RBX = b"\x48\x89\xde"
+TEST_EAX_EAX = b"\x85\xd2\x74"  # test edx, edx; je ...
+KEEP = b"\x48\x89\x43\x78"  # [rbx + 0x78] = rax
+FRAME = b"\x55\x48\x89\xe5"  # push rbp; mov rbp, rsp
+
+
+def told(found: Filled) -> set[tuple[str, int, int, str]]:
+    return {(k.where, k.at, k.inside, k.base) for k in found.kept}
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        (KEEP, ("member", 0x78, 0, "rbx")),
+        (b"\x48\x8d\x50\x10\x48\x89\x13", ("member", 0, 0x10, "rbx")),  # its +0x10 to [rbx]
+        (b"\x48\x89\x45\x28", ("member", 0x28, 0, "rbp")),  # rbp is a register like any other
+        (b"\x48\x89\x04\xcb", ("array", 0, 0, "")),  # [rbx + rcx*8]
+        (b"\x48\x89\x44\xcb\x40", ("array", 0x40, 0, "")),
+        (b"\x48\x89\x05\x08\x00\x00\x00", ("variable", AT + 20, 0, "")),  # [rip + 8]
+        (b"\x48\x87\x43\x18", ("member", 0x18, 0, "rbx")),  # xchg [rbx + 0x18], rax
+        (b"\x48\x89\xc1\x31\xc0\xf0\x48\x0f\xb1\x4b\x18", ("member", 0x18, 0, "rbx")),  # cmpxchg
+    ],
+)
+def test_stores_into_other_memory(text: bytes, kept: tuple[str, int, int, str]) -> None:
+    assert told(filled(CALL + text + RET)) == {kept}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"\x48\x89\x44\x24\x08",  # to the stack
+        b"\x48\x89\x40\x10",  # into itself
+        b"\x89\x43\x78",  # half of it
+        b"\x48\x89\x53\x78",  # another register
+    ],
+)
+def test_what_keeps_nothing(text: bytes) -> None:
+    assert told(filled(CALL + text + RET)) == set()
+
+
+def test_beside_a_frame_is_the_stack() -> None:
+    host = Sized(symbols={"allocate": AT})
+    code = Code(FRAME + CALL + b"\x48\x89\x45\xf8" + RET, AT)
+    known = Constants(code, lambda _: None)
+    assert stores_after(code, known, 2, Callees(host, reader(host), lambda _: None)).kept == ()
+
+
+def test_either_way_of_a_branch_is_taken_and_what_is_written_there_is_not_told() -> None:
+    other = b"\xc7\x00\x01\x00\x00\x00" + KEEP  # [rax] = 1
+    found = filled(CALL + TEST_EAX_EAX + b"\x01" + RET + other + RET)
+    assert told(found) == {("member", 0x78, 0, "rbx")}
+    assert found.stores == ()
+
+
+def test_a_function_that_is_called_keeps_it() -> None:
+    """list_add(): the second argument's memory gets the first."""
+    text = CALL + MOV_RDI_RAX + MOV_RSI_RBX
+    text += call(AT + len(text), CALLEE) + RET
+    found = filled(text, (CALLEE, b"\x48\x89\x7e\x08" + RET))
+    assert told(found) == {("member", 8, 0, "rsi")}
+
+
+@pytest.mark.parametrize(
+    ("text", "returned"),
+    [(RET, 0), (b"\x48\x83\xc0\x10" + RET, 0x10), (b"\x31\xc0" + RET, None)],
+)
+def test_what_is_returned(text: bytes, returned: int | None) -> None:
+    assert filled(CALL + text).returned == returned
+
+
+def test_a_return_that_the_kernel_patched_to_a_jump() -> None:
+    host = Sized(symbols={"allocate": AT, "__x86_return_thunk": OTHER})
+    code = Code(CALL + b"\xe9" + struct.pack("<i", OTHER - AT - 10), AT)
+    called = Callees(host, reader(host), lambda _: None)
+    assert stores_after(code, Constants(code, lambda _: None), 0, called).returned == 0
+
+
+def test_arm64() -> None:
+    # bl; str x0, [x19, #0x78]; str x0, [sp, #8]; add x1, x0, #16; str x1, [x2]; ret
+    words = (0x94000000, 0xF9003E60, 0xF90007E0, 0x91004001, 0xF9000041, 0xD65F03C0)
+    code = Code(struct.pack("<6I", *words), AT, ISA)
+    found = stores_after(code, Arm64Constants(code, lambda _: None), 0, None, Arm64Walk)
+    assert told(found) == {("member", 0x78, 0, "x19"), ("member", 0, 0x10, "x2")}
+    assert found.returned == 0
