@@ -64,7 +64,7 @@ def test_each_lost_block_of_pages_has_it_too() -> None:
     view = lab_view(NAME)
     for order in range(4):
         where = addresses(NAME, f"pages{order}") - np.uint64(view.space.direct.start)
-        at = page_tags(view.host, view.space.frames(where))
+        at = page_tags(view.memory, view.space.frames(where))
         (tag,) = read_tags(view.host, at).values()
         assert (at != 0).all()
         assert (tag.function, tag.module) == ("leaklab_leak_pages", "leaklab")

@@ -124,7 +124,7 @@ def _pooled(members: dict[Label, list[int]]) -> dict[Label, list[int]]:
 
 def _tagged(view: KernelView, frames: NDArray[np.int64]) -> Iterator[tuple[int, Label]]:
     """Labels of the page frames whose allocation has a tag, which the first page of each has."""
-    at = page_tags(view.host, frames.astype(np.uint64))
+    at = page_tags(view.memory, frames.astype(np.uint64))
     tags = read_tags(view.host, at)
     for frame, tag in zip(frames.tolist(), at.tolist(), strict=True):
         if tag in tags:

@@ -203,7 +203,7 @@ class Ladder:
         its page frames `pfns`, kmemleak's record of it or page_owner's of them; none where there
         is none of these.
         """
-        tagged = self._tagged(page_tags(self._view.host, pfns))
+        tagged = self._tagged(page_tags(self._view.memory, pfns))
         if tagged:
             return tagged
         found = self._kmemleak_of(np.array([address], np.uint64))

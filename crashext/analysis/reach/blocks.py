@@ -22,6 +22,7 @@ _TABLE_FLAGS = np.uint64(0xFFF0000000000FFF)
 _PRESENT = np.uint64(3)
 _ENTRIES_LEAST = 4  # used entries that a page needs to be taken for a table
 _MAX_SPLIT = 10  # MAX_ORDER: no allocation is larger
+_REST_SEEN = 16  # pages with the first: table_perturb of inet_hashtables.c, pages of 16 KiB
 OF_USERS = ("mm_struct", "vm_area_struct")
 """Caches whose objects hold addresses of user space, which begins as low as memory does: of a
 program that is linked to 0x400000 the heap ends at a page that looks like any other's address."""
@@ -34,6 +35,10 @@ def rest_of_split(nodes: Nodes, marks: Marks) -> NDArray[np.bool_]:
     Blocks of several pages that are split are such a rest too where they begin at a page that no
     allocation of their size begins at: those are aligned to it. Then their first page only looks
     like the first of an allocation because it was one in an earlier use.
+
+    Leaked pages come one after the other, too: where single pages in a row go on past that order,
+    only so many of them are a rest as the largest that was seen has. A row that ends within its
+    order may still be a leak, but one reached page in 2**n is aligned to order n.
     """
     blocks = nodes.blocks
     first, pages = blocks.first, blocks.pages
@@ -50,8 +55,12 @@ def rest_of_split(nodes: Nodes, marks: Marks) -> NDArray[np.bool_]:
     held = reached[lead] & ((pages == 1) | blocks.split)[lead] & (lead != number)
     held &= (pages > 1) | (pages[lead] == 1)  # single pages that follow are anybody's
     aligned = first[lead] & -first[lead]
-    order = np.minimum(aligned, 1 << _MAX_SPLIT)
-    result[:] = loose & held & (first + pages <= first[lead] + order)
+    limit = first[lead] + np.minimum(aligned, 1 << _MAX_SPLIT)
+    row = np.cumsum(begins) - 1
+    end = (first + pages)[np.append(np.flatnonzero(begins)[1:], len(first)) - 1][row]
+    near = np.minimum(limit, first[lead] + _REST_SEEN)
+    limit = np.where((pages > 1) | (end <= limit), limit, near)
+    result[:] = loose & held & (first + pages <= limit)
     return result
 
 

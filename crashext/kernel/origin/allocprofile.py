@@ -1,8 +1,8 @@
 """Memory allocation profiling: the source line that allocated each object, since 6.10.
 
 The kernel needs CONFIG_MEM_ALLOC_PROFILING and the switch sysctl.vm.mem_profiling; no debug
-option of the cache is needed. Of pages it notes the first of each allocation, in page_ext. Tags
-that are kept as numbers in page flags (sysctl.vm.mem_profiling=1,compressed; 6.13) are not read.
+option of the cache is needed. Of pages it notes the first of each allocation, in page_ext, or in
+the flags of its struct page (tagnumbers.py).
 
 Sources: include/linux/codetag.h, alloc_tag.h, pgalloc_tag.h, memcontrol.h struct slabobj_ext,
 lib/alloc_tag.c (6.10, 6.12).
@@ -17,8 +17,10 @@ import numpy as np
 from crashext.hosts.base import Addresses, Host, ReadFault
 from crashext.kernel.access import Words, column, string, words_at
 from crashext.kernel.addresses import AddressSpace
+from crashext.kernel.memmap import MemoryMap
 from crashext.kernel.origin.pageext import client_offset, page_exts
 from crashext.kernel.origin.slabexts import entry_words, object_entries, vector_member
+from crashext.kernel.origin.tagnumbers import numbered_tags
 from crashext.kernel.pages.shifted import page_ext_size
 from crashext.kernel.slab.caches import SlabCache
 from crashext.kernel.slab.view import KernelView
@@ -79,9 +81,15 @@ def object_tags(view: KernelView, cache: SlabCache, objects: Addresses) -> Words
     return np.where(values > _EMPTY, values, np.uint64(0))
 
 
-def page_tags(host: Host, pfns: Words) -> Words:
+def page_tags(memory: MemoryMap, pfns: Words) -> Words:
     """Address of the struct codetag of the allocation that each page frame begins; 0 where none is
     noted. uint64[n]."""
+    numbered = numbered_tags(memory, pfns) if len(pfns) else None
+    return _beside(memory.host, pfns) if numbered is None else numbered
+
+
+def _beside(host: Host, pfns: Words) -> Words:
+    """The same from page_ext."""
     none = np.zeros(len(pfns), np.uint64)
     ext, offset = host.layout("struct page_ext"), client_offset(host, "page_alloc_tagging_ops")
     if ext is None or offset is None or not len(pfns):

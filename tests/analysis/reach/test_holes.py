@@ -17,9 +17,11 @@ from crashext.analysis.reach.reachability import Class
 from crashext.analysis.results.evidence import HIDDEN
 from crashext.analysis.results.reports import OrphanReport
 from crashext.analysis.settings import DEFAULT_THRESHOLD, MEMORY_BUDGET, Settings
+from crashext.analysis.verdict.rules import judge
 from crashext.kernel.slab.caches import SlabCache
 from crashext.kernel.slab.view import KernelView
 from crashext.progress import silent
+from tests.analysis.verdict.test_verdict import HEALTHY, MIB, unreachable
 from tests.kernel.whole import DIRECT, PAGE, VMEMMAP, Kernel, class_of
 
 SETTINGS = Settings(samples=1000, seed=0, threshold=DEFAULT_THRESHOLD, metric="levenshtein", hops=1)
@@ -121,6 +123,26 @@ def test_a_kernel_newer_than_any_tested_is_said_to_be_so() -> None:
         kernel.host._info = replace(kernel.host.info(), release=release)
         notes = reachability_of(kernel.marked()).notes
         assert sum("newer than 7.2, the newest that was tested" in note for note in notes) == newer
+
+
+@pytest.mark.parametrize("misread", [False, True])
+def test_of_a_newer_kernel_the_self_check_decides_whether_anybody_is_accused(misread: bool) -> None:
+    """What it changed moved the variables that hold everything: then the mark doubts itself."""
+    kernel = Kernel()
+    kernel.host._info = replace(kernel.host.info(), release="8.0.1")
+    for number in range(14):
+        kept = [kernel.object(f"kmalloc-{64 + 8 * number}", 5) for _ in range(20)]
+        if not misread:
+            kernel.variable(f"holder{number}", *kept)
+    lost = [kernel.object("kmalloc-512", i) for i in range(400)]
+    seen = reachability_of(kernel.marked())
+    assert any("8.0 is newer than" in note for note in seen.notes)
+    assert bool(seen.misgivings) == misread
+    assert set(class_of(kernel.marked(), *lost)) == {Class.ORPHAN}
+    facts = replace(HEALTHY, reachability=seen, unreachable=(unreachable(100 * MIB),))
+    (verdict,) = judge(facts)
+    assert verdict.kind == ("cannot-tell" if misread else "leak")
+    assert any("8.0 is newer than" in line for line in verdict.against)
 
 
 def test_pages_that_nobody_knows_may_be_in_use_where_slab_pages_are_missing() -> None:

@@ -130,6 +130,21 @@ def test_what_may_be_the_rest_of_a_split_allocation_is_not_accused(kernel: Kerne
     assert marked.split_blocks.sum() == min(within, 12) - 1
 
 
+@pytest.mark.parametrize(("row", "spared"), [(63, 63), (40, 40), (64, 15), (150, 15)])
+def test_single_pages_in_a_row_that_goes_on_past_the_order_are_leaked(
+    kernel: Kernel, row: int, spared: int
+) -> None:
+    """Behind a page that is in use; 64 are what it is aligned to."""
+    kernel.align(128)
+    for _ in range(64):
+        kernel.free_page()
+    first, *rest = (kernel.page() for _ in range(1 + row))
+    for page in (first, *rest):
+        kernel.write(struct_page(page) + 8, 0, LIST_POISON2)
+    kernel.variable("buffer", first)
+    assert reached(kernel.marked(), *rest) == [i < spared for i in range(row)]
+
+
 @pytest.mark.parametrize(
     ("firsts", "held"),
     [
