@@ -2,7 +2,8 @@
 
 `python stand_in.py CORE VMLINUX` reads command lines on stdin and runs each as crash would, in
 this process: `leakscan kmalloc-32`, or `.fds`, which prints open descriptors, children, failed
-reads and reads. It implements what the bridge uses of PyKdump's C module, with PyKdump's errors.
+reads, reads, and the bytes of them that are of the kernel's text. It implements what the bridge
+uses of PyKdump's C module, with PyKdump's errors.
 """
 
 from __future__ import annotations
@@ -35,9 +36,12 @@ class StandIn:
         index = load_module_kallsyms(self.program)
         self.program.register_symbol_finder("module_kallsyms", index, enable_index=-1)
         self.core, self.vmlinux = core, vmlinux
+        self.text_bytes, self._text = 0, range(self.sym2addr("_text"), self.sym2addr("_etext"))
 
     def readmem(self, address: int, size: int) -> bytes:
         self.reads += 1
+        if address in self._text:
+            self.text_bytes += min(size, self._text.stop - address)
         if not address:
             raise IndexError("NULL pointer")
         direct = address - int(self.program["page_offset_base"].value_())
@@ -143,7 +147,7 @@ def main() -> None:
     for line in iter(sys.stdin.readline, ""):
         program, *arguments = shlex.split(line)
         if program == ".fds":
-            counts = stand_in.failed_reads, stand_in.reads
+            counts = stand_in.failed_reads, stand_in.reads, stand_in.text_bytes
             print(len(os.listdir("/proc/self/fd")), _children(), *counts)
         else:
             crashext_start.start(program, arguments)

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from crashext.incrash import crashext_wire as wire
-from tests.conftest import ask, lab_dump, on, run
+from tests.conftest import ask, lab_dump, lab_host, on, run
 from tests.in_crash.processes import engines_of, gone
 from tests.lab import read_addresses
 
@@ -58,12 +58,16 @@ class Session:
 
     def counts(self) -> tuple[int, int, int]:
         """(open descriptors, children, failed reads)"""
-        descriptors, children, failed, _ = map(int, self.ask(".fds").split())
+        descriptors, children, failed, *_ = map(int, self.ask(".fds").split())
         return descriptors, children, failed
 
     def reads(self) -> int:
         """Reads of memory that crash was asked for so far."""
         return int(self.ask(".fds").split()[3])
+
+    def text_bytes(self) -> int:
+        """Bytes of the kernel's text among them."""
+        return int(self.ask(".fds").split()[4])
 
 
 @contextmanager
@@ -212,6 +216,20 @@ def test_what_was_learnt_of_a_dump_is_not_read_again() -> None:
         assert crash.ask("leakscan kmalloc-32") == first
         assert crash.ask("leakscan --json kmalloc-32").startswith("{")
         assert crash.reads() == before
+
+
+def test_the_text_is_read_once_a_session() -> None:
+    host = lab_host("default")
+    first, last = host.address_of("_text"), host.address_of("_etext")
+    assert first is not None
+    assert last is not None
+    with session("default") as crash:
+        assert "leaklab_leak_nodes" in crash.ask("leakscan --sites kmalloc-32")
+        read = crash.text_bytes()
+        assert last - first <= read <= 1.1 * (last - first)
+        assert "leaklab_queue_messages" in crash.ask("leakscan --sites kmalloc-512")
+        assert "leaklab_leak_private" in crash.ask("leakscan --no-refs leaklab_obj")
+        assert crash.text_bytes() <= read + 65536
 
 
 def test_an_interrupted_answer_is_not_kept() -> None:
