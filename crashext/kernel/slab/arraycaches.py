@@ -19,6 +19,9 @@ from crashext.kernel.slab.geometry import node_layout
 _MOST = 1 << 14  # entries of an array; batches of hundreds are usual
 _MAX_NODES = 1024
 _NONE = np.zeros(0, np.uint64)
+_RESERVE = np.uint64(1)
+"""SLAB_OBJ_PFMEMALLOC: set in an entry whose slab is from the reserves, from 072bb0aa5e06 (3.6)
+into 4.x; no object is at an odd address."""
 
 
 def array_caches(
@@ -92,7 +95,7 @@ def kept_back(host: Host, arrays: Words) -> tuple[Words, int]:
         for a, b in zip(begin[sound].tolist(), end[sound].tolist(), strict=True)
     ]
     objects, readable = words_at(host, np.concatenate([_NONE, *entries]))
-    return distinct(objects[readable]), int((~sound).sum()) + int((~readable).sum())
+    return distinct(objects[readable] & ~_RESERVE), int((~sound).sum()) + int((~readable).sum())
 
 
 def stale_entries(host: Host, arrays: Words) -> tuple[Words, Words]:

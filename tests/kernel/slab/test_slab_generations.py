@@ -69,6 +69,20 @@ def test_what_array_caches_hold_is_free(how: Generation) -> None:
     assert slabs[0] + 5 * 64 in back  # a stale entry is no free object
 
 
+@pytest.mark.parametrize("how", GENERATIONS[1:3], ids=lambda g: g.name)
+def test_entries_of_slabs_from_the_reserves_are_free_objects_too(how: Generation) -> None:
+    """SLAB_OBJ_PFMEMALLOC (3.6): bit 0 of what an array cache has of them."""
+    maker = Maker(how)
+    cache = maker.cache("size-64", 64, 40)
+    maker.slab(cache, [])
+    kept = cache.allocated()[:3]
+    at = maker.keep(cache, "0", kept, stale=[]) + (24 if how.lock else 16)
+    maker.host.put(at, (kept[0] | 1).to_bytes(8, "little"))
+    back = read_back(maker, cache)
+    assert back == cache.allocated()
+    assert len(back) == 37
+
+
 @WITH_PADS
 def test_red_zones_are_no_part_of_objects(how: Generation) -> None:
     """CONFIG_DEBUG_SLAB: obj_offset in front; behind, a red zone and who allocated it."""
