@@ -1,7 +1,7 @@
 """A name that is asked for and not known, where one is known that a flipped bit makes of it.
 
 What a kernel lacks tells its version: to take a damaged name for that would be to answer for
-another kernel.
+another kernel. For symbols this does not hold: there are too many (pti_init, pty_init).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def require_absent(name: str, known: Container[str]) -> None:
     other = a_bit_apart(name, known)
     if other:
         raise HostError(
-            f"the kernel's BTF is damaged: it has {other}, one bit from {name}, and not that: "
+            f"the kernel's BTF is damaged: {other} is there, one bit from {name}, and not that: "
             "give its vmlinux with -s"
         )
 

@@ -29,6 +29,7 @@ _NAMES = re.compile(r"(?:[A-Za-z_.$][\w.$]*+\n|e\d++@\w++\n)++", re.ASCII)
 
 _PREFIX = "__pfx_"
 _COLD = ".cold"
+_LAST_PERCPU = 1 << 16  # bytes: more than the last per-CPU variable has, with what is aligned
 _TRACEPOINT = "__tracepoint_"
 _SYSCALL = "__syscall_meta__"
 _FAMILY = {  # prefix: that of which there is one for each
@@ -170,8 +171,10 @@ def require_percpu(variables: Mapping[str, int], by_name: Mapping[str, int]) -> 
     if first is None:
         return
     wrong = sum(by_name.get(name) != first + at for name, at in variables.items())
-    if wrong:
-        raise HostError(f"{DAMAGED}: {wrong:,} per-CPU ones are not where BTF says")
+    end = by_name.get("__per_cpu_end", 0) - first
+    last = max(variables.values(), default=end)
+    if wrong or not last <= end <= last + _LAST_PERCPU:
+        raise HostError(f"{DAMAGED}: {max(wrong, 1):,} per-CPU ones are not where BTF says")
 
 
 def require_pairs(names: Sequence[str], addresses: NDArray[np.uint64]) -> None:

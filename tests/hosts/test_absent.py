@@ -20,7 +20,7 @@ def test_a_member_is_there_or_absent_or_damaged() -> None:
     found = Layout("struct kmem_cache", 16, Members({"cpu_slac": Member(0, 8)}))
     assert "cpu_slac" in found
     assert "cpu_sheaves" not in found
-    with pytest.raises(HostError, match="it has cpu_slac, one bit from cpu_slab"):
+    with pytest.raises(HostError, match="cpu_slac is there, one bit from cpu_slab"):
         assert "cpu_slab" in found
     with pytest.raises(HostError, match="one bit from"):
         found.first_of("inuse", "cpu_slab")

@@ -75,11 +75,14 @@ def test_a_cold_part_has_its_function() -> None:
 
 
 def test_per_cpu_variables_are_where_btf_says() -> None:
-    known = {"__per_cpu_start": 4096, "runqueues": 4096 + 64}
+    known = {"__per_cpu_start": 4096, "runqueues": 4096 + 64, "__per_cpu_end": 8192}
     check.require_percpu({"runqueues": 64}, known)
     check.require_percpu({"runqueues": 65}, {"runqueues": 64})  # a kernel that does not say where
     for wrong in ({"runqueues": 72}, {"runqueuet": 64}):
         assert "1 per-CPU" in refused(partial(check.require_percpu, wrong, known))
+    for end in (4096 + 63, 4096 + (1 << 17)):
+        moved = known | {"__per_cpu_end": end}
+        assert refused(partial(check.require_percpu, {"runqueues": 64}, moved))
 
 
 def test_a_function_lies_behind_its_padding() -> None:
