@@ -33,7 +33,7 @@ from crashext.hosts.base import (
 from crashext.hosts.debuginfod import by_hand
 from crashext.hosts.directmap import NO_MAP, direct_map
 from crashext.hosts.drgn_layouts import layout_of
-from crashext.hosts.drgn_modules import register_symbols
+from crashext.hosts.drgn_modules import names_something, register_symbols
 from crashext.hosts.dumpfile import DumpFile, build_id, examine
 from crashext.hosts.modulelist import module_list
 from crashext.hosts.nodebuginfo import NoDebugInfo
@@ -225,9 +225,7 @@ class DrgnHost:
             self._module_symbols_loaded = True
             register_symbols(self._program, self, self._module_list)
         try:
-            # Labels that the compiler made up (.LC0), and arm64's marks of data ($d) name nothing.
-            found = [s for s in self._program.symbols(address) if s.name[:2] != ".L"]
-            found = [s for s in found if s.name[:1] != "$"]
+            found = [s for s in self._program.symbols(address) if names_something(s)]
         except (LookupError, ValueError, OverflowError, drgn.FaultError):
             return None
         if not found:

@@ -29,3 +29,11 @@ def _drgn_symbol(found: ModuleSymbol) -> drgn.Symbol:
     symbol = found.symbol
     kind = drgn.SymbolKind.UNKNOWN
     return drgn.Symbol(symbol.name, symbol.address, symbol.size, binding, kind)
+
+
+def names_something(symbol: drgn.Symbol) -> bool:
+    """Labels that the compiler made up (.LC0), and arm64's marks of data ($d), do not; tables of
+    kallsyms have no size, and other things lie behind the last of them (4.18: strings).
+    """
+    label = symbol.name.startswith((".L", "$"))
+    return not label and (symbol.size > 0 or not symbol.name.startswith("kallsyms_"))
