@@ -18,7 +18,7 @@ from crashext.analysis.results.reports import SimilarityReport, Subject, Word
 from crashext.analysis.settings import Settings
 from crashext.hosts.base import U64, HostError
 from crashext.kernel.access import Words
-from crashext.procfs.memorytext import Excerpt, parse
+from crashext.procfs.memorytext import Excerpt, memory_of
 from crashext.skipped import Skipped
 
 MAX_TEXT = 16 << 20
@@ -42,12 +42,7 @@ def compare_text(text: str, size: int, settings: Settings) -> SimilarityReport:
 
     Raises `HostError` when there is no memory in the text, or not one whole object.
     """
-    excerpt = parse(text)
-    if not excerpt.pieces:
-        raise HostError(
-            "no memory in this text: paste the output of crash's rd, gdb's x/gx, hexdump -C, xxd, "
-            "or kmemleak"
-        )
+    excerpt = memory_of(text)
     addresses, contents, left = [], [], 0
     for start, data in excerpt.pieces:
         whole = len(data) // size

@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 from crashext.hosts.faults import HostError
 
 _NEAR_SYMBOL = re.compile(r"([A-Za-z_][\w.]*) *([+-] *(?:0x[0-9a-fA-F]+|[1-9][0-9]*))")
-_ADDRESS_DIGITS = 8  # a shorter word without 0x, such as dead or add, may be a symbol
+_ADDRESS_DIGITS = 8  # a shorter word of letters, such as dead or add, may be a symbol
 
 
 class Symbols(Protocol):
@@ -32,7 +32,7 @@ class Evaluating(Protocol):
 def address_of(host: Symbols, text: str) -> int:
     """The address that a word of the command line means. Raises `HostError` where it means none."""
     digits = text.removeprefix("0x")
-    number = text.startswith("0x") or len(digits) >= _ADDRESS_DIGITS
+    number = text.startswith("0x") or len(digits) >= _ADDRESS_DIGITS or text[:1].isdigit()
     if number and re.fullmatch(r"[0-9a-fA-F]{1,16}", digits):
         return int(digits, 16)
     match = _NEAR_SYMBOL.fullmatch(text)

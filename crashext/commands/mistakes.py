@@ -14,6 +14,7 @@ from typing import TypeGuard
 from crashext.commands.addresses import address_of
 from crashext.commands.options import (
     CacheOptions,
+    ExcerptOptions,
     LiveOptions,
     ObjsimOptions,
     Options,
@@ -55,6 +56,10 @@ def _content(options: Options) -> str:
             from crashext.procfs.saved import saved
 
             saved(options.before)
+        if isinstance(options, ExcerptOptions) and _small_file(Path(options.text)):
+            from crashext.procfs.memorytext import memory_of
+
+            memory_of(Path(options.text).read_text("utf-8", "backslashreplace"))
     except HostError as why:
         return str(why)
     return ""

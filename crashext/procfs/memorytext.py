@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+from crashext.hosts.faults import HostError
 from crashext.procfs.cleaning import clean
 from crashext.procfs.othertext import DRGN_ADDRESS, Asked, asked, drgn_array, numbers
 
@@ -59,6 +60,17 @@ class Excerpt:
     """Lines whose order of bytes is the usual one of such a dump, but could be the other."""
     broken: int = 0
     """Lines that end in something that is neither a value nor a name."""
+
+
+def memory_of(text: str) -> Excerpt:
+    """Raises `HostError` where the text shows no memory."""
+    excerpt = parse(text)
+    if not excerpt.pieces:
+        raise HostError(
+            "no memory in this text: paste the output of crash's rd, gdb's x/gx, hexdump -C, xxd, "
+            "or kmemleak"
+        )
+    return excerpt
 
 
 def parse(text: str) -> Excerpt:

@@ -69,6 +69,13 @@ def test_what_a_file_is_not_is_told_before_memory_is_opened(
     assert says in ran.err
 
 
+def test_a_text_without_memory_is_told_before_anything_is_compared(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("no memory\n")
+    ran = run("objsim", "--text", tmp_path / "text", "--size", "8")
+    assert (ran.status, ran.err.count("\n")) == (2, 1)
+    assert "no memory in this text" in ran.err
+
+
 def test_a_trace_with_zeros_in_it_is_read(tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     line = " a-1 [000] ..... 1.0: kfree: call_site=f+0x1/0x2 ptr=0000000000000001\n"
