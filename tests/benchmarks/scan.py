@@ -58,17 +58,17 @@ class Measured:
     lines: int = 0
 
 
-def measure(command: list[str], typed: Sequence[str] = ()) -> Measured:
+def measure(command: list[str], typed: Sequence[str] | None = None) -> Measured:
     """Run `command`, with lines typed at it; seconds, peak resident MiB, first line of output."""
     start = time.perf_counter()
     child = subprocess.Popen(
         command,
-        stdin=subprocess.PIPE if typed else None,
+        stdin=subprocess.PIPE if typed is not None else None,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL if typed else None,
+        stderr=subprocess.DEVNULL if typed is not None else None,
         text=True,
     )
-    if child.stdin is not None:
+    if typed is not None and child.stdin is not None:
         child.stdin.write("\n".join([*typed, "quit", ""]))
         child.stdin.close()
     assert child.stdout is not None
