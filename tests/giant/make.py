@@ -15,6 +15,7 @@ from tests.lab import Dump
 
 from .counters import Pages, count, resident
 from .crowds import Crowds
+from .held import HeldSlabs
 from .image import PAGE, Image
 from .kernel import Kernel, open_base
 from .pages import PAGES, Rows, Templates, Workspace, free_section, on_node
@@ -26,7 +27,7 @@ _FIRST = 4 * GIB
 """Physical address of the memory that is added: behind the hole that PCI has."""
 _SPREAD = 2 * TIB
 """Bytes of the file that one hole for zeros has at most."""
-_KINDS = ("leaked", "free", "user", "kernel")
+_KINDS = ("leaked", "held", "free", "user", "kernel")
 
 
 def make(base: Dump, shape: Shape, target: Path) -> dict[str, Any]:
@@ -39,19 +40,22 @@ def make(base: Dump, shape: Shape, target: Path) -> dict[str, Any]:
     leak = LeakedSlabs(kernel, base, "nodes")
     runs = _plan(shape, len(kernel.nodes))
     work = Workspace(kernel, templates, _FIRST, _work_sections(shape, runs))
+    held = HeldSlabs(kernel, work)
     added = [Pages(first=work.start // PAGE) for _ in kernel.nodes]
     partial = leak.partial(work, shape.partial, rng)
     leak.count(0, shape.partial)
     added[0].slab = shape.partial
-    _sections(kernel, templates, leak, work, runs, added)
+    _sections(kernel, templates, leak, held, work, runs, added)
     _content(image, leak, runs, shape, rng)
     own = added[0]
+    holders = _hold(image, held, runs)
+    own.slab += holders
     crowds = Crowds(kernel, work)
     crowds.add(shape.crowd, next((at * PAGES for kind, _, at, _ in runs if kind == "kernel"), 0))
     own.slab += crowds.slab_pages
     own.stacks = shape.crowd.tasks
     own.present += work.sections * PAGES
-    own.reserved = work.used - shape.partial - crowds.slab_pages
+    own.reserved = work.used - shape.partial - crowds.slab_pages - holders
     own.free += work.free_rest()
     work.flush()
     kernel.flush()
@@ -88,6 +92,7 @@ def _plan(shape: Shape, nodes: int) -> list[Run]:
     """Where everything goes: each node has its share of each kind, and a hole behind it."""
     wanted = {
         "leaked": shape.leaked,
+        "held": shape.held,
         "free": shape.free,
         "user": shape.user,
         "kernel": shape.crowd.kernel,
@@ -114,6 +119,7 @@ def _work_sections(shape: Shape, runs: list[Run]) -> int:
     sections = sum(n for *_, n in runs)
     tables = sections // 512 * 3 + sections // 128 + 64
     pages = 512 * (len(runs) + 4) + tables + shape.partial + shape.crowd.pages + 4096
+    pages += shape.held // (64 * 500)
     return min(_WORK, pages // (PAGES - 1024) + 1)
 
 
@@ -121,6 +127,7 @@ def _sections(
     kernel: Kernel,
     templates: Templates,
     leak: LeakedSlabs,
+    held: HeldSlabs,
     work: Workspace,
     runs: list[Run],
     added: list[Pages],
@@ -129,6 +136,7 @@ def _sections(
     reserved = templates.some(FrameUse.RESERVED)
     kinds: dict[str, Rows] = {
         "leaked": np.repeat(leak.row[None], PAGES, axis=0),
+        "held": np.repeat(held.row[None], PAGES, axis=0),
         "free": free_section(templates),
         "user": np.repeat(templates.some(FrameUse.ANON)[None], PAGES, axis=0),
         "kernel": np.repeat(templates.some(FrameUse.KERNEL)[None], PAGES, axis=0),
@@ -151,6 +159,9 @@ def _sections(
             case "leaked":
                 pages.slab += some * PAGES
                 leak.count(node, some * PAGES)
+            case "held":
+                pages.slab += some * PAGES
+                held.count(node, some * PAGES)
             case "free":
                 pages.free += some * PAGES
             case "user":
@@ -173,9 +184,9 @@ def _content(
     """What the added pages hold: leaked objects, the same for every section if they may be; zeros;
     nothing."""
     objects = _objects(image, leak, rng)
-    rest = [r for r in runs if r[0] != "leaked"]
+    rest = [r for r in runs if r[0] not in ("leaked", "held")]
     zeros = image.room(min(_SPREAD, max((n for *_, n in rest), default=0) * SECTION))
-    for kind, _, first, some in runs:
+    for kind, _, first, some in (r for r in runs if r[0] != "held"):
         step = 1 if kind == "leaked" else _SPREAD // SECTION
         if kind != "leaked" and not shape.whole:
             continue
@@ -191,3 +202,16 @@ def _objects(image: Image, leak: LeakedSlabs, rng: np.random.Generator) -> int:
     at = image.room(SECTION)
     image.put(at, leak.content(PAGES, rng))
     return at
+
+
+def _hold(image: Image, held: HeldSlabs, runs: list[Run]) -> int:
+    """The held objects, the same in every section, and what holds them."""
+    sections = [(first, some) for kind, _, first, some in runs if kind == "held"]
+    if not sections:
+        return 0
+    content = image.room(SECTION)
+    image.put(content, held.content(held.work.address(sections[0][0] * SECTION)))
+    for first, some in sections:
+        for at in range(first, first + some):
+            image.add(at * SECTION, SECTION, content)
+    return held.hold([(first * PAGES, some * PAGES) for first, some in sections])

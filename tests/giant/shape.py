@@ -52,12 +52,14 @@ class Shape:
     apart: bool = False
     """Every page of leaked objects has bytes of its own in the file, which is as large then."""
     crowd: Crowd = Crowd()
+    held: int = 0
+    """Bytes that are slabs full of held objects of 64 bytes."""
     seed: int = 1
 
     @property
     def user(self) -> int:
         """Bytes that are a process's own memory."""
-        return self.memory - self.leaked - self.free - self.crowd.kernel
+        return self.memory - self.leaked - self.free - self.held - self.crowd.kernel
 
 
 SHAPES = {
@@ -65,6 +67,8 @@ SHAPES = {
     "areas": Shape(5 * GIB, GIB // 4, GIB // 2, crowd=Crowd(areas=1 << 20)),
     "tasks": Shape(5 * GIB, GIB // 4, GIB // 2, crowd=Crowd(tasks=3 << 15)),
     "caches": Shape(4 * GIB, GIB // 4, GIB // 2, crowd=Crowd(caches=20_000)),
+    "held": Shape(4 * GIB, 0, GIB // 2, held=2 * SECTION),
+    "held more": Shape(4 * GIB, 0, GIB // 2, held=8 * SECTION),
     "many": Shape(4 * GIB, GIB // 8, GIB // 2),
     # The report's: 419 million objects of 32 bytes on 200 GB; 13 GB of disk.
     "ticket": Shape(200 * GIB, 100 * SECTION, 16 * GIB, apart=True),

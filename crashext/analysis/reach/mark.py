@@ -7,6 +7,7 @@ entries is a million levels.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from crashext.distinct import distinct
 
 _NARROW = 96  # entries of a level below which Python is faster than numpy (about 60 us a level)
 _WIDE = 1 << 17  # entries of a level that are followed at once
+_EDGES = 1 << 18  # of them
 _PIECE = 1 << 20
 _ROUNDS = 1 << 10
 
@@ -72,8 +74,7 @@ def _levels(marks: Marks, sources: Slots32, targets: Slots32, level: NDArray[np.
             level = _narrow(marks, sources, targets, level.tolist())
             continue
         following = []
-        for begin in range(0, len(level), _WIDE):
-            some = level[begin : begin + _WIDE]
+        for some in _pieces(sources, level):
             found, origin = neighbours(sources, targets, some)
             fresh = ~reached[found]
             found, first = np.unique(found[fresh], return_index=True)
@@ -81,6 +82,15 @@ def _levels(marks: Marks, sources: Slots32, targets: Slots32, level: NDArray[np.
             via[found] = some[origin[fresh][first]]
             following.append(found)
         level = following[0] if len(following) == 1 else np.sort(np.concatenate(following))
+
+
+def _pieces(sources: Slots32, level: NDArray[np.int32]) -> Iterator[NDArray[np.int32]]:
+    """A level in pieces of few nodes and few edges: a hundred thousand nodes may have millions."""
+    for begin in range(0, len(level), _WIDE):
+        some = level[begin : begin + _WIDE]
+        edges = np.searchsorted(sources, some, side="right")
+        edges = np.cumsum(edges - np.searchsorted(sources, some, side="left"))
+        yield from np.split(some, np.searchsorted(edges, np.arange(_EDGES, edges[-1], _EDGES)))
 
 
 def _narrow(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from crashext.analysis.reach import mark as marking
 from crashext.analysis.reach.edges import neighbours
 from crashext.analysis.reach.mark import Marks, mark
 
@@ -124,3 +125,20 @@ def test_neighbours_say_where_they_came_from() -> None:
     sources, targets = np.array([1, 1, 4, 7], np.int32), np.array([9, 8, 1, 1], np.int32)
     found, origin = neighbours(sources, targets, np.array([4, 2, 1], np.int32))
     assert (found.tolist(), origin.tolist()) == ([1, 9, 8], [0, 2, 2])
+
+
+def test_a_wide_level_of_nodes_with_many_edges_each_is_followed_in_pieces(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = np.random.default_rng(3)
+    edges = rng.integers(4000, size=(60_000, 2))
+    start = np.arange(300, dtype=np.int32)
+    whole = Marks(4000)
+    mark(whole, *ordered(edges), start)
+    monkeypatch.setattr(marking, "_WIDE", 100)
+    monkeypatch.setattr(marking, "_EDGES", 64)
+    pieces = Marks(4000)
+    mark(pieces, *ordered(edges), start)
+    assert whole.reached.all()
+    assert (whole.reached == pieces.reached).all()
+    assert (whole.via == pieces.via).all()
