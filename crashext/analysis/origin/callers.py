@@ -44,6 +44,7 @@ _CLEAR = 0.8
 """Least probability of a function that stands out."""
 _AHEAD = 2.0
 """Least difference of its weight and the next function's."""
+_NEARLY_ALL = 0.9
 _EQUAL = 1.5
 """Difference of weights up to which places are as good as equal."""
 
@@ -68,7 +69,8 @@ def rank_callers(
         return None
     group = Group.of(words, addresses)
     named = next((a for a in allocators if a.rung == CONTENT and a.module), None)
-    symbols, pointed = Symbols(view, cache, words, head), Pointed(view, cache, pointers)
+    beyond = tuple(w for p in pointers if _all(p) and not p.own for w in p.symbols)
+    symbols, pointed = Symbols(view, cache, words, head, beyond), Pointed(view, cache, pointers)
     hints = Hints(
         "" if named is None else named.module,
         named is not None and BEYOND in named.note,
@@ -126,6 +128,11 @@ def rank_callers(
             )
         ),
     )
+
+
+def _all(pointer: Pointer) -> bool:
+    """Whether nearly all of them are pointed at so."""
+    return pointer.objects >= _NEARLY_ALL * pointer.of
 
 
 def _freed(view: KernelView, cache: SlabCache, code: CodeOf, module: str) -> FreesOf:

@@ -27,7 +27,9 @@ class Keeps(IntEnum):
     FITS = 2
     """At that offset of a struct that is as large as the holders."""
     YES = 3
-    """In what the holders are: their cache was made for that struct, or is the one it is from."""
+    """In what the holders are: their cache was made for that struct."""
+    MADE = 4
+    """In an object of the holders' cache that the function has just allocated itself."""
 
 
 class Holder:
@@ -81,7 +83,12 @@ class Holder:
         pointer = self._pointer
         if base.cache:
             there = base.cache == self._cache and at == pointer.offset
-            return Keeps.YES if there and self._below < 0 else Keeps.FITS if there else Keeps.NO
+            if not there:
+                return Keeps.NO
+            return Keeps.FITS if self._below >= 0 else Keeps.MADE
+        if pointer.struct:
+            right = base.name == pointer.struct and at == pointer.offset
+            return Keeps.YES if right else Keeps.NO
         if not pointer.size:  # a variable, of whatever type
             return Keeps.FITS if at == pointer.offset else Keeps.NO
         if self._below >= 0:

@@ -34,8 +34,8 @@ _BY_CHANCE = 2.0
 _MOST = 9.0  # of what symbols say together
 _FEW = 64
 """Functions that name a symbol, above which places are not looked for by it."""
-HEAD = -1
-"""In place of an offset: they hang at it."""
+HEAD, HOLDERS = -1, -2
+"""In place of an offset: they hang at it; what points at them has it."""
 _SYMBOLS = (Kind.TEXT_SYMBOL, Kind.DATA_SYMBOL, Kind.MODULE)
 
 
@@ -53,11 +53,18 @@ class Symbols:
     """What the symbols that a group holds say of the places that may have allocated it."""
 
     def __init__(
-        self, view: KernelView, cache: SlabCache, words: WordMap, head: Head | None = None
+        self,
+        view: KernelView,
+        cache: SlabCache,
+        words: WordMap,
+        head: Head | None = None,
+        beyond: Sequence[int] = (),
     ) -> None:
         held = _held(words)
         if head is not None:
             held.append((int(head.address), HEAD))
+        known = {word for word, _ in held}
+        held += [(word, HOLDERS) for word in dict.fromkeys(map(int, beyond)) if word not in known]
         found: tuple[Named, ...] | None = ()
         if held:
             key = f"named {cache.name} " + ",".join(f"{w:x}" for w, _ in held)
@@ -81,7 +88,7 @@ class Symbols:
         """The weight for the place that calls at `call`, and the symbols that it names; what it
         is seen to write was weighed already."""
         # A list's head is written where one is put on it, but is in the last of them alone.
-        new = [t for t in self._told if t.offset == HEAD or t.word not in stored]
+        new = [t for t in self._told if t.offset < 0 or t.word not in stored]
         asked = [t for t in new if t.weight > 0]
         named = [t for t in asked if call in t.calls]
         if not asked:

@@ -147,10 +147,12 @@ def _find(view: KernelView, cache: SlabCache, pointers: Sequence[Pointer]) -> tu
     result = []
     for number, holder in enumerate(holders):
         judged = [(r, each[number]) for r, each in places]
-        exactly, fitting, perhaps = (
-            [r for r, keeps in judged if keeps is sure]
-            for sure in (Keeps.YES, Keeps.FITS, Keeps.PERHAPS)
-        )
+        # Every holder was made once, and has what it got then unless another took its place.
+        most = max((keeps for _, keeps in judged), default=Keeps.NO)
+        exactly = [r for r, keeps in judged if keeps is most >= Keeps.YES]
+        fitting = [r for r, keeps in judged if keeps in (Keeps.YES, Keeps.FITS) and keeps < most]
+        fitting += [r for r, keeps in judged if keeps is most is Keeps.FITS]
+        perhaps = [r for r, keeps in judged if keeps is Keeps.PERHAPS]
         both = [*exactly, *fitting, *perhaps]
         uncertain = [r for r in both if not certain(r) and not r.function.module]
         few: list[Request] = uncertain[:_FEW]

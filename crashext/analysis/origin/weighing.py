@@ -14,7 +14,7 @@ import numpy as np
 
 from crashext.analysis.likeness.decode import symbolic
 from crashext.analysis.likeness.words import WordMap
-from crashext.analysis.origin.mentions import HEAD, Symbols, Told
+from crashext.analysis.origin.mentions import HEAD, HOLDERS, Symbols, Told
 from crashext.analysis.origin.pointed import Found, Pointed
 from crashext.analysis.results.callsites import Allocating
 from crashext.analysis.results.evidence import TypeCandidate
@@ -252,6 +252,8 @@ def _keeps(found: Found) -> str:
 
 def _names(view: KernelView, told: Told) -> str:
     what = symbolic(view.host, told.word)
+    if told.offset == HOLDERS:
+        return f"names {what}, which what points at them has"
     if told.offset == HEAD:
         return f"names {what}, at which they hang"
     return f"names {what}, which they hold at +{told.offset:#x}"

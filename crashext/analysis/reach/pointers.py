@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from crashext.analysis.reach.nodes import NodeKind
 from crashext.analysis.reach.reachability import Reach
 from crashext.analysis.results.evidence import Pointer
+from crashext.hosts.base import U64
 from crashext.kernel.access import Words
 from crashext.kernel.roots.places import PlaceKind
 from crashext.kernel.slab.caches import SlabCache
@@ -35,6 +36,9 @@ _VARIABLES = (PlaceKind.VARIABLE, PlaceKind.MODULE, PlaceKind.PERCPU)
 _MOST_SLABS, _MOST_HOLDERS = 32, 512
 """Of the holders' cache, that are looked at for what else they point at."""
 _SOME = 0.2
+_MOST_HELD, _FEWEST, _MOST_SYMBOLS = 64, 4, 4
+_NEARLY_ALL = 0.95
+_OF_AREAS = "vm_struct"
 _OF_VARIABLES = "variables"
 
 
@@ -54,23 +58,56 @@ def pointers(marked: Reach, slots: Slots) -> tuple[Pointer, ...]:
     chosen = np.linspace(0, len(slots) - 1, min(len(slots), _MOST_OBJECTS)).astype(np.intp)
     targets = np.unique(slots[chosen].astype(np.int64))
     seen: dict[_Seen, set[int]] = {}
-    for found, target in (*_in_nodes(marked, targets), *_in_variables(marked, targets)):
+    holders: dict[_Seen, list[int]] = {}
+    for found, target, node in (*_in_nodes(marked, targets), *_in_variables(marked, targets)):
         seen.setdefault(found, set()).add(target)
+        holders.setdefault(found, []).append(node)
     caches = marked.view.caches
     number = int(marked.table.caches(targets[:1])[0])
     own = caches.all[number].name
     merged = [*_by_offset(seen, own, len(targets)), *_arrays(seen, own, len(targets))]
     merged = [p for p in merged if p.objects >= _LEAST * p.of]
     merged.sort(key=lambda p: (-p.objects, p.own, p.offset, p.inside))
-    return tuple(_placed(marked, p, caches.find(p.holder), number) for p in merged[:_MOST])
+    return tuple(
+        _placed(marked, p, number, holders.get(_Seen(p.holder, p.offset, p.inside), []))
+        for p in merged[:_MOST]
+    )
 
 
-def _placed(marked: Reach, pointer: Pointer, cache: SlabCache | None, own: int) -> Pointer:
-    """With what is known of the holders, of a pointer at objects of the cache with number `own`."""
+def _placed(marked: Reach, pointer: Pointer, own: int, holders: list[int]) -> Pointer:
+    """With what is known of the `holders`, of a pointer at objects of the cache `own`."""
+    cache = marked.view.caches.find(pointer.holder)
     if cache is None:
         return pointer
     others = pointer.offset >= 0 and _anything(marked, cache, pointer.offset, own)
-    return replace(pointer, size=cache.object_size, others=others)
+    some = np.unique(np.array(holders, np.int64))
+    some = some[np.linspace(0, len(some) - 1, min(len(some), _MOST_HELD)).astype(np.intp)]
+    symbols = () if pointer.own else _symbols(marked, some, cache.object_size)
+    struct = _OF_AREAS if _describe_areas(marked, some) else ""
+    others &= not struct  # of kmalloc()'s caches they are a few
+    size = cache.object_size
+    return replace(pointer, size=size, struct=struct, others=others, symbols=symbols)
+
+
+def _describe_areas(marked: Reach, holders: NDArray[np.int64]) -> bool:
+    """Whether they are what the kernel describes its vmalloc areas by."""
+    nodes = marked.nodes
+    known = np.isin(nodes.addresses(holders), nodes.areas.structure)
+    return bool(len(known)) and float(known.mean()) >= _NEARLY_ALL
+
+
+def _symbols(marked: Reach, holders: NDArray[np.int64], size: int) -> tuple[U64, ...]:
+    """What nearly all of them have of the kernel image, or of modules, at one place."""
+    if len(holders) < _FEWEST:
+        return ()
+    data, ok = marked.view.host.read_many(marked.nodes.addresses(holders), size & ~7)
+    words = np.ascontiguousarray(data[ok]).view("<u8").reshape(int(ok.sum()), -1)
+    if not len(words):
+        return ()
+    middle, space = words[len(words) // 2], marked.view.space
+    same = (words == middle).mean(axis=0) >= _NEARLY_ALL
+    same &= space.image.holds(middle) | space.modules.holds(middle)
+    return tuple(U64(word) for word in dict.fromkeys(middle[same].tolist()))[:_MOST_SYMBOLS]
 
 
 def _anything(marked: Reach, cache: SlabCache, offset: int, own: int) -> bool:
@@ -113,8 +150,8 @@ def _arrays(seen: dict[_Seen, set[int]], own: str, of: int) -> Iterator[Pointer]
             yield Pointer(holder, -1, inside, len(those), of, False)
 
 
-def _in_nodes(marked: Reach, targets: NDArray[np.int64]) -> Iterator[tuple[_Seen, int]]:
-    """Each pointer in another node, and the object that it leads into."""
+def _in_nodes(marked: Reach, targets: NDArray[np.int64]) -> Iterator[tuple[_Seen, int, int]]:
+    """Each pointer in another node, the object that it leads into, and the node."""
     nodes, references = marked.nodes, marked.references
     wanted = np.zeros(nodes.count, np.bool_)
     wanted[targets] = True
@@ -131,7 +168,7 @@ def _in_nodes(marked: Reach, targets: NDArray[np.int64]) -> Iterator[tuple[_Seen
         names = [_kind(marked, int(node)) for node in some]
         for r, c, t, i in zip(*(a.tolist() for a in (row, column, target, inside)), strict=True):
             if int(some[r]) != int(targets[t]):
-                yield _Seen(names[r], 8 * c, i), t
+                yield _Seen(names[r], 8 * c, i), t, int(some[r])
 
 
 def _kind(marked: Reach, node: int) -> str:
@@ -154,7 +191,7 @@ def _leading(
     return row, column, which[row, column], inside[row, column]
 
 
-def _in_variables(marked: Reach, targets: NDArray[np.int64]) -> Iterator[tuple[_Seen, int]]:
+def _in_variables(marked: Reach, targets: NDArray[np.int64]) -> Iterator[tuple[_Seen, int, int]]:
     references = marked.references
     wanted = np.zeros(marked.nodes.count, np.bool_)
     wanted[targets] = True
@@ -170,4 +207,4 @@ def _in_variables(marked: Reach, targets: NDArray[np.int64]) -> Iterator[tuple[_
     named = [p for p in places if p.kind in _VARIABLES and p.inside >= 0]
     row, _, target, inside = _leading(marked, targets, words)
     for r, t, i in zip(row.tolist(), target.tolist(), inside.tolist(), strict=True):
-        yield _Seen(_OF_VARIABLES, named[r].inside, i), t
+        yield _Seen(_OF_VARIABLES, named[r].inside, i), t, -1

@@ -95,6 +95,10 @@ class Pointer:
     """The holders are of the objects' own cache."""
     size: int = 0
     """Bytes of the holders; 0 for variables, and what is no slab object."""
+    struct: Text = ""
+    """What the holders are, where the kernel itself tells; "" else."""
+    symbols: tuple[U64, ...] = ()
+    """Addresses in the kernel or a module that nearly all holders have at the same offset."""
     others: bool = False
     """Many of that cache point at objects of other caches there: the member may hold anything."""
 

@@ -12,8 +12,8 @@ from crashext.hosts.base import Host
 from crashext.kernel.btf import Btf
 from crashext.kernel.btf_types import BtfKind
 from crashext.kernel.origin.code import Instruction, slot
-from crashext.kernel.origin.constants import MEMORY, Constants
-from crashext.kernel.origin.kept import PLACE, Kept
+from crashext.kernel.origin.constants import Constants
+from crashext.kernel.origin.kept import Kept, member
 from crashext.kernel.origin.requests import Requests
 from crashext.kernel.origin.thunks import meant
 
@@ -80,10 +80,10 @@ class Bases:
             return not offset
         if depth > _NESTED or btf.kind[number] not in (BtfKind.STRUCT, BtfKind.UNION):
             return False
-        for member in btf.members(number):
-            inside = offset - member.bit_offset // 8
-            if 0 <= inside < btf.size(member.type):
-                inner = btf.strip(member.type)
+        for one in btf.members(number):
+            inside = offset - one.bit_offset // 8
+            if 0 <= inside < btf.size(one.type):
+                inner = btf.strip(one.type)
                 if self._has(inner, part, inside, depth + 1):
                     return True
         return False
@@ -144,7 +144,7 @@ class _Search:
         if one.mnemonic in _MOVES:
             return self._moved(i, parts[1], depth)
         if one.mnemonic == "lea":
-            where = _member(parts[1])
+            where = member(parts[1])
             return None if where is None else self._further(i, where, depth)
         if one.mnemonic == "add" and parts[1].startswith("0x"):
             return self._further(i, (place, int(parts[1], 16)), depth)
@@ -158,7 +158,7 @@ class _Search:
         place = self._whole(source)
         if place:
             return self.at(i, place, depth)
-        where = _member(source)
+        where = member(source)
         if where is None or self._btf is None:
             return None
         found = self._further(i, where, depth)
@@ -224,21 +224,11 @@ class _Search:
                 continue
             if kind not in (BtfKind.STRUCT, BtfKind.UNION):
                 return self._pointed(number) if not offset else None
-            for member in btf.members(number):
-                inside = offset - member.bit_offset // 8
-                if 0 <= inside < max(btf.size(member.type), 1):
-                    number, offset = btf.strip(member.type), inside
+            for one in btf.members(number):
+                inside = offset - one.bit_offset // 8
+                if 0 <= inside < max(btf.size(one.type), 1):
+                    number, offset = btf.strip(one.type), inside
                     break
             else:
                 return None
         return None
-
-
-def _member(operand: str) -> tuple[str, int] | None:
-    """The base and the offset of a memory operand that has no index."""
-    memory = MEMORY.fullmatch(operand)
-    place = None if memory is None else PLACE.fullmatch(memory[2])
-    if place is None or place["scale"] or place["index"] or place["base"] in ("rip", "rsp"):
-        return None
-    number = int(place["number"] or "0", 0)
-    return place["base"], -number if place["sign"] == "-" else number

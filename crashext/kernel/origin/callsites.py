@@ -1,8 +1,9 @@
 """Where kernel and module text calls given functions: one pass over all text, as the dump has it.
 
-Direct calls and tail jumps alone: `e8 rel32` and `e9 rel32` on x86-64, `bl` and `b` on arm64, also
-those that go through something else first (thunks.py). A call through a pointer is not seen, nor
-one from text that is gone (__init), nor one from text that is not in the dump.
+Direct calls and tail jumps alone: `e8 rel32`, `e9 rel32` and `0f 8x rel32` on x86-64, `bl`
+and `b` on arm64, also those that go through something else first (thunks.py). A call through a
+pointer is not seen, nor one from text that is gone (__init), nor one from text that is not in the
+dump.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from crashext.kernel.origin.thunks import led_through
 _PIECE = 4 << 20
 _MOST_KEPT = 48 << 20  # of text that is read again function by function
 _X86_CALL, _X86_JUMP = 0xE8, 0xE9
+_X86_LONG, _X86_CONDITIONAL = 0x0F, 0x80  # and the condition
 _X86_LENGTH, _ARM_LENGTH = 5, 4
 _ARM_BRANCH = 0x14000000  # b; bl has the top bit set as well
 _ARM_OPCODE = 0x7C000000
@@ -58,7 +60,7 @@ def find_calls(host: Host, targets: Mapping[int, int]) -> CallSites:
             if text > MOST_TEXT:
                 break
             # A call may lie across the border of two pieces.
-            data, absent = read_text(host, at, min(_PIECE + _X86_LENGTH - 1, end - at))
+            data, absent = read_text(host, at, min(_PIECE + _X86_LENGTH, end - at))
             text += min(_PIECE, end - at)
             missing += absent
             if not absent and text <= _MOST_KEPT:
@@ -88,19 +90,45 @@ def _x86(
 ) -> tuple[Words, NDArray[np.int64], Mask]:
     places, addresses, targets = _x86_targets(data, start)
     at, hit = _which(targets, wanted)
-    return addresses[hit], at[hit], data[places[hit]] == _X86_JUMP
+    found = addresses[hit], at[hit], data[places[hit]] == _X86_JUMP
+    return _joined(found, _x86_conditional(data, start, wanted))
+
+
+def _joined(
+    one: tuple[Words, NDArray[np.int64], Mask], two: tuple[Words, NDArray[np.int64], Mask]
+) -> tuple[Words, NDArray[np.int64], Mask]:
+    address, which, jump = (np.concatenate(pair) for pair in zip(one, two, strict=True))
+    return address, which, jump
+
+
+def _x86_conditional(
+    data: NDArray[np.uint8], start: int, wanted: Words
+) -> tuple[Words, NDArray[np.int64], Mask]:
+    """Conditional jumps out of a function, which clang makes of ``if (x) return f();``."""
+    first = data[: max(0, len(data) - _X86_LENGTH)]
+    second = data[1 : 1 + len(first)]
+    places = np.flatnonzero((first == _X86_LONG) & (second & 0xF0 == _X86_CONDITIONAL))
+    targets = _relative(data, places + 2, start)
+    at, hit = _which(targets, wanted)
+    addresses = places[hit].astype(np.uint64) + np.uint64(start)
+    return addresses, at[hit], np.ones(len(addresses), np.bool_)
 
 
 def _x86_targets(data: NDArray[np.uint8], start: int) -> tuple[NDArray[np.intp], Words, Words]:
     """Places in `data`, their addresses, and where each leads."""
     opcodes = data[: max(0, len(data) - _X86_LENGTH + 1)]
     places = np.flatnonzero((opcodes == _X86_CALL) | (opcodes == _X86_JUMP))
-    relative = np.zeros(len(places), np.uint32)
-    for i in range(4):
-        relative |= data[places + 1 + i].astype(np.uint32) << np.uint32(8 * i)
     addresses = places.astype(np.uint64) + np.uint64(start)
+    return places, addresses, _relative(data, places + 1, start)
+
+
+def _relative(data: NDArray[np.uint8], at: NDArray[np.intp], start: int) -> Words:
+    """Where the four bytes at places `at`, with which an instruction ends, lead."""
+    relative = np.zeros(len(at), np.uint32)
+    for i in range(4):
+        relative |= data[at + i].astype(np.uint32) << np.uint32(8 * i)
     jumped = relative.astype(np.int32).astype(np.int64).astype(np.uint64)
-    return places, addresses, addresses + np.uint64(_X86_LENGTH) + jumped
+    return at.astype(np.uint64) + np.uint64(start + 4) + jumped
 
 
 def _arm(

@@ -5,10 +5,13 @@ A constructor returns what it made, and its caller keeps it; often two calls up.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from crashext.hosts.base import Symbol
 from crashext.kernel.access import Words
+from crashext.kernel.origin.constants import Value, What
 from crashext.kernel.origin.fitting import Request
-from crashext.kernel.origin.kept import Kept
+from crashext.kernel.origin.kept import Kept, member
 from crashext.kernel.origin.requests import Requests
 from crashext.kernel.origin.stores import stores_after
 
@@ -24,6 +27,7 @@ class Keepers:
     def __init__(self, requests: Requests) -> None:
         self._requests = requests
         self._symbol_at = requests.host.symbol_at
+        self._passed: dict[tuple[int, int], frozenset[Kept]] = {}
         self._returned: dict[tuple[int, int], frozenset[Kept]] = {}
 
     def of(self, request: Request) -> frozenset[Kept]:
@@ -35,6 +39,7 @@ class Keepers:
             return self._by_callers(request.function, 0, 1) if known else frozenset()
         filled = self._requests.filled(request)
         kept = frozenset(filled.kept)
+        kept |= self._through_arguments(request.function, kept)
         if filled.returned is None:
             return kept
         return kept | self._by_callers(request.function, filled.returned, 1)
@@ -50,6 +55,41 @@ class Keepers:
             found |= self._by_caller(call, inside, depth)
         self._returned[key] = frozenset(found)
         return self._returned[key]
+
+    def _through_arguments(self, function: Symbol, kept: frozenset[Kept]) -> frozenset[Kept]:
+        """What the callers have at the places that the function is told to keep the address at."""
+        found: set[Kept] = set()
+        for one in kept:
+            inside = one.store - function.address
+            if one.where == "member" and not one.at and 0 <= inside < function.size:
+                for place in self._told(function, one.store, one.base):
+                    found.add(place._replace(inside=one.inside))
+        return frozenset(found)
+
+    def _told(self, function: Symbol, store: int, base: str) -> frozenset[Kept]:
+        """Members whose address callers pass to a function as the one that a register holds."""
+        functions = self._requests.functions
+        known, at = functions.place(store, function)
+        values = frozenset[Value]() if known is None else known.before(at, base)
+        if len(values) != 1 or (value := next(iter(values))).what is not What.ARGUMENT:
+            return frozenset()
+        key = function.address, value.number
+        if key not in self._passed:
+            register = functions.reader.isa.arguments[value.number]
+            calls = self._callers(function.address)
+            self._passed[key] = frozenset(k for c in calls for k in self._given(c, register))
+        return self._passed[key]
+
+    def _given(self, call: int, register: str) -> Iterator[Kept]:
+        """The members whose address a call may pass in a register."""
+        caller = self._symbol_at(call)
+        functions = self._requests.functions
+        known, at = (None, 0) if caller is None else functions.place(call, caller)
+        for definition in [] if known is None else known.set_at(at, register):
+            one = None if definition is None or known is None else known.code.all[definition]
+            place = member(one.parts[1]) if one is not None and one.mnemonic == "lea" else None
+            if one is not None and place is not None:
+                yield Kept("member", place[1], 0, one.address, place[0])
 
     def _callers(self, function: int) -> list[int]:
         calls = self._requests.all_calls
@@ -67,7 +107,7 @@ class Keepers:
         known, at = functions.place(call, caller)
         if known is None:
             return frozenset()
-        if known.code.all[at].unconditional:
+        if known.code.all[at].jumps:
             return self._by_callers(caller, inside, depth + 1)
         walk = functions.reader.walk
         given = {walk.result: inside}

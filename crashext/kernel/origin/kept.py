@@ -60,3 +60,13 @@ def kept_by(one: Instruction, pointers: Mapping[str, int], frame: bool) -> Kept 
     if place["scale"] or place["index"]:
         return Kept("array", max(number, 0), inside, one.address)
     return Kept("member", number, inside, one.address, place["base"])
+
+
+def member(operand: str) -> tuple[str, int] | None:
+    """The base and the offset of a memory operand that has no index."""
+    memory = MEMORY.fullmatch(operand)
+    place = None if memory is None else PLACE.fullmatch(memory[2])
+    if place is None or place["scale"] or place["index"] or place["base"] in ("rip", "rsp"):
+        return None
+    number = int(place["number"] or "0", 0)
+    return place["base"], -number if place["sign"] == "-" else number

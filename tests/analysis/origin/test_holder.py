@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -52,12 +53,14 @@ class Known(Bases):
         (TASK, MEMBER._replace(at=0x70), Base("part", 400, 0), Keeps.FITS),
         (CRED, MEMBER, Base("cred", 176, 0), Keeps.YES),
         (CRED, MEMBER, Base("other", 176, 0), Keeps.FITS),
-        (CRED, MEMBER, Base("", 0, 0, CACHE), Keeps.YES),
+        (CRED, MEMBER, Base("", 0, 0, CACHE), Keeps.MADE),
         (CRED, MEMBER, Base("", 0, 0, CACHE + 8), Keeps.NO),
         (SLAB, MEMBER, Base("any", 136, 0), Keeps.FITS),
         (SLAB, MEMBER, Base("any", 128, 0), Keeps.NO),  # that is for kmalloc-128
         (SLAB, MEMBER, Base("growing", 128, 0), Keeps.FITS),
         (SLAB, MEMBER, Base("any", 200, 0), Keeps.NO),
+        (replace(SLAB, struct="vm_struct"), MEMBER, Base("vm_struct", 64, 0), Keeps.YES),
+        (replace(SLAB, struct="vm_struct"), MEMBER, Base("any", 136, 0), Keeps.NO),
         (LIST, Kept("member", 8, 0x18, 1, "rdx"), None, Keeps.PERHAPS),
         (Pointer("kmalloc-256", -1, 0, 10, 10), Kept("array", 0, 0), None, Keeps.PERHAPS),
         (Pointer("kmalloc-256", -1, 0, 10, 10), MEMBER, None, Keeps.NO),

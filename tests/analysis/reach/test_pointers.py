@@ -45,5 +45,14 @@ def test_a_member_that_may_hold_anything_is_told() -> None:
     assert [p.others for p in found if p.offset == node["priv"].offset] == [True]
 
 
+def test_what_the_holders_have_in_common_is_told() -> None:
+    """A task of the usual kind is scheduled by the fair class."""
+    reach = marked("default")
+    fair = reach.view.host.address_of("fair_sched_class")
+    found = [p for p in _of("signal_cache") if p.holder == "task_struct" and p.symbols]
+    assert fair is not None
+    assert fair in found[0].symbols
+
+
 def test_nothing_points_at_nothing() -> None:
     assert pointers(marked("default"), np.zeros(0, np.int64)) == ()

@@ -39,6 +39,17 @@ def test_calls_and_tail_jumps_of_what_was_asked_for_alone() -> None:
     assert found.jump.tolist() == [False, True]
 
 
+def test_a_conditional_tail_jump_as_clang_makes_it() -> None:
+    """je kfree, and as the last bytes of the text; a jump of one byte leads nowhere far."""
+    text = bytearray(b"\x90" * 0x1000)
+    for at in (0x10, 0xFFA):
+        text[at : at + 6] = b"\x0f\x84" + struct.pack("<i", FREE - TEXT - at - 6)
+    text[0x20:0x22] = b"\x74\x10"
+    found = find_calls(host(bytes(text)), {ALLOC: 7, FREE: 3})
+    assert found.address.tolist() == [TEXT + 0x10, TEXT + 0xFFA]
+    assert found.jump.tolist() == [True, True]
+
+
 def test_modules_are_looked_through_and_what_is_not_in_the_dump_is_counted() -> None:
     fake = host(b"")
     fake.put(FAR, branch(0xE8, FAR, ALLOC).ljust(0x800, b"\x90"))  # half a page: unreadable

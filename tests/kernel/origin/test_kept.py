@@ -6,13 +6,19 @@ import struct
 
 import pytest
 
+from crashext.hosts.base import Symbol
 from crashext.kernel.origin.callees import Callees
 from crashext.kernel.origin.code import Code
 from crashext.kernel.origin.code_arm64 import ISA, Arm64Constants
 from crashext.kernel.origin.constants import Constants
+from crashext.kernel.origin.entrypoints import Kind
+from crashext.kernel.origin.keepers import Keepers
 from crashext.kernel.origin.readers import reader
+from crashext.kernel.origin.requests import Requests
 from crashext.kernel.origin.stores import Filled, stores_after
 from crashext.kernel.origin.stores_arm64 import Arm64Walk
+from crashext.kernel.slab.caches import Caches
+from tests.fake import slab_cache
 from tests.kernel.origin.test_stores import AT, CALL, CALLEE, OTHER, RET, Sized, call, filled
 
 MOV_RDI_RAX = b"\x48\x89\xc7"
@@ -20,6 +26,13 @@ MOV_RSI_RBX = b"\x48\x89\xde"
 TEST_EAX_EAX = b"\x85\xd2\x74"  # test edx, edx; je ...
 KEEP = b"\x48\x89\x43\x78"  # [rbx + 0x78] = rax
 FRAME = b"\x55\x48\x89\xe5"  # push rbp; mov rbp, rsp
+
+
+class Paged(Sized):
+    """One with a function every 256 bytes."""
+
+    def symbol_at(self, address: int) -> Symbol | None:
+        return Symbol("some", address & ~0xFF, 0x100, "")
 
 
 def told(found: Filled) -> set[tuple[str, int, int, str]]:
@@ -100,3 +113,22 @@ def test_arm64() -> None:
     found = stores_after(code, Arm64Constants(code, lambda _: None), 0, None, Arm64Walk)
     assert told(found) == {("member", 0x78, 0, "x19"), ("member", 0, 0x10, "x2")}
     assert found.returned == 0
+
+
+def test_a_store_through_an_argument_is_where_the_callers_say() -> None:
+    """lsm_blob_alloc(&cred->security, size): the caller's address is of a member."""
+    alloc, callee, caller = AT, AT + 0x100, AT + 0x200
+    symbols = {"_text": AT, "_etext": AT + 0x1000, "__kmalloc": alloc}
+    host = Paged(symbols=symbols)
+    text = bytearray(b"\xcc" * 0x1000)
+    keeper = b"\x48\x89\xfb" + b"\xbf\x40\0\0\0"  # mov rbx, rdi; mov edi, 64
+    keeper += call(callee + len(keeper), alloc) + b"\x48\x89\x03" + b"\x31\xc0" + RET  # [rbx] = rax
+    user = b"\x48\x8d\x7d\x78"  # lea rdi, [rbp + 0x78]
+    user += call(caller + 4, callee) + RET
+    text[0x100 : 0x100 + len(keeper)] = keeper
+    text[0x200 : 0x200 + len(user)] = user
+    host.put(AT, bytes(text))
+    known = Requests(host, Caches((slab_cache("kmalloc-64", 64),), None))
+    (request,) = known.of((Kind.SIZED,))
+    found = {(k.where, k.at, k.inside, k.store, k.base) for k in Keepers(known).of(request)}
+    assert ("member", 0x78, 0, caller, "rbp") in found
