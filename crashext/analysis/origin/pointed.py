@@ -28,10 +28,11 @@ from crashext.kernel.slab.view import KernelView
 _MOST_POINTERS = 4
 _LEAST = 0.3
 """Share of a group that is pointed at so for the group to be asked about it."""
-_KNOWN, _SEEN, _UNSURE = 0.9, 0.5, 0.25
+_KNOWN, _SEEN, _UNSURE = 0.75, 0.5, 0.25
 """How often the place that allocates is seen to keep the address where pointers are later: in what
 they are in, in what may be that, and in what is not known. Of the first at least one place is there
-in any case."""
+in any case; that of the truth may be code of __init, which is gone, so that alone it makes nobody
+stand out."""
 _MOST = 9.0  # of what pointers say together
 _NEXT = 0.5  # of what each further one says: they are of one stroke of code
 _FEW = 64
