@@ -10,6 +10,7 @@ The truth is the lab's, and drgn's for what is allocated.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -23,9 +24,10 @@ from elftools.elf.elffile import ELFFile
 
 from crashext.analysis.reach.reachability import Class
 from crashext.analysis.reach.selfcheck import misgivings
+from crashext.hosts import decompress
 from crashext.kernel.markers import release_tuple
 from crashext.kernel.tested import NEWEST
-from tests.conftest import dumps_by_hand, lab_dump, lab_view, on, only_if, run
+from tests.conftest import ask, dumps_by_hand, lab_dump, lab_view, on, only_if, run
 from tests.end_to_end import test_gallery as gallery
 from tests.end_to_end.guests import (
     LOST,
@@ -41,6 +43,7 @@ from tests.end_to_end.guests import (
     overview,
     unexplained,
 )
+from tests.hosts.recompressed import recompressed
 from tests.lab import NEWEST_SUITE, OWN_KERNELS, SUITES
 
 SCENARIOS = ("healthy", "innocent", "default")
@@ -147,6 +150,31 @@ def test_the_mark_of_the_newest_kernel_is_right_in_the_whole_gallery(name: str) 
         elif facts["caches"] and not part.startswith("freed"):
             assert (classes(name, part) == Class.HELD).all(), part
     assert unexplained(name) == 0
+
+
+ARM64_GALLERY = [f"{name}@arm64-trixie" for name in ("nodes", "private", "twin", "vmalloc")]
+"""Beside what all kernels are asked."""
+
+
+@pytest.mark.parametrize("name", ARM64_GALLERY)
+@only_if(ASKED, "make test-kernels has more of the gallery on arm64")
+def test_arm64_has_the_same_classes_and_culprits(name: str) -> None:
+    gallery.test_the_verdict_is_right(name)
+    test_the_mark_of_the_newest_kernel_is_right_in_the_whole_gallery(name)
+
+
+@pytest.mark.parametrize("form", decompress.LIBRARIES)
+@only_if(ASKED, "make test-kernels packs a dump of a guest of arm64 in every way")
+def test_every_form_of_qemus_dump_says_the_same(form: str, tmp_path: Path) -> None:
+    """Of arm64, whose memory it counts in pieces of 64 KiB."""
+    name = "default@arm64-trixie"
+    dump = lab_dump(name)
+    written = dump.folder / "vmcore.kdump"
+    path = recompressed(written, tmp_path / written.name, form)
+    ran = run("leakscan", "-c", path, "-s", dump.vmlinux, "--json")
+    assert (ran.status, ran.err) == (0, "")
+    whole = ask("leakscan", *on(name, written.name), "--json")
+    assert json.loads(ran.out.replace(str(path), str(written))) == whole.document
 
 
 @only_if(ASKED, "Debian's newest kernel may be newer any day: make test-kernels says so")
