@@ -88,11 +88,13 @@ class Session:
 
     def names(self) -> CacheNames | None:
         """Of its slab caches, without opening memory; None where it is open, and where a closer
-        look is needed."""
+        look is needed. A dump's, once known, stay known: whoever opened memory has read them for
+        himself, and would read them once more for the next command's words."""
+        if self._names is not None and not self.live():
+            return self._names
         if self._host is not None:
             return None
-        if self._names is None or self.live():
-            self._names = names_of_caches(self._bridge)
+        self._names = names_of_caches(self._bridge)
         return self._names
 
     def live(self) -> bool:
