@@ -14,7 +14,6 @@ from crashext.analysis.likeness.survey import kernel_of
 from crashext.analysis.results.callsites import Allocating, CallSite, CodeOf, FreesOf
 from crashext.analysis.results.reports import SitesReport
 from crashext.hosts.base import U64, Host, HostError, SourceHost
-from crashext.hosts.keeping import keep
 from crashext.hosts.plain import answered
 from crashext.kernel.foreign import foreign_modules
 from crashext.kernel.origin.entrypoints import Kind
@@ -41,14 +40,14 @@ def code_of(view: KernelView, cache: SlabCache) -> CodeOf | None:
     """What a ranking needs of the code for `cache`; None where a session does not know it."""
 
     def compute() -> CodeOf:
-        return keep(view.host, ("code", cache.address), lambda: _code(view, cache))
+        known = requests_of(view.host, view.caches)
+        return known.once(("code", cache.address), lambda: _code(view, known, cache))
 
     return answered(view.host, f"code {cache.name}", CodeOf, compute)
 
 
-def _code(view: KernelView, cache: SlabCache) -> CodeOf:
-    host, known = view.host, requests_of(view.host, view.caches)
-    foreign = foreign_of(host)
+def _code(view: KernelView, known: Requests, cache: SlabCache) -> CodeOf:
+    foreign = foreign_of(view.host)
     places: list[Allocating] = []
     unsure: list[Request] = []
     for r in known.from_cache(cache):
@@ -66,16 +65,16 @@ def frees_of(view: KernelView, cache: SlabCache, module: str) -> FreesOf | None:
     """Where a module frees objects of `cache`; None where a session does not know it."""
 
     def compute() -> FreesOf:
-        return keep(
-            view.host, ("frees", cache.address, module), lambda: _frees(view, cache, module)
-        )
+        known = requests_of(view.host, view.caches)
+        key = "frees", cache.address, module
+        return known.once(key, lambda: _frees(view, known, cache, module))
 
     return answered(view.host, f"frees {cache.name} {module}", FreesOf, compute)
 
 
-def _frees(view: KernelView, cache: SlabCache, module: str) -> FreesOf:
-    host, caches = view.host, view.caches
-    freeing = keep(host, ("freeing",), lambda: Freeing(host, caches, requests_of(host, caches)))
+def _frees(view: KernelView, known: Requests, cache: SlabCache, module: str) -> FreesOf:
+    host = view.host
+    freeing = known.once("freeing", lambda: Freeing(host, view.caches, known))
     found = list(freeing.of(cache, module))
     surely = (call_site(host, r) for r, sure in found if sure is Sure.YES)
     # Of hundreds only the functions' names are told.

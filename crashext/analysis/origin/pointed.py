@@ -15,7 +15,6 @@ from crashext.analysis.origin.places import allocating, certain, counted, foreig
 from crashext.analysis.results.callsites import Allocating, Keeping
 from crashext.analysis.results.evidence import Pointer
 from crashext.hosts.base import U64
-from crashext.hosts.keeping import keep
 from crashext.hosts.plain import answered
 from crashext.kernel.origin.bases import Bases
 from crashext.kernel.origin.fitting import Request, below_of
@@ -134,8 +133,8 @@ def _told(pointer: Pointer, found: Keeping) -> list[Found]:
 
 def _find(view: KernelView, cache: SlabCache, pointers: Sequence[Pointer]) -> tuple[Keeping, ...]:
     known = requests_of(view.host, view.caches)
-    keepers = keep(view.host, ("keepers",), lambda: Keepers(known))
-    bases = keep(view.host, ("bases",), lambda: Bases(known, view.btf))
+    keepers = known.once("keepers", lambda: Keepers(known))
+    bases = known.once("bases", lambda: Bases(known, view.btf))
     foreign = foreign_of(view.host)
     # Where a function is disassembled for one of its calls, all of them are read.
     holders = [_holder(view, pointer) for pointer in pointers]

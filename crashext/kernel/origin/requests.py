@@ -9,8 +9,9 @@ the place may ask for any.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -41,6 +42,7 @@ from crashext.kernel.slab.caches import Caches, SlabCache
 _MOST_POOLED = 1 << 20  # bytes of what a mempool of kmalloc() hands out; more is an address
 _OF_AREAS = re.compile("_{0,2}v[mz]?alloc_", re.ASCII)
 _NO_SYMBOL = Symbol("", 0, 0, "")
+T = TypeVar("T")
 
 
 class Requests:
@@ -53,6 +55,14 @@ class Requests:
         self._amounts: dict[int, tuple[int, ...]] = {}
         self._supposed: dict[int, tuple[int, ...]] = {}
         self._filled: dict[int, Filled] = {}
+        self._once: dict[Hashable, Any] = {}
+
+    def once(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """`compute()`, which the same code answers for every group of a report: worked out once."""
+        if key not in self._once:
+            self._once[key] = compute()
+        found: T = self._once[key]
+        return found
 
     @cached_property
     def _entries(self) -> tuple[tuple[EntryPoint, ...], CallSites]:
