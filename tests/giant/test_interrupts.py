@@ -58,8 +58,8 @@ def test_in_drgn_which_goes_on(giant: Path) -> None:
     typed.expect_exact(_PROMPT)
     assert "Traceback" not in typed.before
     # Ctrl-C is drgn's again.
-    typed.sendline("import time; time.sleep(100)")
-    typed.expect_exact("sleep(100)")
+    typed.sendline("import time; print('slee' + 'ping', flush=True); time.sleep(100)")
+    typed.expect_exact("sleeping")  # not the echo: the line is not read yet then
     typed.sendintr()
     typed.expect_exact("KeyboardInterrupt")
     typed.expect_exact(_PROMPT)
