@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import weakref
+from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable
 from itertools import pairwise
@@ -51,7 +52,7 @@ class ManyReaders(Protocol):
         ...
 
 
-class _Buffered:
+class _Buffered(ABC):
     """A reader with a buffer that grows as needed; `fill` is what a file format knows."""
 
     def __init__(self, physical: Callable[[int], int | None]) -> None:
@@ -67,8 +68,9 @@ class _Buffered:
         data = self._buffer[:size]
         return data.data if self.fill(where, data) else None
 
+    @abstractmethod
     def fill(self, where: int, data: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> bool:
-        raise NotImplementedError
+        """Put what stands at a physical address into `data`; False where it is not all there."""
 
 
 class _Elf(_Buffered):

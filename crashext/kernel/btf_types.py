@@ -8,6 +8,7 @@ nothing.
 from __future__ import annotations
 
 import enum
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -77,7 +78,7 @@ class Column(Protocol):
     def __getitem__(self, number: int, /) -> int: ...
 
 
-class BtfTypes:
+class BtfTypes(ABC):
     """Types under one numbering: a type is an integer, 0 is void."""
 
     kind: Column
@@ -92,13 +93,13 @@ class BtfTypes:
     _words: memoryview
     _text: bytes
 
+    @abstractmethod
     def _type(self, owner: int, raw: int) -> int:
         """A type number as `owner`'s unit writes it -> ours; void where there is no such type."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _place(self, owner: int, raw: int) -> int:
         """Where in `_text` a string begins that `owner`'s unit names; -1: nowhere."""
-        raise NotImplementedError
 
     def _string(self, owner: int, raw: int) -> str:
         at = self._place(owner, raw)
