@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +30,13 @@ def giant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def terminal(words: list[str]) -> pexpect.spawn[str]:
     options = ["-c", str(words[-1]), "-s", str(lab_dump("nodes").vmlinux)]
     return pexpect.spawn(
-        words[0], [*words[1:-1], *options], timeout=_LONG, dimensions=(60, 200), encoding="utf-8"
+        words[0],
+        [*words[1:-1], *options],
+        timeout=_LONG,
+        dimensions=(60, 200),
+        encoding="utf-8",
+        # What is started in the background is born deaf to Ctrl-C, and passes that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
