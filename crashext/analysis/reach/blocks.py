@@ -23,9 +23,17 @@ _PRESENT = np.uint64(3)
 _ENTRIES_LEAST = 4  # used entries that a page needs to be taken for a table
 _MAX_SPLIT = 10  # MAX_ORDER: no allocation is larger
 _REST_SEEN = 16  # pages with the first: table_perturb of inet_hashtables.c, pages of 16 KiB
-OF_USERS = ("mm_struct", "vm_area_struct")
-"""Caches whose objects hold addresses of user space, which begins as low as memory does: of a
-program that is linked to 0x400000 the heap ends at a page that looks like any other's address."""
+NO_ADDRESSES = ("kmem_cache", "mm_struct", "sighand_cache", "vm_area_struct")
+"""Caches whose objects hold numbers that look like physical addresses, and none that are some:
+of user space, which begins as low as memory does (of a program that is linked to 0x400000 the heap
+ends at a page); SA_RESTORER, 0x4000000; a cache's own flags, as 0x40030000 (6.1)."""
+MOST_ALIKE = 8
+"""Of a page in use no more words know the physical address, but for page tables: one word in all
+blocks of a busy 6.1. Flags and powers of two, as 0x40040000 or 0x3f000000, are in 10 to 734."""
+
+Known = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]
+"""Each int32[n], of words: the node that it is in, the block that it names, and the page frame that
+is all that it says; -1 there for entries of page tables."""
 
 
 def rest_of_split(nodes: Nodes, marks: Marks) -> NDArray[np.bool_]:
@@ -89,9 +97,9 @@ class PhysicalAddresses:
             bits = (int(_TABLE_FLAGS), int(_PRESENT))
             rest = (nodes.view.space.page_shift, nodes.first_block, _ENTRIES_LEAST)
             self._loops = PhysicalLoops(known, nodes.of_frame, *bits, *rest)
-        self._found: list[tuple[NDArray[np.int32], NDArray[np.int32]]] = []
+        self._found: list[Known] = []
 
-    def look(self, offset: int, words: Words) -> tuple[NDArray[np.int32], NDArray[np.int32]] | None:
+    def look(self, offset: int, words: Words) -> Known | None:
         """Blocks that words name which begin at direct-map `offset`, and the nodes that the words
         are in, -1 outside of all."""
         first = offset >> int(self._shift)
@@ -106,7 +114,10 @@ class PhysicalAddresses:
         # What a slab has beside its objects speaks for nobody.
         kept = holder >= 0
         kept |= self._nodes.table.row_of_page[(where >> self._shift).astype(np.intp)] < 0
-        return holder[kept], node[kept]
+        known = words[at[kept]]
+        frame = ((known & ~_TABLE_FLAGS) >> self._shift).astype(np.int32)
+        frame[known & _TABLE_FLAGS != 0] = -1
+        return holder[kept], node[kept], frame
 
     def find(
         self, words: Words, wanted: NDArray[np.bool_]
@@ -130,26 +141,32 @@ class PhysicalAddresses:
         hit[hit] = wanted[at[hit] // self._entries]
         return at[hit], node[hit]
 
-    def take(self, found: tuple[NDArray[np.int32], NDArray[np.int32]] | None) -> None:
-        """Keep it, each once."""
+    def take(self, found: Known | None) -> None:
+        """Keep it."""
         if found is not None:
-            holder, node = np.unique(np.stack(found), axis=1)
-            self._found.append((holder, node))
+            self._found.append(found)
 
     def held(self, marks: Marks) -> NDArray[np.bool_]:
         """Blocks that nothing but such an address leads to, by whom something leads to, or by
-        words outside of all nodes: bool[blocks]."""
+        words outside of all nodes: bool[blocks].
+
+        A number that is in many words is none: addresses of pages are rarely told so often.
+        """
         result = np.zeros(len(self._nodes.blocks.first), np.bool_)
-        for holder, node in self._found:
-            live = (holder < 0) | marks.reached[np.maximum(holder, 0)]
-            live &= ~self._of_users(holder)
-            result[node[live] - self._nodes.first_block] = True
+        if not self._found:
+            return result
+        holder, node, frame = map(np.concatenate, zip(*self._found, strict=True))
+        live = (holder < 0) | marks.reached[np.maximum(holder, 0)]
+        live &= ~self._of_numbers(holder)
+        _, which, times = np.unique(frame, return_inverse=True, return_counts=True)
+        live &= (frame < 0) | (times[which] <= MOST_ALIKE)
+        result[node[live] - self._nodes.first_block] = True
         return result & ~marks.reached[self._nodes.first_block :]
 
-    def _of_users(self, holder: NDArray[np.int32]) -> NDArray[np.bool_]:
-        """Which of some nodes hold addresses of user space."""
+    def _of_numbers(self, holder: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """Which of some nodes are of `NO_ADDRESSES`."""
         caches = self._nodes.view.caches
-        known = [c for c in map(caches.find, OF_USERS) if c is not None]
+        known = [c for c in map(caches.find, NO_ADDRESSES) if c is not None]
         result = (holder >= 0) & (holder < self._nodes.first_area)
         slots = holder[result].astype(np.int64)
         result[result] = np.isin(self._nodes.table.caches(slots), [caches.index(c) for c in known])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from crashext.analysis.reach.blocks import OF_USERS
+from crashext.analysis.reach.blocks import MOST_ALIKE, NO_ADDRESSES
 from crashext.analysis.reach.reachability import Reach
 from crashext.analysis.reach.scan import present_frames, readable_frames, scan_memory
 from crashext.distinct import distinct
@@ -54,7 +54,7 @@ class _WeakReferences:
         self._shifted = self._physical + _SHIFT
         self._found: dict[str, list[Words]] = {"physical": [], "shifted": [], "page": []}
         view = marked.view
-        known = map(view.caches.find, (*_SLAB_LISTS, *OF_USERS))
+        known = map(view.caches.find, (*_SLAB_LISTS, *NO_ADDRESSES))
         silent = [view.caches.index(c) for c in known if c is not None]
         self._silent = np.array(silent, np.uint16)
 
@@ -100,6 +100,10 @@ class _WeakReferences:
             name: np.concatenate([np.zeros(0, np.uint64), *pieces])
             for name, pieces in self._found.items()
         }
+        for name in ("physical", "shifted"):
+            values, times = np.unique(found[name], return_counts=True)
+            known = values[times <= MOST_ALIKE]
+            found[name] = found[name][np.isin(found[name], known)]
         weak = np.isin(self._pages, found["page"])
         if len(found["physical"]) > _CHANCE * (len(found["shifted"]) + 1):
             weak |= np.isin(self._starts, found["physical"])

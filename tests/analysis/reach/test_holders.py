@@ -179,6 +179,13 @@ def test_struct_pages_and_physical_addresses_hold_weakly(kernel: Kernel) -> None
     assert weak(*buffers) == [True] * 8
     kernel.write(ring + 64, *(b - DIRECT + 8 for b in buffers))
     assert weak(*buffers) == [False] * 8
+    # Nor is a number that is everywhere, as flags are.
+    kernel.write(ring + 64, *[0] * 8)
+    more = [kernel.object("kmalloc-1024") for _ in range(6)]
+    kernel.variable("more", *more)
+    for place in more:
+        kernel.write(place, *[buffers[0] - DIRECT] * 128)
+    assert weak(*buffers) == [False] + [True] * 7
     assert weakly_held(kernel.marked(), np.zeros(0, np.int64), silent).tolist() == []
 
 

@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from crashext.analysis.reach.blocks import MOST_ALIKE
 from crashext.analysis.reach.holders import Holders
 from crashext.analysis.reach.reachability import Reach
 from tests.fake import layout
@@ -193,9 +194,25 @@ def test_what_lies_behind_the_objects_of_a_slab_holds_nothing(kernel: Kernel) ->
     assert reached(kernel.marked(), page) == [False]
 
 
-@pytest.mark.parametrize("cache", ["mm_struct", "vm_area_struct", "kmalloc-64"])
-def test_addresses_of_user_space_are_no_physical_ones(kernel: Kernel, cache: str) -> None:
-    """The heap of a program that is linked to 0x400000 ends at an address like any page's."""
+@pytest.mark.parametrize("words", [1, MOST_ALIKE, MOST_ALIKE + 1, 700])
+def test_a_number_that_many_words_hold_is_no_address(kernel: Kernel, words: int) -> None:
+    """Flags and powers of two; but entries of page tables may be as many as they like."""
+    page, mapped, zero = kernel.page(), kernel.page(), kernel.page()
+    kernel.free_page()
+    tables = [kernel.page() for _ in range(1 + words // 512)]
+    some = [kernel.object("kmalloc-64", 0, page - DIRECT) for _ in range(words)]
+    for i in range(4 * words):
+        kernel.write(tables[i // 512 % len(tables)] + i % 512 * 8, mapped - DIRECT | 0x67)
+    kernel.variable("known", *some, *tables)
+    assert reached(kernel.marked(), page, mapped, zero) == [words <= MOST_ALIKE, True, False]
+
+
+@pytest.mark.parametrize(
+    "cache", ["mm_struct", "vm_area_struct", "kmem_cache", "sighand_cache", "kmalloc-64"]
+)
+def test_numbers_of_other_kinds_are_no_physical_addresses(kernel: Kernel, cache: str) -> None:
+    """The heap of a program that is linked to 0x400000 ends at an address like any page's; flags
+    of caches and of signals look like one."""
     page = kernel.page()
     kernel.variable("known", kernel.object(cache, 0, page - DIRECT))
     assert reached(kernel.marked(), page) == [cache == "kmalloc-64"]
