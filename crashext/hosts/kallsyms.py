@@ -147,7 +147,9 @@ def _tables(read: Read, known: Mapping[str, int]) -> Tables | None:
     if found.names and found.offsets:  # 6.0 (f09bddbd8661)
         return found
     return find_tables(
-        lambda address, size: _with_holes(read, address, size), known.get("_stext", 0)
+        lambda address, size: _with_holes(read, address, size),
+        known.get("_stext", 0),
+        known.values(),
     )
 
 

@@ -12,9 +12,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from crashext.kernel.btf_types import MAX_CHAIN, MODIFIERS, VOID, BtfKind, BtfTypes
+from crashext.kernel.btf_types import MAX_CHAIN, MAX_NAME, MODIFIERS, VOID, BtfKind, BtfTypes
 from crashext.kernel.btf_unit import parse, parse_kernel
 
+_MANY = 1 << 10
 _Named = tuple[NDArray[np.int64], NDArray[np.int64]]
 """Where the names of some things begin in the text, ascending, and the things."""
 
@@ -163,11 +164,33 @@ class Btf(BtfTypes):
         """Every type of a kind by name: the kernel's before the modules'."""
         if kind not in self._names:
             table: dict[str, list[int]] = {}
-            for number in np.flatnonzero(self._kinds == kind).tolist():
-                table.setdefault(self.name(number), []).append(number)
+            numbers = np.flatnonzero(self._kinds == kind)
+            for number, name in zip(numbers.tolist(), self._names_of(numbers), strict=True):
+                table.setdefault(name, []).append(number)
             table.pop("", None)
             self._names[kind] = table
         return self._names[kind]
+
+    def _names_of(self, numbers: NDArray[np.int64]) -> list[str]:
+        """Names of types; of many at once, by cutting all text into its strings."""
+        if len(numbers) < _MANY:
+            return [self.name(number) for number in numbers.tolist()]
+        place = self._places(self._starts[numbers], numbers)
+        text = np.frombuffer(self._text, np.uint8)
+        begins = np.append(0, np.flatnonzero(text == 0) + 1)
+        at = np.searchsorted(begins, place, side="right") - 1
+        strings = self._text.decode("ascii", "backslashreplace").split("\0")
+        names = [strings[i] for i in at.tolist()]
+        long = np.diff(begins, append=len(text) + 1) > MAX_NAME
+        for i in np.flatnonzero(long[at] | (begins[at] != place)).tolist():
+            names[i] = self.name(int(numbers[i]))
+        return names
+
+    def _places(self, at: NDArray[np.int64], owners: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where in the text the names begin whose offsets are the words at the places `at`."""
+        raw = np.asarray(self._words)[at].astype(np.int64)
+        shift = np.array(self._text_shift, np.int64)[np.asarray(self._unit)[owners]]
+        return np.where(raw >= self._base_text, raw + shift, raw)
 
     @cached_property
     def _function_names(self) -> _Named:
@@ -189,9 +212,7 @@ class Btf(BtfTypes):
         self, at: NDArray[np.int64], owners: NDArray[np.int64], items: NDArray[np.int64]
     ) -> _Named:
         """`items` whose names' offsets are the words at the places `at`."""
-        raw = np.asarray(self._words)[at].astype(np.int64)
-        shift = np.array(self._text_shift, np.int64)[np.asarray(self._unit)[owners]]
-        place = np.where(raw >= self._base_text, raw + shift, raw)
+        place = self._places(at, owners)
         order = np.argsort(place, kind="stable")
         return place[order], items[order]
 
@@ -203,6 +224,10 @@ class Btf(BtfTypes):
             low, high = np.searchsorted(places, [at + 1, at + 2]).tolist()
             found += items[low:high].tolist()
         return sorted(found)
+
+    def function_names(self) -> set[str]:
+        """Names of all functions."""
+        return set(self._names_of(np.flatnonzero(self._kinds == BtfKind.FUNC))) - {""}
 
     def functions(self, name: str) -> list[int]:
         """Every function called `name`, as `named` has them."""

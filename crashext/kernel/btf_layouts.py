@@ -46,7 +46,7 @@ class BtfLayouts:
 
     def functions(self) -> set[str]:
         """Names of all functions."""
-        return set(self._btf.named(BtfKind.FUNC))
+        return self._btf.function_names()
 
     def percpu(self) -> dict[str, int]:
         """Per-CPU variables of the image: how far from the first each is."""

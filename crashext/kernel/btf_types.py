@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from crashext.hosts.layouts import Layout, Member
 
-_MAX_NAME = 256
+MAX_NAME = 256
 MAX_CHAIN = 64  # modifiers and typedefs around one type
 _MAX_NESTING = 32  # of anonymous structs and unions
 VOID = 0
@@ -105,8 +105,8 @@ class BtfTypes(ABC):
         at = self._place(owner, raw)
         if at < 0:
             return ""
-        end = self._text.find(b"\0", at, at + _MAX_NAME)
-        return self._text[at : end if end >= 0 else at + _MAX_NAME].decode(
+        end = self._text.find(b"\0", at, at + MAX_NAME)
+        return self._text[at : end if end >= 0 else at + MAX_NAME].decode(
             "ascii", "backslashreplace"
         )
 
