@@ -338,13 +338,14 @@ def _totals(marked: Reach, found: Structures, groups: list[OrphanGroup]) -> Orph
     judged = np.zeros(len(marked.view.caches.all))
     np.add.at(judged, table.index.cache, allocated)
     sizes = np.array([c.slot_size for c in marked.view.caches.all])
-    scales = np.array([marked.scale(i) for i in range(len(sizes))])
+    for number in marked.giants:
+        judged[number] = marked.allocated(caches[number])
     return OrphanTotals(
         objects=Estimate.sum(objects.values()),
         bytes=sum(objects[c.name].estimate * c.slot_size for c in caches if c.name in objects),
         heads=Estimate.sum(unreachable_counts(marked, found.heads).values()),
         explained=sum(g.objects for g in groups if g.explanation),
-        judged=round(float(judged @ scales)),
-        judged_bytes=round(float(judged @ (scales * sizes))),
+        judged=int(judged.sum()),
+        judged_bytes=int(judged @ sizes),
         dead_words=int((~marked.marks.reached[dead]).sum()),
     )

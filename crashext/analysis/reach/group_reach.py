@@ -22,10 +22,14 @@ from crashext.wording import percent, percent_of, plural
 
 def _of_crowd(marked: Reach, number: int, slabs: int) -> str:
     """How much of a cache with very many slabs was read, and what that leaves open."""
-    read = len(marked.table.index.rows_of(number))
+    rows = marked.table.index.rows_of(number)
+    drawn = np.isin(marked.table.index.address[rows], marked.whole.address[marked.drawn])
+    read, more = int(drawn.sum()), int((~drawn).sum())
     said = f"of {marked.view.caches.all[number].name} {read:,} of {slabs:,} slabs were read"
+    if marked.followed:
+        said += f", and {more:,} more, to which pointers lead: nothing in use is in the rest"
     if not marked.spared:
-        said += ": what they hold is held by others, too"
+        said += f"{';' if marked.followed else ':'} what they hold is held by others, too"
     if marked.searched:
         return f"{said}; the rest was searched for pointers to what is unreachable"
     return f"{said}; at most {percent(_unseen(read), False)} of the rest hold anything else (95 %)"

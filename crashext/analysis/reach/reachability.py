@@ -11,11 +11,12 @@ import enum
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from crashext.analysis.reach.apart import search_unread, spare
+from crashext.analysis.reach.apart import hide, lost_beside, search_unread, spare
 from crashext.analysis.reach.blocks import PhysicalAddresses, rest_of_split
 from crashext.analysis.reach.mark import Marks, mark, mark_pages
 from crashext.analysis.reach.nodes import Nodes, nodes
@@ -25,7 +26,8 @@ from crashext.analysis.reach.references import (
     find_references,
 )
 from crashext.analysis.reach.sampling import Plan, lost_slots, sampled_rows, subset, unreached
-from crashext.analysis.reach.scan import present_frames
+from crashext.analysis.reach.scan import Scanner, present_frames
+from crashext.analysis.reach.unread import UnreadLeads, unread_in_use
 from crashext.analysis.settings import MEMORY_BUDGET
 from crashext.distinct import distinct, union, without
 from crashext.growing import give_back
@@ -38,7 +40,7 @@ from crashext.kernel.roots.places import Places
 from crashext.kernel.roots.stacks import Stacks, read_stacks
 from crashext.kernel.slab.caches import SlabCache
 from crashext.kernel.slab.objects import State
-from crashext.kernel.slab.slabs import SlabIndex
+from crashext.kernel.slab.slabs import SlabIndex, joined
 from crashext.kernel.slab.slots import Slots, SlotTable, slot_table
 from crashext.kernel.slab.usage import usage
 from crashext.kernel.slab.view import KernelView
@@ -98,6 +100,8 @@ class Reach:
     """What slabs that were not read may hold, and is not judged: caches, areas, pages."""
     searched: bool = False
     """Those slabs were searched for pointers to what would be unreachable."""
+    followed: bool = False
+    """Whatever is in use of those slabs was read: by pointers, from what was drawn."""
 
     def scale(self, cache: int) -> float:
         """How many objects of a cache one that is in `table` stands for."""
@@ -183,36 +187,48 @@ def reach(
     plan = Plan(whole, budget, len(areas.start), len(view.caches.all))
     giants = plan.giants()
     chosen = drawn = sampled_rows(view, whole, giants, generator)
-    attempt = 0
+    attempt, beyond = 0, subset(whole, np.zeros(0, np.int64))
     while True:
         give_back()
-        index = subset(whole, chosen) if giants else whole
+        index = joined(subset(whole, chosen), beyond) if giants else whole
         table = slot_table(view, present, progress, index)
         stacks = read_stacks(view, table, areas)
         graph = nodes(view, table, found, areas, stacks, page_blocks, lies)
         physical = PhysicalAddresses(graph, found, rest.table_frames, present)
-        references = find_references(graph, found, stacks, present, progress, [physical])
+        leads = UnreadLeads(graph, found)
+        along: list[Scanner[Any]] = [physical, leads] if whole.crowds else [physical]
+        references = find_references(graph, found, stacks, present, progress, along)
         marks, unsure, doubtful = _marked(graph, whole, giants, references)
         more = giants if attempt else plan.giants(lost_slots(table, marks.reached))
         if len(more) > len(giants):
             # What is lost needs more room than is left: a sample of it does.
             giants = more
             chosen = drawn = sampled_rows(view, whole, giants, generator)
-            del table, graph, physical, references, marks, unsure, doubtful, index
+            del table, graph, physical, leads, along, references, marks, unsure, doubtful, index
             continue
         attempt += 1
         holders = _referrers(view, table, whole, giants, references, marks)
-        if attempt > _UPWARDS or not len(without(holders, chosen)):
+        room = plan.more(table.count)
+        entered = unread_in_use(leads, marks, beyond, room) if whole.crowds else beyond
+        followed = entered is not None and len(entered.address) == len(beyond.address)
+        more_to_read = len(without(holders, chosen)) or not (followed or entered is None)
+        if attempt > _UPWARDS or not more_to_read:
             break
         chosen = union(chosen, holders)
+        beyond = beyond if entered is None else entered
     give_back()
     _spare_bookkeeping(view, table, marks)
-    spared = spare(graph, whole, references, marks)
+    spared = spare(graph, whole, references, marks, followed)
+    names = spared.names
     split = rest_of_split(graph, marks)
     _mark_blocks(graph, references, marks, split)
     weak = physical.held(marks)
     _mark_blocks(graph, references, marks, weak)
-    held = search_unread(graph, whole, found, stacks, marks, present, progress)
+    held = None
+    if whole.crowds and not followed and lost_beside(graph, whole, marks):
+        held = search_unread(graph, found, stacks, present, progress)
+        if held is None:
+            names += hide(graph, whole, marks, unsure, doubtful)
     if held is not None:
         before = marks.reached.copy()
         mark(marks, references.source, references.target, held[0][~held[1]])
@@ -221,6 +237,8 @@ def reach(
         unsure |= marks.reached & ~before
         doubtful |= marks.reached & ~before
     pointed = np.zeros(graph.count, np.bool_)
+    if spared.linked is not None:
+        pointed[: table.count] = spared.linked
     for begin in range(0, len(references.source), _PIECE):
         some = slice(begin, begin + _PIECE)
         pointed[references.target[some][~marks.reached[references.source[some]]]] = True
@@ -241,8 +259,9 @@ def reach(
         doubtful=doubtful,
         whole=whole,
         drawn=drawn,
-        spared=spared,
+        spared=names,
         searched=held is not None,
+        followed=followed,
     )
 
 

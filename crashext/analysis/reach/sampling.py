@@ -40,6 +40,15 @@ class Plan:
     areas: int
     caches: int
 
+    @property
+    def _room(self) -> int:
+        base = _BASE_BYTES + self.areas * _AREA_BYTES + self.caches * _CACHE_BYTES
+        return max(self.budget - base, 1 << 20)
+
+    def more(self, slots: int) -> int:
+        """How many slots there is room for, beside so many."""
+        return max(0, self._room // _SLOT_BYTES - slots)
+
     def giants(self, lost: NDArray[np.int64] | None = None) -> tuple[int, ...]:
         """Caches to sample, largest first, so that the rest fits.
 
@@ -49,8 +58,7 @@ class Plan:
         slots = np.bincount(index.cache, weights=index.objects, minlength=1) * _SLOT_BYTES
         if lost is not None:
             slots[: len(lost)] += lost[: len(slots)] * _LOST_BYTES
-        base = _BASE_BYTES + self.areas * _AREA_BYTES + self.caches * _CACHE_BYTES
-        room = max(self.budget - base, 1 << 20)
+        room = self._room
         giants: list[int] = list(index.crowds)
         slots[giants] = 0
         for cache in np.argsort(-slots).tolist():

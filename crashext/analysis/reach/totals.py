@@ -36,7 +36,12 @@ def count(marked: Reach, cache: SlabCache, slots: Slots) -> Estimate:
         return Estimate(len(slots), len(slots), len(slots) + int(unsure.sum()))
     share = _share(marked, number, members, slots)
     share = replace(share, high=min(1.0, share.high + float(unsure.mean()) if len(unsure) else 1.0))
-    return share.of(Estimate.known(marked.allocated(cache)))
+    found = share.of(Estimate.known(marked.allocated(cache)))
+    if not marked.followed:
+        return found
+    # All that is in use was read: the rest cannot be unreachable.
+    most = marked.allocated(cache) - int(marked.marks.reached[members].sum())
+    return Estimate(*(min(n, most) for n in (found.estimate, found.low, found.high)))
 
 
 def _share(marked: Reach, number: int, members: Slots, slots: Slots) -> Share:

@@ -10,15 +10,17 @@ Source: drgn's PageSlab. What a slab's descriptor says is for `descriptors` to k
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from crashext.hosts.base import Host, Mask, ReadFault
+from crashext.distinct import among
+from crashext.hosts.base import Bytes, Host, Mask, ReadFault
 from crashext.kernel.access import Structures, Words, u64
-from crashext.kernel.memmap import Block, MemoryMap, Order
+from crashext.kernel.memmap import MemoryMap, Order
 from crashext.kernel.slab.caches import Caches
 from crashext.kernel.slab.descriptors import SlabFields, SlabKind, slab_fields
 from crashext.kernel.slab.thinning import Collector, Crowd
@@ -124,7 +126,8 @@ def find_slabs(
         missing += int((~block.ok).sum())
         good = np.flatnonzero(fields.heads(Structures(block.rows)) & block.ok)
         if len(good):  # most of a large machine is no slab
-            slabs, strangers, liars = _decode(fields, memory, caches, block, good)
+            pfns = np.uint64(block.first_pfn) + good.astype(np.uint64)
+            slabs, strangers, liars = _decode(fields, memory, caches, block.rows[good], pfns)
             unknown += strangers
             impossible += liars
             found.add(slabs)
@@ -172,13 +175,50 @@ def _block_bytes(memory: MemoryMap) -> int:
     return int(memory.block_pages.max(initial=1)) * memory.page_size
 
 
+def slabs_at(host: Host, memory: MemoryMap, caches: Caches, addresses: Words) -> SlabIndex:
+    """The slabs that direct-map addresses are in, whatever a pass over the memory map kept."""
+    fields = slab_fields(host)
+    rows, pfns, ok = fields.rows_of(memory, memory.space, addresses)
+    some = np.flatnonzero(ok)
+    some = some[fields.heads(rows[some])]
+    pfns, first = np.unique(pfns[some], return_index=True)
+    columns, unknown, impossible = _decode(fields, memory, caches, rows[some[first]], pfns)
+    order = np.argsort(columns[0], kind="stable")
+    types = np.uint64, np.uint64, np.uint16, np.uint16, np.uint16, np.uint16
+    address, page, pages, cache, inuse, objects = (
+        c[order].astype(t) for c, t in zip(columns, types, strict=True)
+    )
+    return SlabIndex(
+        address, page, pages, cache, inuse, objects, False, 0.0, 0, unknown, impossible
+    )
+
+
+def joined(one: SlabIndex, other: SlabIndex) -> SlabIndex:
+    """The slabs of either, each once; what is said of the whole is what `one` says."""
+    known = among(other.address, one.address)
+    address = np.concatenate([one.address, other.address[~known]])
+    order = np.argsort(address, kind="stable")
+
+    def both(mine: NDArray[Any], theirs: NDArray[Any]) -> NDArray[Any]:
+        return np.concatenate([mine, theirs[~known]])[order]
+
+    return replace(
+        one,
+        address=address[order],
+        page=both(one.page, other.page),
+        pages=both(one.pages, other.pages),
+        cache=both(one.cache, other.cache),
+        inuse=both(one.inuse, other.inuse),
+        objects=both(one.objects, other.objects),
+    )
+
+
 def _decode(
-    fields: SlabFields, memory: MemoryMap, caches: Caches, block: Block, good: Order
+    fields: SlabFields, memory: MemoryMap, caches: Caches, rows: Bytes, pfns: Words
 ) -> tuple[tuple[Words, ...], int, int]:
-    """(address, page, pages, cache, inuse, objects) of a block's slabs, whose rows are `good`, and
+    """(address, page, pages, cache, inuse, objects) of slabs by their rows of the memory map, and
     how many were left out: of unknown caches, and impossible ones."""
-    pfns = np.uint64(block.first_pfn) + good.astype(np.uint64)
-    told = fields.described(memory, block.rows[good], pfns)
+    told = fields.described(memory, rows, pfns)
     at = np.minimum(np.searchsorted(caches.sorted_addresses, told.cache), len(caches.all) - 1)
     known = caches.sorted_addresses[at] == told.cache
     index = caches.sorted_index[at].astype(np.intp)
