@@ -10,20 +10,33 @@ import drgn
 from drgn.helpers.linux import slab as drgn_slab
 from drgn.helpers.linux.mm import PageSlab, for_each_page
 from drgn.helpers.linux.slab import for_each_slab_cache, slab_cache_for_each_allocated_object
+from elftools.elf.elffile import ELFFile
+from elftools.elf.segments import NoteSegment
 
-from tests.conftest import few, lab_dump
+from tests.conftest import few, lab_dump, lab_host
 
 
 @few
 def drgn_program(name: str) -> drgn.Program:
     """A lab dump opened by drgn alone, the module's debug info included where it is loaded."""
     dump = lab_dump(name)
-    program = drgn.Program()
+    program = drgn.Program(vmcoreinfo=_told(name))
     program.set_core_dump(dump.vmcore)
     program.load_debug_info([dump.vmlinux], main=True)
     if dump.module.exists():
         program.load_debug_info([dump.module])
     return program
+
+
+def _told(name: str) -> bytes | None:
+    """VMCOREINFO from the dump's memory, which drgn wants, where the dump has no note of it: before
+    4.17 the guest cannot tell QEMU where it is."""
+    with lab_dump(name).vmcore.open("rb") as core:
+        notes = (s for s in ELFFile(core).iter_segments() if isinstance(s, NoteSegment))
+        if any(note["n_name"] == "VMCOREINFO" for one in notes for note in one.iter_notes()):
+            return None
+    lines = lab_host(name).info().vmcoreinfo.items()
+    return "".join(f"{key}={value}\n" for key, value in lines).encode()
 
 
 def allocated_by_drgn(program: drgn.Program) -> Iterator[tuple[drgn.Object, list[int]]]:
