@@ -48,6 +48,7 @@ class Bases:
         self._host: Host = requests.host
         self._known: dict[tuple[int, str], Base | None] = {}
         self._wholes: dict[tuple[int, int, int], tuple[str, ...]] = {}
+        self._members: dict[int, list[tuple[int, int, int]]] = {}
 
     def of(self, kept: Kept) -> Base | None:
         """What the place is in where an address is kept; None where nothing tells."""
@@ -80,13 +81,21 @@ class Bases:
             return not offset
         if depth > _NESTED or btf.kind[number] not in (BtfKind.STRUCT, BtfKind.UNION):
             return False
-        for one in btf.members(number):
-            inside = offset - one.bit_offset // 8
-            if 0 <= inside < btf.size(one.type):
-                inner = btf.strip(one.type)
-                if self._has(inner, part, inside, depth + 1):
-                    return True
-        return False
+        return any(
+            0 <= offset - first < size and self._has(inner, part, offset - first, depth + 1)
+            for first, size, inner in self._parts(number)
+        )
+
+    def _parts(self, number: int) -> list[tuple[int, int, int]]:
+        """(offset, size, type) of a struct's members: most are asked about again and again."""
+        btf = self._btf
+        assert btf is not None
+        if number not in self._members:
+            self._members[number] = [
+                (one.bit_offset // 8, btf.size(one.type), btf.strip(one.type))
+                for one in btf.members(number)
+            ]
+        return self._members[number]
 
     def _find(self, kept: Kept) -> Base | None:
         function = self._host.symbol_at(kept.store)
@@ -112,6 +121,7 @@ class _Search:
     ) -> None:
         self._host, self._requests, self._btf = host, requests, btf
         self._known, self._function = known, function
+        self._found: dict[tuple[int, str, int], _Typed | Base | None] = {}
 
     def described(self, found: _Typed | Base) -> Base:
         if isinstance(found, Base):
@@ -124,6 +134,13 @@ class _Search:
         """What a register, or a slot of the stack, leads to before the instruction at place `i`."""
         if depth > _DEEPEST:
             return None
+        # Where ways meet, and meet again, it would be asked once for every way.
+        key = i, place, depth
+        if key not in self._found:
+            self._found[key] = self._search(i, place, depth)
+        return self._found[key]
+
+    def _search(self, i: int, place: str, depth: int) -> _Typed | Base | None:
         for definition in self._known.set_at(i, place):
             found: _Typed | Base | None = (
                 self._argument(place)

@@ -29,9 +29,16 @@ class Keepers:
         self._symbol_at = requests.host.symbol_at
         self._passed: dict[tuple[int, int], frozenset[Kept]] = {}
         self._returned: dict[tuple[int, int], frozenset[Kept]] = {}
+        self._known: dict[int, frozenset[Kept]] = {}
 
     def of(self, request: Request) -> frozenset[Kept]:
         """All that is seen to keep the address of what the request gets."""
+        # Each group of a report asks, and what is read of the code is the same for all of them.
+        if request.call not in self._known:
+            self._known[request.call] = self._find(request)
+        return self._known[request.call]
+
+    def _find(self, request: Request) -> frozenset[Kept]:
         if request.entry.bulk:
             return _IN_ARRAY
         if request.jump:

@@ -55,6 +55,7 @@ class Requests:
         self._amounts: dict[int, tuple[int, ...]] = {}
         self._supposed: dict[int, tuple[int, ...]] = {}
         self._filled: dict[int, Filled] = {}
+        self._from: dict[int, list[Request]] = {}
         self._once: dict[Hashable, Any] = {}
 
     def once(self, key: Hashable, compute: Callable[[], T]) -> T:
@@ -107,14 +108,21 @@ class Requests:
     def from_cache(self, cache: SlabCache) -> Iterator[Request]:
         """All places that may allocate from `cache`, helpers that do it for their callers aside.
 
-        In order of address; before the next is asked for, the code of this one is at hand.
+        In order of address; the first time, before the next is asked for, the code of this one is
+        at hand. Each group of a report asks.
         """
-        fits = self._fitting.of(cache)
+        known = self._from.get(cache.address)
+        if known is not None:
+            yield from known
+            return
+        fits, all_of_them = self._fitting.of(cache), []
         for row in self._rows((Kind.SLAB, Kind.SIZED)):
             if self._may_fit(row, fits):
                 found = self._request(row)
                 if fits(found) and not _passes_on(found):
+                    all_of_them.append(found)
                     yield found
+        self._from[cache.address] = all_of_them
 
     def _may_fit(self, row: int, fits: Fit) -> bool:
         """Whether the rest of a request is worth reading: most ask for another size."""

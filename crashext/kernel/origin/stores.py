@@ -252,8 +252,10 @@ class Walk:
 
     def _copied(self, i: int, into: int | None, source: str, count: str, each: int) -> None:
         """A template that is copied into the object."""
+        if into is None or self._called is None:
+            return
         places, counts = self._known.before(i, source), self._known.before(i, count)
-        if into is None or len(places) != 1 or len(counts) != 1 or self._called is None:
+        if len(places) != 1 or len(counts) != 1:
             return
         (place,), (length,) = places, counts
         if place.what is not What.CONSTANT or length.what is not What.CONSTANT:
