@@ -237,7 +237,8 @@ class Holders:
             return None
         starts, which = np.unique(self._starts[slots], return_inverse=True)
         places = self.roots_of(starts)
-        variable = np.array([place.start for place in places], np.uint64)[which]
+        begin = [self._begin(*one) for one in zip(starts.tolist(), places, strict=True)]
+        variable = np.array(begin, np.uint64)[which]
         by_stack = np.array([place.kind is PlaceKind.STACK for place in places])[which]
         variables, counts = np.unique(variable[~by_stack], return_counts=True)
         start, most = (int(variables[counts.argmax()]), counts.max()) if len(counts) else (0, 0)
@@ -250,10 +251,22 @@ class Holders:
         if (~last).sum() > (1 - _NEARLY_ALL) * len(mine):
             return None
         path = self._path(int(mine[0]))
-        symbol = self.marked.view.host.symbol_at(start)
-        if symbol is None or not self._of_cache(np.array(path), slots[0]).all():
+        if not self._of_cache(np.array(path), slots[0]).all():
             return None
+        symbol = self.marked.view.host.symbol_at(start)
+        if symbol is None:
+            module = next(p.module for p, at in zip(places, begin, strict=True) if at == start)
+            return Head("", module, U64(start))
         return Head(symbol.name, symbol.module, U64(start))
+
+    def _begin(self, node: int, place: Place) -> int:
+        """Where the variable begins that holds `node`."""
+        if place.inside >= 0 or not place.start:
+            return place.start
+        # Of a list whose head has no name, what hangs first and last points back at it.
+        words = self._words_of(node)
+        back = (place.start - at for at in (0, 8) if place.start - at in words)
+        return next(back, place.start)
 
     def _of_cache(self, nodes: NDArray[Any], like: int) -> NDArray[np.bool_]:
         """Which nodes are objects of the same cache as the object `like`."""

@@ -72,6 +72,7 @@ class Head:
     """A variable that objects hang at: it points at one of them, others of their cache at them."""
 
     name: Text
+    """"" where that is not known."""
     module: Text
     """"" for the kernel image."""
     address: U64

@@ -1,13 +1,15 @@
 """Which functions name a symbol in their text, whatever they do with it.
 
 x86-64's code names an address by 32 bits, relative to the next instruction or sign-extended;
-arm64's by adrp and what is added to it a few instructions on. Where an operand of x86-64 begins is
-not asked: four bytes that only look like one name a given symbol once in a billion times.
+arm64's by adrp and what is added to it a few instructions on, or by what is added to another
+variable's address: compilers keep one of a file's variables in a register for all of them (gcc's
+section anchors). Where an operand of x86-64 begins is not asked: four bytes that only look like one
+name a given symbol once in a billion times.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,10 @@ _IMMEDIATE = (0, 1, 4)
 _ADRP, _ADRP_MASK = np.uint32(0x90000000), np.uint32(0x9F000000)
 _ADD, _ADD_MASK = np.uint32(0x91000000), np.uint32(0xFFC00000)
 _LOW, _REGISTER = np.uint32(0xFFF), np.uint32(0x1F)
+_KEPT = range(19, 29)
+"""Registers that calls leave alone: what is in them lasts until it is written over."""
+_LOADS, _LOADS_MASK = np.uint32(0x28400000), np.uint32(0x2E400000)
+_SP = 31
 _APART = 6
 """Instructions from an adrp to the add that goes with it, less one, at most."""
 _PIECE = 1 << 19
@@ -94,13 +100,51 @@ class Mentions:
         high = (page << np.uint32(8)).view(np.int32).astype(np.int64) >> 13 << 2
         pages = high | (page >> np.uint32(29) & np.uint32(3)).astype(np.int64)
         base = (here & ~np.uint64(0xFFF)) + (pages << 12).astype(np.uint64)
-        values, owners = [base], [owner]
+        values, owners, anchors = [base], [owner], []
         for apart in range(1, _APART):
             near = at + apart < len(words)
             low = words[at[near] + apart]
             goes = (low & _ADD_MASK) == _ADD
             goes &= (low >> np.uint32(5) & _REGISTER) == (page[near] & _REGISTER)
-            added = (low[goes] >> np.uint32(10) & _LOW).astype(np.uint64)
-            values.append(base[near][goes] + added)
+            named = base[near][goes] + _added(low[goes])
+            values.append(named)
             owners.append(owner[near][goes])
+            anchors.append((at[near][goes] + apart, named))
+        for place, named in self._from_anchors(words, anchors):
+            values.append(named)
+            owners.append(self._at(place * 4)[0])
         return self._inside(np.concatenate(values), np.concatenate(owners))
+
+    def _from_anchors(
+        self, words: NDArray[np.uint32], anchors: list[tuple[NDArray[np.int64], Words]]
+    ) -> Iterator[tuple[NDArray[np.int64], Words]]:
+        """What is added to an address that is in a register: where, and what it makes."""
+        place = np.concatenate([p for p, _ in anchors])
+        named = np.concatenate([v for _, v in anchors])
+        order = np.argsort(place, kind="stable")
+        place, named = place[order], named[order]
+        into = words & _REGISTER
+        # What a function gives back to its caller's registers before a return is not on the way.
+        from_stack = (words & _LOADS_MASK) == _LOADS
+        from_stack &= (words >> np.uint32(5) & _REGISTER) == _SP
+        adds = np.flatnonzero((words & _ADD_MASK) == _ADD)
+        source = words[adds] >> np.uint32(5) & _REGISTER
+        starts = self._starts // 4
+        for register in _KEPT:
+            writes = np.flatnonzero((into == register) & ~from_stack)
+            mine = adds[source == register]
+            last = np.searchsorted(writes, mine) - 1
+            mine, last = mine[last >= 0], writes[last[last >= 0]]
+            anchor = np.searchsorted(place, last)
+            found = anchor < len(place)
+            found[found] = place[anchor[found]] == last[found]
+            # Of one function.
+            found &= np.searchsorted(starts, mine, "right") == np.searchsorted(
+                starts, last, "right"
+            )
+            yield mine[found], named[anchor[found]] + _added(words[mine[found]])
+
+
+def _added(instructions: NDArray[np.uint32]) -> Words:
+    """The number that an add has in itself."""
+    return (instructions >> np.uint32(10) & _LOW).astype(np.uint64)

@@ -52,7 +52,8 @@ class Place:
     variable: str = ""
     """The name without the offset in the variable."""
     start: int = 0
-    """Where a variable begins; 0 for what is none, and for one that each CPU has its own of."""
+    """Where a variable begins; 0 for what is none, and for one that each CPU has its own of. Of one
+    whose name is not known the word itself."""
     inside: int = -1
     """How far into a variable; -1 for what is in none."""
 
@@ -145,7 +146,7 @@ class Places:
             return stack
         symbol = self._host.symbol_at(address)
         if symbol is None:
-            return Place(PlaceKind.VARIABLE, symbolic(symbol, address))
+            return Place(PlaceKind.VARIABLE, symbolic(symbol, address), start=address)
         name, whole = symbolic(symbol, address), symbolic(symbol, symbol.address)
         inside = address - symbol.address
         return Place(PlaceKind.VARIABLE, name, "", whole, symbol.address, inside)
@@ -157,7 +158,7 @@ class Places:
                 symbol = self._host.symbol_at(address)
                 what = symbolic(symbol, address) if symbol else f"{address:#x} [{module.name}]"
                 if symbol is None:
-                    return Place(PlaceKind.MODULE, what, module.name)
+                    return Place(PlaceKind.MODULE, what, module.name, start=address)
                 whole, inside = symbolic(symbol, symbol.address), address - symbol.address
                 return Place(PlaceKind.MODULE, what, module.name, whole, symbol.address, inside)
         stack = self._stack(address)

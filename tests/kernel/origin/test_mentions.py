@@ -33,6 +33,25 @@ def test_arm64_by_page_and_what_is_added() -> None:
     assert known.of(OPS + 8) == set()
 
 
+def test_arm64_by_what_is_added_to_another_variables_address() -> None:
+    """What is in the register by then counts, and what a way out of the function puts back not."""
+    pages = (OPS >> 12) - (ONE >> 12)
+    adrp = 0x90000016 | (pages & 3) << 29 | (pages >> 2 & 0x7FFFF) << 5  # x22
+    low = 0x910002D6 | (OPS & 0xFFF) << 10  # add x22, x22, low
+    nop, back, load = 0xD503201F, 0xA94253F6, 0xF9400016  # ldp x22, x20, [sp]; ldr x22, [x0]
+    add = 0x910002C2 | 0x10 << 10  # add x2, x22, 0x10
+
+    def text(*words: int) -> bytes:
+        return b"".join(struct.pack("<I", w) for w in words)
+
+    begin = (adrp, low, *[nop] * 9)
+    known = Mentions({ONE: text(*begin, back, add)}, IMAGE, arm64=True)
+    assert known.of(OPS + 0x10) == {ONE}
+    assert known.of(OPS) == {ONE}
+    for apart in ({ONE: text(*begin, load, add)}, {ONE: text(*begin), TWO: text(add)}):
+        assert Mentions(apart, IMAGE, arm64=True).of(OPS + 0x10) == set()
+
+
 def test_nothing_names_anything_where_there_is_no_text() -> None:
     assert Mentions({}, IMAGE, arm64=False).of(OPS) == set()
     assert Mentions({ONE: b""}, IMAGE, arm64=True).of(OPS) == set()
