@@ -126,7 +126,10 @@ def open_program(program: drgn.Program, core: Path) -> Host:
     """What somebody has open in drgn, with debug info or without."""
     from crashext.hosts.drgn import DrgnHost
     from crashext.hosts.nodebuginfo import NoDebugInfo, require_debug_info
+    from crashext.hosts.unusual import guard
 
+    if program.core_dump_path is not None:
+        guard(program, core)
     try:
         require_debug_info(program)
     except NoDebugInfo as missing:

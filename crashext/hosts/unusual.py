@@ -10,7 +10,7 @@ from pathlib import Path
 
 import drgn
 
-from crashext.hosts.dumpfile import DumpFile
+from crashext.hosts.dumpfile import DumpFile, examined
 from crashext.hosts.flattened import open_dump
 from crashext.hosts.kdumpfile import KdumpFile
 from crashext.hosts.vmcoreinfo import texts
@@ -60,7 +60,25 @@ def _kdump(core: Path, present: tuple[tuple[int, int], ...]) -> drgn.Program | N
     arm = _OF_ARM64 in text
     architecture = drgn.Architecture.AARCH64 if arm else drgn.Architecture.X86_64
     program = drgn.Program(drgn.Platform(architecture))
+    _read_by(program, dump)
+    try:
+        program.set_linux_kernel_custom(text, is_live=False)
+    except (ValueError, LookupError, drgn.FaultError):
+        return None
+    return program
 
+
+def guard(program: drgn.Program, core: Path) -> None:
+    """Let what somebody has open in drgn read a truncated kdump by our own reader.
+
+    libkdumpfile maps what is past the end of the file: a page there ends the process (SIGBUS).
+    """
+    file = examined(core)
+    if file.format.startswith("kdump") and file.damage:
+        _read_by(program, KdumpFile(core))
+
+
+def _read_by(program: drgn.Program, dump: KdumpFile) -> None:
     def read(address: int, count: int, offset: int, physical: bool) -> bytes:
         data = dump.read(address, count)
         if data is None:
@@ -68,8 +86,3 @@ def _kdump(core: Path, present: tuple[tuple[int, int], ...]) -> drgn.Program | N
         return data
 
     program.add_memory_segment(0, dump.frames * dump.block, read, physical=True)
-    try:
-        program.set_linux_kernel_custom(text, is_live=False)
-    except (ValueError, LookupError, drgn.FaultError):
-        return None
-    return program

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -173,3 +174,40 @@ def test_a_flattened_file_whose_writes_are_nonsense_has_what_is_sound(tmp_path: 
     path.write_bytes(head + write[:-1])
     with open_dump(path) as file:
         assert file.read() == bytes(5) + b"ab"
+
+
+_READ_ALL = """
+import sys
+from pathlib import Path
+import drgn
+from crashext.hosts.unusual import guard
+core = Path(sys.argv[1])
+program = drgn.Program()
+program.set_core_dump(core)
+guard(program, core)
+read = 0
+for page in range(0, int(sys.argv[2]), 4096):
+    try:
+        read += len(program.read(page, 4096, True)) // 4096
+    except drgn.FaultError:
+        pass
+print(read)
+"""
+
+
+@pytest.mark.parametrize("share", [0.79, 0.8, 0.81, 0.9])
+def test_what_somebody_has_open_in_drgn_ends_nobody_where_the_file_ends(
+    tmp_path: Path, share: float
+) -> None:
+    """Unguarded, at 0.8, by SIGBUS: a page past the end in a window that was mapped."""
+    path = changed(tmp_path, "zlib", (lambda path: cut(path, share),))
+    present = examine(path).present
+    assert present is not None
+    done = subprocess.run(
+        [sys.executable, "-c", _READ_ALL, path, str(present[-1][1] + (32 << 20))],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert int(done.stdout) == sum(end - start for start, end in present) // PAGE
