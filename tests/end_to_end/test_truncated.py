@@ -44,6 +44,8 @@ def test_four_fifths_of_a_dump_have_a_verdict(tmp_path: Path, form: str) -> None
     assert (ran.status, ran.err) == (0, "")
     assert {v["class"] for v in ran.document["verdicts"]} <= KINDS
     assert ran.document["facts"]["damage"] == damage
+    said = [v["says"].count("headers describe") for v in ran.document["verdicts"]]
+    assert max(said) <= 1, "once is enough"
 
 
 def test_of_an_elf_file_without_the_memory_map_the_counters_speak(tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ def unseen(facts: Facts) -> Verdict | None:
     fate = "what is there accuses nobody"
     if seen is None:
         fate = facts.limits[-1] if facts.limits else "nobody could look who points at what"
+        fate = fate.removesuffix(f"; the dump is {facts.damage}")  # said once
     total = 0 if seen is None else seen.pages_present + seen.pages_missing
     lost = 0 if seen is None else seen.pages_missing
     evidence = (f"{percent_of(lost, total)} of kernel memory is missing",) if total else ()
