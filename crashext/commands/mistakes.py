@@ -39,7 +39,7 @@ def mistake(options: Options, place: Place) -> str:
     if isinstance(options, LiveOptions) and not place.live:
         return NOT_LIVE
     if isinstance(options, ObjsimOptions):
-        return _no_address(options, place)
+        return _no_address(options, place) or _no_type(options, place)
     names = _caches(options)
     return _unknown_cache(names, place) if names else ""
 
@@ -86,6 +86,11 @@ def _no_address(options: ObjsimOptions, place: Place) -> str:
     except HostError as why:
         return str(why)
     return ""
+
+
+def _no_type(options: ObjsimOptions, place: Place) -> str:
+    known = None if options.as_type is None else place.types()
+    return "" if known is None or options.as_type is None else known.wrong(options.as_type)
 
 
 def _caches(options: Options) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from crashext.commands.addresses import Symbols
     from crashext.hosts.base import Host
+    from crashext.kernel.btf_names import TypeNames
     from crashext.kernel.slab.listed import CacheNames
 
 
@@ -31,6 +32,8 @@ class Place:
     """Whether it looks at the running kernel, where the tool says so without opening memory."""
     names: Callable[[], CacheNames | None] = lambda: None
     """What its slab caches are called, where the tool can say so without opening memory."""
+    types: Callable[[], TypeNames | None] = lambda: None
+    """What its types are called, likewise."""
     symbols: Symbols | None = None
     """Its symbols, likewise."""
 

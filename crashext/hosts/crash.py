@@ -30,6 +30,7 @@ from crashext.hosts.base import (
     coalesce,
 )
 from crashext.hosts.bridge import Bridge, Refused
+from crashext.hosts.crash_mod import knows_files, module_files
 from crashext.hosts.crash_sys import dump_file, sys_fields
 from crashext.hosts.crash_tables import untranslatable
 from crashext.hosts.directmap import NO_MAP, direct_map
@@ -37,6 +38,7 @@ from crashext.hosts.dumpfile import DumpFile, examined
 from crashext.hosts.keeping import Kept
 from crashext.hosts.percpu import PERCPU_END, percpu_table, symbol_in
 from crashext.hosts.readers import Reader, open_readers
+from crashext.hosts.recentpages import RecentPages
 from crashext.hosts.tags import PointerTags, pointer_tags
 from crashext.hosts.vmcoreinfo import kept
 from crashext.incrash import crashext_wire as wire
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
 
 _PAGE = 4096
 _RUN = 1 << 20
+_FEW = 16  # addresses
 _BULK = 1 << 18  # bytes from which a read goes to the dump file
 
 
@@ -67,10 +70,11 @@ class CrashHost:
         self._tags: PointerTags | None = None
         self._lost = np.zeros((0, 2), np.uint64)
         self._memory: PhysicalMemory | None = None
+        self._pages = RecentPages(self._whole_pages)
         self._types: Types | None = None
         self._sys = sys_fields(self.crash_command("sys"))
         dump = dump_file(self._sys)
-        self._dump = Path(dump)
+        self._dump, self._still = Path(dump), bool(dump)
         self.jobs = 1
         self._file = examined(self._dump) if dump else DumpFile("live", None)
         notes = self._vmcoreinfo()
@@ -103,7 +107,7 @@ class CrashHost:
     def debug_files(self) -> list[Path]:
         """The debug files that crash itself opened, as `sys` and `mod` name them."""
         names = [self._sys.get(key, "") for key in ("KERNEL", "DEBUG KERNEL", "DEBUGINFO")]
-        names += map(str, crash_text.module_files(self._modules_text).values())
+        names += map(str, module_files(self._modules_text).values())
         paths = (Path(name.split("  ")[0].strip()) for name in names if name)
         return [path for path in paths if path.is_file()]
 
@@ -173,7 +177,19 @@ class CrashHost:
         data = self._read(address, size)
         return data if self._tags is None else self._tags.off_bytes(address, data)
 
+    def _whole_pages(self, pages: list[int]) -> list[bytes | None]:
+        """Of a dump: a running kernel's change, and are asked for one by one."""
+        held = self._held(np.array(pages, np.uint64), _PAGE).tolist()
+        there = [page for page, ok in zip(pages, held, strict=True) if ok and self._still]
+        found = self._bridge.runs([(page, _PAGE) for page in there]) if there else []
+        data = dict(zip(there, found, strict=True))
+        return [data.get(page) for page in pages]
+
     def _read(self, address: int, size: int) -> bytes:
+        if address >= 0 and address + size < 1 << 64:
+            piece = self._pages.read(address, size)
+            if piece is not None:
+                return piece
         where = np.array([address & ((1 << 64) - 1)], np.uint64)
         if not 0 <= address < 1 << 64 or not self._held(where, size)[0]:
             raise ReadFault(address)
@@ -198,7 +214,11 @@ class CrashHost:
         unique, inverse = np.unique(addresses, return_inverse=True)
         data = np.zeros((len(unique), size), np.uint8)
         ok = np.zeros(len(unique), np.bool_)
-        wanted = np.flatnonzero(self._held(unique, size))
+        if len(unique) <= _FEW:
+            for row, piece in enumerate(self._pages.many(unique.tolist(), size)):
+                if piece is not None:
+                    data[row], ok[row] = np.frombuffer(piece, np.uint8), True
+        wanted = np.flatnonzero(self._held(unique, size) & ~ok)
         runs = coalesce(unique[wanted], size, _RUN)
         while runs:
             batch: list[tuple[int, int]] = []
@@ -289,7 +309,7 @@ class CrashHost:
         return crash_text.modules(self._modules_text)
 
     def module_files(self) -> Mapping[str, Path]:
-        files = crash_text.module_files(self._modules_text)
+        files = module_files(self._modules_text)
         return {name: path for name, path in files.items() if path.is_file()}
 
     def debug_folders(self) -> Sequence[Path]:
@@ -307,8 +327,7 @@ class CrashHost:
     @cached_property
     def _gdb_knows_more(self) -> bool:
         """Whether `mod -s` brought types that the kernel's own memory need not have."""
-        rows = self._modules_text.splitlines()[1:]
-        return any("(not loaded)" not in row for row in rows)
+        return knows_files(self._modules_text)
 
     @cache  # noqa: B019
     def layout(self, type_name: str) -> Layout | None:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from crashext.hosts.base import Module
 
 # ffffffffc050f0c0  leaklab  ffffffffc050a000  36864  (not loaded)  [CONFIG_KALLSYMS]
 _MODULE = re.compile(r"^[0-9a-f]{8,16}\s+(\S+)\s+([0-9a-f]{8,16})\s+(\d+)\s", re.MULTILINE)
-# ffffffffc050f0c0  leaklab  ffffffffc050a000  36864  /srv/leaklab.ko
-_LOADED = re.compile(r"^[0-9a-f]{8,16}\s+(\S+)\s+[0-9a-f]{8,16}\s+\d+\s+(/\S.*?) *$", re.MULTILINE)
 # 31c40 (d) runqueues
 _PERCPU = re.compile(r"^([0-9a-f]{1,6}) \(.\) (\S+)$", re.MULTILINE)
 # ffffffff811c2f3e (T) alloc_pid+30 /build/linux/kernel/pid.c: 177
@@ -24,11 +21,6 @@ def modules(mod: str) -> tuple[Module, ...]:
         Module(name, ((int(base, 16), int(base, 16) + int(size)),))
         for name, base, size in _MODULE.findall(mod)
     )
-
-
-def module_files(mod: str) -> dict[str, Path]:
-    """Name of each module whose debug file ``mod -s`` has loaded -> that file."""
-    return {name: Path(path.split("  ")[0]) for name, path in _LOADED.findall(mod)}
 
 
 def percpu_symbols(symbols: str) -> list[tuple[int, str]]:

@@ -12,7 +12,7 @@ from functools import cached_property
 from crashext.hosts.absent import Members, a_bit_apart, require_absent
 from crashext.hosts.base import Host, Layout
 from crashext.kernel.btf import Btf
-from crashext.kernel.btf_memory import read_btf, read_kernel_btf
+from crashext.kernel.btf_memory import mentioned, read_btf, read_kernel_btf
 from crashext.kernel.btf_types import BtfKind
 
 _FACT = re.compile(r"(SIZE|OFFSET)\((\w+)(?:\.(\w+))?\)")
@@ -115,7 +115,9 @@ class CarriedTypes:
         kernel = self._kernel
         if kernel is None:
             return None
-        found = kernel.layout(type_name) or self._everything(kernel).layout(type_name)
+        found = kernel.layout(type_name)
+        if found is None and mentioned(self._host, type_name):
+            found = self._everything(kernel).layout(type_name)
         if not self._alone:
             return found
         if found is None:

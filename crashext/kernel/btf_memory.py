@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import lru_cache
 
 from crashext.hosts.base import Host, ReadFault
-from crashext.kernel.access import string, u32, u64
+from crashext.hosts.keeping import keep
 from crashext.kernel.btf import Btf
 from crashext.kernel.btf_check import defect
+from crashext.kernel.btf_modules import module_btf
 from crashext.kernel.btf_unit import parse, parse_kernel
 
 _MAX_KERNEL = 64 << 20  # a distribution's kernel has 4 to 6 MB
-_MAX_MODULES = 4096
-_MAX_MODULE = 16 << 20
-_MAX_TOTAL = 96 << 20
 
 
 def read_btf(host: Host) -> Btf | None:
@@ -30,13 +27,26 @@ def read_btf(host: Host) -> Btf | None:
 
 def read_blobs(host: Host) -> tuple[bytes, tuple[tuple[str, bytes], ...]] | None:
     """The data that `read_btf` makes types of: the kernel's, and each module's by its name."""
+    return keep(host, "BTF", lambda: _blobs(host), large=True)
+
+
+def _blobs(host: Host) -> tuple[bytes, tuple[tuple[str, bytes], ...]] | None:
     kernel, _ = _kernel_btf(host)
-    if kernel is None:
+    unit = None if kernel is None else parse_kernel(kernel)
+    if kernel is None or unit is None:
         return None
-    base = Btf(kernel).base
-    modules = ((name, data, parse(name, data)) for name, data in _module_btf(host))
+    base = len(unit.starts) + 1, len(unit.strings)
+    modules = ((name, data, parse(name, data)) for name, data in module_btf(host))
     whole = ((name, data) for name, data, unit in modules if unit and not defect(unit, base))
     return kernel, tuple(whole)
+
+
+def mentioned(host: Host, type_name: str) -> bool:
+    """Whether the name of a type is a string of the kernel's types or of a module's: of most that
+    no module has, no string is."""
+    blobs = read_blobs(host)
+    name = b"\0" + type_name.rpartition(" ")[2].encode() + b"\0"
+    return blobs is not None and any(name in data for _, data in (("", blobs[0]), *blobs[1]))
 
 
 def read_kernel_btf(host: Host) -> tuple[Btf | None, str]:
@@ -53,7 +63,7 @@ def _kernel_btf(host: Host) -> tuple[bytes | None, str]:
     if start is None or stop is None or not 0 < stop - start <= _MAX_KERNEL:
         return None, ""
     try:
-        data = host.read(start, stop - start)
+        data = keep(host, "kernel BTF", lambda: host.read(start, stop - start), large=True)
     except ReadFault:
         return None, "part of it is not in the dump"
     why = _kernel_defect(data)
@@ -64,35 +74,3 @@ def _kernel_btf(host: Host) -> tuple[bytes | None, str]:
 def _kernel_defect(data: bytes) -> str:
     unit = parse_kernel(data)
     return "it does not begin as BTF" if unit is None else defect(unit)
-
-
-def _module_btf(host: Host) -> Iterator[tuple[str, bytes]]:
-    """(module, BTF data) along the list `btf_modules` of kernel/bpf/btf.c."""
-    head = host.address_of("btf_modules")
-    link, btf = host.layout("struct btf_module"), host.layout("struct btf")
-    if head is None or link is None or btf is None:
-        return
-    if any(m not in link for m in ("list", "btf")) or any(
-        m not in btf for m in ("data", "data_size", "name")
-    ):
-        return
-    total = 0
-    try:
-        at = u64(host, head)
-        for _ in range(_MAX_MODULES):
-            if at == head:
-                return
-            entry = at - link["list"].offset
-            at = u64(host, at)
-            blob = u64(host, entry + link["btf"].offset)
-            size = u32(host, blob + btf["data_size"].offset)
-            total += size
-            if not 0 < size <= _MAX_MODULE or total > _MAX_TOTAL:
-                continue
-            name = string(host, blob + btf["name"].offset, btf["name"].size)
-            try:
-                yield name, host.read(u64(host, blob + btf["data"].offset), size)
-            except ReadFault:
-                continue  # this module's types are not in the dump
-    except ReadFault:
-        return  # the list is broken here: the modules before it count

@@ -16,7 +16,6 @@ from crashext.hosts.dumpfile import build_id
 from crashext.hosts.modulelist import module_list
 from crashext.kernel.access import u32, u64
 from crashext.kernel.btf import Btf
-from crashext.kernel.btf_dwarf import btf_of_dwarf
 from crashext.kernel.btf_memory import read_blobs
 from crashext.kernel.foreign import foreign_modules
 
@@ -103,6 +102,8 @@ class ModuleTypes:
     def blob(self, module: str, kernel: Callable[[], Btf | None]) -> bytes | None:
         """BTF over that of `kernel`; None where there is no file of its own."""
         if module not in self._read:
+            from crashext.kernel.btf_dwarf import btf_of_dwarf  # few runs need to read DWARF
+
             path = self._path(module)
             self._read[module] = None if path is None else btf_of_dwarf(path, kernel())
         return self._read[module]

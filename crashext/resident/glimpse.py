@@ -11,9 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from crashext.hosts.bridge import Bridge
+from crashext.hosts.crash_mod import knows_files, module_names
 from crashext.hosts.faults import HostError, ReadFault, UnknownLayout
 from crashext.hosts.layouts import Layout
 from crashext.kernel.btf_lookup import BtfLookup
+from crashext.kernel.btf_modules import module_btf
+from crashext.kernel.btf_names import TypeNames, type_names
 from crashext.kernel.slab.listed import CacheNames, cache_names
 
 _PAGE = 4096
@@ -37,6 +40,22 @@ def names_of_caches(bridge: Bridge) -> CacheNames | None:
     return found if sound and found.count >= _LEAST_CACHES else None
 
 
+def names_of_types(bridge: Bridge) -> TypeNames | None:
+    """Of the open dump or machine; None where a closer look must tell: where a module's types are
+    in a debug file, or the kernel's memory may not hold all of them."""
+    try:
+        mod = bridge.command("mod")
+        memory = None if knows_files(mod) else _open(bridge)
+        if memory is None:
+            return None
+        modules = dict(module_btf(memory))
+        if memory.missed or not module_names(mod) <= modules.keys():
+            return None
+        return type_names(memory.btf, list(modules.values()))
+    except (HostError, ReadFault, UnknownLayout, ValueError):
+        return None
+
+
 def _open(bridge: Bridge) -> _Glimpse | None:
     """x86-64 alone: crash translates these addresses without page tables, which the dump may lack;
     crash would jump to its prompt."""
@@ -50,15 +69,16 @@ def _open(bridge: Bridge) -> _Glimpse | None:
         return None
     bounds = [bridge.read(variable, 8) for variable in (direct, vmalloc)]
     low, high = (int.from_bytes(bound, "little") for bound in bounds)
-    types = BtfLookup(bridge.read(start, stop - start))
-    return _Glimpse(bridge, types, ((text, end), (low, high)))
+    return _Glimpse(bridge, bridge.read(start, stop - start), ((text, end), (low, high)))
 
 
 class _Glimpse:
     """Whole pages of the direct map and the image, each read once, with the kernel's types."""
 
-    def __init__(self, bridge: Bridge, types: BtfLookup, ranges: Sequence[tuple[int, int]]) -> None:
-        self._bridge, self._types, self._ranges = bridge, types, ranges
+    def __init__(self, bridge: Bridge, btf: bytes, ranges: Sequence[tuple[int, int]]) -> None:
+        self._bridge, self._ranges = bridge, ranges
+        self.btf = btf
+        types = BtfLookup(btf)
         self._pages: dict[int, bytes] = {}
         self.missed = False
         """Something was not to be read."""

@@ -19,12 +19,13 @@ from crashext.commands.place import Place
 from crashext.hosts.bridge import Bridge
 from crashext.hosts.crash_sys import dump_file, sys_fields
 from crashext.hosts.faults import HostError
-from crashext.resident.glimpse import names_of_caches
+from crashext.resident.glimpse import names_of_caches, names_of_types
 from crashext.resident.interrupts import Interrupts
 
 if TYPE_CHECKING:
     from crashext.hosts.base import Host
     from crashext.hosts.crash import CrashHost
+    from crashext.kernel.btf_names import TypeNames
     from crashext.kernel.slab.listed import CacheNames
 
 _ROOM = 600 << 20  # bytes of its own after a command; a dump's warm state takes 200 to 400 MiB
@@ -55,7 +56,12 @@ class Session:
             self._host.kept.begin()
         try:
             place = Place(
-                "crash", self.host, runs=self.live, names=self.names, symbols=self._bridge.fresh()
+                "crash",
+                self.host,
+                runs=self.live,
+                names=self.names,
+                types=self.types,
+                symbols=self._bridge.fresh(),
             )
             return command(arguments, place)
         finally:
@@ -96,6 +102,10 @@ class Session:
             return None
         self._names = names_of_caches(self._bridge)
         return self._names
+
+    def types(self) -> TypeNames | None:
+        """What its types are called, likewise; asked anew, as `mod -s` may bring more."""
+        return names_of_types(self._bridge)
 
     def live(self) -> bool:
         """Whether crash looks at a running kernel."""

@@ -16,7 +16,6 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
-from rapidfuzz import fuzz, process
 
 from crashext.analysis.likeness.decode import Decoder
 from crashext.analysis.likeness.words import Classifier, Kind
@@ -26,6 +25,7 @@ from crashext.hosts.plain import answered
 from crashext.hosts.recorded import RecordedHost
 from crashext.kernel.access import words_at
 from crashext.kernel.btf import Btf
+from crashext.kernel.btf_names import close_to, no_such_type
 from crashext.kernel.btf_types import BtfKind
 from crashext.kernel.errnos import error_name
 from crashext.kernel.fields import Field, Fields, Form, flat
@@ -36,7 +36,6 @@ _MAX_MEMBERS = 8192
 _MAX_ENUMERATORS = 64
 _ELEMENTS = 8
 _TEXT = 64
-_CLOSE = 3
 _ELEMENT = re.compile(r"(.*)\[\d+\]")
 
 
@@ -94,8 +93,7 @@ def find_structure(view: KernelView, name: str, module: str | None = None) -> St
             f"this session did not record {name}: objsim ADDRESS --as {quote(name)} --record FILE "
             "on the dump makes one that does"
         )
-    hint = ", ".join(answer.close[:_CLOSE]) if answer is not None else ""
-    raise HostError(f"this kernel has no {name}" + (f": did you mean {hint}?" if hint else ""))
+    raise HostError(no_such_type(name, () if answer is None else answer.close))
 
 
 def _by_btf(view: KernelView, name: str, module: str | None) -> _Answer | None:
@@ -108,9 +106,7 @@ def _by_btf(view: KernelView, name: str, module: str | None) -> _Answer | None:
         return None
     if number is None:
         known = [*btf.named(BtfKind.STRUCT), *btf.named(BtfKind.UNION)]
-        bare = name.rpartition(" ")[2]
-        close = process.extract(bare, known, scorer=fuzz.ratio, limit=_CLOSE, score_cutoff=60)
-        return _Answer(close=tuple(n for n, _, _ in close))
+        return _Answer(close=close_to(name, known))
     slots = _slots(btf, flat(Fields(btf).of(number)))
     return _Answer(btf.describe(number), btf.size(number), tuple(slots))
 
