@@ -31,7 +31,7 @@ from crashext.analysis.results.evidence import Pointer
 from crashext.analysis.results.reports import Kin, Pair, SimilarityReport, Subject
 from crashext.analysis.results.standing import Beyond, Thing
 from crashext.analysis.settings import MEMORY_BUDGET, Settings
-from crashext.analysis.subjects import look, no_object, shown_in_part, with_members
+from crashext.analysis.subjects import look, no_object, whole_words, with_members
 from crashext.analysis.types.candidates import Types, settled
 from crashext.analysis.types.members import Structure, find_structure
 from crashext.analysis.whatis import WhatIs
@@ -72,7 +72,7 @@ def compare(
         view.scan({}, settings.seed, progress, budget)
         skipped += map_gaps(view)
         judge = ReachOnDemand(view, settings, progress, memory, refs)
-        one = _Look(view, settings, judge, structure, progress)
+        one = _Look(view, settings, judge, structure, progress, len(addresses) > 1)
         found = [one.at(address) for address in addresses]
         subjects = [subject for subject, _ in found]
         known = [(s, w) for s, w in found if w is not None]
@@ -112,6 +112,7 @@ def compare_pairs(known: list[tuple[Subject, WordMap]], settings: Settings) -> l
                 b.address,
                 float(scores(one, two, settings.metric)[0]),
                 tuple(8 * int(i) for i in differing),
+                8 * common,
             )
         )
     return pairs
@@ -127,9 +128,11 @@ class _Look:
         judge: ReachOnDemand,
         structure: Structure | None,
         progress: Progress,
+        pairs: bool,
     ) -> None:
+        """`pairs`: whether they are to be compared."""
         self.view, self.settings, self.judge = view, settings, judge
-        self.structure, self.progress = structure, progress
+        self.structure, self.progress, self.pairs = structure, progress, pairs
         self.classifier: Classifier = make_classifier(view)
         self.things: dict[int, Thing] = {}
 
@@ -137,10 +140,8 @@ class _Look:
         found = look(self.view, self.classifier, address, self.settings.hops)
         if found is None:
             self.things[address] = thing = self._thing(address)
-            hops = self.settings.hops
-            found = no_object(self.view, self.classifier, address, thing, hops), None
-            if self.structure is None:
-                found = shown_in_part(found[0], thing), None
+            subject = no_object(self.view, self.classifier, address, thing, self.settings.hops)
+            found = subject, whole_words(self.view, self.classifier, thing) if self.pairs else None
         if self.structure is None:
             return found
         return with_members(self.view, self.classifier, found[0], self.structure), found[1]

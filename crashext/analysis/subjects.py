@@ -17,6 +17,8 @@ from crashext.kernel.slab.view import KernelView, Slot
 
 _SHOWN = 128
 """Bytes of what is no object that are shown, from the address on."""
+_COMPARED = 1 << 16
+"""Bytes of areas, and of blocks of pages, that are compared."""
 
 
 def look(
@@ -64,6 +66,7 @@ def no_object(
         (),
         kind=thing.kind,
         details=thing.details,
+        extent=thing.size,
     )
     # Of what is shorter than what is shown, all from its start; else from the word asked for.
     whole = 0 < thing.size <= _SHOWN
@@ -83,13 +86,17 @@ def no_object(
     return replace(found, words=tuple(replace(w, offset=w.offset + at) for w in decoded))
 
 
-def shown_in_part(subject: Subject, thing: Thing) -> Subject:
-    """With a line that says how little of a large `thing` its words are, and what shows more."""
-    shown = sum(w.size for w in subject.words)
-    if not 0 < shown < thing.size:
-        return subject
-    more = f"{shown:,} of {thing.size:,} bytes are shown; --as TYPE shows a struct's members"
-    return replace(subject, details=(*subject.details, more))
+def whole_words(view: KernelView, classifier: Classifier, thing: Thing) -> WordMap | None:
+    """What an area or a block of pages begins with, to be compared with another; None of all else,
+    and where that is not in the dump."""
+    size = min(thing.size, _COMPARED) & -8
+    if not thing.memory or not size:
+        return None
+    try:
+        data = np.frombuffer(view.host.read(int(thing.memory), size), np.uint8)[None]
+    except ReadFault:
+        return None
+    return classifier.classify(data, np.array([thing.memory], np.uint64))
 
 
 def with_members(

@@ -17,12 +17,13 @@ from crashext.report.lines import line
 from crashext.report.safe import safe
 from crashext.report.text import footer, print_group, print_words
 from crashext.report.types_text import candidate_lines, member_lines
-from crashext.wording import percent, plural, size_text, some_of
+from crashext.wording import percent, plural, root_text, size_text, some_of
 
 _BOLD, _HEAD = "bold", "bold cyan"
 _HEX = re.compile(r"0x[0-9a-fA-F]{1,16}")
 _STEPS = " -> "
 _FEW = 3
+_FEW_WORDS, _MANY_WORDS = 8, 16
 _STATES = {
     "held": "held",
     "weak": "weakly held",
@@ -53,8 +54,9 @@ def print_similarity_report(
 def _compared(
     console: Console, report: SimilarityReport, verbose: bool, names: Mapping[int, str]
 ) -> None:
+    whole = {s.address for s in report.subjects if s.cache is not None or not s.extent}
     for pair in report.pairs:
-        _pair(console, pair)
+        _pair(console, pair, not {pair.first, pair.second} <= whole)
     if report.groups:
         grouped = sum(g.sampled for g in report.groups)
         alone = f", {report.alone:,} alone" if report.alone else ""
@@ -81,6 +83,9 @@ def _closely(
 ) -> None:
     line(console, _headline(subject, names), _BOLD)
     _details(console, subject)
+    beyond = [] if subject.beyond is None else _beyond_lines(subject.beyond, verbose)
+    if subject.beyond is not None and subject.beyond.content:
+        line(console, f"  in it: {safe(subject.beyond.content)}")
     for text in candidate_lines(subject.types, verbose):
         line(console, f"  {text}")
     for text in standing_lines(subject.standing):
@@ -88,9 +93,8 @@ def _closely(
     callers = report.kin.callers if report.kin is not None else None
     for text in record_lines(subject.allocators, callers, subject.unattributed, verbose):
         line(console, f"  {text}")
-    if subject.beyond is not None:
-        for text in _beyond_lines(subject.beyond, verbose):
-            line(console, f"  {text}")
+    for text in beyond:
+        line(console, f"  {text}")
     if report.kin is not None:
         for text in _kin_lines(report.kin, report.threshold):
             line(console, f"  {text}")
@@ -125,7 +129,8 @@ def standing_lines(standing: Standing | None) -> list[str]:
         return []
     lines = []
     if standing.chain is not None:
-        steps = _STEPS.join(map(safe, standing.chain.steps))
+        first, *rest = standing.chain.steps or ("",)
+        steps = _STEPS.join(map(safe, (root_text(first), *rest)))
         head = "held by" if standing.state == "held" else "lost with"
         lines.append(f"{head} {steps}")
     elif standing.state == "weak":
@@ -142,8 +147,7 @@ def standing_lines(standing: Standing | None) -> list[str]:
 
 
 def _beyond_lines(beyond: Beyond, verbose: bool) -> list[str]:
-    lines = [f"in it: {safe(beyond.content)}"] if beyond.content else []
-    lines += record_lines(beyond.allocators, None, "", verbose)
+    lines = record_lines(beyond.allocators, None, "", verbose)
     if beyond.callers is not None:
         site = beyond.callers.sites[0].site
         if beyond.callers.clear:
@@ -176,14 +180,14 @@ def _kin_lines(kin: Kin, threshold: float) -> list[str]:
     return lines
 
 
-def _pair(console: Console, pair: Pair) -> None:
-    where = some_of([f"+{o:#x}" for o in pair.differing], 16)
+def _pair(console: Console, pair: Pair, beyond: bool) -> None:
+    """`beyond`: one of them is no object, and may not have been compared to its end."""
+    most = _FEW_WORDS if beyond else _MANY_WORDS
+    where = some_of([f"+{o:#x}" for o in pair.differing[:most]], most, len(pair.differing))
     differing = f"differing at {where}" if pair.differing else "no word differs"
-    line(
-        console,
-        f"{pair.first:x} and {pair.second:x}: {percent(pair.similarity)} alike, {differing}",
-        _BOLD,
-    )
+    compared = f" in their first {pair.compared:,} bytes" if beyond and pair.compared else ""
+    alike = f"{percent(pair.similarity)} alike{compared}"
+    line(console, f"{pair.first:x} and {pair.second:x}: {alike}, {differing}", _BOLD)
 
 
 def _content(console: Console, subject: Subject, verbose: bool, marked: set[int]) -> None:
@@ -192,6 +196,10 @@ def _content(console: Console, subject: Subject, verbose: bool, marked: set[int]
         for text in member_lines(subject.members, verbose):
             line(console, text)
     elif subject.words:
+        shown = sum(w.size for w in subject.words)
+        if shown < subject.extent:
+            more = f"{shown:,} of {subject.extent:,} bytes"
+            line(console, f"  {more}; --as TYPE shows a struct's members:")
         names = _by_word(subject.members)
         print_words(console, subject.words, verbose, marked=marked, names=names)
 

@@ -75,7 +75,7 @@ def held_lines(group: Group, verbose: bool) -> list[str]:
     lines = [f"reach: {_classes(held)} ({held.examined:,} looked at)"]
     if held.holders:
         shown = held.holders if verbose else held.holders[:_FEW]
-        names = [f"{name} ({count:,})" for name, count in held.holders]
+        names = [f"{root_text(name)} ({count:,})" for name, count in held.holders]
         lines.append(f"held by {some_of(names, len(shown))}")
     chains = held.chains if verbose else held.chains[:1]
     lines += [f"{_STEPS.join(chain.steps)}: {chain.target:x}" for chain in chains]

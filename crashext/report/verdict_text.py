@@ -26,7 +26,7 @@ from crashext.report.reach_text import nameless, reachability_lines
 from crashext.report.safe import safe
 from crashext.report.text import footer, source_line
 from crashext.report.topics import SINCE_WHEN, TOPICS
-from crashext.wording import called, percent, plural, size_text
+from crashext.wording import called, percent, plural, root_text, size_text
 
 _FEW_CACHES, _MANY_CACHES = 5, 20
 _FEW_MEMBERS = 3
@@ -142,7 +142,7 @@ def print_page_holders(facts: Facts, console: Console, verbose: bool) -> None:
     if pages is None or pages.unreachable is None or not (pages.held or pages.unreachable):
         line(console, "  nobody looked who holds them" if pages else "  not counted")
         return
-    rows = [(h.bytes, f"held by {called(h.root, h.module)}") for h in pages.held]
+    rows = [(h.bytes, f"held by {root_text(called(h.root, h.module))}") for h in pages.held]
     shown = rows if verbose else rows[:_FEW_CACHES]
     rest = sum(size for size, _ in rows[len(shown) :])
     shown.append((rest, f"held by {plural(len(rows) - len(shown), 'other')}"))
@@ -196,5 +196,5 @@ def _cache(facts: Facts, cache: CacheFact) -> str:
         parts.append(f"{count_text(cache.unreachable)} unreachable")
     holder = next((h for h in facts.holders if h.cache == cache.name and h.share >= 0.5), None)
     if holder is not None and not nameless(holder.root):
-        parts.append(f"{percent(holder.share)} held by {safe(holder.root)}")
+        parts.append(f"{percent(holder.share)} held by {root_text(safe(holder.root))}")
     return "; ".join(parts)

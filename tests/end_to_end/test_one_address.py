@@ -49,8 +49,8 @@ def _said(*arguments: str) -> str:
 
 
 @cache
-def asked(address: str) -> dict[str, Any]:
-    document = json.loads(_said("--json", address))
+def asked(*addresses: str) -> dict[str, Any]:
+    document = json.loads(_said("--json", *addresses))
     assert isinstance(document, dict)
     return document
 
@@ -116,6 +116,36 @@ def test_a_leaked_area(inside: int, schema: Any) -> None:
     assert allocator["site"].startswith("leaklab_leak_vmallocs+")
     assert subject["beyond"]["siblings"]["count"]["estimate"] == len(areas)
     assert subject["beyond"]["siblings"]["unreachable"]["estimate"] == len(areas)
+
+
+def test_two_areas_are_compared_by_all_that_is_in_them(schema: Any) -> None:
+    """The lab writes one line into each again and again, with the area's number at +0x10."""
+    one, two = _part("vmalloc")[:2]
+    document = asked(f"{one:#x}", f"{two + 0x1000:#x}")
+    jsonschema.validate(document, schema)
+    (pair,) = document["pairs"]
+    assert (int(pair["first"], 16), int(pair["second"], 16)) == (one, two)
+    assert pair["compared"] == 65536
+    assert 0.9 < pair["similarity"] < 1
+    first, second = (lab_host("default").read(a, 65536) for a in (one, two))
+    unlike = [at for at in range(0, 65536, 8) if first[at : at + 8] != second[at : at + 8]]
+    assert pair["differing"] == unlike
+    line = _said(hex(one), hex(two)).splitlines()[0]
+    assert f"alike in their first 65,536 bytes, differing at +{unlike[0]:#x}, " in line
+
+
+def test_a_block_is_compared_with_a_shorter_one() -> None:
+    (pair,) = asked(*(f"{_part(name)[5]:#x}" for name in ("pages0", "pages2")))["pairs"]
+    assert pair["compared"] == 4096
+    assert 0.9 < pair["similarity"] < 1
+
+
+def test_a_block_in_the_order_in_which_one_asks() -> None:
+    lines = _said(f"{_part('pages2')[3]:#x}").splitlines()
+    order = ("block of 4 pages", "in it: text", "likely asked for by", "like it: ", "bytes; --as")
+    places = [next(i for i, line in enumerate(lines) if w in line) for w in order]
+    assert places == sorted(places)
+    assert "+0x000" in lines[places[-1] + 1]
 
 
 def test_a_leaked_block_by_any_page_and_by_its_struct_page() -> None:

@@ -203,6 +203,8 @@ class Subject:
     members: tuple[MemberValue, ...] = ()
     """By name, where the user said of what type it is, or where one of `types` stands out."""
     kind: ThingKind = "object"
+    extent: int = 0
+    """Bytes of what is no object, some of which are `words`; 0 where its end is not known."""
     details: tuple[Text, ...] = ()
     """What else is known of what is no object, a line each; of an object why it is no leak."""
     standing: Standing | None = None
@@ -224,6 +226,8 @@ class Pair:
     similarity: float
     differing: tuple[int, ...]
     """Offsets of words that are not alike."""
+    compared: int = 0
+    """Bytes from the start of both."""
 
 
 @dataclass(frozen=True, slots=True)

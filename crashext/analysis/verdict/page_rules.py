@@ -21,7 +21,7 @@ from crashext.analysis.verdict.thresholds import (
 )
 from crashext.analysis.verdict.verdict import Culprit, Verdict
 from crashext.analysis.verdict.wording import allocated_by, confidence, doubts, little
-from crashext.wording import called, percent, percent_of, plural, size_text
+from crashext.wording import called, percent, percent_of, plural, root_text, size_text
 
 _SAYS = 0.05
 _TELLS = 0.25  # share of the pages that speak of a module
@@ -172,8 +172,8 @@ def held_pages(facts: Facts) -> Iterator[Verdict]:
             Culprit(caller=holder.root, module=holder.module),
             holder.bytes,
             "low",
-            f"{called(holder.root, holder.module)} holds {size_text(holder.bytes)} of pages: a "
-            "pool of buffers, or growth",
+            f"{root_text(called(holder.root, holder.module))} holds {size_text(holder.bytes)} of "
+            "pages: a pool of buffers, or growth",
             (
                 f"{plural(holder.blocks, 'block')} of pages that no counter has, "
                 f"{percent_of(holder.bytes, facts.total)} of memory",

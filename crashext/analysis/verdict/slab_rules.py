@@ -175,7 +175,10 @@ def backlog(facts: Facts) -> Iterator[Verdict]:
             f"{counted.callbacks:,} call_rcu() callbacks are queued, kfree_rcu() keeps "
             f"{plural(counted.frees, 'object')}"
             + (" outside sheaves, each of which is one callback" if counted.sheaves else ""),
-            *(f"{plural(h.objects, f'{h.cache} object')} held by {h.root}" for h in waiting[:3]),
+            *(
+                f"{plural(h.objects, f'{h.cache} object')} held by {root_text(h.root)}"
+                for h in waiting[:3]
+            ),
         ),
         () if waiting else ("whose memory it is was not found",),
         of_stuck_reader(facts),

@@ -10,7 +10,7 @@ from crashext.analysis.results.estimate import NONE
 from crashext.analysis.verdict.facts import AreaFact, CacheFact, Facts
 from crashext.report.html.blocks import Amounts, Block, Cell, Figure, Section, size, table
 from crashext.report.html.figures import Boxes, Node, boxes
-from crashext.wording import called, percent_of, size_text
+from crashext.wording import called, percent_of, root_text, size_text
 
 _LEGEND = (
     ("free", "free"),
@@ -98,7 +98,10 @@ def _uncounted(facts: Facts) -> Iterator[Node]:
     below: list[Node] = []
     if pages is not None and pages.unreachable is not None:
         below = [Node("unreachable", pages.unreachable, "lost")]
-        below += [Node(f"held by {called(h.root, h.module)}", h.bytes, "other") for h in pages.held]
+        below += [
+            Node(f"held by {root_text(called(h.root, h.module))}", h.bytes, "other")
+            for h in pages.held
+        ]
         below += [
             Node("weakly held", pages.weak, "other"),
             Node("perhaps rests of other allocations", pages.split, "other"),

@@ -27,7 +27,7 @@ from crashext.report.html.memory import memory_section
 from crashext.report.html.verdicts import answer_of, first_section, other_sections
 from crashext.report.memory_text import memory_lines
 from crashext.report.reach_text import nameless
-from crashext.wording import called, percent, percent_of, size_text
+from crashext.wording import called, percent, percent_of, root_text, size_text
 
 
 def overview_page(
@@ -141,7 +141,9 @@ def _holders(overview: Overview, facts: Facts, amounts: Amounts) -> Iterator[Blo
         if cache.bytes:
             holder = held.get(cache.name)
             by = (
-                f"{percent(holder.share)} by {called(holder.root, holder.module)}" if holder else ""
+                f"{percent(holder.share)} by {root_text(called(holder.root, holder.module))}"
+                if holder
+                else ""
             )
             rows.append(_cache(cache, by))
     columns = "cache | memory# | objects# | used# | unreachable# | reclaimable | held"
