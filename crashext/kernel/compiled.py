@@ -1,4 +1,4 @@
-"""The compiled loops of compiled.c, where the package was installed with a C compiler at hand.
+"""The compiled loops of *.c, where the package was installed with a C compiler at hand.
 
 Everything has a slower twin in numpy, which is what tests compare with: nobody needs a compiler.
 """
@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from crashext.kernel.access import Words
 from crashext.kernel.byframe import ByFrame
 
-ASK = -2
-"""A word that leads outside the direct map: whoever asks must look further."""
 _LIBRARY = "_compiled"
 _OFF = "CRASHEXT_NUMPY"
 """Set in the environment: do without."""
 
 
-class _ByFrame(ctypes.Structure):
+class FrameTable(ctypes.Structure):
+    """struct by_frame."""
+
     _fields_ = [
         ("number", ctypes.c_void_p),
         ("rows", ctypes.c_void_p),
@@ -35,9 +35,11 @@ class _ByFrame(ctypes.Structure):
     ]
 
 
-class _Slots(ctypes.Structure):
+class SlotsTable(ctypes.Structure):
+    """struct slots."""
+
     _fields_ = [
-        ("row_of_page", _ByFrame),
+        ("row_of_page", FrameTable),
         ("begin", ctypes.c_void_p),
         ("size", ctypes.c_void_p),
         ("length", ctypes.c_void_p),
@@ -48,25 +50,9 @@ class _Slots(ctypes.Structure):
     ]
 
 
-class _Pointers(ctypes.Structure):
-    _fields_ = [
-        ("slots", _Slots),
-        ("of_frame", _ByFrame),
-        ("state", ctypes.c_void_p),
-        ("flagged", ctypes.c_void_p),
-        ("poison", ctypes.c_void_p),
-        ("poisons", ctypes.c_int64),
-        ("direct", ctypes.c_uint64),
-        ("lowest", ctypes.c_uint64),
-        ("span", ctypes.c_uint64),
-        ("allocated", ctypes.c_int32),
-        ("unused", ctypes.c_int32),
-    ]
-
-
 class _Physical(ctypes.Structure):
     _fields_ = [
-        ("of_frame", _ByFrame),
+        ("of_frame", FrameTable),
         ("flags", ctypes.c_uint64),
         ("present", ctypes.c_uint64),
         ("limit", ctypes.c_uint64),
@@ -95,12 +81,12 @@ def load(path: Path) -> ctypes.CDLL | None:
     """Those of a file; None where it is missing, or of another machine or version."""
     try:
         found = ctypes.CDLL(str(path))
-        slots, pointers = ctypes.POINTER(_Slots), ctypes.POINTER(_Pointers)
+        slots = ctypes.POINTER(SlotsTable)
         words, count = ctypes.c_void_p, ctypes.c_int64
         found.crashext_locate.argtypes = [slots, words, count, words, words]
         found.crashext_locate.restype = None
-        found.crashext_find.argtypes = [pointers, words, count, ctypes.c_uint64, words, words]
-        found.crashext_find.restype = count
+        found.crashext_pointers.argtypes = [words, words, words, count, ctypes.c_uint64, words]
+        found.crashext_pointers.restype = count
         physical = ctypes.POINTER(_Physical)
         found.crashext_physical.argtypes = [physical, words, count, words, words, words]
         found.crashext_physical.restype = count
@@ -109,7 +95,7 @@ def load(path: Path) -> ctypes.CDLL | None:
     return found
 
 
-class _Kept:
+class Kept:
     """Arrays that the loops' tables point at."""
 
     def __init__(self) -> None:
@@ -120,11 +106,11 @@ class _Kept:
         self._arrays.append(np.ascontiguousarray(values, kind))
         return self._arrays[-1].ctypes.data
 
-    def by_frame(self, frames: ByFrame[np.int32]) -> _ByFrame:
+    def by_frame(self, frames: ByFrame[np.int32] | ByFrame[np.bool_]) -> FrameTable:
         """The same of a value for each page frame."""
         number, rows, shift = frames.tables
         where = None if number is None else self.array(number, np.int32)
-        return _ByFrame(where, self.array(rows, np.int32), len(frames), shift)
+        return FrameTable(where, self.array(rows, rows.dtype), len(frames), shift)
 
 
 class SlotLoops:
@@ -142,8 +128,8 @@ class SlotLoops:
         page_shift: int,
     ) -> None:
         self.library = library
-        self.kept = kept = _Kept()
-        self.table = _Slots(
+        self.kept = kept = Kept()
+        self.table = SlotsTable(
             kept.by_frame(row_of_page),
             kept.array(begin, np.int64),
             kept.array(size, np.uint32),
@@ -163,47 +149,6 @@ class SlotLoops:
         return slots, within
 
 
-class PointerLoops:
-    """Which words lead to which nodes."""
-
-    def __init__(
-        self,
-        slots: SlotLoops,
-        of_frame: ByFrame[np.int32],
-        state: NDArray[np.uint8],
-        allocated: int,
-        flagged: NDArray[np.bool_],
-        poison: Words,
-        direct: int,
-        lowest: int,
-        span: int,
-    ) -> None:
-        """`flagged`: slabs to whose objects pointers with flags in their low bits lead nowhere;
-        `poison`: what follows a word that holds nothing."""
-        self._slots = slots
-        self._table = _Pointers(
-            slots.table,
-            slots.kept.by_frame(of_frame),
-            slots.kept.array(state, np.uint8),
-            slots.kept.array(flagged, np.uint8),
-            slots.kept.array(poison, np.uint64),
-            len(poison),
-            direct,
-            lowest,
-            span,
-            allocated,
-        )
-
-    def find(self, words: Words, start: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """Indices of words from address `start` on that lead to nodes, and these, or `ASK`."""
-        words = np.ascontiguousarray(words, np.uint64)
-        at, node = np.empty((2, len(words)), np.int32)
-        found = self._slots.library.crashext_find(
-            self._table, words.ctypes.data, len(words), start, at.ctypes.data, node.ctypes.data
-        )
-        return at[:found], node[:found]
-
-
 class PhysicalLoops:
     """Which words are physical addresses of nodes; see `PhysicalAddresses`."""
 
@@ -217,7 +162,7 @@ class PhysicalLoops:
         first_node: int,
         least: int,
     ) -> None:
-        self._library, self._kept = library, _Kept()
+        self._library, self._kept = library, Kept()
         limit, entries = len(of_frame) << page_shift, (1 << page_shift) // 8
         rest = (limit, entries, page_shift, first_node, least)
         self._table = _Physical(self._kept.by_frame(of_frame), flags, present, *rest)

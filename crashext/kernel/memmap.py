@@ -52,7 +52,7 @@ class MemoryMap:
     space: AddressSpace
 
     @cached_property
-    def _by_map(self) -> tuple[Order | None, Addresses]:
+    def by_map(self) -> tuple[Order | None, Addresses]:
         """Blocks by where their struct pages are, and where that is; None: they are in order."""
         if (self.block_maps[1:] >= self.block_maps[:-1]).all():
             return None, self.block_maps
@@ -112,7 +112,7 @@ class MemoryMap:
         """Page frames whose struct pages are at `maps`: ``(uint64[n], ok[n])``."""
         if not len(self.block_maps):
             return np.zeros(len(maps), np.uint64), np.zeros(len(maps), np.bool_)
-        by_map, starts = self._by_map
+        by_map, starts = self.by_map
         block = np.searchsorted(starts, maps, side="right").astype(np.int64) - 1
         chosen = np.maximum(block, 0)
         if by_map is not None:

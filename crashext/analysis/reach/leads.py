@@ -5,20 +5,18 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from crashext.analysis.reach.leftovers import POISON, left_over
+from crashext.analysis.reach.leftovers import left_over
 from crashext.analysis.reach.nodes import Nodes, Nodes32
 from crashext.hosts.base import Mask
 from crashext.kernel.access import Words
-from crashext.kernel.compiled import ASK, PointerLoops
 from crashext.kernel.slab.objects import State
-
-_NO_CACHE = -1
 
 
 class Leads:
     """Asks of words what they lead to."""
 
-    def __init__(self, nodes: Nodes) -> None:
+    def __init__(self, nodes: Nodes, task: int) -> None:
+        """`task`: index of the tasks' cache; -1: there is none."""
         self._nodes, self._table = nodes, nodes.table
         space = nodes.view.space
         # All that nodes can be pointed at by lies in these, wherever the kernel image is.
@@ -27,46 +25,17 @@ class Leads:
         self._direct = np.uint64(space.direct.start)
         self._lowest, self._span = np.uint64(lowest), np.uint64(max(r.end for r in ranges) - lowest)
         self._vmemmap = space.vmemmap
-        task = nodes.view.caches.find("task_struct")
-        self._task = _NO_CACHE if task is None else nodes.view.caches.index(task)
-        self._loops = self._compiled()
+        self._task = task
 
-    def _compiled(self) -> PointerLoops | None:
-        slots, table = self._table.loops, self._table
-        if slots is None:
-            return None
-        return PointerLoops(
-            slots,
-            self._nodes.of_frame,
-            table.state,
-            State.ALLOCATED,
-            table.index.cache == self._task,
-            POISON,
-            int(self._direct),
-            int(self._lowest),
-            int(self._span),
-        )
-
-    def of(
-        self, offset: int, words: Words
-    ) -> tuple[NDArray[np.signedinteger], Nodes32, NDArray[np.intp]]:
+    def of(self, offset: int, words: Words) -> tuple[NDArray[np.intp], Nodes32, NDArray[np.intp]]:
         """Of words that begin at direct-map `offset`: indices of those that lead to nodes, these,
         and which of them do by a struct page."""
-        at: NDArray[np.signedinteger]
-        if self._loops is None:
-            at, target = self.by_arrays(offset, words)
-        else:
-            at, target = self._loops.find(words, int(self._direct) + offset)
-            ask = np.flatnonzero(target == ASK)
-            if len(ask):
-                target[ask] = self._nodes.pointed_at(words[at[ask]])
-                led = np.flatnonzero(target >= 0)
-                at, target = at[led], target[led]
+        at, target = self._leading(offset, words)
         of_page = np.flatnonzero(target >= self._nodes.first_block)
         return at, target, of_page[self._vmemmap.holds(words[at[of_page]])]
 
-    def by_arrays(self, offset: int, words: Words) -> tuple[NDArray[np.intp], Nodes32]:
-        """Indices of words that lead to nodes, and these: what `PointerLoops` finds."""
+    def _leading(self, offset: int, words: Words) -> tuple[NDArray[np.intp], Nodes32]:
+        """Indices of words that lead to nodes, and these."""
         nodes, table = self._nodes, self._table
         at = np.flatnonzero(words - self._lowest < self._span)
         gone = left_over(words, at, self._direct + np.uint64(offset))
@@ -93,7 +62,7 @@ class Leads:
         RWSEM_READER_OWNED, kernel/locking/rwsem.c (4.x to 6.12): "may contain stale pointer".
         """
         at = np.flatnonzero(good & (values & np.uint64(7) != 0) & (found < self._nodes.first_area))
-        if self._task is None or not len(at):
+        if not len(at):
             return
         at = at[self._table.caches(found[at]) == self._task]
         start = self._table.addresses(found[at])

@@ -21,12 +21,12 @@ from crashext.analysis.reach.blocks import PhysicalAddresses, rest_of_split
 from crashext.analysis.reach.mark import Marks, mark, mark_pages
 from crashext.analysis.reach.nodes import Nodes, nodes
 from crashext.analysis.reach.references import (
-    BOOKKEEPING,
     References,
     find_references,
 )
 from crashext.analysis.reach.sampling import Plan, lost_slots, sampled_rows, subset, unreached
 from crashext.analysis.reach.scan import Scanner, present_frames
+from crashext.analysis.reach.sources import BOOKKEEPING
 from crashext.analysis.reach.unread import UnreadLeads, unread_in_use
 from crashext.analysis.settings import MEMORY_BUDGET
 from crashext.distinct import distinct, union, without

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from crashext.analysis.reach.mark import Marks
 from crashext.analysis.reach.nodes import Nodes
-from crashext.analysis.reach.references import BOOKKEEPING
 from crashext.analysis.reach.scan import KERNEL_USES
+from crashext.analysis.reach.sources import BOOKKEEPING
 from crashext.distinct import among, distinct
 from crashext.growing import Growing
 from crashext.kernel.access import Words

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import subprocess
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,18 +13,22 @@ import pytest
 
 from crashext.analysis.reach import blocks
 from crashext.analysis.reach.blocks import PhysicalAddresses
-from crashext.analysis.reach.leads import Leads
+from crashext.analysis.reach.by_arrays import ByArrays
+from crashext.analysis.reach.compiled_pass import CompiledPass
 from crashext.analysis.reach.reachability import Reach, reach
 from crashext.analysis.reach.references import find_references
 from crashext.analysis.reach.scan import present_frames
+from crashext.analysis.reach.silent import Silent
+from crashext.analysis.reach.sources import Found, sources
 from crashext.kernel import byframe, compiled
 from crashext.kernel.access import Words
 from crashext.kernel.slab import slots
+from crashext.kernel.slab.objects import State
 from crashext.progress import silent
 from tests.conftest import lab_view, need_lab
 from tests.kernel.whole import DIRECT, PAGE, VMALLOC, VMEMMAP, Kernel
 
-SOURCE = Path(compiled.__file__).with_suffix(".c")
+SOURCES = sorted(map(str, Path(compiled.__file__).parent.glob("*.c")))
 POISON = 0xDEAD000000000122
 
 
@@ -33,7 +38,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     need_lab()
     path = tmp_path_factory.mktemp("compiled") / compiled.build_name()
     flags = ["-O3", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
-    subprocess.run(["cc", *flags, "-o", str(path), str(SOURCE)], check=True)
+    subprocess.run(["cc", *flags, "-o", str(path), *SOURCES], check=True)
     found = compiled.load(path)
     assert found is not None
     return found
@@ -56,12 +61,12 @@ def busy_kernel() -> tuple[Reach, list[int]]:
     kernel.variable("objects", *objects[::2])
     kernel.break_freelist(kernel.object("kmalloc-256"))
     map_entry = VMEMMAP + 64 * ((block - DIRECT) // PAGE)
-    return kernel.marked(), [*objects, area, block, map_entry, kernel.user_page()]
+    return kernel.marked(), [*objects, *30 * [area, block, map_entry], kernel.user_page()]
 
 
-def words_like_pointers(known: list[int], count: int) -> Words:
+def words_like_pointers(known: list[int], count: int, seed: int) -> Words:
     """Most near something, in runs, with flags; and what stands beside words that hold nothing."""
-    rng = np.random.default_rng(7)
+    rng = np.random.default_rng(seed)
     near = rng.choice(np.array(known, np.uint64), count)
     near += rng.integers(0, 300, count).astype(np.uint64)
     other = rng.choice([0, POISON, DIRECT - 8, DIRECT + (1 << 40), VMALLOC, VMEMMAP], count)
@@ -71,21 +76,53 @@ def words_like_pointers(known: list[int], count: int) -> Words:
     return np.where(rng.random(count) < 0.1, own, found)
 
 
+def columns(found: Found) -> dict[str, list[tuple[int, ...]]]:
+    """What was found, comparable: edges by source as they came, roots and dead words by place."""
+    result: dict[str, list[tuple[int, ...]]] = {"edges": [], "pages": [], "roots": [], "dead": []}
+    for by_page, source, target in found.edges:
+        name = "pages" if by_page else "edges"
+        result[name] += zip(source.tolist(), target.tolist(), strict=True)
+    for by_page, where, target in found.rooted:
+        pairs = zip(where.tolist(), target.tolist(), strict=True)
+        result["roots"] += [(by_page, *pair) for pair in pairs]
+    for where, target in found.dead:
+        result["dead"] += zip(where.tolist(), target.tolist(), strict=True)
+    for name, key in (("edges", 1), ("pages", 1), ("roots", 3), ("dead", 2)):
+        result[name].sort(key=lambda row, key=key: row[:key])  # type: ignore[misc]
+    return result
+
+
 @pytest.mark.parametrize("dense", [byframe.DENSE, 0])
-def test_words_lead_where_numpy_says(
+def test_words_hold_what_numpy_says(
     dense: int, library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(byframe, "DENSE", dense)
     use(library, monkeypatch)
     marked, known = busy_kernel()
-    leads = Leads(marked.nodes)
-    words = words_like_pointers(known, 20_000)
-    at, target, _ = leads.of(16 * PAGE, words)
-    expected = leads.by_arrays(16 * PAGE, words)
-    assert len(at) > 5000
-    assert len(np.unique(target)) > 200
-    assert (at == expected[0]).all()
-    assert (target == expected[1]).all()
+    nodes = replace(marked.nodes, table=replace(marked.table))
+    assert nodes.table.loops is not None
+    wanted = nodes.used.copy()
+    wanted.set(np.arange(0, len(wanted), 9), np.bool_(False))
+    nodes.table.state[::11] = State.UNKNOWN
+    hushed = np.arange(8, 300 * PAGE, 999, dtype=np.uint64)
+    facts = replace(
+        sources(nodes, marked.stacks, wanted),
+        silent=Silent(hushed, hushed + np.uint64(64)),
+        stale=nodes.blocks.first[::2],
+        bookkeeping=np.arange(len(nodes.table.index.cache)) % 5 == 1,
+        bookkeeping_word=16,
+        links=[(np.uint64(8), np.uint64(24))],
+    )
+    compiled_pass, arrays = CompiledPass(facts, nodes.table.loops), ByArrays(facts)
+    kinds: Counter[str] = Counter()
+    for number, first in enumerate(range(0, len(wanted), 32)):
+        words = words_like_pointers(known, 32 * PAGE // 8, number)
+        found = compiled_pass.look(first * PAGE, words)
+        expected = arrays.look(first * PAGE, words)
+        assert columns(found) == columns(expected)
+        assert found.roots == expected.roots
+        kinds.update({name: len(rows) for name, rows in columns(found).items()})
+    assert all(kinds[name] > 100 for name in ("edges", "pages", "roots", "dead")), kinds
 
 
 @pytest.mark.parametrize("dense", [byframe.DENSE, 0])
