@@ -75,7 +75,7 @@ class Compared:
     """The record names no other place for any of them."""
 
     same: bool
-    """The first is in the recorded function, if at another call of it."""
+    """The first is in the recorded function, or in a helper that it asked, if at another call."""
 
     @property
     def outcome(self) -> str:
@@ -222,8 +222,8 @@ def _compare(
         callers = rank_callers(*asked, *_held(holders, addresses))
     ranked = [] if callers is None else [c.site for c in callers.sites]
     rank = next((i for i, s in enumerate(ranked) if names(view.host, s, stack)), None)
-    function = view.host.symbol_at(site - 1)
-    same = bool(ranked and function and ranked[0].function == function.name)
+    through = {symbol.name for a in stack if (symbol := view.host.symbol_at(a - 1))}
+    same = bool(ranked and ranked[0].function in through)
     single = times == len(stacks)
     return Compared(cache.name, len(members), stack, site, callers, rank, single, same)
 

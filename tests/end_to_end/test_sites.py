@@ -138,3 +138,11 @@ def test_what_frees_objects_of_a_cache_is_named(dump: str, cache: str, function:
     assert [(r.function.name, sure) for r, sure in freeing.of(found, "leaklab")] == [
         (function, Sure.YES)
     ]
+
+
+def test_what_takes_from_a_pool_that_is_not_there_is_not_listed() -> None:
+    """Nothing is swapped or encrypted: __swap_writepage() and the like have no pool yet."""
+    ran = ask("leakscan", *on("default@sid"), "--sites", "bio-280", "--json")
+    listed = {s["function"] for s in [*ran.document["sites"], *ran.document["varying"]]}
+    assert {"bioset_init", "bio_alloc_bioset"} <= listed
+    assert not listed & {"__swap_writepage", "swap_read_folio", "fscrypt_alloc_bounce_page"}

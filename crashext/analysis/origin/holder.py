@@ -107,4 +107,7 @@ class Holder:
         if at == pointer.offset and base.size == pointer.size:
             names.append(base.name)
         named = any(self._stem is not None and name.startswith(self._stem) for name in names)
+        if not named and names and bases.known(pointer.holder, pointer.size):
+            # The cache has that struct's name: another one of its size is hardly in it.
+            return Keeps.PERHAPS
         return Keeps.YES if named else Keeps.FITS if names else Keeps.NO

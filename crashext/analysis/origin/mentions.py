@@ -32,6 +32,8 @@ _PASSED = 0.5
 _BY_CHANCE = 2.0
 """Somebody names it in any case, and who does is more likely than others to ask for an object."""
 _MOST = 9.0  # of what symbols say together
+_NEXT = 0.5
+"""What each further symbol says that holders have: they are of one stroke of code."""
 _FEW = 64
 """Functions that name a symbol, above which places are not looked for by it."""
 HEAD, HOLDERS = -1, -2
@@ -95,7 +97,15 @@ class Symbols:
             return 0.0, []
         if not named:
             return math.log(1 - _PASSED), []
-        return min(_MOST, sum(t.weight for t in named)), named
+        beyond = [t.weight for t in named if t.offset == HOLDERS]
+        own = sum(t.weight for t in named if t.offset != HOLDERS)
+        return min(_MOST, own + _together(beyond)), named
+
+
+def _together(weights: Sequence[float]) -> float:
+    """Of what one stroke of code has written into what points at them."""
+    first = max(weights, default=0.0)
+    return first + _NEXT * (sum(weights) - first)
 
 
 def _held(words: WordMap) -> list[tuple[int, int]]:

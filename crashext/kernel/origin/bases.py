@@ -13,7 +13,7 @@ from crashext.kernel.btf import Btf
 from crashext.kernel.btf_types import BtfKind
 from crashext.kernel.origin.code import Instruction, slot
 from crashext.kernel.origin.constants import Constants
-from crashext.kernel.origin.kept import Kept, member
+from crashext.kernel.origin.kept import Kept, member, stepped
 from crashext.kernel.origin.requests import Requests
 from crashext.kernel.origin.thunks import meant
 
@@ -60,6 +60,13 @@ class Bases:
     def flexible(self, base: Base) -> bool:
         """Whether it may be larger than it is declared."""
         return self._btf is not None and bool(base.type) and self._btf.flexible(base.type)
+
+    def known(self, name: str, size: int) -> bool:
+        """Whether there is a struct of that name and size."""
+        btf = self._btf
+        if btf is None:
+            return False
+        return any(btf.size(n) == size for n in btf.named(BtfKind.STRUCT).get(name, ()))
 
     def wholes(self, base: Base, offset: int, size: int) -> tuple[str, ...]:
         """Structs of `size` bytes that have this one as a part, at `offset`, by name."""
@@ -160,12 +167,8 @@ class _Search:
             return None
         if one.mnemonic in _MOVES:
             return self._moved(i, parts[1], depth)
-        if one.mnemonic == "lea":
-            where = member(parts[1])
-            return None if where is None else self._further(i, where, depth)
-        if one.mnemonic == "add" and parts[1].startswith("0x"):
-            return self._further(i, (place, int(parts[1], 16)), depth)
-        return None
+        where = stepped(one)
+        return None if where is None else self._further(i, where, depth)
 
     def _whole(self, operand: str) -> str:
         name, bits = self._known.registers.get(operand, ("", 0))

@@ -46,7 +46,8 @@ class EntryPoint:
     pool: int = _NONE
     """The argument that is a mempool, whose cache it takes from."""
     filling: bool = False
-    """It makes a mempool and fills it; `cache` is the cache, or the size for kmalloc()."""
+    """It makes a mempool and fills it, an array of objects; `cache` is the cache, or the size for
+    kmalloc()."""
     bulk: bool = False
     """It hands out many, in an array that it is given."""
     managed: bool = False

@@ -11,7 +11,7 @@ from crashext.hosts.base import Symbol
 from crashext.kernel.access import Words
 from crashext.kernel.origin.constants import Value, What
 from crashext.kernel.origin.fitting import Request
-from crashext.kernel.origin.kept import Kept, member
+from crashext.kernel.origin.kept import Kept, stepped
 from crashext.kernel.origin.requests import Requests
 from crashext.kernel.origin.stores import stores_after
 
@@ -39,7 +39,7 @@ class Keepers:
         return self._known[request.call]
 
     def _find(self, request: Request) -> frozenset[Kept]:
-        if request.entry.bulk:
+        if request.entry.bulk or request.entry.filling:
             return _IN_ARRAY
         if request.jump:
             known = request.entry.returns
@@ -94,7 +94,7 @@ class Keepers:
         known, at = (None, 0) if caller is None else functions.place(call, caller)
         for definition in [] if known is None else known.set_at(at, register):
             one = None if definition is None or known is None else known.code.all[definition]
-            place = member(one.parts[1]) if one is not None and one.mnemonic == "lea" else None
+            place = None if one is None else stepped(one)
             if one is not None and place is not None:
                 yield Kept("member", place[1], 0, one.address, place[0])
 

@@ -20,6 +20,7 @@ PLACE = re.compile(
     re.ASCII,
 )
 """A memory operand of x86-64."""
+_NUMBER = re.compile(r"#?(-?(?:0x[0-9a-f]+|\d+))", re.ASCII)
 
 
 class Kept(NamedTuple):
@@ -70,3 +71,19 @@ def member(operand: str) -> tuple[str, int] | None:
         return None
     number = int(place["number"] or "0", 0)
     return place["base"], -number if place["sign"] == "-" else number
+
+
+def stepped(one: Instruction) -> tuple[str, int] | None:
+    """Of an instruction that makes an address of another one and a number: the register with that
+    address before it, and the number."""
+    parts = one.parts
+    if one.mnemonic == "lea":
+        return member(parts[1])
+    # x86-64 adds to the first, and 0x80 by a sub of -0x80, which is shorter.
+    if one.mnemonic not in ("add", "sub") or len(parts) not in (2, 3):
+        return None
+    number = _NUMBER.fullmatch(parts[-1])
+    if number is None:
+        return None
+    step = int(number[1], 0)
+    return parts[-2], step if one.mnemonic == "add" else -step

@@ -41,6 +41,7 @@ from crashext.kernel.slab.caches import Caches, SlabCache
 
 _MOST_POOLED = 1 << 20  # bytes of what a mempool of kmalloc() hands out; more is an address
 _OF_AREAS = re.compile("_{0,2}v[mz]?alloc_", re.ASCII)
+_AT_AN_ADDRESS = {What.CONSTANT, What.LOAD}
 _NO_SYMBOL = Symbol("", 0, 0, "")
 T = TypeVar("T")
 
@@ -292,7 +293,11 @@ class Requests:
         elif entry.pool >= 0:
             known, at = self.functions.place(call, function)
             if known is not None:
-                caches = self._given.pools(known.before(at, self._reader.isa.arguments[entry.pool]))
+                values = known.before(at, self._reader.isa.arguments[entry.pool])
+                caches = self._given.pools(values)
+                # A pool that is not there, or that hands out pages, or what kmalloc() gave it.
+                if not caches & self._addresses and {v.what for v in values} <= _AT_AN_ADDRESS:
+                    return (0,)
         for variable in entry.variable:
             place = self.host.address_of(variable)
             if place is not None and (word := self.peek(place)) is not None:

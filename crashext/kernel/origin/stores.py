@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 from crashext.hosts.base import U64
 from crashext.kernel.origin.code import REGISTERS, Code, Instruction, slot
 from crashext.kernel.origin.constants import MEMORY, Constants, Peek, What, width
-from crashext.kernel.origin.kept import Kept, framed, kept_by
+from crashext.kernel.origin.kept import Kept, framed, kept_by, stepped
 
 _MOST_INSTRUCTIONS = 400
 _MOST_FORKS = 16
@@ -275,9 +275,8 @@ class Walk:
                 after = self._pointers.get(_place(what))
             elif one.mnemonic == "lea":
                 after = self._inside(what)
-            elif name in self._pointers and "0x" in what:
-                step = int(what, 16) if what.startswith("0x") else 0
-                after = self._pointers[name] + (step if one.mnemonic == "add" else -step)
+            elif name in self._pointers and (step := stepped(one)) is not None:
+                after = self._pointers[name] + step[1]
         for written in self._code.writes(i):
             self._pointers.pop(written, None)
         if name and after is not None:

@@ -23,6 +23,7 @@ TASK = Pointer("task_struct", 0x78, 0, 10, 10, size=9000)
 CRED = Pointer("cred_jar", 0x78, 0, 10, 10, size=176)
 SLAB = Pointer("kmalloc-192", 0x78, 0, 10, 10, size=192)
 LIST = Pointer("kmalloc-192", 0x20, 0x18, 10, 10, own=True, size=192)
+AREA = Pointer("vmap_area", 0x78, 0, 10, 10, size=72)
 MEMBER = Kept("member", 0x78, 0, 1, "rbx")
 
 
@@ -37,6 +38,9 @@ class Known(Bases):
 
     def wholes(self, base: Base, offset: int, size: int) -> tuple[str, ...]:
         return ("whole",) if base.name == "part" else ()
+
+    def known(self, name: str, size: int) -> bool:
+        return (name, size) == ("vmap_area", 72)
 
     def flexible(self, base: Base) -> bool:
         return base.name == "growing"
@@ -53,6 +57,8 @@ class Known(Bases):
         (TASK, MEMBER._replace(at=0x70), Base("part", 400, 0), Keeps.FITS),
         (CRED, MEMBER, Base("cred", 176, 0), Keeps.YES),
         (CRED, MEMBER, Base("other", 176, 0), Keeps.FITS),
+        (AREA, MEMBER, Base("vmap_area", 72, 0), Keeps.YES),
+        (AREA, MEMBER, Base("hv_ring_buffer_info", 72, 0), Keeps.PERHAPS),
         (CRED, MEMBER, Base("", 0, 0, CACHE), Keeps.MADE),
         (CRED, MEMBER, Base("", 0, 0, CACHE + 8), Keeps.NO),
         (SLAB, MEMBER, Base("any", 136, 0), Keeps.FITS),

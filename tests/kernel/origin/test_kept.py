@@ -115,7 +115,17 @@ def test_arm64() -> None:
     assert found.returned == 0
 
 
-def test_a_store_through_an_argument_is_where_the_callers_say() -> None:
+@pytest.mark.parametrize(
+    ("member", "base", "at"),
+    [
+        (b"\x48\x8d\x7d\x78", "rbp", 0x78),  # lea rdi, [rbp + 0x78]
+        (b"\x48\x83\xef\x80", "rdi", 0x80),  # sub rdi, -0x80
+        (b"\x48\x81\xc7\x60\x14\0\0", "rdi", 0x1460),  # add rdi, 0x1460
+    ],
+)
+def test_a_store_through_an_argument_is_where_the_callers_say(
+    member: bytes, base: str, at: int
+) -> None:
     """lsm_blob_alloc(&cred->security, size): the caller's address is of a member."""
     alloc, callee, caller = AT, AT + 0x100, AT + 0x200
     symbols = {"_text": AT, "_etext": AT + 0x1000, "__kmalloc": alloc}
@@ -123,12 +133,19 @@ def test_a_store_through_an_argument_is_where_the_callers_say() -> None:
     text = bytearray(b"\xcc" * 0x1000)
     keeper = b"\x48\x89\xfb" + b"\xbf\x40\0\0\0"  # mov rbx, rdi; mov edi, 64
     keeper += call(callee + len(keeper), alloc) + b"\x48\x89\x03" + b"\x31\xc0" + RET  # [rbx] = rax
-    user = b"\x48\x8d\x7d\x78"  # lea rdi, [rbp + 0x78]
-    user += call(caller + 4, callee) + RET
+    user = member + call(caller + len(member), callee) + RET
     text[0x100 : 0x100 + len(keeper)] = keeper
     text[0x200 : 0x200 + len(user)] = user
     host.put(AT, bytes(text))
     known = Requests(host, Caches((slab_cache("kmalloc-64", 64),), None))
     (request,) = known.of((Kind.SIZED,))
     found = {(k.where, k.at, k.inside, k.store, k.base) for k in Keepers(known).of(request)}
-    assert ("member", 0x78, 0, caller, "rbp") in found
+    assert ("member", at, 0, caller, base) in found
+
+
+def test_what_fills_a_mempool_keeps_each_object_in_its_array() -> None:
+    host = Paged(symbols={"_text": AT, "_etext": AT + 0x1000, "mempool_init": AT})
+    host.put(AT, b"\xcc" * 0x100 + call(AT + 0x100, AT) + RET + b"\xcc" * 0xEFA)
+    known = Requests(host, Caches((slab_cache("bio-248", 248),), None))
+    (request,) = known.of((Kind.SLAB,))
+    assert {k.where for k in Keepers(known).of(request)} == {"array"}
