@@ -11,8 +11,8 @@ from typing import NamedTuple
 from crashext.hosts.base import Host
 from crashext.kernel.btf import Btf
 from crashext.kernel.btf_types import BtfKind
-from crashext.kernel.origin.code import Instruction, slot
 from crashext.kernel.origin.constants import Constants
+from crashext.kernel.origin.instruction import Instruction, slot
 from crashext.kernel.origin.kept import Kept, member, stepped
 from crashext.kernel.origin.requests import Requests
 from crashext.kernel.origin.thunks import meant

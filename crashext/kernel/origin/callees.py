@@ -6,12 +6,11 @@ they write is as telling as what the function writes that allocated.
 
 from __future__ import annotations
 
-from crashext.hosts.base import Host, ReadFault
-from crashext.kernel.origin.code import Code
+from crashext.hosts.base import Host
 from crashext.kernel.origin.constants import Peek
 from crashext.kernel.origin.entrypoints import ALLOCATING, FREEING
+from crashext.kernel.origin.functions import Functions
 from crashext.kernel.origin.kept import Kept
-from crashext.kernel.origin.readers import Reader
 from crashext.kernel.origin.stores import Written
 from crashext.kernel.origin.thunks import meant
 
@@ -31,8 +30,10 @@ _NOTHING: _Done = (), frozenset()
 class Callees:
     """Functions of one kernel that get a pointer; what was read of them is kept."""
 
-    def __init__(self, host: Host, reader: Reader, peek: Peek) -> None:
-        self._host, self._reader, self.peek = host, reader, peek
+    def __init__(self, host: Host, functions: Functions) -> None:
+        self._host, self._functions = host, functions
+        self._reader = functions.reader
+        self.peek: Peek = functions.peek
         # They hand out the memory, or take it back, and what they write into it is not what stays.
         names = {e.name for e in (*ALLOCATING, *FREEING)}
         self._barred = {host.address_of(name) for name in names}
@@ -76,12 +77,10 @@ class Callees:
         symbol = self._host.symbol_at(target)
         if symbol is None or symbol.address != target or not 0 < symbol.size <= _LONGEST:
             return _NOTHING
-        try:
-            code = Code(self._host.read(target, symbol.size), target, self._reader.isa)
-        except ReadFault:
+        known = self._functions.whole(symbol)
+        if known is None:
             return _NOTHING
-        known = self._reader.constants(code, self.peek)
         given = {self._reader.isa.arguments[argument]: 0}
-        walk = self._reader.walk(code, known, self, given, depth + 1)
+        walk = self._reader.walk(known.code, known, self, given, depth + 1)
         walk.follow(0)
         return tuple(walk.written.values()), frozenset(walk.kept)

@@ -9,12 +9,17 @@ arm64's are in code_arm64.py.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from functools import cache, cached_property, lru_cache, partial
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache, cached_property, lru_cache
 from typing import NamedTuple
 
 import capstone
 
+from crashext.kernel.origin.instruction import Instruction, ends, jumps, slot, target
+from crashext.kernel.origin.lines import Lines
+
+_MOST_TEXTS = 1 << 16
 MOST_CODE = 1 << 17  # bytes of one function; larger ones are tables of code, or nonsense
 
 _WIDE = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", *(f"r{n}" for n in range(8, 16)))
@@ -56,72 +61,8 @@ _IMPLIED = {
     "rdmsr": ("rax", "rdx"),
     "syscall": ("rcx", "r11"),
 }
-_ENDS = frozenset(("jmp", "ret", "ud2", "int3", "b", "br", "brk", "udf", "eret", "retaa", "retab"))
-_TESTS = frozenset(("cbz", "cbnz", "tbz", "tbnz"))
-_OUTSIDE = re.compile(r", (?![^\[]*\])")  # commas that are not inside a memory operand
-_HEX = re.compile(r"0x[0-9a-f]{1,16}", re.ASCII)
-_SLOT = re.compile(r"\[(?:rsp|rbp)(?: [+-] 0x[0-9a-f]+| [+-] \d)?\]", re.ASCII)
-
-
-class Instruction(NamedTuple):
-    address: int
-    size: int
-    mnemonic: str
-    operands: str
-
-    @property
-    def end(self) -> int:
-        return self.address + self.size
-
-    @property
-    def parts(self) -> list[str]:
-        """The operands one by one, destination first."""
-        if "[" in self.operands:
-            return _OUTSIDE.split(self.operands)
-        return self.operands.split(", ") if self.operands else []
-
-    @property
-    def target(self) -> int | None:
-        """Of a direct jump or call; arm64's may test a register, which they name first."""
-        return _target(self.operands)
-
-    @property
-    def ends_block(self) -> bool:
-        """Control does not come out at its end. WARN() goes on after its ud2 or brk, but nothing
-        that anyone asks about is decided there."""
-        return _ends(self.mnemonic)
-
-    @property
-    def unconditional(self) -> bool:
-        """A jump that is always taken."""
-        return self.mnemonic in ("jmp", "b")
-
-    @property
-    def jumps(self) -> bool:
-        """Control may go elsewhere from there, other than by a call."""
-        return _jumps(self.mnemonic)
-
-
-def _jumps(mnemonic: str) -> bool:
-    first = mnemonic[0]
-    if first == "j":
-        return True
-    return first in "bct" and (mnemonic[:2] == "b." or mnemonic == "b" or mnemonic in _TESTS)
-
-
-def _target(operands: str) -> int | None:
-    last = operands.rpartition("#")[2]
-    return int(last, 16) if _HEX.fullmatch(last) else None
-
-
-def _ends(mnemonic: str) -> bool:
-    return mnemonic in _ENDS or mnemonic.endswith(" ret")
-
-
-def slot(operand: str) -> str | None:
-    """``[rsp + 0x10]``: the stack slot that a memory operand is; None where it is none."""
-    inner = operand[operand.find("[") :]
-    return inner if _SLOT.fullmatch(inner) and "gs:" not in operand else None
+_NUMBER = re.compile(r"\b(?:0x[0-9a-f]+|\d+)\b", re.ASCII)
+_WORD = re.compile(r"\b[a-z]\w*", re.ASCII)
 
 
 class Isa(NamedTuple):
@@ -135,13 +76,10 @@ class Isa(NamedTuple):
     """The stack pointer."""
     writes: Callable[[Instruction], frozenset[str]]
     """64-bit registers, and slots of the stack, that an instruction changes."""
-    jumps: str
-    """First letters of instructions that jump."""
-
-
-@cache
-def _disassembler(machine: tuple[int, int]) -> capstone.Cs:
-    return capstone.Cs(*machine)
+    turns: str
+    """First letters of instructions after which control may go elsewhere than on."""
+    registers: Mapping[str, tuple[str, int]]
+    """Name -> (64-bit register, bits)."""
 
 
 class Code:
@@ -149,57 +87,141 @@ class Code:
 
     def __init__(self, data: bytes, address: int, isa: Isa | None = None) -> None:
         self.isa = isa or X86_64
-        found = _disassembler(self.isa.machine).disasm_lite(data, address)
-        # Half a million of them in one look through a kernel: not a line of Python each.
-        self.all = list(map(_INSTRUCTION, found))
-        self.written: dict[int, frozenset[str]] = {}
+        self.all = Lines(self.isa.machine, data, address)
+        self._reached: dict[tuple[str, int], tuple[Stretch, ...]] = {}
 
     def at(self, address: int) -> int | None:
         """The place of the instruction that begins at `address`."""
-        return self._index.get(address)
+        addresses = self.all.addresses
+        i = bisect_left(addresses, address)
+        return i if i < len(addresses) and addresses[i] == address else None
 
     @cached_property
-    def _index(self) -> dict[int, int]:
-        return {instruction[0]: i for i, instruction in enumerate(self.all)}
+    def _ways(self) -> tuple[dict[int, list[int]], frozenset[int]]:
+        """Places that jump to a place, and those that control does not come to from the one before.
 
-    @cached_property
-    def jumps(self) -> dict[int, list[int]]:
-        """Places that jump to a place."""
+        That is all; what only a jump table or a patched branch leads to is come to from nowhere.
+        """
         found: dict[int, list[int]] = {}
-        first = self.isa.jumps
-        there = [(i, one) for i, one in enumerate(self.all) if one[2][0] in first]
-        for i, (_, _, mnemonic, operands) in there:
-            if _jumps(mnemonic):
-                to = self._index.get(_target(operands) or 0)
+        barred = {0}
+        for i, mnemonic, operands in self.all.turns(self.isa.turns):
+            if jumps(mnemonic):
+                to = self.at(target(operands) or 0)
                 if to is not None:
                     found.setdefault(to, []).append(i)
-        return found
+            if ends(mnemonic):
+                barred.add(i + 1)
+        return found, frozenset(barred)
 
-    def falls(self, i: int) -> bool:
-        """Whether control comes to a place from the one before it. With `jumps` that is all; what
-        only a jump table or a patched branch leads to is come to from nowhere."""
-        return i > 0 and not _ends(self.all[i - 1][2])
+    @cached_property
+    def _texts(self) -> list[_Text | None]:
+        """What is known of the encodings: most occur again and again."""
+        return list(map(_known(self.isa.machine).get, self._encodings))
+
+    @cached_property
+    def _encodings(self) -> list[bytes]:
+        return self.all.encodings()
+
+    def _text(self, i: int) -> _Text:
+        known = self._texts[i]
+        if known is None:
+            every, encoding = _known(self.isa.machine), self._encodings[i]
+            if len(every) >= _MOST_TEXTS:
+                every.clear()
+            known = self._texts[i] = every[encoding] = self._form(*self.all.words(i))
+        return known
+
+    def _form(self, mnemonic: str, operands: str) -> _Text:
+        """What is known of all that read so but for the numbers, unless those name a slot."""
+        if f"[{self.isa.stack}" not in operands and "[rbp" not in operands:
+            operands = _NUMBER.sub("0", operands)
+        return _form(self.isa.writes, mnemonic, operands)
 
     def writes(self, i: int) -> frozenset[str]:
         """64-bit registers, and slots of the stack, that an instruction changes."""
-        known = self.written.get(i)
-        if known is None:
-            _, _, mnemonic, operands = self.all[i]
-            known = self.written[i] = _written_by(self.isa.writes, mnemonic, operands)
-        return known
+        return self._text(i).writes
+
+    def touches(self, i: int) -> frozenset[str] | None:
+        """Those that it changes or names; None of one after which control may go elsewhere, and of
+        one that may be about any slot of the stack."""
+        text = self._text(i)
+        if text.touches is None and not text.anything:
+            text.look(self.isa)
+        return text.touches
+
+    def set_last(self, name: str, i: int, most: int) -> tuple[Stretch, ...]:
+        """The stretches of code that lead to the place `i`, backwards from there to where a
+        register or a slot of the stack is set; it looks at `most` instructions, if so many."""
+        key = name, i
+        if key not in self._reached:
+            self._reached[key] = tuple(self._stretches(name, i, most))
+        return self._reached[key]
+
+    def _stretches(self, name: str, i: int, most: int) -> Iterator[Stretch]:
+        (jumps, barred), stack = self._ways, self.isa.stack
+        wanted = {name, stack} if name.startswith(f"[{stack}") else {name}
+        texts, seen = self._texts, set[int]()
+        todo = [*jumps.get(i, ())] if i in barred else [*jumps.get(i, ()), i - 1]
+        while todo and len(seen) < most:
+            at, before = todo.pop(), len(seen)
+            hit, entered = False, False
+            while at not in seen:
+                seen.add(at)
+                text = texts[at] or self._text(at)
+                if not wanted.isdisjoint(text.writes):
+                    hit = True
+                    break
+                if at in jumps:
+                    todo += jumps[at]
+                if at in barred:
+                    entered = not at
+                    break
+                at -= 1
+            yield Stretch(len(seen) - before, at if hit else None, entered)
 
 
-@lru_cache(1 << 16)
-def _written_by(
-    writes: Callable[[Instruction], frozenset[str]], mnemonic: str, operands: str
-) -> frozenset[str]:
-    """What every instruction of that text changes: most occur again and again."""
-    return writes(Instruction(0, 0, mnemonic, operands))
+class Stretch(NamedTuple):
+    """Instructions that follow each other, on the way to some place."""
+
+    length: int
+    sets: int | None
+    """The place of the first of them, which sets what was asked about; None where it does not."""
+    entered: bool
+    """It begins with the function."""
 
 
-_INSTRUCTION: Callable[[tuple[int, int, str, str]], Instruction] = partial(
-    tuple.__new__, Instruction
-)
+class _Text:
+    """What all instructions have in common that read alike."""
+
+    __slots__ = ("_operands", "anything", "touches", "writes")
+
+    def __init__(self, one: Instruction, writes: frozenset[str]) -> None:
+        self.writes, self._operands = writes, one.operands
+        self.touches: frozenset[str] | None = None
+        self.anything = one.jumps or one.ends_block
+        """`touches` is None for good."""
+
+    def look(self, isa: Isa) -> None:
+        """Find what it touches."""
+        one = Instruction(0, 0, "", self._operands)
+        slots = {slot(part) for part in one.parts if "[" in part} - {None}
+        self.anything |= f"[{isa.stack}" in one.operands and not slots
+        if not self.anything:
+            names = (isa.registers.get(word) for word in _WORD.findall(one.operands))
+            named = (name[0] for name in names if name is not None)
+            self.touches = self.writes.union(named, filter(None, slots))
+
+
+@lru_cache(1 << 15)
+def _form(writes: Callable[[Instruction], frozenset[str]], mnemonic: str, operands: str) -> _Text:
+    one = Instruction(0, 0, mnemonic, operands)
+    return _Text(one, writes(one))
+
+
+@cache
+def _known(machine: tuple[int, int]) -> dict[bytes, _Text]:
+    """By encoding."""
+    return {}
 
 
 def _writes(instruction: Instruction) -> frozenset[str]:
@@ -232,4 +254,6 @@ def _written(operand: str) -> str:
     return slot(operand) or ""
 
 
-X86_64 = Isa((capstone.CS_ARCH_X86, capstone.CS_MODE_64), ARGUMENTS, "rsp", _writes, "j")
+X86_64 = Isa(
+    (capstone.CS_ARCH_X86, capstone.CS_MODE_64), ARGUMENTS, "rsp", _writes, "jruib", REGISTERS
+)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import capstone
 
-from crashext.kernel.origin.code import Instruction, Isa
+from crashext.kernel.origin.code import Isa
 from crashext.kernel.origin.constants import (
     NOBODY_KNOWS,
     Constants,
@@ -23,6 +23,7 @@ from crashext.kernel.origin.constants import (
     constants,
     cut,
 )
+from crashext.kernel.origin.instruction import Instruction
 
 ARGUMENTS = tuple(f"x{n}" for n in range(8))
 _SCRATCH = frozenset((*(f"x{n}" for n in range(18)), "x30"))
@@ -142,7 +143,8 @@ ISA = Isa(
     ARGUMENTS,
     "sp",
     _writes,
-    "bct",
+    "bcture",
+    REGISTERS,
 )
 
 

@@ -13,7 +13,8 @@ from enum import Enum
 from itertools import product
 from typing import NamedTuple
 
-from crashext.kernel.origin.code import REGISTERS, Code, Instruction, slot
+from crashext.kernel.origin.code import REGISTERS, Code
+from crashext.kernel.origin.instruction import Instruction, slot
 
 _WORD = (1 << 64) - 1
 _MOST_VALUES = 16
@@ -144,32 +145,14 @@ class Constants:
 
     def _definitions(self, name: str, i: int) -> Iterator[int | None]:
         """Places that set it last on some way here; None: the function's caller did."""
-        code, known = self.code, self.code.written
-        jumps, falls, stack = code.jumps, code.falls, code.isa.stack
-        on_stack = name.startswith(f"[{stack}")
-        seen: set[int] = set()
-        todo = [*jumps.get(i, ()), i - 1] if falls(i) else [*jumps.get(i, ())]
         if i == 0:
             yield None
-        while todo and self._steps > 0:
-            at, before = todo.pop(), len(seen)
-            hit, entered = False, False
-            while at not in seen and not hit:
-                seen.add(at)
-                written = known.get(at)
-                if written is None:
-                    written = code.writes(at)
-                hit = name in written or (on_stack and stack in written)
-                if hit:
-                    break
-                if at in jumps:
-                    todo += jumps[at]
-                entered |= not at
-                if falls(at):
-                    at -= 1
-            self._steps -= len(seen) - before
-            if hit:
-                yield at
+        for length, definition, entered in self.code.set_last(name, i, _MOST_STEPS):
+            if self._steps <= 0:
+                return
+            self._steps -= length
+            if definition is not None:
+                yield definition
             if entered:
                 yield None
 

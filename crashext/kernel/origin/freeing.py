@@ -13,8 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from enum import IntEnum
 
-from crashext.hosts.base import Host, ReadFault
-from crashext.kernel.origin.code import Code
+from crashext.hosts.base import Host
 from crashext.kernel.origin.constants import Value, What
 from crashext.kernel.origin.entrypoints import KFREE, LATER, LATER_BY_ITSELF, Kind
 from crashext.kernel.origin.fitting import Fit, Fitting, Request
@@ -150,11 +149,9 @@ class Freeing:
         symbol = self._host.symbol_at(function)
         if symbol is None or symbol.address != function or not 0 < symbol.size <= _LONGEST:
             return None
-        try:
-            code = Code(self._host.read(function, symbol.size), function, self._reader.isa)
-        except ReadFault:
+        known = self._requests.functions.whole(symbol)
+        if known is None:
             return None
-        known = self._reader.constants(code, self._requests.peek)
-        walk = self._reader.walk(code, known, None, {self._reader.isa.arguments[argument]: 0})
+        walk = self._reader.walk(known.code, known, None, {self._reader.isa.arguments[argument]: 0})
         walk.follow(0)
         return walk

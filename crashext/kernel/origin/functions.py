@@ -14,7 +14,7 @@ from crashext.kernel.origin.readers import Reader
 from crashext.kernel.origin.text import Text
 
 _MOST_WITHOUT_SIZE = 1 << 14
-_MOST_KEPT = 48
+_MOST_KEPT = 1 << 16  # instructions
 
 
 class Functions:
@@ -25,6 +25,7 @@ class Functions:
         self._host, self.reader, self._kept = host, reader, kept
         self._peeked: dict[int, int | None] = {}
         self._last: dict[int, Constants | None] = {}
+        self._kept_now = 0
         self._texts: dict[int, bytes] = {}
 
     def place(self, call: int, function: Symbol) -> tuple[Constants | None, int]:
@@ -32,18 +33,27 @@ class Functions:
 
         The last functions are kept: calls come in order of address, with who calls and is called.
         """
-        if function.address in self._last:
-            known = self._last[function.address]
-        else:
-            data = self.text(function, call)
-            code = Code(data, function.address, self.reader.isa) if data else None
-            known = None if code is None else self.reader.constants(code, self.peek)
-            if function.address:
-                self._last[function.address] = known
-                if len(self._last) > _MOST_KEPT:
-                    del self._last[next(iter(self._last))]
+        known = self._known(function, call)
         at = None if known is None else known.code.at(call)
         return (None, 0) if at is None else (known, at)
+
+    def whole(self, function: Symbol) -> Constants | None:
+        """What is known of registers in a function; None where it cannot be read."""
+        return self._known(function, function.address)
+
+    def _known(self, function: Symbol, call: int) -> Constants | None:
+        if function.address in self._last:
+            return self._last[function.address]
+        data = self.text(function, call)
+        code = Code(data, function.address, self.reader.isa) if data else None
+        known = None if code is None else self.reader.constants(code, self.peek)
+        if function.address:
+            self._last[function.address] = known
+            self._kept_now += 0 if code is None else len(code.all)
+            while self._kept_now > _MOST_KEPT:
+                gone = self._last.pop(next(iter(self._last)))
+                self._kept_now -= 0 if gone is None else len(gone.code.all)
+        return known
 
     def text(self, function: Symbol, call: int) -> bytes:
         """The function's, which has a call at `call`."""

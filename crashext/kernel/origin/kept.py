@@ -9,8 +9,9 @@ import re
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
-from crashext.kernel.origin.code import REGISTERS, Code, Instruction
+from crashext.kernel.origin.code import REGISTERS, Code
 from crashext.kernel.origin.constants import MEMORY
+from crashext.kernel.origin.instruction import Instruction
 
 _STORES = ("mov", "xchg", "lock cmpxchg", "cmpxchg")
 _PROLOGUE = 12  # instructions in which a function sets up its frame

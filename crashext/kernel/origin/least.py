@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 
-from crashext.kernel.origin.code import Instruction
 from crashext.kernel.origin.constants import MEMORY, Constants
+from crashext.kernel.origin.instruction import Instruction
 
 _DEEPEST = 5
 _MOST = 1 << 20

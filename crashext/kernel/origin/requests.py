@@ -324,7 +324,7 @@ class Requests:
     @cached_property
     def callees(self) -> Callees:
         """Functions that get the memory."""
-        return Callees(self.host, self._reader, self.functions.peek)
+        return Callees(self.host, self.functions)
 
     @cached_property
     def _fitting(self) -> Fitting:

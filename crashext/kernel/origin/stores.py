@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from crashext.hosts.base import U64
-from crashext.kernel.origin.code import REGISTERS, Code, Instruction, slot
+from crashext.kernel.origin.code import REGISTERS, Code
 from crashext.kernel.origin.constants import MEMORY, Constants, Peek, What, width
+from crashext.kernel.origin.instruction import Instruction, slot
 from crashext.kernel.origin.kept import Kept, framed, kept_by, stepped
 
 _MOST_INSTRUCTIONS = 400
@@ -157,11 +158,17 @@ class Walk:
         self.written, self.passed = written, passed
 
     def _along(self, i: int | None, seen: set[int]) -> None:
-        while i is not None and i < len(self._code.all) and i not in seen:
+        touches, length = self._code.touches, len(self._code.all)
+        while i is not None and i < length and i not in seen:
             seen.add(i)
             if len(seen) > _MOST_INSTRUCTIONS or not self._pointers:
                 return
-            i = self._step(i)
+            touched = touches(i)
+            # Most instructions are about something else.
+            if touched is not None and touched.isdisjoint(self._pointers):
+                i += 1
+            else:
+                i = self._step(i)
 
     def _fork(self, one: Instruction) -> None:
         """Another way that leads from there."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from crashext.kernel.origin.code import Instruction
 from crashext.kernel.origin.code_arm64 import REGISTERS, memory, stored
+from crashext.kernel.origin.instruction import Instruction
 from crashext.kernel.origin.kept import Kept
 from crashext.kernel.origin.stores import Walk
 

@@ -7,18 +7,17 @@ import struct
 import pytest
 
 from crashext.hosts.base import Symbol
-from crashext.kernel.origin.callees import Callees
 from crashext.kernel.origin.code import Code
 from crashext.kernel.origin.code_arm64 import ISA, Arm64Constants
 from crashext.kernel.origin.constants import Constants
 from crashext.kernel.origin.entrypoints import Kind
 from crashext.kernel.origin.keepers import Keepers
-from crashext.kernel.origin.readers import reader
 from crashext.kernel.origin.requests import Requests
 from crashext.kernel.origin.stores import Filled, stores_after
 from crashext.kernel.origin.stores_arm64 import Arm64Walk
 from crashext.kernel.slab.caches import Caches
 from tests.fake import slab_cache
+from tests.kernel.origin.peeking import known_callees
 from tests.kernel.origin.test_stores import AT, CALL, CALLEE, OTHER, RET, Sized, call, filled
 
 MOV_RDI_RAX = b"\x48\x89\xc7"
@@ -73,7 +72,7 @@ def test_beside_a_frame_is_the_stack() -> None:
     host = Sized(symbols={"allocate": AT})
     code = Code(FRAME + CALL + b"\x48\x89\x45\xf8" + RET, AT)
     known = Constants(code, lambda _: None)
-    assert stores_after(code, known, 2, Callees(host, reader(host), lambda _: None)).kept == ()
+    assert stores_after(code, known, 2, known_callees(host)).kept == ()
 
 
 def test_either_way_of_a_branch_is_taken_and_what_is_written_there_is_not_told() -> None:
@@ -102,7 +101,7 @@ def test_what_is_returned(text: bytes, returned: int | None) -> None:
 def test_a_return_that_the_kernel_patched_to_a_jump() -> None:
     host = Sized(symbols={"allocate": AT, "__x86_return_thunk": OTHER})
     code = Code(CALL + b"\xe9" + struct.pack("<i", OTHER - AT - 10), AT)
-    called = Callees(host, reader(host), lambda _: None)
+    called = known_callees(host)
     assert stores_after(code, Constants(code, lambda _: None), 0, called).returned == 0
 
 

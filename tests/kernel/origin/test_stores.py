@@ -8,12 +8,11 @@ from dataclasses import replace
 import pytest
 
 from crashext.hosts.base import Host, Symbol
-from crashext.kernel.origin.callees import Callees
 from crashext.kernel.origin.code import Code
 from crashext.kernel.origin.constants import Constants
-from crashext.kernel.origin.readers import reader
 from crashext.kernel.origin.stores import Filled, Walk, stores_after
 from tests.fake import FakeHost
+from tests.kernel.origin.peeking import known_callees
 
 AT, CALLEE, OTHER = 0xFFFFFFFF81000000, 0xFFFFFFFF81000800, 0xFFFFFFFF81000C00
 TEMPLATE, OPS = AT + 0x1000, 0xFFFFFFFF82001230
@@ -44,7 +43,7 @@ def filled(text: bytes, *callees: tuple[int, bytes], words: tuple[int, ...] = ()
         return memory.get(address)
 
     code = Code(text, AT)
-    called = Callees(host, reader(host), peek)
+    called = known_callees(host, peek)
     return stores_after(code, Constants(code, peek), 0, called, Walk)
 
 
@@ -108,6 +107,6 @@ def test_a_template_that_an_instruction_copies() -> None:
 
 def test_what_frees_it_or_is_not_there_adds_nothing() -> None:
     host: Host = Sized(symbols={"kfree": CALLEE})
-    called = Callees(host, reader(host), lambda _: None)
+    called = known_callees(host)
     assert called.written(CALLEE, 0) == ()
     assert called.written(OTHER, 0) == ()
