@@ -68,6 +68,7 @@ def compare(
     skipped: list[Skipped] = []
     kin: Kin | None = None
     interrupted = False
+    one: _Look | None = None
     try:
         view.scan({}, settings.seed, progress, budget)
         skipped += map_gaps(view)
@@ -84,6 +85,10 @@ def compare(
             skipped += closely.gaps
     except KeyboardInterrupt:
         interrupted = True
+        if one is None:
+            raise
+        if not subjects:
+            subjects = [one.by_itself(address) for address in addresses]
     return SimilarityReport(
         kernel_of(view.host),
         settings.seed,
@@ -145,6 +150,14 @@ class _Look:
         if self.structure is None:
             return found
         return with_members(self.view, self.classifier, found[0], self.structure), found[1]
+
+    def by_itself(self, address: int) -> Subject:
+        """What single structures tell of it, without a look through memory."""
+        found = look(self.view, self.classifier, address, self.settings.hops)
+        if found is not None:
+            return found[0]
+        thing = WhatIs(self.view, self.classifier, None).at(address)
+        return no_object(self.view, self.classifier, address, thing, self.settings.hops)
 
     def _thing(self, address: int) -> Thing:
         known = self.judge.ask(

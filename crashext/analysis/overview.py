@@ -20,11 +20,12 @@ from crashext.analysis.origin.content import RUNG
 from crashext.analysis.orphans import orphan_report
 from crashext.analysis.page_reach import module_in, page_holders
 from crashext.analysis.partial import area_facts, by_counters, cache_fact, nothing, whole_index
+from crashext.analysis.reach.group_reach import reachability_of
 from crashext.analysis.reach.marked import marked
 from crashext.analysis.reach.reachability import Reach, complete_index
 from crashext.analysis.reach.scan import present_frames
 from crashext.analysis.reach.totals import unreachable_counts
-from crashext.analysis.results.estimate import Estimate
+from crashext.analysis.results.estimate import Estimate, count_text
 from crashext.analysis.results.evidence import UnreachableCache, UnreachableMemory
 from crashext.analysis.results.joined import Traced
 from crashext.analysis.results.reports import Kernel, OrphanReport
@@ -32,6 +33,7 @@ from crashext.analysis.settings import MEMORY_BUDGET, Settings
 from crashext.analysis.trace_losses import named_by_trace
 from crashext.analysis.types.candidates import settled
 from crashext.analysis.verdict.facts import (
+    CUT,
     AreaFact,
     BacklogFact,
     CacheFact,
@@ -114,18 +116,27 @@ def _gather(
         return _without_map(view, settings, str(missing))
     except KeyboardInterrupt:
         return by_counters_alone(view, settings)
-    interrupted = False
+    interrupted, reached = False, None
     if refs:
         try:
-            facts = _judged(view, facts, known, settings, progress, budget, traced)
+            progress("what can be reached", 35, 100)
+            reached = marked(view, settings, part(progress, 35, 60), budget, known)
+            facts = _judged(reached, facts, known, settings, progress, traced)
         except KeyboardInterrupt:
             interrupted = True
-            note = "interrupted before it was known what can be reached"
-            facts = replace(facts, limits=(*facts.limits, note))
+            facts = replace(facts, limits=(*facts.limits, _cut_off(reached)))
     else:
         facts = replace(facts, limits=(*facts.limits, "nobody looked who points at what: --refs"))
     skipped, moment = tuple(map_gaps(view)), _moment(view)
     return Overview(kernel_of(view.host), facts, accounting, skipped, moment, interrupted)
+
+
+def _cut_off(reached: Reach | None) -> str:
+    """What Ctrl-C left open. Nobody is accused by a count: who is next may explain it."""
+    if reached is None or reachability_of(reached).misgivings:
+        return CUT + "it was known what can be reached"
+    lost = Estimate.sum(unreachable_counts(reached).values())
+    return CUT + f"it was seen what the {count_text(lost)} objects that nothing reaches are"
 
 
 def _accounted(
@@ -169,7 +180,7 @@ def by_counters_alone(view: KernelView, settings: Settings) -> Overview:
     accounting = account(view, None, read_areas(view.host, view.memory), settings.seed)
     if accounting is None:
         raise KeyboardInterrupt
-    facts = by_counters(view, accounting, f"interrupted before {before}")
+    facts = by_counters(view, accounting, CUT + before)
     skipped = tuple(damage(view.host))
     return Overview(kernel_of(view.host), facts, accounting, skipped, _moment(view), True)
 
@@ -232,17 +243,15 @@ def _group_text(group: PageGroup) -> str:
 
 
 def _judged(
-    view: KernelView,
+    reached: Reach,
     facts: Facts,
     known: Pages,
     settings: Settings,
     progress: Progress,
-    budget: int,
     traced: Traced | None,
 ) -> Facts:
     """What reachability adds."""
-    progress("what can be reached", 35, 100)
-    reached = marked(view, settings, part(progress, 35, 60), budget, known)
+    view = reached.view
     progress("what is unreachable", 60, 100)
     report = orphan_report(reached, settings, part(progress, 60, 90))
     pages = facts.pages

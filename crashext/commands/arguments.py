@@ -157,7 +157,7 @@ def objsim_parser(place: Place) -> Parser:
     parser = Parser(
         prog="objsim",
         description="Say what is at an address: what it is, who holds it, who allocated it, how "
-        "many are like it; with several addresses, how alike the objects are.",
+        "many are like it; with several addresses, how alike these are.",
         epilog=f"Example: objsim {_example(place)}ffff888003a4b1c0",
     )
     parser.tool = place.tool

@@ -97,7 +97,8 @@ _OBJSIM = """\
   This command says what is at an address: which cache's object, page or area,
   allocated or free; who holds it or that nothing reaches it; who points at it
   and what it points at; who allocated it; how many are like it; its words.
-  With several addresses: how alike the objects are, and where they differ.
+  With several addresses: how alike the objects, areas or blocks of pages are,
+  and where they differ.
 
   An address is hexadecimal, a symbol, or an expression, and may lie inside an
   object.

@@ -99,7 +99,10 @@ def told_of(overview: Overview) -> str:
         known = "counters, caches and page frames are"
     elif any(cache.counted for cache in overview.facts.caches):
         known = "counters and caches are"
-    return f"interrupted: {known} all in this; who points at what is not, so nothing here says leak"
+    missing = "who points at what is not"
+    if any("that nothing reaches" in limit for limit in overview.facts.limits):
+        missing = "what nothing reaches is counted, and not looked at yet"
+    return f"interrupted: {known} all in this; {missing}, so nothing here says leak"
 
 
 def _memory(overview: Overview, console: Console, verbose: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -15,7 +16,8 @@ from crashext.commands import running
 from crashext.kernel.slab.view import KernelView
 from crashext.progress import Progress
 from crashext.report.verdict_text import told_of
-from tests.conftest import Ran, lab_host, on, run
+from tests.conftest import Ran, lab_dump, lab_host, on, run
+from tests.lab import read_addresses
 
 SETTINGS = Settings(250_000, 0, 0.7, "hamming", 1)
 
@@ -79,6 +81,29 @@ def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
 def orphans() -> Ran:
     return run("leakscan", *on("default"), "--orphans")
+
+
+def test_a_verdict_cut_off_says_so_first_and_what_is_counted_by_then() -> None:
+    for step, said in (("page frames", "all memory was"), ("what can be reached", "it was known")):
+        (verdict, *_) = judge(interrupted(step).facts)
+        assert f"no leak is to be seen by the counters; interrupted before {said}" in verdict.says
+    overview = interrupted("orphans")
+    counted = re.search(r"([\d,]+) objects that nothing reaches", judge(overview.facts)[0].says)
+    assert counted is not None
+    assert int(counted[1].replace(",", "")) > 220_000  # as many as the guest's log says, at least
+    assert "what nothing reaches is counted" in told_of(overview)
+
+
+def test_an_address_cut_off_is_still_said_what_it_is(interrupt: Callable[[str], None]) -> None:
+    node = read_addresses(lab_dump("default").addresses("nodes"))[7]
+    interrupt("pointers")
+    ran = run("objsim", *on("default"), f"{node:x}")
+    assert ran.out.startswith(f"{node:x}: kmalloc-32 object, allocated")
+    assert "interrupted: this is what was known so far" in ran.out
+    interrupt("memory map")
+    ran = run("objsim", *on("default"), f"{node:x}")
+    assert (ran.out, ran.status) == ("", 130)
+    assert ran.err == "objsim: interrupted before anything was known\n"
 
 
 def test_where_nothing_that_was_asked_is_known_the_counters_are_told(

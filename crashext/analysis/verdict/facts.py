@@ -15,6 +15,9 @@ from crashext.analysis.results.evidence import Reachability, UnreachableMemory
 from crashext.hosts.base import U64
 from crashext.procfs.processes import Process
 
+CUT = "interrupted before "
+"""What a limit begins with that Ctrl-C set."""
+
 
 @dataclass(frozen=True, slots=True)
 class CacheFact:

@@ -16,7 +16,7 @@ from crashext.analysis.results.estimate import count_text
 from crashext.analysis.results.evidence import Reachability
 from crashext.analysis.verdict.commands import of_cache, of_largest_cache
 from crashext.analysis.verdict.damage_rules import unseen, without_areas
-from crashext.analysis.verdict.facts import Facts
+from crashext.analysis.verdict.facts import CUT, Facts
 from crashext.analysis.verdict.growth_rules import completed, grown, grown_counters
 from crashext.analysis.verdict.holder_rules import (
     counters,
@@ -224,15 +224,17 @@ def _healthy(facts: Facts) -> Verdict:
             evidence.append(f"every slab object{but} can be reached")
     if facts.pages is not None:
         evidence.append(f"all but {size_text(facts.pages.bytes)} of memory is accounted for")
+    against = not_seen(facts) if facts.reachability is None else doubts(facts)
+    cut = next((limit for limit in facts.limits if limit.startswith(CUT)), "")
     return Verdict(
         "healthy",
         "none",
         Culprit(),
         0,
         confidence(facts) if facts.reachability is not None else "low",
-        "no leak is to be seen",
+        f"no leak is to be seen by the counters; {cut}" if cut else "no leak is to be seen",
         tuple(evidence),
-        not_seen(facts) if facts.reachability is None else doubts(facts),
+        tuple(text for text in against if not cut or cut not in text),
         _look_closer(facts),
     )
 
