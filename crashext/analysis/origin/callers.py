@@ -27,6 +27,7 @@ from crashext.analysis.origin.weighing import (
     Hints,
     of_size,
     other_weight,
+    said,
     sizes_of,
     weigh,
 )
@@ -94,7 +95,9 @@ def rank_callers(
     total = rest + sum(map(math.exp, weights))
     ranked = [
         Candidate(
-            located(view.host, code.places[i].site), math.exp(weights[i]) / total, weighed[i][1]
+            located(view.host, code.places[i].site),
+            math.exp(weights[i]) / total,
+            said(weighed[i][1]),
         )
         for i in order[:_SHOWN]
     ]

@@ -8,7 +8,9 @@ which place is true (tests/end_to_end/by_record.py).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -82,6 +84,7 @@ class Group:
     """Words, by number, that are not 0 in nearly all of them."""
     empty: frozenset[int]
     """Words that are."""
+    _shares: dict[tuple[str, int, int, int], float | None] = field(default_factory=dict)
 
     @classmethod
     def of(cls, words: WordMap, addresses: Words) -> Group:
@@ -104,6 +107,13 @@ class Group:
 
     def share(self, store: Store) -> float | None:
         """Of the objects that hold what is stored; None where the store is beyond them."""
+        # A few stores are most places': zeros, and heads of lists.
+        key = store.kind, store.offset, store.size, store.value
+        if key not in self._shares:
+            self._shares[key] = self._share(store)
+        return self._shares[key]
+
+    def _share(self, store: Store) -> float | None:
         end = store.offset + store.size
         if end > self.content.shape[1]:
             return None
@@ -142,11 +152,14 @@ class Hints:
     """Sizes in bytes that requests for a kmalloc cache have; none for another cache."""
 
 
+Reason = str | Callable[[], str]
+
+
 def weigh(
     view: KernelView, place: Allocating, group: Group, hints: Hints
-) -> tuple[float, tuple[str, ...]]:
-    """The logarithm of how much speaks for a place, and why, most telling first."""
-    site, weight, reasons = place.site, 0.0, []
+) -> tuple[float, list[Reason]]:
+    """The logarithm of how much speaks for a place, and why; see `said`."""
+    site, weight, reasons = place.site, 0.0, list[Reason]()
     supposed = tuple(s for s in site.supposed if s in hints.sizes)
     if supposed:
         weight += _SUPPOSED
@@ -186,17 +199,23 @@ def weigh(
             else:
                 told += against
         if kind != "zero":
-            reasons.append(_told(view, store, agrees))
+            reasons.append(partial(_told, view, store, agrees))
     weight += _covers(place, group) + _as_often_as(place.called)
     by_name, names = hints.symbols.of(int(site.address), {int(s.value) for s in place.stores})
     told += max(-_MOST_NUMBERS, numbers)
     weight += max(-_MOST_STORES, min(_MOST_STORES, told)) + by_name
-    reasons += [_names(view, told) for told in names]
+    reasons += [partial(_names, view, told) for told in names]
     by_pointer, kept = hints.pointed.of(int(site.address))
     weight += by_pointer
-    reasons += [_keeps(found) for found in kept[:2]]
-    reasons.sort(key=lambda reason: reason.startswith(AGAINST))
-    return weight, tuple(reasons[:MOST_LINES])
+    reasons += [partial(_keeps, found) for found in kept[:2]]
+    return weight, reasons
+
+
+def said(reasons: Iterable[Reason]) -> tuple[str, ...]:
+    """Reasons in words, most telling first: of hundreds of places a few are shown."""
+    words = [reason if isinstance(reason, str) else reason() for reason in reasons]
+    words.sort(key=lambda reason: reason.startswith(AGAINST))
+    return tuple(words[:MOST_LINES])
 
 
 def _covers(place: Allocating, group: Group) -> float:

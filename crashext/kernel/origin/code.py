@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import capstone
 
-from crashext.kernel.origin.instruction import Instruction, ends, jumps, slot, target
+from crashext.kernel.origin.instruction import Instruction, slot
 from crashext.kernel.origin.lines import Lines
 
 _MOST_TEXTS = 1 << 16
@@ -104,12 +104,11 @@ class Code:
         """
         found: dict[int, list[int]] = {}
         barred = {0}
-        for i, mnemonic, operands in self.all.turns(self.isa.turns):
-            if jumps(mnemonic):
-                to = self.at(target(operands) or 0)
-                if to is not None:
-                    found.setdefault(to, []).append(i)
-            if ends(mnemonic):
+        for i, address, ends in self.all.turns(self.isa.turns):
+            to = None if address is None else self.at(address)
+            if to is not None:
+                found.setdefault(to, []).append(i)
+            if ends:
                 barred.add(i + 1)
         return found, frozenset(barred)
 

@@ -16,7 +16,7 @@ import capstone
 import numpy as np
 from capstone import _cs, _cs_insn
 
-from crashext.kernel.origin.instruction import Instruction
+from crashext.kernel.origin.instruction import Instruction, ends, jumps
 
 _WIDTH = ctypes.sizeof(_cs_insn)
 _MNEMONIC, _OPERANDS = _cs_insn.mnemonic, _cs_insn.op_str
@@ -33,6 +33,12 @@ _TABLE = np.dtype(
 @cache
 def _disassembler(machine: tuple[int, int]) -> capstone.Cs:
     return capstone.Cs(*machine)
+
+
+@cache
+def _turn(mnemonic: bytes) -> tuple[bool, bool]:
+    name = mnemonic.decode("ascii")
+    return jumps(name), ends(name)
 
 
 class Lines(Sequence[Instruction]):
@@ -76,11 +82,19 @@ class Lines(Sequence[Instruction]):
         starts = [address - last for address in self.addresses]
         return [data[a : a + n] for a, n in zip(starts, self._sizes, strict=True)]
 
-    def turns(self, letters: str) -> Iterator[tuple[int, str, str]]:
-        """Place, mnemonic and operands of those whose mnemonics begin with one of `letters`."""
-        first = self._raw[_MNEMONIC.offset :: _WIDTH]
+    def turns(self, letters: str) -> Iterator[tuple[int, int | None, bool]]:
+        """Where control may go elsewhere than on: (place, address, whether it never goes on), of
+        those whose mnemonics begin with one of `letters`; None where that is to no one address."""
+        raw = self._raw
+        first = raw[_MNEMONIC.offset :: _WIDTH]
         for found in re.finditer(b"[%b]" % letters.encode(), first):
-            yield found.start(), *self.words(found.start())
+            at = found.start() * _WIDTH
+            name, text = at + _MNEMONIC.offset, at + _OPERANDS.offset
+            jump, end = _turn(raw[name : raw.index(0, name)])
+            if jump or end:
+                last = raw[text : raw.index(0, text)].rpartition(b"#")[2] if jump else b""
+                to = int(last, 16) if last.startswith(b"0x") and last.isalnum() else None
+                yield found.start(), to, end
 
     def words(self, i: int) -> tuple[str, str]:
         """Mnemonic and operands."""

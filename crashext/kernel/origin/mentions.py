@@ -65,11 +65,17 @@ class Mentions:
 
     def _inside(self, values: Words, owners: NDArray[np.int64]) -> tuple[Words, NDArray[np.int64]]:
         """Those that may be asked about: of what is no address at all most are far from any."""
-        near = np.flatnonzero((values >= self._areas[0, 0]) & (values < self._areas[:, 1].max()))
+        near = self._near(values)
         values = values[near]
         at = np.searchsorted(self._areas[:, 0], values, side="right") - 1
         inside = values < self._areas[at, 1]
         return values[inside], owners[near[inside]]
+
+    def _near(self, values: Words, before: int = 0) -> NDArray[np.intp]:
+        """Those between the first and the last address that may be asked about, or so much before;
+        one comparison, as what is below the first is far above the last."""
+        first = self._areas[0, 0] - np.uint64(before)
+        return np.flatnonzero(values - first < self._areas[:, 1].max() - first)
 
     def _at(self, places: NDArray[np.int64]) -> tuple[NDArray[np.int64], Words]:
         """Of places in the joined text: which function they are in, and their address."""
@@ -86,8 +92,11 @@ class Mentions:
             places = np.arange(len(numbers), dtype=np.int64) * 4 + first
             owner, here = self._at(places)
             ends = here + np.uint64(4) + numbers
-            for found in (numbers, *(ends + np.uint64(n) for n in _IMMEDIATE)):
-                some = self._inside(found, owner)
+            near = self._near(ends, max(_IMMEDIATE))  # a hundredth of them
+            ends, behind = ends[near], owner[near]
+            relative = ((ends + np.uint64(n), behind) for n in _IMMEDIATE)
+            for found, whose in ((numbers, owner), *relative):
+                some = self._inside(found, whose)
                 values.append(some[0])
                 owners.append(some[1])
         return np.concatenate(values), np.concatenate(owners)
