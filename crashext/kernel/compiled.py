@@ -87,6 +87,8 @@ def load(path: Path) -> ctypes.CDLL | None:
         found.crashext_locate.restype = None
         found.crashext_pointers.argtypes = [words, words, words, count, ctypes.c_uint64, words]
         found.crashext_pointers.restype = count
+        found.crashext_page_kinds.argtypes = [words, words, count, words, words]
+        found.crashext_page_kinds.restype = None
         physical = ctypes.POINTER(_Physical)
         found.crashext_physical.argtypes = [physical, words, count, words, words, words]
         found.crashext_physical.restype = count

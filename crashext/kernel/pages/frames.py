@@ -21,6 +21,7 @@ from crashext.kernel.access import Structures, Words, column, require
 from crashext.kernel.addresses import AddressSpace
 from crashext.kernel.byframe import ByFrame
 from crashext.kernel.memmap import Block, MemoryMap, Order
+from crashext.kernel.pages.kinds import PageKinds, PageValues, page_kinds
 from crashext.kernel.pages.zones import pcp_pages
 from crashext.kernel.slab.descriptors import SlabFields, slab_fields
 from crashext.progress import Progress
@@ -153,6 +154,24 @@ class _Fields:
         kinds = (table, host.enumerator("PGTY_large_kmalloc"))
         self.frozen = np.array([kind << 24 for kind in kinds if kind is not None], np.uint64)
 
+    @cached_property
+    def loops(self) -> PageKinds | None:
+        """The same, compiled."""
+        values = PageValues(
+            mapping=self.mapping,
+            page_type=self.page_type,
+            refcount=self.refcount,
+            bits=self.bits,
+            typed=self.typed,
+            tables=self.tables,
+            frozen=self.frozen.tolist(),
+            buddy=None if self.private is None else self.buddy,
+            offline=self.offline,
+            hugetlb=self.hugetlb_type,
+            crowds=self.crowds,
+        )
+        return page_kinds(self.page.size, self.slab, values)
+
     def flag(self, flags: Words, name: str) -> Mask:
         bit = self.bits[name]
         if bit is None:
@@ -195,11 +214,11 @@ def frames(
     order, guess = _worth(fields, memory, use)
     blocks = len(order)
     lru = fields.page.first_of("lru")
-    for done, block in enumerate(memory.read(order), 1):
+    done = 0
+    for block in memory.read(order, together=True):
+        done += block.number
         missing += int((~block.ok).sum())
-        pages = Structures(block.rows)
-        here = _classify(fields, block, pages, memory, use)
-        free, orders = _buddies(fields, block, pages)
+        here, free, orders = _classify(fields, block, memory, use)
         in_buddy, inside = _spread(here, block.first_pfn, free, orders, inside)
         maybe = np.flatnonzero((here == FrameUse.FREE) & ~in_buddy)
         if len(maybe) and lru is not None:
@@ -228,9 +247,7 @@ def _worth(
     if len(rest):
         counts = np.zeros(max(FrameUse) + 1, np.int64)
         for block in memory.read(some):
-            pages = Structures(block.rows)
-            here = _classify(fields, block, pages, memory, use)
-            free, orders = _buddies(fields, block, pages)
+            here, free, orders = _classify(fields, block, memory, use)
             _spread(here, block.first_pfn, free, orders, 0)
             counts += np.bincount(here, minlength=len(counts))
         if counts[list(_LEFT_OUT)].sum() == counts.sum():
@@ -241,26 +258,38 @@ def _worth(
 
 
 def _classify(
-    fields: _Fields,
-    block: Block,
-    pages: Structures,
-    memory: MemoryMap,
-    known: ByFrame[np.uint8],
-) -> NDArray[np.uint8]:
-    """Uses of one block, whose struct pages are `pages`; `known` has those of the page frames
-    before it."""
+    fields: _Fields, block: Block, memory: MemoryMap, known: ByFrame[np.uint8]
+) -> tuple[NDArray[np.uint8], NDArray[np.intp], Words]:
+    """Uses of one block, and which rows head free blocks of the buddy allocator, and their orders.
+
+    `known` has the uses of the page frames before it.
+    """
+    if fields.loops is not None and block.ok.all():
+        use, are_tails, are_buddies = fields.loops.of(block.rows)
+    else:
+        use, are_tails, are_buddies = _by_arrays(fields, block)
+    tails = np.flatnonzero(are_tails)
+    if len(tails):  # else there is nothing of a compound page in it
+        _as_their_heads(fields, block, tails, memory, known, use)
+    buddies = np.flatnonzero(are_buddies)
+    if fields.private is None or not len(buddies):
+        return use, buddies[:0], np.zeros(0, np.uint64)
+    orders = column(block.rows[buddies], fields.private)
+    sane = orders <= _MAX_ORDER
+    return use, buddies[sane], orders[sane]
+
+
+def _by_arrays(fields: _Fields, block: Block) -> tuple[NDArray[np.uint8], Mask, Mask]:
+    """What `PageKinds` finds."""
+    pages = Structures(block.rows)
     use = _by_themselves(fields, pages)
     slabs = np.flatnonzero(fields.slab.heads(pages))
     use[slabs] = FrameUse.SLAB
     if len(fields.crowds) and len(slabs):
-        pfns = np.uint64(block.first_pfn) + slabs.astype(np.uint64)
-        told = fields.slab.described(memory, block.rows[slabs], pfns)
-        use[slabs[np.isin(told.cache, fields.crowds)]] = FrameUse.APART
+        owner = column(block.rows[slabs], fields.slab.owner)
+        use[slabs[np.isin(owner, fields.crowds)]] = FrameUse.APART
     use[~block.ok] = FrameUse.UNKNOWN
-    tails = np.flatnonzero(fields.tails.among(pages) & block.ok)
-    if len(tails):  # else there is nothing of a compound page in it
-        _as_their_heads(fields, block, tails, memory, known, use)
-    return use
+    return use, fields.tails.among(pages) & block.ok, _buddies(fields, pages) & block.ok
 
 
 def _by_themselves(fields: _Fields, pages: Structures) -> NDArray[np.uint8]:
@@ -320,19 +349,14 @@ def _as_their_heads(
     use[tails[before]] = known[heads[before].astype(np.int64)]
 
 
-def _buddies(fields: _Fields, block: Block, pages: Structures) -> tuple[NDArray[np.intp], Words]:
-    """Rows that head a free block of the buddy allocator, and the blocks' orders."""
+def _buddies(fields: _Fields, pages: Structures) -> Mask:
+    """Which rows say that they head a free block of the buddy allocator."""
     if fields.page_type is None or fields.private is None or fields.buddy is None:
-        return np.zeros(0, np.intp), np.zeros(0, np.uint64)
+        return np.zeros(len(pages), np.bool_)
     kind = column(pages, fields.page_type)
     if fields.typed:
-        kind, buddy = kind & np.uint64(0xFF000000), fields.buddy & 0xFF000000
-    else:
-        buddy = fields.buddy
-    rows = np.flatnonzero((kind == buddy) & block.ok)
-    orders = column(block.rows[rows], fields.private)
-    sane = orders <= _MAX_ORDER
-    return rows[sane], orders[sane]
+        return np.asarray(kind & np.uint64(0xFF000000) == fields.buddy & 0xFF000000, np.bool_)
+    return np.asarray(kind == fields.buddy, np.bool_)
 
 
 def _spread(

@@ -75,12 +75,17 @@ class SlabFields:
     def heads(self, rows: Bytes | Structures) -> Mask:
         """Which rows are heads of slabs; before SLAB's pages were compound, all pages of slabs."""
         if self.flag is not None:
-            is_slab = column(rows, self.page["flags"]) >> np.uint64(self.flag) & np.uint64(1) == 1
+            is_slab = column(rows, self.page["flags"]) & np.uint64(1 << self.flag) != 0
         else:
             member = self.page.first_of("page_type", "_mapcount")
             assert member is not None
             is_slab = column(rows, member) == self.page_type
-        return np.asarray(is_slab & ~self.tails.among(rows), np.bool_)
+        # Most of a large machine is no slab.
+        some = np.flatnonzero(is_slab)
+        if len(some):
+            plain = rows.rows if isinstance(rows, Structures) else rows
+            is_slab[some[self.tails.among(plain[some])]] = False
+        return np.asarray(is_slab, np.bool_)
 
     def rows_of(
         self, memory: MemoryMap, space: AddressSpace, addresses: Words

@@ -117,11 +117,11 @@ def find_slabs(
     found = Collector(len(caches.all), seed)
     have = dict.fromkeys(wanted, 0)
     missing = unknown = impossible = done = pages = 0
-    for block in memory.read(order):
+    for block in memory.read(order, together=whole):
         enough = all(have[c] >= n for c, n in wanted.items())
         if done * per_block >= (budget if enough else budget * (_MAP_LIMIT // MAP_BUDGET)):
             break
-        done += 1
+        done += block.number
         pages += len(block.rows)
         missing += int((~block.ok).sum())
         good = np.flatnonzero(fields.heads(Structures(block.rows)) & block.ok)

@@ -22,6 +22,9 @@ from crashext.analysis.reach.silent import Silent
 from crashext.analysis.reach.sources import Found, sources
 from crashext.kernel import byframe, compiled
 from crashext.kernel.access import Words
+from crashext.kernel.memmap import Block
+from crashext.kernel.pages import kinds
+from crashext.kernel.pages.frames import FrameUse, _by_arrays, _Fields
 from crashext.kernel.slab import slots
 from crashext.kernel.slab.objects import State
 from crashext.progress import silent
@@ -45,7 +48,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
 
 
 def use(library: ctypes.CDLL | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (slots, blocks):
+    for module in (slots, blocks, kinds):
         monkeypatch.setattr(module, "library", lambda: library)
 
 
@@ -147,6 +150,46 @@ def test_physical_addresses_are_those_that_numpy_finds(
     assert 500 < len(at) < len(words) // 2
     assert (at == expected[0]).all()
     assert (node == expected[1]).all()
+
+
+@pytest.mark.parametrize("typed", [False, True])
+def test_struct_pages_say_what_numpy_says(
+    typed: bool, library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(library, monkeypatch)
+    fields = _Fields(busy_kernel()[0].view.host)
+    fields.crowds = np.array([DIRECT + 0x1000, DIRECT + 0x2000], np.uint64)
+    fields.offline, fields.hugetlb_type, fields.typed = 0xFFFFFEFF, 0xF4000000, typed
+    fields.bits |= {"lru": 5, "swapbacked": 19, "reserved": 11}
+    if typed:
+        fields.tables, fields.buddy = {0xF2000000}, 0xF0000000
+        fields.frozen = np.array([0xF8000000], np.uint64)
+    count, rng = 20_000, np.random.default_rng(5)
+    types = [0xFFFFFFFF, 0xFFFFFFFF, 0xFFFFFEFF, *fields.tables, fields.buddy or 0]
+    types += [0xF4000000, 0xF8000000, 0xF2000003, 0, 7]
+    mappings = [0, DIRECT, DIRECT + 1, DIRECT + 2, DIRECT + 3, 0x1000, DIRECT + 0x1000]
+    bits = rng.random((count, 64)) < 0.2
+    rows = np.zeros((count, fields.page.size), np.uint8)
+    for member, values in (
+        (fields.page["flags"], (bits << np.arange(64, dtype=np.uint64)).sum(axis=1)),
+        (fields.mapping, rng.choice(np.array(mappings, np.uint64), count)),
+        (fields.page_type, rng.choice(np.array(types, np.uint64), count)),
+        (fields.refcount, rng.choice(np.array([0, 1, 2], np.uint64), count)),
+        (fields.tails.link, rng.choice(np.array([0, DIRECT, DIRECT + 1], np.uint64), count)),
+    ):
+        assert member is not None
+        end = member.offset + member.size
+        raw = np.ascontiguousarray(values.astype("<u8")).view(np.uint8).reshape(count, 8)
+        rows[:, member.offset : end] = raw[:, : member.size]
+    assert fields.loops is not None
+    found = fields.loops.of(rows)
+    expected = _by_arrays(fields, Block(0, rows, np.ones(count, np.bool_)))
+    kinds = np.bincount(found[0], minlength=13)
+    absent = {FrameUse.ABSENT, FrameUse.UNKNOWN}
+    assert {use for use in FrameUse if not kinds[use]} == absent
+    for mine, numpys in zip(found, expected, strict=True):
+        assert mine.any()
+        assert (mine == numpys).all()
 
 
 def test_addresses_are_in_the_slots_that_numpy_says(
