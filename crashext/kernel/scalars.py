@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from crashext.hosts.faults import ReadFault, UnknownLayout
+from crashext.hosts.faults import HostError, ReadFault, UnknownLayout
 from crashext.hosts.layouts import Layout
 
 MAX_STRING = 256
@@ -39,10 +39,15 @@ def u64(host: Memory, address: int) -> int:
 
 
 def variable(host: NamedMemory, name: str, size: int = 8) -> int | None:
-    """Value of a global unsigned scalar, None where the kernel has no such symbol."""
+    """Value of a global unsigned scalar, None where the kernel has no such symbol.
+
+    Raises `HostError` where none can be: compilers align them.
+    """
     address = host.address_of(name)
     if address is None:
         return None
+    if address % size:
+        raise HostError(f"the kernel's symbols are damaged: no variable {name} can be there")
     try:
         return int.from_bytes(host.read(address, size), "little")
     except ReadFault:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from crashext.hosts.base import Member, ReadFault
+from crashext.hosts.base import HostError, Member, ReadFault
 from crashext.kernel import access, markers
 from crashext.kernel.access import UnknownLayout
 from crashext.kernel.scalars import MAX_STRING
@@ -55,6 +55,10 @@ def test_a_variable_that_is_missing_or_unreadable_is_none() -> None:
     assert access.variable(host, "counter") == 0x1122334455667788
     assert access.variable(host, "counter", 4) == 0x55667788
     assert access.variable(host, "no_such_symbol") is None
+    host.symbols["moved"] = PAGE + 4
+    assert access.variable(host, "moved", 4) == 0x11223344
+    with pytest.raises(HostError, match="no variable moved can be there"):
+        access.variable(host, "moved")
     host.symbols["gone"] = PAGE + 0x10000
     assert access.variable(host, "gone") is None
 

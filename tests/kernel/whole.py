@@ -326,10 +326,12 @@ class Kernel:
 
     # Areas, stacks and tasks
 
-    def area(self, pages: int, caller: int = CALLER) -> int:
-        """A vmalloc area with all its bookkeeping; returns its address."""
-        at = self._next_area
-        self._next_area += PAGE * (pages + 1)
+    def area(self, pages: int, caller: int = CALLER, at: int = 0) -> int:
+        """A vmalloc area with all its bookkeeping, `at` an address of its own or at the next;
+        returns its address."""
+        if not at:
+            at = self._next_area
+            self._next_area += PAGE * (pages + 1)
         behind = [self.page() for _ in range(pages)]
         for i, page in enumerate(behind):
             self.host.mapped[at + PAGE * i] = page

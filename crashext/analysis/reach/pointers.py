@@ -183,7 +183,7 @@ def _leading(
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp], Words]:
     """Rows and columns of words that lead into `targets`, into which, and how far."""
     starts, sizes = marked.nodes.addresses(targets), marked.nodes.bytes(targets)
-    order = np.argsort(starts)
+    order = np.argsort(starts, kind="stable")
     at = np.searchsorted(starts[order], words, side="right") - 1
     which = order[np.maximum(at, 0)]
     inside = words - starts[which]

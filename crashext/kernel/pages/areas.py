@@ -78,7 +78,7 @@ def read_areas(host: Host, memory: MemoryMap) -> Areas:
         return Areas(empty, empty, empty, narrow, narrow, *rest)
     starts, ends, links, ok = _records(host, nodes, area)
     faults += int((~ok).sum())
-    order = np.flatnonzero(ok)[np.argsort(starts[ok])]
+    order = np.flatnonzero(ok)[np.argsort(starts[ok], kind="stable")]
     start, end, nodes, vm = starts[order], ends[order], nodes[order], links[order]
     del starts, ends, links, order
     flags, caller, pages, arrays, structures = _descriptions(host, vm, start, structure)

@@ -253,7 +253,9 @@ def _worth(
         if counts[list(_LEFT_OUT)].sum() == counts.sum():
             whole = int(memory.block_pages[some].sum() + memory.block_pages[rest].sum())
             scaled = np.round(counts * (whole / max(1, counts.sum()))).astype(np.int64)
-            return order[np.argsort(memory.block_pfns[order])], Guess(int(counts.sum()), scaled)
+            return order[np.argsort(memory.block_pfns[order], kind="stable")], Guess(
+                int(counts.sum()), scaled
+            )
     return np.argsort(memory.block_pfns, kind="stable"), None
 
 

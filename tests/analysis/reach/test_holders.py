@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 
+from crashext.analysis.reach import selfcheck
 from crashext.analysis.reach.group_reach import held, reachability_of
 from crashext.analysis.reach.holders import Holders
 from crashext.analysis.reach.reachability import Reach
@@ -230,6 +232,21 @@ def test_a_mark_that_misses_what_is_in_use_is_not_believed(kernel: Kernel) -> No
     seen = reachability_of(kernel.marked())
     assert seen.misgivings == doubts
     assert seen.notes[0].startswith("do not believe it: ")
+
+
+def test_what_a_cpu_that_cannot_sort_says_is_not_believed(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert selfcheck.sorts()
+    marked, right = kernel.marked(), np.argsort
+
+    def wrong(values: Any, **how: Any) -> Any:
+        order = right(values, **how)
+        return order if how or len(order) < 50 else np.roll(order, 1)
+
+    monkeypatch.setattr(np, "argsort", wrong)
+    (doubt,) = misgivings(marked)
+    assert doubt.startswith("this CPU sorts addresses wrongly")
 
 
 def test_a_leak_in_a_large_share_of_all_caches_is_none(kernel: Kernel) -> None:

@@ -12,7 +12,7 @@ from crashext.analysis.reach import sampling
 from crashext.analysis.reach.reachability import Class
 from crashext.kernel.roots.stacks import owned_stacks
 from tests.fake import layout
-from tests.kernel.whole import DIRECT, PAGE, THREAD_SIZE, VMEMMAP, Kernel, class_of
+from tests.kernel.whole import CALLER, DIRECT, PAGE, THREAD_SIZE, VMEMMAP, Kernel, class_of
 
 HELD, ORPHAN, STRUCTURE, NOT_JUDGED = Class.HELD, Class.ORPHAN, Class.STRUCTURE, Class.NOT_JUDGED
 POISON = 0xDEAD000000000122
@@ -29,6 +29,27 @@ def test_nothing_of_an_innocent_kernel_is_unreachable(kernel: Kernel) -> None:
     marked = kernel.marked()
     assert not len(marked.unreachable())
     assert (marked.references.coverage.missing, marked.table.broken) == (0, 0)
+
+
+def test_variables_of_a_module_that_no_list_names_hold_areas(kernel: Kernel) -> None:
+    """It is unformed, on its way in or out, or the list was read while it changed: its memory is
+    where modules are."""
+    held, lost = kernel.area(4), kernel.area(4)
+    bss = kernel.area(2, CALLER, 0xFFFFFFFFC0501000) + PAGE
+    kernel.write(bss + 0x5D8, held)
+    assert kernel.view().host.modules() == ()
+    marked = kernel.marked()
+    reached = dict(zip(marked.areas.start.tolist(), marked.areas_reached().tolist(), strict=True))
+    assert (reached[held], reached[lost], reached[bss - PAGE]) == (True, False, True)
+
+
+def test_areas_are_found_in_whatever_order_their_tree_is_walked(kernel: Kernel) -> None:
+    areas = [kernel.area(1) for _ in range(40)]
+    behind = kernel.area(1, CALLER, min(areas) - 8 * PAGE)
+    kernel.variable("holders", *areas, behind)
+    marked = kernel.marked()
+    assert marked.areas.start.tolist() == sorted([behind, *areas])
+    assert marked.areas_reached().all()
 
 
 def test_a_chain_is_held_by_the_variable_at_its_start(kernel: Kernel) -> None:
