@@ -9,8 +9,12 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from functools import cache
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     import ctypes
@@ -22,6 +26,12 @@ FORMS = {0x1: "zlib", 0x2: "lzo", 0x4: "snappy", 0x20: "zstd"}
 """By bit of page_desc.flags (DUMP_DH_COMPRESSED_*, diskdump_mod.h)."""
 LIBRARIES = {"lzo": "liblzo2.so.2", "snappy": "libsnappy.so.1", "zstd": "libzstd.so.1"}
 
+_FUNCTIONS = {
+    "lzo": "lzo1x_decompress_safe",
+    "snappy": "snappy_uncompress",
+    "zstd": "ZSTD_decompress",
+}
+
 
 @cache
 def unpacker(form: str) -> Unpack | None:
@@ -32,6 +42,60 @@ def unpacker(form: str) -> Unpack | None:
         return {"lzo": _lzo, "snappy": _snappy, "zstd": _zstd}[form](library(LIBRARIES[form]))
     except (OSError, AttributeError):
         return None
+
+
+@cache
+def _together() -> Callable[..., int] | None:
+    """unpack.c; None where the package was installed without a C compiler."""
+    return load(Path(__file__).with_name("_unpack" + EXTENSION_SUFFIXES[0]))
+
+
+def load(path: Path) -> Callable[..., int] | None:
+    """That of a file; None where it is missing, or of another machine or version."""
+    import ctypes
+
+    try:
+        function = ctypes.CDLL(str(path)).crashext_unpack
+    except (OSError, AttributeError):
+        return None
+    place, number = ctypes.c_void_p, ctypes.c_int64
+    function.argtypes = [place, ctypes.c_int32, *4 * [place], number, number, place]
+    function.restype = number
+    return function
+
+
+@cache
+def _function(form: str) -> ctypes._NamedFuncPointer | None:
+    """What unpacks a page of a form, in its library."""
+    try:
+        return getattr(library(LIBRARIES[form]), _FUNCTIONS[form], None)
+    except OSError:
+        return None
+
+
+def unpack_all(
+    forms: int,
+    data: bytes,
+    offsets: NDArray[np.int64],
+    sizes: NDArray[np.int64],
+    packed: NDArray[np.bool_],
+    page: int,
+) -> NDArray[np.uint8] | None:
+    """All pages that stand at `offsets` of data, those that are `packed` in the one form of
+    `forms`; None where that must be done page by page, or one of them is damaged."""
+    import ctypes
+
+    together, form = _together(), FORMS.get(forms, "")
+    function = _function(form) if form in _FUNCTIONS else None
+    if together is None or function is None:
+        return None
+    result = np.empty(len(offsets) * page, np.uint8)
+    count = len(offsets)
+    arrays = [np.ascontiguousarray(a) for a in (offsets, sizes, packed)]
+    places = [a.ctypes.data for a in arrays]
+    code = ctypes.cast(function, ctypes.c_void_p)
+    done = together(code, forms, data, *places, count, page, result.ctypes.data)
+    return result if done == count else None
 
 
 def _zlib(packed: bytes, size: int) -> bytes | None:

@@ -12,11 +12,13 @@ from __future__ import annotations
 import struct
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from crashext.hosts.base import HostError
-from crashext.hosts.decompress import FORMS, LIBRARIES, unpacker
+from crashext.hosts.decompress import FORMS, LIBRARIES, unpack_all, unpacker
 from crashext.hosts.dumpfile import MAX_NOTES, PAGE_DESC
 from crashext.hosts.flattened import open_dump
 
@@ -69,11 +71,13 @@ class KdumpFile:
     def read(self, address: int, size: int) -> bytes | None:
         """Bytes at a physical address; None where any of them is not in the file."""
         first, end = address // self.block, -(-(address + size) // self.block)
+        at = address - first * self.block
+        if end - first > _FEW and (data := self._at_once(first, end)) is not None:
+            return data[at : at + size].tobytes()
         whole = self._run(first, end) if end - first > _FEW else map(self.page, range(first, end))
         pages = list(whole)
         if None in pages:
             return None
-        at = address - first * self.block
         return b"".join(page for page in pages if page)[at : at + size]
 
     def _require(self, status: int) -> None:
@@ -89,18 +93,38 @@ class KdumpFile:
     def _page(self, frame: int) -> bytes | None:
         return self._run(frame, frame + 1)[0]
 
-    def _run(self, first: int, end: int) -> list[bytes | None]:
-        """Page frames [first, end), as far as the first that is not in the file."""
+    def _at_once(self, first: int, end: int) -> NDArray[np.uint8] | None:
+        """Page frames [first, end); None where that does not go, or any of them is not there."""
+        rows = self._rows(first, end)
+        if rows is None:
+            return None
+        forms = np.bitwise_or.reduce(rows["flags"]) & _FORMS
+        offsets, sizes = rows["offset"].astype(np.int64), rows["size"].astype(np.int64)
+        start, stop = int(offsets.min()), int((offsets + sizes).max())
+        if sizes.min() <= 0 or stop > self._length or stop - start > 2 * self.block * len(rows):
+            return None
+        packed = rows["flags"] & _FORMS != 0
+        data = self._read(start, stop - start)
+        return unpack_all(int(forms), data, offsets - start, sizes, packed, self.block)
+
+    def _rows(self, first: int, end: int) -> NDArray[Any] | None:
+        """What the file says of page frames [first, end); None where any of them is not in it."""
         if not 0 <= first < end <= self.frames:
-            return [None]
+            return None
         bits = np.unpackbits(self._bits[first // 8 : -(-end // 8)], bitorder="little")
         if not bits[first % 8 :][: end - first].all():
-            return [None]
+            return None
         begin = first // _CHUNK * _CHUNK
         before = _ONES[self._bits[begin // 8 : first // 8]].sum() + bits[: first % 8].sum()
         rank = int(self._before[first // _CHUNK] + before)
         row = PAGE_DESC.itemsize
-        rows = np.frombuffer(self._read(self._table + row * rank, row * (end - first)), PAGE_DESC)
+        return np.frombuffer(self._read(self._table + row * rank, row * (end - first)), PAGE_DESC)
+
+    def _run(self, first: int, end: int) -> list[bytes | None]:
+        """Page frames [first, end), as far as the first that is not in the file."""
+        rows = self._rows(first, end)
+        if rows is None:
+            return [None]
         offsets, sizes = rows["offset"].tolist(), np.minimum(rows["size"], 2 * self.block).tolist()
         # Pages of one memory range follow each other in the file; those of zeros are one.
         start, stop = min(offsets), max(map(int.__add__, offsets, sizes))

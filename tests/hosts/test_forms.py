@@ -211,3 +211,40 @@ def test_what_somebody_has_open_in_drgn_ends_nobody_where_the_file_ends(
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert int(done.stdout) == sum(end - start for start, end in present) // PAGE
+
+
+@pytest.mark.parametrize("form", PACKED)
+def test_pages_unpacked_at_once_are_those_unpacked_one_by_one(
+    tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, built = Path(decompress.__file__).with_name("unpack.c"), tmp_path / "unpack.so"
+    flags = ["-O3", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
+    subprocess.run(["cc", *flags, "-o", str(built), str(source)], check=True)
+    together = decompress.load(built)
+    assert together is not None
+    asked: list[int] = []
+
+    def counted(*arguments: object) -> int:
+        asked.append(together(*arguments))
+        return asked[-1]
+
+    path = changed(tmp_path, form, ())
+    present = examine(path).present
+    assert present is not None
+    pieces = [(at, min(1 << 20, b - at)) for a, b in present for at in range(a, b, 1 << 20)][::8]
+    monkeypatch.setattr(decompress, "_together", lambda: counted)
+    at_once = [kdumpfile.KdumpFile(path).read(*piece) for piece in pieces]
+    assert len(asked) > 5
+    monkeypatch.setattr(decompress, "_together", lambda: None)
+    assert at_once == [kdumpfile.KdumpFile(path).read(*piece) for piece in pieces]
+    # A damaged page ends it, and is looked at alone.
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2 : len(damaged) // 2 + (1 << 16)] = b"\xff" * (1 << 16)
+    path.write_bytes(damaged)
+    alone = [kdumpfile.KdumpFile(path).read(*piece) for piece in pieces]
+    monkeypatch.setattr(decompress, "_together", lambda: counted)
+    assert [kdumpfile.KdumpFile(path).read(*piece) for piece in pieces] == alone
+
+
+def test_without_a_compiler_pages_are_unpacked_one_by_one(tmp_path: Path) -> None:
+    assert decompress.load(tmp_path / "missing.so") is None
