@@ -171,7 +171,11 @@ static enum kind sorted(const struct sources *in, const struct targets *to,
 {
 	enum kind kind = ROOT;
 
+	int dead = where >= page->dead_begin && where < page->dead_end;
+
 	if (page->where == NODE) {
+		if (dead)
+			return DEAD;	/* a stack of pages, as all are before VMAP_STACK */
 		if (page->stale && (where & ((1ull << to->slots.page_shift) - 1)) >= 8)
 			return NONE;
 		return in_node(in, to, page->holder, lead, from);
@@ -184,9 +188,7 @@ static enum kind sorted(const struct sources *in, const struct targets *to,
 		return kind;
 	if (silent)
 		return NONE;
-	if (where >= page->dead_begin && where < page->dead_end)
-		return DEAD;
-	return kind;
+	return dead ? DEAD : kind;
 }
 
 /* Of words that point at one node the first stays: how many are left. */

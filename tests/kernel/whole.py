@@ -29,7 +29,7 @@ CALLER = TEXT + 64
 _IMAGE_PFN, _IMAGE_PAGES = 16, 16
 _IMAGE = PAGE * _IMAGE_PFN  # physical
 _KERNEL_MAP = 0xFFFFFFFF80000000
-_RESERVED, _SLAB, _LRU = 1 << 11, 1 << 9, 1 << 5
+RESERVED, _SLAB, _LRU = 1 << 11, 1 << 9, 1 << 5
 _BUDDY, _NO_TYPE = 0xFFFFFF7F, 0xFFFFFFFF
 _TABLE = 0x67  # present, writable, accessed, dirty
 THREAD_SIZE = 4 * PAGE
@@ -164,10 +164,10 @@ class Kernel:
         for pfn in range(pages):
             self._page(pfn, kind=_BUDDY)
         for i in range(_IMAGE_PAGES):
-            self._page(_IMAGE_PFN + i, flags=_RESERVED, references=1)
+            self._page(_IMAGE_PFN + i, flags=RESERVED, references=1)
             self.host.mapped[TEXT + PAGE * i] = DIRECT + PAGE * (_IMAGE_PFN + i)
         for pfn in range(_IMAGE_PFN + _IMAGE_PAGES, self._next_pfn):
-            self._page(pfn, flags=_RESERVED, references=1)
+            self._page(pfn, flags=RESERVED, references=1)
         self._next_data = DATA
         self._next_area = VMALLOC + 16 * PAGE
         self._free: dict[int, list[int]] = {}
@@ -343,9 +343,9 @@ class Kernel:
         self._last_area = area + 16
         return at
 
-    def task(self, pid: int, comm: str, used: int) -> tuple[int, int]:
+    def task(self, pid: int, comm: str, used: int, stack: int | None = None) -> tuple[int, int]:
         """A sleeping task on the task list, `used` bytes of its stack in use: task and stack."""
-        stack = self.area(4, CALLER)
+        stack = self.area(4, CALLER) if stack is None else stack
         last = int.from_bytes(self.host.read(self.init_task + 8, 8), "little")
         name = [int.from_bytes(comm.encode().ljust(16, b"\0")[i : i + 8], "little") for i in (0, 8)]
         sp = stack + THREAD_SIZE - used

@@ -136,11 +136,15 @@ def _part(values: dict[str, str], folder: Path, slots: dict[str, int]) -> dict[s
 
 
 def _present(cache: str, slots: dict[str, int]) -> str:
-    """The smallest kmalloc cache that is there and large enough: DMA may forbid small ones."""
+    """The smallest kmalloc cache that is there and large enough.
+
+    DMA may forbid small ones, and SLAB of 3.10 names two after its own array caches and nodes.
+    """
     if cache in slots or not cache.startswith("kmalloc-"):
         return cache
     size = int(cache.removeprefix("kmalloc-"))
     larger = {int(m[1]): name for name in slots if (m := re.fullmatch(r"kmalloc-(\d+)", name))}
+    larger |= {slots[name]: name for name in ("kmalloc-ac", "kmalloc-node") if name in slots}
     return larger[min(n for n in larger if n >= size)]
 
 

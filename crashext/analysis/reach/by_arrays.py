@@ -116,6 +116,12 @@ class ByArrays:
         if block.stale.any():
             in_node &= ~block.stale[page] | (where & self._in_page < np.uint64(8))
         rest = ~in_slab & (kind != _IN_NODE)
+        if block.dead:
+            # Of stacks that are blocks of pages, as all are before VMAP_STACK.
+            dead = (kind == _IN_NODE) & self.stacks.dead(where)
+            in_node &= ~dead
+            if dead.any():
+                out.dead.append((where[dead], target[dead]))
         if in_slab.any():
             self._in_slabs(out, block, where[in_slab], target[in_slab], by_page)
         if in_node.any():

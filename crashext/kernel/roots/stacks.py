@@ -275,11 +275,16 @@ def _dead_parts(
 
 
 def _elsewhere(view: KernelView, stacks: list[Stack]) -> list[tuple[int, int]]:
-    """(page frame, dead bytes at its start) of stacks that are not vmalloc'ed: init_task's."""
+    """(page frame, dead bytes at its start) of stacks that are not vmalloc'ed: init_task's, and
+    all before VMAP_STACK."""
     found = []
+    direct = view.space.direct
     for stack in stacks:
         pages = np.arange(stack.start, stack.live, view.space.page_size, dtype=np.uint64)
-        where, ok = physical(view.host, view.space, pages)
+        if direct.start <= stack.start < direct.end:
+            where, ok = pages - np.uint64(direct.start), np.ones(len(pages), np.bool_)
+        else:
+            where, ok = physical(view.host, view.space, pages)
         for page, at in zip(pages[ok].tolist(), where[ok].tolist(), strict=True):
             found.append(
                 (at >> view.space.page_shift, min(stack.live - page, view.space.page_size))
@@ -290,22 +295,30 @@ def _elsewhere(view: KernelView, stacks: list[Stack]) -> list[tuple[int, int]]:
 def _idle_irq_stacks(view: KernelView) -> list[int]:
     """Page frames of the interrupt stacks of CPUs that are not in an interrupt.
 
-    Source: arch/x86/kernel/irq_64.c (5.9 to 6.12): per-CPU memory, mapped once more with a guard
-    page, which hardirq_stack_ptr knows. All of it is dead while no stack pointer is in there.
+    Sources: arch/x86/include/asm/processor.h (to 5.1, irq_stack_union, whose first words are no
+    pointers), arch/x86/kernel/irq_64.c (5.2 to 6.12): per-CPU memory, since 5.2 mapped once more
+    with a guard page, which hardirq_stack_ptr knows. All of it is dead while no stack pointer is
+    in there.
     """
     host, space = view.host, view.space
-    store, top = (host.address_of(n) for n in ("irq_stack_backing_store", "hardirq_stack_ptr"))
+    old, new, top = (
+        host.address_of(n)
+        for n in ("irq_stack_union", "irq_stack_backing_store", "hardirq_stack_ptr")
+    )
+    store = new if new is not None and top is not None else old
     pointers = _running(host)
-    if store is None or top is None or len(pointers) != len(space.percpu_offsets):
+    if store is None or len(pointers) != len(space.percpu_offsets):
         return []
     found: list[int] = []
     for offset in space.percpu_offsets:
-        try:
-            end = u64(host, top + offset & (1 << 64) - 1) + 8
-        except ReadFault:
-            continue
         start = (store + offset) & (1 << 64) - 1
-        ranges = ((end - _IRQ_STACK, end), (start, start + _IRQ_STACK))
+        ranges = [(start, start + _IRQ_STACK)]
+        if store == new and top is not None:
+            try:
+                end = u64(host, top + offset & (1 << 64) - 1) + 8
+            except ReadFault:
+                continue
+            ranges.append((end - _IRQ_STACK, end))
         busy = any(a <= sp < b for sp in pointers for a, b in ranges)
         if not busy and space.direct.start <= start < space.direct.end:
             first = space.pfn(start)

@@ -61,6 +61,7 @@ def busy_kernel() -> tuple[Reach, list[int]]:
         kernel.free("kmalloc-32", objects[i])
     area, block = kernel.area(3), kernel.block(4)
     kernel.task(3, "sleeper", used=64)
+    kernel.task(4, "of pages", 1024, kernel.block(4))
     kernel.variable("objects", *objects[::2])
     kernel.break_freelist(kernel.object("kmalloc-256"))
     map_entry = VMEMMAP + 64 * ((block - DIRECT) // PAGE)
