@@ -17,6 +17,7 @@ _HELPER = re.compile(
     | kmem_getpages | slab_(?:post_)?alloc\w* | do_slab_alloc | allocate_slab | new_slab\w*
     | alloc_slab_page | get_partial\w* | refill_objects\w* | alloc_from_pcs\w*
     | alloc_from_new_slab\w* | cache_alloc(?:_refill)? | cache_grow\w* | fallback_alloc
+    | kmem_cache_(?:pre|re)fill_sheaf
     | k(?:mem|str)n?dup\w* | v?memdup_user\w* | strndup_user | kv?asprintf\w*
     | devm_k\w*alloc\w* | devm_k(?:mem|str)dup\w* | devm_kv?asprintf\w* | devres_alloc\w*
     | mempool_(?:\w*alloc|init|create)\w* | napi_skb_cache_get

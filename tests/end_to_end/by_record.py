@@ -6,10 +6,11 @@ allocated, by the record, and what the code alone says of it. The record is not 
 A group is *of one place* where the record names one for nearly all of it; what is counted once more
 are those of a single one, their objects, and the places themselves, each once.
 
-How a group counts: *right* where the recorded function is first; *among equals* where the code says
-itself that some are as probable as the first, and the recorded one is among the few that it shows;
-*not told* where no place stands out; *wrong* where another one is said to. Of what it says the code
-has to be right, and a text of 16 bytes that kstrdup() made has nothing in it to know its maker by.
+How a group counts: *right* where the recorded function is first, by the line of source: a helper
+that is compiled into several functions is one; *among equals* where the code says itself that some
+are as probable as the first, and the recorded one is among the few that it shows; *not told* where
+no place stands out; *wrong* where another one is said to. Of what it says the code has to be right,
+and a text of 16 bytes that kstrdup() made has nothing in it to know its maker by.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from crashext.analysis.likeness.survey import Survey, make_classifier, survey
 from crashext.analysis.likeness.words import Classifier
 from crashext.analysis.origin.callers import rank_callers
 from crashext.analysis.origin.content import content_owners
+from crashext.analysis.origin.places import source_of
 from crashext.analysis.reach.holders import Holders
 from crashext.analysis.reach.pointers import pointers
 from crashext.analysis.reach.reachability import Class, Reach
@@ -77,10 +79,13 @@ class Compared:
     same: bool
     """The first is in the recorded function, or in a helper that it asked, if at another call."""
 
+    line: bool
+    """The first is the same line of source, compiled into another function."""
+
     @property
     def outcome(self) -> str:
         """One of `OUTCOMES`."""
-        if self.rank == 0 or self.same:
+        if self.rank == 0 or self.same or self.line:
             return "right"
         if self.callers is not None and self.callers.clear:
             return "wrong"
@@ -147,10 +152,15 @@ def site_length(host: Host) -> int:
 
 def callee(host: Host, address: int) -> int | None:
     """Where the direct call that returns to `address` goes."""
+    length = site_length(host)
     try:
-        data = host.read(address - _JUMP, _JUMP)
+        data = host.read(address - length, length)
     except ReadFault:  # text of __init, which is gone
         return None
+    if length == 4:  # bl
+        word = int.from_bytes(data, "little")
+        distance = (word & 0x3FFFFFF) - (word << 1 & 0x4000000)
+        return address - 4 + 4 * distance if word >> 26 == 0x25 else None
     return address + int.from_bytes(data[1:], "little", signed=True) if data[0] == 0xE8 else None
 
 
@@ -160,6 +170,12 @@ def through_pointer(host: Host, address: int) -> bool:
     symbol = None if target is None else host.symbol_at(target)
     if symbol is not None:
         return symbol.name.startswith("__x86_indirect_thunk")
+    if site_length(host) == 4:  # blr
+        try:
+            word = int.from_bytes(host.read(address - 4, 4), "little")
+        except ReadFault:
+            return False
+        return word & 0xFFFFFC1F == 0xD63F0000
     try:
         return _indirect(host.read(address - _JUMP, _JUMP))
     except ReadFault:
@@ -224,8 +240,10 @@ def _compare(
     rank = next((i for i, s in enumerate(ranked) if names(view.host, s, stack)), None)
     through = {symbol.name for a in stack if (symbol := view.host.symbol_at(a - 1))}
     same = bool(ranked and ranked[0].function in through)
+    source = source_of(view.host, site - site_length(view.host))
+    line = bool(source and ranked and ranked[0].source == source)
     single = times == len(stacks)
-    return Compared(cache.name, len(members), stack, site, callers, rank, single, same)
+    return Compared(cache.name, len(members), stack, site, callers, rank, single, same, line)
 
 
 def _held(holders: Holders, addresses: Words) -> tuple[Head | None, tuple[Pointer, ...]]:
@@ -257,10 +275,12 @@ def summary(found: list[Compared]) -> list[str]:
         "objects of those": objects,
         "places": Counter({(one.cache, one.site): one.outcome for one in found}.values()),
     }
-    return [
+    told = [
         f"{', '.join(f'{times[o]:,} {o}' for o in OUTCOMES)} of {sum(times.values()):,} {what}"
         for what, times in counted.items()
     ]
+    by_line = [one for one in single if one.line and one.rank != 0 and not one.same]
+    return [*told, f"of a single place {len(by_line):,} right by the line of source alone"]
 
 
 def lines(view: KernelView, one: Compared) -> list[str]:

@@ -11,10 +11,12 @@ from crashext.kernel.origin.constants import Peek
 from crashext.kernel.origin.entrypoints import ALLOCATING, FREEING
 from crashext.kernel.origin.functions import Functions
 from crashext.kernel.origin.kept import Kept
+from crashext.kernel.origin.passed import slot_of
 from crashext.kernel.origin.stores import Written
 from crashext.kernel.origin.thunks import meant
 
-_LONGEST = 2048  # bytes of a function that is looked into
+_LONGEST, _LONGEST_OF_MANY = 2048, 4096
+"""Bytes of a function that is looked into; of one with more arguments than registers."""
 _DEEPEST = 2
 _COPY = ("memcpy", "__memcpy", "memmove", "__memmove")
 
@@ -75,12 +77,14 @@ class Callees:
         if depth > _DEEPEST or target in self._barred or target in self._copies:
             return _NOTHING
         symbol = self._host.symbol_at(target)
-        if symbol is None or symbol.address != target or not 0 < symbol.size <= _LONGEST:
+        registers = self._reader.isa.arguments
+        longest = _LONGEST if argument < len(registers) else _LONGEST_OF_MANY
+        if symbol is None or symbol.address != target or not 0 < symbol.size <= longest:
             return _NOTHING
         known = self._functions.whole(symbol)
         if known is None:
             return _NOTHING
-        given = {self._reader.isa.arguments[argument]: 0}
+        given = {slot_of(known.code, argument) or registers[argument]: 0}
         walk = self._reader.walk(known.code, known, self, given, depth + 1)
         walk.follow(0)
         return tuple(walk.written.values()), frozenset(walk.kept)

@@ -108,6 +108,9 @@ _UNTAGGED = (
     *_managed(_NONE, 1, "devm_kasprintf", "devm_kvasprintf"),
     EntryPoint("__alloc_skb", Kind.SLAB, flags=1, variable=_SKB),
     EntryPoint("kmem_cache_alloc_bulk", Kind.SLAB, cache=0, flags=1, returns=False, bulk=True),
+    # 6.18 on: into a sheaf, from which each is taken later
+    EntryPoint("kmem_cache_prefill_sheaf", Kind.SLAB, cache=0, flags=1, returns=False, bulk=True),
+    EntryPoint("kmem_cache_refill_sheaf", Kind.SLAB, cache=0, flags=1, returns=False, bulk=True),
     # mm/mempool.c: the function that hands out, the one that takes back, and their data
     EntryPoint("mempool_init", Kind.SLAB, cache=4, returns=False, filling=True),
     EntryPoint("mempool_init_node", Kind.SLAB, cache=4, returns=False, filling=True),

@@ -16,6 +16,7 @@ from crashext.kernel.origin.code import REGISTERS, Code
 from crashext.kernel.origin.constants import MEMORY, Constants, Peek, What, width
 from crashext.kernel.origin.instruction import Instruction, slot
 from crashext.kernel.origin.kept import Kept, framed, kept_by, stepped
+from crashext.kernel.origin.passed import pushed
 
 _MOST_INSTRUCTIONS = 400
 _MOST_FORKS = 16
@@ -186,6 +187,8 @@ class Walk:
             return None
         if one.mnemonic in _CALLS:
             self._call(i, one)
+        elif one.mnemonic == "push":
+            self._push(i, one)
         self._keep(one)
         self._store(i, one)
         self._move(i, one)
@@ -238,6 +241,15 @@ class Walk:
                 self._by_callee(i, at, written)
             for kept in self._called.kept(one.target, number, self._depth):
                 self.kept.add(kept._replace(inside=kept.inside + at))
+
+    def _push(self, i: int, one: Instruction) -> None:
+        """An argument of a call that has more than there are registers for."""
+        at = self._pointers.get(one.operands)
+        found = None if at is None or self._called is None else pushed(self._code, i)
+        if at is None or self._called is None or found is None:
+            return
+        for kept in self._called.kept(*found, self._depth):
+            self.kept.add(kept._replace(inside=kept.inside + at))
 
     def _keep(self, one: Instruction) -> None:
         """A store of the pointer into memory that is not its own."""

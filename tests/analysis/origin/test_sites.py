@@ -28,6 +28,7 @@ TEXT = 0xFFFFFFFF81000000
         *("__get_free_pages", "post_alloc_hook", "__alloc_frozen_pages_noprof", "kvmalloc_node"),
         *("kmemdup", "kstrdup", "kstrdup_const", "memdup_user_nul", "kasprintf", "krealloc"),
         *("devm_kmalloc", "kmemleak_alloc", "__set_page_owner", "save_stack", "mempool_alloc"),
+        *("kmem_cache_prefill_sheaf", "kmem_cache_refill_sheaf"),
         *("__vmalloc_node_range", "vzalloc", "vmalloc", "kvmalloc_node_noprof", "vmap"),
         *("__alloc_skb", "kmalloc_reserve", "alloc_skb_with_frags", "__netdev_alloc_skb"),
         *("alloc_empty_file", "__alloc_file", "__napi_alloc_skb", "sock_alloc_send_pskb"),

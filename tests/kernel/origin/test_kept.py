@@ -91,6 +91,24 @@ def test_a_function_that_is_called_keeps_it() -> None:
 
 
 @pytest.mark.parametrize(
+    "prologue",
+    [
+        b"\x53\x48\x83\xec\x10" + b"\x48\x8b\x4c\x24\x28",  # push rbx; sub rsp, 16; [rsp + 0x28]
+        FRAME + b"\x48\x8b\x4d\x18",  # push rbp; mov rbp, rsp; mov rcx, [rbp + 0x18]
+    ],
+)
+def test_a_function_that_is_called_keeps_what_is_pushed_for_it(prologue: bytes) -> None:
+    """alloc_vmap_area(): the eighth argument is the area, and the seventh a number."""
+    text = CALL + b"\x50\x6a\x00"  # push rax; push 0
+    text += call(AT + len(text), CALLEE) + RET
+    found = filled(text, (CALLEE, prologue + b"\x48\x89\x4f\x38" + RET))  # [rdi + 0x38] = rcx
+    assert told(found) == {("member", 0x38, 0, "rdi")}
+    seventh = prologue[:-1] + bytes((prologue[-1] - 8,))
+    other = filled(text, (CALLEE, seventh + b"\x48\x89\x4f\x38" + RET))
+    assert told(other) == set()
+
+
+@pytest.mark.parametrize(
     ("text", "returned"),
     [(RET, 0), (b"\x48\x83\xc0\x10" + RET, 0x10), (b"\x31\xc0" + RET, None)],
 )
