@@ -104,6 +104,7 @@ class CarriedTypes:
     def __init__(self, host: Host, alone: bool = False) -> None:
         self._host, self._alone = host, alone
         self._all: BtfLayouts | None = None
+        self._asked = False
 
     @property
     def known(self) -> bool:
@@ -116,7 +117,7 @@ class CarriedTypes:
         if kernel is None:
             return None
         found = kernel.layout(type_name)
-        if found is None and mentioned(self._host, type_name):
+        if found is None and self._of_modules(type_name):
             found = self._everything(kernel).layout(type_name)
         if not self._alone:
             return found
@@ -124,6 +125,16 @@ class CarriedTypes:
             kernel.require_no_type(type_name)
             return None
         return replace(found, members=Members(found.members))
+
+    def _of_modules(self, type_name: str) -> bool:
+        """Whether a module may have it. Reading the modules' types asks for layouts itself."""
+        if self._asked:
+            return False
+        self._asked = True
+        try:
+            return mentioned(self._host, type_name)
+        finally:
+            self._asked = False
 
     def enumerator(self, name: str) -> int | None:
         """Value of an enumerator of the kernel; None where no enum of its has it."""

@@ -18,8 +18,10 @@ _MAX_TOTAL = 96 << 20
 def module_btf(host: NamedMemory) -> Iterator[tuple[str, bytes]]:
     """(module, BTF data) of those whose data the dump holds."""
     head = host.address_of("btf_modules")
+    if head is None:
+        return
     link, btf = host.layout("struct btf_module"), host.layout("struct btf")
-    if head is None or link is None or btf is None:
+    if link is None or btf is None:
         return
     if any(m not in link for m in ("list", "btf")) or any(
         m not in btf for m in ("data", "data_size", "name")

@@ -8,6 +8,7 @@ from crashext.hosts.faults import HostError, ReadFault, UnknownLayout
 from crashext.hosts.layouts import Layout
 
 MAX_STRING = 256
+_LEAST_ALIGNED = 4
 
 
 class Memory(Protocol):
@@ -41,12 +42,13 @@ def u64(host: Memory, address: int) -> int:
 def variable(host: NamedMemory, name: str, size: int = 8) -> int | None:
     """Value of a global unsigned scalar, None where the kernel has no such symbol.
 
-    Raises `HostError` where none can be: compilers align them.
+    Raises `HostError` where none can be: compilers align them. Some were an int once, and are read
+    as long as they are today.
     """
     address = host.address_of(name)
     if address is None:
         return None
-    if address % size:
+    if address % min(size, _LEAST_ALIGNED):
         raise HostError(f"the kernel's symbols are damaged: no variable {name} can be there")
     try:
         return int.from_bytes(host.read(address, size), "little")

@@ -55,8 +55,9 @@ def test_a_variable_that_is_missing_or_unreadable_is_none() -> None:
     assert access.variable(host, "counter") == 0x1122334455667788
     assert access.variable(host, "counter", 4) == 0x55667788
     assert access.variable(host, "no_such_symbol") is None
-    host.symbols["moved"] = PAGE + 4
-    assert access.variable(host, "moved", 4) == 0x11223344
+    host.symbols["an_int_once"] = PAGE + 4
+    assert access.variable(host, "an_int_once", 4) == 0x11223344
+    host.symbols["moved"] = PAGE + 2
     with pytest.raises(HostError, match="no variable moved can be there"):
         access.variable(host, "moved")
     host.symbols["gone"] = PAGE + 0x10000

@@ -176,7 +176,8 @@ class KernelCounters:
         yield "SwapFree", self._bytes(variable(self.host, "nr_swap_pages"))
         size = variable(self.host, "zswap_pool_total_size")  # until 6.10 there was a number
         yield "Zswap", size
-        yield "Zswapped", self._bytes(variable(self.host, "zswap_stored_pages"))
+        # An int until 6.12, whose four bytes come first in the long that it is since.
+        yield "Zswapped", self._bytes(variable(self.host, "zswap_stored_pages", 4))
 
     def _slab(self) -> Iterator[tuple[str, int | None]]:
         reclaimable = self.pages("NR_SLAB_RECLAIMABLE_B", "NR_SLAB_RECLAIMABLE")
