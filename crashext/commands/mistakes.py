@@ -21,6 +21,7 @@ from crashext.commands.options import (
     OverviewOptions,
     SitesOptions,
     TraceOptions,
+    part_as_document,
 )
 from crashext.commands.place import Place
 from crashext.hosts.faults import HostError, ReadFault, UnknownLayout
@@ -40,6 +41,8 @@ def mistake(options: Options, place: Place) -> str:
         return NOT_LIVE
     if isinstance(options, ObjsimOptions):
         return _no_address(options, place) or _no_type(options, place)
+    if isinstance(options, OverviewOptions):
+        return _no_document(options, place)
     names = _caches(options)
     return _unknown_cache(names, place) if names else ""
 
@@ -91,6 +94,13 @@ def _no_address(options: ObjsimOptions, place: Place) -> str:
 def _no_type(options: ObjsimOptions, place: Place) -> str:
     known = None if options.as_type is None else place.types()
     return "" if known is None or options.as_type is None else known.wrong(options.as_type)
+
+
+def _no_document(options: OverviewOptions, place: Place) -> str:
+    """Of a part of the answer, unless a cache is called so."""
+    wrong = part_as_document(options.printing, options.topics)
+    known = place.names() if wrong else None
+    return wrong if known is not None and known.every.isdisjoint(options.topics) else ""
 
 
 def _caches(options: Options) -> tuple[str, ...]:
