@@ -2,8 +2,9 @@
 
 Witnesses are the tables themselves (scripts/kallsyms.c writes them), VMCOREINFO, the addresses that
 modules link with, and, in bare.py, BTF. What is left: the last letters of a name that no other is
-like, and the low bits of an address between its neighbours'. One flipped bit may change those; a
-lost, foreign or zeroed page does not pass.
+like, of which kallsyms_absent.py finds those that are asked for, and the low bits of an address
+between its neighbours'. One flipped bit may change those; a lost, foreign or zeroed page does not
+pass.
 """
 
 from __future__ import annotations
