@@ -332,11 +332,7 @@ def _totals(marked: Reach, found: Structures, groups: list[OrphanGroup]) -> Orph
     dead = dead[dead < table.count]
     caches = marked.view.caches.all
     objects = unreachable_counts(marked, found.slots)
-    allocated = np.add.reduceat(
-        np.append(table.state == State.ALLOCATED, False).astype(np.int64), table.first[:-1]
-    )
-    judged = np.zeros(len(marked.view.caches.all))
-    np.add.at(judged, table.index.cache, allocated)
+    judged = table.in_state(State.ALLOCATED, len(caches))
     sizes = np.array([c.slot_size for c in marked.view.caches.all])
     for number in marked.giants:
         judged[number] = marked.allocated(caches[number])

@@ -77,6 +77,7 @@ def test_of_a_sampled_cache_it_is_an_estimate(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(sampling, "_TARGETS", 200)
     monkeypatch.setattr(sampling, "_BASE_BYTES", 0)
     monkeypatch.setattr(sampling, "_SLOT_BYTES", 1 << 10)
+    monkeypatch.setattr(sampling, "_LOST_BYTES", 1 << 10)  # too much for files, too
     kernel = Kernel()
     objects = alone(kernel, 2000)
     for start in range(0, 1000, 16):

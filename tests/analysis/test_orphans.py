@@ -120,6 +120,7 @@ def test_slabs_that_stand_for_more_are_scaled(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(sampling, "_TARGETS", 200)
     monkeypatch.setattr(sampling, "_BASE_BYTES", 0)
     monkeypatch.setattr(sampling, "_SLOT_BYTES", 1 << 10)
+    monkeypatch.setattr(sampling, "_LOST_BYTES", 1 << 10)  # too much for files, too
     kernel = Kernel()
     for i in range(16 * 128):
         kernel.object("kmalloc-32", POISON, i)

@@ -12,16 +12,17 @@ from .image import PAGE
 from .kernel import Kernel
 from .pages import PAGES, Rows, Workspace
 
-_LEAVES, _INNER = "kmalloc-64", "kmalloc-512"
+_INNER = "kmalloc-512"
 
 
 class HeldSlabs:
     """Whole sections of slabs that are alike: every other object points at the same one."""
 
-    def __init__(self, kernel: Kernel, work: Workspace) -> None:
+    def __init__(self, kernel: Kernel, work: Workspace, leaves: str) -> None:
+        """Of the cache that `leaves` names."""
         self.kernel, self.work = kernel, work
-        self.cache = self._cache(_LEAVES)
-        assert self.cache.order == 0, _LEAVES
+        self.cache = self._cache(leaves)
+        assert self.cache.order == 0, leaves
         self._inner = Objects(kernel, work, self._cache(_INNER))
         self.row: Rows = Objects(kernel, work, self.cache).template[0]
 
@@ -30,20 +31,26 @@ class HeldSlabs:
         assert cache is not None
         return cache
 
+    @property
+    def _size(self) -> int:
+        return self.cache.slot_size
+
     def content(self, target: int) -> Rows:
         """uint8[PAGES, 4096]: of a section."""
-        words = np.zeros((PAGE // 8 // 8, 8), np.uint64)
-        words[::2, 1] = target
-        return np.tile(words.view(np.uint8).reshape(1, PAGE), (PAGES, 1))
+        page = np.zeros(PAGE // 8, np.uint64)
+        slots = page[: self.cache.objects_per_slab * self._size // 8].reshape(-1, self._size // 8)
+        slots[::2, 1] = target
+        return np.tile(page.view(np.uint8).reshape(1, PAGE), (PAGES, 1))
 
     def hold(self, sections: list[tuple[int, int]]) -> int:
         """Hold all objects of sections (first page frame, page frames); returns how many pages of
         slabs that took."""
-        found = [
-            np.uint64(self.work.address(first * PAGE))
-            + np.arange(count * self.cache.objects_per_slab, dtype=np.uint64) * np.uint64(64)
-            for first, count in sections
-        ]
+        inside = np.arange(self.cache.objects_per_slab, dtype=np.uint64) * np.uint64(self._size)
+        found = []
+        for first, count in sections:
+            begin = np.uint64(self.work.address(first * PAGE))
+            pages = begin + np.arange(count, dtype=np.uint64) * np.uint64(PAGE)
+            found.append((pages[:, None] + inside).reshape(-1))
         level: Words = np.concatenate(found)
         while len(level) > PAGE // 8:
             rows = np.zeros((-(-len(level) // 64), 64), np.uint64)

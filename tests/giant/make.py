@@ -27,7 +27,8 @@ _FIRST = 4 * GIB
 """Physical address of the memory that is added: behind the hole that PCI has."""
 _SPREAD = 2 * TIB
 """Bytes of the file that one hole for zeros has at most."""
-_KINDS = ("leaked", "held", "free", "user", "kernel")
+_HELD = "held "
+"""What runs of held objects are called, and their cache."""
 
 
 def make(base: Dump, shape: Shape, target: Path) -> dict[str, Any]:
@@ -40,7 +41,7 @@ def make(base: Dump, shape: Shape, target: Path) -> dict[str, Any]:
     leak = LeakedSlabs(kernel, base, "nodes")
     runs = _plan(shape, len(kernel.nodes))
     work = Workspace(kernel, templates, _FIRST, _work_sections(shape, runs))
-    held = HeldSlabs(kernel, work)
+    held = {_HELD + name: HeldSlabs(kernel, work, name) for name in shape.held_in if shape.held}
     added = [Pages(first=work.start // PAGE) for _ in kernel.nodes]
     partial = leak.partial(work, shape.partial, rng)
     leak.count(0, shape.partial)
@@ -48,7 +49,7 @@ def make(base: Dump, shape: Shape, target: Path) -> dict[str, Any]:
     _sections(kernel, templates, leak, held, work, runs, added)
     _content(image, leak, runs, shape, rng)
     own = added[0]
-    holders = _hold(image, held, runs)
+    holders = sum(_hold(image, kind, slabs, runs) for kind, slabs in held.items())
     own.slab += holders
     crowds = Crowds(kernel, work)
     crowds.add(shape.crowd, next((at * PAGES for kind, _, at, _ in runs if kind == "kernel"), 0))
@@ -92,7 +93,7 @@ def _plan(shape: Shape, nodes: int) -> list[Run]:
     """Where everything goes: each node has its share of each kind, and a hole behind it."""
     wanted = {
         "leaked": shape.leaked,
-        "held": shape.held,
+        **{_HELD + name: shape.held for name in shape.held_in},
         "free": shape.free,
         "user": shape.user,
         "kernel": shape.crowd.kernel,
@@ -100,8 +101,8 @@ def _plan(shape: Shape, nodes: int) -> list[Run]:
     runs: list[Run] = []
     at = _FIRST // SECTION + _WORK
     for node in range(nodes):
-        for kind in _KINDS:
-            whole = wanted[kind] // SECTION
+        for kind, size in wanted.items():
+            whole = size // SECTION
             some = whole * (node + 1) // nodes - whole * node // nodes
             if some:
                 runs.append((kind, node, at, some))
@@ -119,7 +120,7 @@ def _work_sections(shape: Shape, runs: list[Run]) -> int:
     sections = sum(n for *_, n in runs)
     tables = sections // 512 * 3 + sections // 128 + 64
     pages = 512 * (len(runs) + 4) + tables + shape.partial + shape.crowd.pages + 4096
-    pages += shape.held // (64 * 500)
+    pages += shape.all_held // (64 * 500)
     return min(_WORK, pages // (PAGES - 1024) + 1)
 
 
@@ -127,7 +128,7 @@ def _sections(
     kernel: Kernel,
     templates: Templates,
     leak: LeakedSlabs,
-    held: HeldSlabs,
+    held: dict[str, HeldSlabs],
     work: Workspace,
     runs: list[Run],
     added: list[Pages],
@@ -136,7 +137,7 @@ def _sections(
     reserved = templates.some(FrameUse.RESERVED)
     kinds: dict[str, Rows] = {
         "leaked": np.repeat(leak.row[None], PAGES, axis=0),
-        "held": np.repeat(held.row[None], PAGES, axis=0),
+        **{kind: np.repeat(slabs.row[None], PAGES, axis=0) for kind, slabs in held.items()},
         "free": free_section(templates),
         "user": np.repeat(templates.some(FrameUse.ANON)[None], PAGES, axis=0),
         "kernel": np.repeat(templates.some(FrameUse.KERNEL)[None], PAGES, axis=0),
@@ -159,9 +160,9 @@ def _sections(
             case "leaked":
                 pages.slab += some * PAGES
                 leak.count(node, some * PAGES)
-            case "held":
+            case _ if kind in held:
                 pages.slab += some * PAGES
-                held.count(node, some * PAGES)
+                held[kind].count(node, some * PAGES)
             case "free":
                 pages.free += some * PAGES
             case "user":
@@ -184,9 +185,9 @@ def _content(
     """What the added pages hold: leaked objects, the same for every section if they may be; zeros;
     nothing."""
     objects = _objects(image, leak, rng)
-    rest = [r for r in runs if r[0] not in ("leaked", "held")]
+    rest = [r for r in runs if r[0] != "leaked" and not r[0].startswith(_HELD)]
     zeros = image.room(min(_SPREAD, max((n for *_, n in rest), default=0) * SECTION))
-    for kind, _, first, some in (r for r in runs if r[0] != "held"):
+    for kind, _, first, some in (r for r in runs if not r[0].startswith(_HELD)):
         step = 1 if kind == "leaked" else _SPREAD // SECTION
         if kind != "leaked" and not shape.whole:
             continue
@@ -204,9 +205,9 @@ def _objects(image: Image, leak: LeakedSlabs, rng: np.random.Generator) -> int:
     return at
 
 
-def _hold(image: Image, held: HeldSlabs, runs: list[Run]) -> int:
+def _hold(image: Image, what: str, held: HeldSlabs, runs: list[Run]) -> int:
     """The held objects, the same in every section, and what holds them."""
-    sections = [(first, some) for kind, _, first, some in runs if kind == "held"]
+    sections = [(first, some) for kind, _, first, some in runs if kind == what]
     if not sections:
         return 0
     content = image.room(SECTION)

@@ -53,13 +53,19 @@ class Shape:
     """Every page of leaked objects has bytes of its own in the file, which is as large then."""
     crowd: Crowd = Crowd()
     held: int = 0
-    """Bytes that are slabs full of held objects of 64 bytes."""
+    """Bytes of each cache in `held_in` that are slabs full of held objects."""
+    held_in: tuple[str, ...] = ("kmalloc-64",)
     seed: int = 1
+
+    @property
+    def all_held(self) -> int:
+        """Bytes of all slabs full of held objects."""
+        return self.held * len(self.held_in)
 
     @property
     def user(self) -> int:
         """Bytes that are a process's own memory."""
-        return self.memory - self.leaked - self.free - self.held - self.crowd.kernel
+        return self.memory - self.leaked - self.free - self.all_held - self.crowd.kernel
 
 
 SHAPES = {
@@ -69,6 +75,13 @@ SHAPES = {
     "caches": Shape(4 * GIB, GIB // 4, GIB // 2, crowd=Crowd(caches=20_000)),
     "held": Shape(4 * GIB, 0, GIB // 2, held=2 * SECTION),
     "held more": Shape(4 * GIB, 0, GIB // 2, held=8 * SECTION),
+    "held most": Shape(
+        12 * GIB,
+        0,
+        GIB // 2,
+        held=7 * SECTION,
+        held_in=("kmalloc-32", "kmalloc-64", "kmalloc-96", "kmalloc-128"),
+    ),
     "many": Shape(4 * GIB, GIB // 8, GIB // 2),
     # The report's: 419 million objects of 32 bytes on 200 GB; 13 GB of disk.
     "ticket": Shape(200 * GIB, 100 * SECTION, 16 * GIB, apart=True),

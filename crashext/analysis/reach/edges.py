@@ -6,8 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crashext.analysis.reach.nodes import Nodes32
-from crashext.growing import Growing
 from crashext.kernel.access import Words
+from crashext.store import Store
+
+_AT_ONCE = 1 << 22
+"""Edges that are sorted in memory."""
 
 
 class Edges:
@@ -17,11 +20,12 @@ class Edges:
     areas and of blocks of pages do not, and are sorted apart, as sorting needs as much again.
     """
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, store: Store) -> None:
         """Nodes from `slots` on are no slots."""
         self._slots = slots
-        self._source, self._target = Growing(np.int32), Growing(np.int32)
-        self._beyond = (Growing(np.int32), Growing(np.int32))
+        self._source, self._target = store.growing(np.int32), store.growing(np.int32)
+        self._beyond = (store.growing(np.int32), store.growing(np.int32))
+        self._store = store
 
     def add(self, source: Nodes32, target: Nodes32) -> None:
         """Some edges more."""
@@ -36,10 +40,34 @@ class Edges:
     def ordered(self) -> tuple[Nodes32, Nodes32]:
         """All of them, by source; those of one source as they came. Asked for once, at the end."""
         source, target = self._beyond[0].array(), self._beyond[1].array()
-        order = np.argsort(source, kind="stable")
-        self._source.add(source[order])
-        self._target.add(target[order])
+        if len(source):
+            times = np.zeros(int(source.max()) + 2 - self._slots, np.int64)
+            for some in _pieces(source):
+                times[1:] += np.bincount(some - self._slots, minlength=len(times) - 1)
+            before = np.cumsum(times)
+            first = 0
+            while first < len(before) - 1:
+                most = int(np.searchsorted(before, before[first] + _AT_ONCE, side="right")) - 1
+                end = max(first + 1, most)
+                self._sorted(source, target, self._slots + first, self._slots + end)
+                first = end
         return self._source.array(), self._target.array()
+
+    def _sorted(self, source: Nodes32, target: Nodes32, first: int, end: int) -> None:
+        """Add the edges of nodes [first, end)."""
+        found: list[tuple[Nodes32, Nodes32]] = []
+        for some, led in zip(_pieces(source), _pieces(target), strict=True):
+            mine = (some >= first) & (some < end)
+            found.append((some[mine], led[mine]))
+            self._store.release()
+        sources = np.concatenate([some for some, _ in found])
+        order = np.argsort(sources, kind="stable")
+        self._source.add(sources[order])
+        self._target.add(np.concatenate([led for _, led in found])[order])
+
+
+def _pieces(values: Nodes32) -> list[Nodes32]:
+    return [values[at : at + _AT_ONCE] for at in range(0, len(values), _AT_ONCE)]
 
 
 def placed(
@@ -49,6 +77,17 @@ def placed(
     target = np.concatenate([np.zeros(0, np.int32), *(t for _, t in pieces)])
     order = np.argsort(where, kind="stable")
     return where[order], target[order]
+
+
+def sources_into(
+    sources: Nodes32, targets: Nodes32, wanted: NDArray[np.bool_], store: Store
+) -> Nodes32:
+    """Sources of all edges that lead to nodes which are `wanted`, in the order of the edges."""
+    found = [np.zeros(0, np.int32)]
+    for some, led in zip(_pieces(sources), _pieces(targets), strict=True):
+        found.append(some[wanted[led]])
+        store.release()
+    return np.concatenate(found)
 
 
 def neighbours(

@@ -17,7 +17,8 @@ from crashext.analysis.results.evidence import Held, Reachability
 from crashext.kernel.access import Words
 from crashext.kernel.slab.objects import State
 from crashext.kernel.tested import untested
-from crashext.wording import percent, percent_of, plural
+from crashext.store import folder
+from crashext.wording import percent, percent_of, plural, size_text
 
 
 def _of_crowd(marked: Reach, number: int, slabs: int) -> str:
@@ -135,6 +136,11 @@ def reachability_of(marked: Reach) -> Reachability:
             f"too many objects for the memory budget: of {names} only random slabs are judged, "
             "and what they hold is followed upwards"
         )
+        if marked.short:
+            notes.append(
+                f"with {size_text(marked.short)} more of disk in {folder()} (TMPDIR, else "
+                "/var/tmp) more of them would be judged whole"
+            )
     for number, crowd in marked.whole.crowds.items():
         notes.append(_of_crowd(marked, number, crowd.slabs))
     if marked.spared:
@@ -150,7 +156,7 @@ def reachability_of(marked: Reach) -> Reachability:
         pages_missing=coverage.missing,
         roots=references.roots,
         edges=len(references.source),
-        objects=int((marked.table.state == State.ALLOCATED).sum()),
+        objects=int(marked.table.in_state(State.ALLOCATED, len(marked.view.caches.all)).sum()),
         bytes_read=coverage.bytes_read,
         sampled=bool(marked.giants),
         notes=tuple(notes),

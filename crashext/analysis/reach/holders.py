@@ -21,6 +21,7 @@ from crashext.wording import plural
 MOST_EXAMINED = 4096
 _MOST_COUNTED = 1 << 20
 _MAX_STEPS = 1 << 24
+_PIECE, _SCATTERED = 1 << 20, 1 << 14
 _MOST_READ = 1 << 20  # bytes of an area or block that are looked through for a pointer
 _HEAD_STEPS, _TAIL_STEPS = 6, 2
 _NEARLY_ALL = 0.95
@@ -46,13 +47,30 @@ class Holders:
     @cached_property
     def _starts(self) -> NDArray[np.int32]:
         """The node directly under the root of each; what is left of each path halves each round."""
-        via = self.marked.marks.via
-        start = np.where(via >= 0, via, np.arange(len(via), dtype=np.int32))
-        while True:
-            further = start[start]
-            if np.array_equal(further, start):
-                return start
-            start = further
+        via, store = self.marked.marks.via, self.marked.marks.store
+        start = store.filled(len(via), np.int32, 0)
+        pieces = [slice(at, at + _PIECE) for at in range(0, len(via), _PIECE)]
+        for some in pieces:
+            own = np.arange(some.start, min(some.stop, len(via)), dtype=np.int32)
+            start[some] = np.where(via[some] >= 0, via[some], own)
+            store.release()
+        changed = True
+        while changed:
+            changed = False
+            for some in pieces:
+                further = start[start[some]]
+                changed |= not np.array_equal(further, start[some])
+                start[some] = further
+                store.release()
+        return start
+
+    def _of(self, nodes: NDArray[Any]) -> NDArray[np.int32]:
+        """`_starts` of some."""
+        found = np.empty(len(nodes), np.int32)
+        for begin in range(0, len(nodes), _SCATTERED):
+            found[begin : begin + _SCATTERED] = self._starts[nodes[begin : begin + _SCATTERED]]
+            self.marked.marks.store.release()
+        return found
 
     def start_of(self, node: int) -> int:
         """The node directly under the root through which `node` was reached."""
@@ -62,13 +80,13 @@ class Holders:
         """All of `nodes` where few words hold them, so that few need a name; else some, spread."""
         if len(nodes) <= MOST_EXAMINED:
             return nodes
-        if len(nodes) <= _MOST_COUNTED and len(np.unique(self._starts[nodes])) <= MOST_EXAMINED:
+        if len(nodes) <= _MOST_COUNTED and len(np.unique(self._of(nodes))) <= MOST_EXAMINED:
             return nodes
         return nodes[np.linspace(0, len(nodes) - 1, MOST_EXAMINED).astype(np.intp)]
 
     def count(self, nodes: NDArray[Any], weights: NDArray[Any] | None = None) -> Counter[Place]:
         """How many of `nodes`, or how much of their `weights`, is reached through each root."""
-        starts, which = np.unique(self._starts[nodes], return_inverse=True)
+        starts, which = np.unique(self._of(nodes), return_inverse=True)
         sums = np.bincount(which, weights=weights, minlength=len(starts))
         found: Counter[Place] = Counter()
         for place, total in zip(self.roots_of(starts), sums.tolist(), strict=True):
@@ -215,10 +233,10 @@ class Holders:
         """Roots by name with how many of `slots` each holds, most first, and a chain of each."""
         names: Counter[str] = Counter()
         example: dict[str, int] = {}
-        starts, first = np.unique(self._starts[slots], return_index=True)
+        starts, first = np.unique(self._of(slots), return_index=True)
         self.roots_of(starts)  # all at once
         of_root = dict(zip(starts.tolist(), slots[first].tolist(), strict=True))
-        counts = np.bincount(np.searchsorted(starts, self._starts[slots]), minlength=len(starts))
+        counts = np.bincount(np.searchsorted(starts, self._of(slots)), minlength=len(starts))
         # In the order of the first object of each, which is the one that is shown.
         for start in sorted(of_root, key=lambda s: of_root[s]):
             name = self.root_of(start).owner
@@ -235,7 +253,7 @@ class Holders:
         """
         if not len(slots):
             return None
-        starts, which = np.unique(self._starts[slots], return_inverse=True)
+        starts, which = np.unique(self._of(slots), return_inverse=True)
         places = self.roots_of(starts)
         begin = [self._begin(*one) for one in zip(starts.tolist(), places, strict=True)]
         variable = np.array(begin, np.uint64)[which]

@@ -45,13 +45,8 @@ def orphans_by_holes(marked: Reach) -> Numbers:
 
 def _objects(marked: Reach, state: State) -> Numbers:
     """Slots in this state, by cache."""
-    table = marked.table
-    sums = np.zeros(len(marked.view.caches.all))
-    slots = np.flatnonzero(table.state == state)
-    for at in range(0, len(slots), _PIECE):
-        caches = table.caches(slots[at : at + _PIECE])
-        sums += np.bincount(caches, minlength=len(sums))
-    return sums
+    found = marked.table.in_state(state, len(marked.view.caches.all))
+    return found.astype(np.float64)
 
 
 def _edges(marked: Reach, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Numbers]:
@@ -69,6 +64,7 @@ def _edges(marked: Reach, count: int) -> tuple[NDArray[np.int64], NDArray[np.int
         some, often = np.unique(of.astype(np.int64) * count + to, return_counts=True)
         pairs.append(some)
         times.append(often.astype(np.float64))
+        marked.marks.store.release()
     known, which = np.unique(np.concatenate(pairs), return_inverse=True)
     sums = np.bincount(which, np.concatenate(times), len(known)).astype(np.float64)
     return known // count, known % count, sums
@@ -79,7 +75,8 @@ def _from_pages(marked: Reach, count: int) -> Numbers:
     table, references = marked.table, marked.references
     coverage = references.coverage
     lost = coverage.missing - coverage.missing_slab + coverage.unknown
-    elsewhere = references.target[references.source >= table.count]
+    # Edges are by source.
+    elsewhere = references.target[np.searchsorted(references.source, table.count) :]
     target = np.concatenate([references.root_target, elsewhere]).astype(np.int64)
     found = np.bincount(table.caches(target[target < table.count]), minlength=count)
     return np.asarray(found * (lost / max(1, coverage.present)), np.float64)

@@ -15,12 +15,15 @@ from numpy.typing import NDArray
 from crashext.analysis.reach.edges import neighbours
 from crashext.analysis.reach.references import References
 from crashext.distinct import distinct
+from crashext.store import Column, Store
 
 _NARROW = 96  # entries of a level below which Python is faster than numpy (about 60 us a level)
 _WIDE = 1 << 17  # entries of a level that are followed at once
 _EDGES = 1 << 18  # of them
 _PIECE = 1 << 20
 _ROUNDS = 1 << 10
+_PARTS = 4  # so much less at once where edges are in files: every page of them counts
+_SCATTERED = 1 << 14  # values that may each be in another page of a file
 
 Slots32 = NDArray[np.int32]
 
@@ -28,9 +31,18 @@ Slots32 = NDArray[np.int32]
 class Marks:
     """Which slots were reached, and through which other slot. `via` is -1 for a starting slot."""
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, store: Store | None = None) -> None:
+        """`store` is where what there is much of is: edges and `via`."""
+        self.store = store or Store()
         self.reached = np.zeros(slots, np.bool_)
-        self.via = np.full(slots, -1, np.int32)
+        self.via: Slots32 = self.store.filled(slots, np.int32, -1)
+
+    def led(self, nodes: Slots32, above: Slots32) -> None:
+        """Nodes were reached through those `above`: they may lie anywhere in `via`."""
+        step = _SCATTERED if self.store.on_disk else max(1, len(nodes))
+        for begin in range(0, len(nodes), step):
+            self.via[nodes[begin : begin + step]] = above[begin : begin + step]
+            self.store.release()
 
 
 def mark(marks: Marks, sources: Slots32, targets: Slots32, start: NDArray[np.int32]) -> None:
@@ -48,11 +60,13 @@ def extend(marks: Marks, sources: Slots32, targets: Slots32) -> bool:
     reached, any_more = marks.reached, False
     for begin in range(0, len(sources), _PIECE):
         source, target = sources[begin : begin + _PIECE], targets[begin : begin + _PIECE]
+        marks.store.release()
         fresh = reached[source] & ~reached[target]
         if not fresh.any():
             continue
         level, first = np.unique(target[fresh], return_index=True)
-        reached[level], marks.via[level] = True, source[fresh][first]
+        reached[level] = True
+        marks.led(level, source[fresh][first])
         _levels(marks, sources, targets, level)
         any_more = True
     return any_more
@@ -68,29 +82,59 @@ def mark_pages(marks: Marks, references: References, start: NDArray[np.int32]) -
 
 
 def _levels(marks: Marks, sources: Slots32, targets: Slots32, level: NDArray[np.int32]) -> None:
-    reached, via = marks.reached, marks.via
+    reached = marks.reached
     while len(level):
         if len(level) <= _NARROW:
             level = _narrow(marks, sources, targets, level.tolist())
             continue
-        following = []
-        for some in _pieces(sources, level):
+        following = _Level(marks.store)
+        parts = _PARTS if marks.store.on_disk else 1
+        for some in _pieces(sources, level, _WIDE // parts, _EDGES // parts):
             found, origin = neighbours(sources, targets, some)
             fresh = ~reached[found]
             found, first = np.unique(found[fresh], return_index=True)
             reached[found] = True
-            via[found] = some[origin[fresh][first]]
-            following.append(found)
-        level = following[0] if len(following) == 1 else np.sort(np.concatenate(following))
+            marks.led(found, some[origin[fresh][first]])
+            following.add(found)
+            marks.store.release()
+        level = following.nodes()
 
 
-def _pieces(sources: Slots32, level: NDArray[np.int32]) -> Iterator[NDArray[np.int32]]:
+class _Level:
+    """Nodes that are found piece by piece: each piece is ascending."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._few: list[Slots32] = []
+        self._many: Column | None = None
+        self._waiting = 0
+
+    def add(self, found: Slots32) -> None:
+        """Nodes that are in no other piece."""
+        self._few.append(found)
+        self._waiting += len(found)
+        if self._store.on_disk and self._waiting > _EDGES:
+            self._many = self._many or self._store.growing(np.int32)
+            self._many.add(np.concatenate(self._few))
+            self._few, self._waiting = [], 0
+
+    def nodes(self) -> Slots32:
+        """All of them: ascending, if they are few."""
+        if self._many is not None:
+            self._many.add(np.concatenate([np.zeros(0, np.int32), *self._few]))
+            return self._many.array()
+        return self._few[0] if len(self._few) == 1 else np.sort(np.concatenate(self._few))
+
+
+def _pieces(
+    sources: Slots32, level: NDArray[np.int32], wide: int, most: int
+) -> Iterator[NDArray[np.int32]]:
     """A level in pieces of few nodes and few edges: a hundred thousand nodes may have millions."""
-    for begin in range(0, len(level), _WIDE):
-        some = level[begin : begin + _WIDE]
+    for begin in range(0, len(level), wide):
+        some = level[begin : begin + wide]
         edges = np.searchsorted(sources, some, side="right")
         edges = np.cumsum(edges - np.searchsorted(sources, some, side="left"))
-        yield from np.split(some, np.searchsorted(edges, np.arange(_EDGES, edges[-1], _EDGES)))
+        yield from np.split(some, np.searchsorted(edges, np.arange(most, edges[-1], most)))
 
 
 def _narrow(

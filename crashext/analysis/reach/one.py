@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from crashext.analysis.reach.edges import sources_into
 from crashext.analysis.reach.holders import Holders
 from crashext.analysis.reach.nodes import NodeKind
 from crashext.analysis.reach.reachability import Class, Reach
@@ -15,6 +16,7 @@ from crashext.hosts.base import U64
 
 _CLIMB = 4096  # unreachable things above one another that are followed upwards
 _ROOTS_SHOWN = 4
+_PIECE = 1 << 20
 
 
 def node_at(marked: Reach, address: int) -> int:
@@ -48,9 +50,12 @@ def standing(marked: Reach, holders: Holders, node: int, weak: bool = False) -> 
     state = Class.WEAK if weak else state_of(marked, node)
     references = marked.references
     roots = np.flatnonzero(references.root_target == node)
+    wanted = np.zeros(marked.nodes.count, np.bool_)
+    wanted[node] = True
+    store = marked.marks.store
     sources = np.concatenate(
         [
-            references.source[references.target == node],
+            sources_into(references.source, references.target, wanted, store),
             references.page_source[references.page_target == node],
         ]
     )
@@ -101,7 +106,14 @@ def _from_head(marked: Reach, holders: Holders, node: int) -> Chain | None:
 def _lost_edges(marked: Reach) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """(targets, sources) of pointers between unreachable things, by target."""
     references, reached = marked.references, marked.marks.reached
-    both = ~reached[references.source] & ~reached[references.target]
-    source, target = references.source[both], references.target[both]
+    sources, targets = [np.zeros(0, np.int32)], [np.zeros(0, np.int32)]
+    for begin in range(0, len(references.source), _PIECE):
+        source = references.source[begin : begin + _PIECE]
+        target = references.target[begin : begin + _PIECE]
+        both = ~reached[source] & ~reached[target]
+        sources.append(source[both])
+        targets.append(target[both])
+        marked.marks.store.release()
+    source, target = np.concatenate(sources), np.concatenate(targets)
     order = np.argsort(target, kind="stable")
     return target[order], source[order]

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from crashext.analysis.reach.edges import sources_into
 from crashext.analysis.reach.nodes import NodeKind
 from crashext.analysis.reach.reachability import Reach
 from crashext.analysis.results.evidence import Pointer
@@ -155,10 +156,10 @@ def _in_nodes(marked: Reach, targets: NDArray[np.int64]) -> Iterator[tuple[_Seen
     nodes, references = marked.nodes, marked.references
     wanted = np.zeros(nodes.count, np.bool_)
     wanted[targets] = True
-    hits = np.flatnonzero(wanted[references.target])
-    if len(hits) > _MOST_WORDS:
-        hits = hits[np.linspace(0, len(hits) - 1, _MOST_WORDS).astype(np.intp)]
-    sources = np.unique(references.source[hits].astype(np.int64))
+    found = sources_into(references.source, references.target, wanted, marked.marks.store)
+    if len(found) > _MOST_WORDS:
+        found = found[np.linspace(0, len(found) - 1, _MOST_WORDS).astype(np.intp)]
+    sources = np.unique(found.astype(np.int64))
     lengths = nodes.bytes(sources)
     for length in np.unique(lengths[lengths <= _LARGEST]).tolist():
         some = sources[lengths == length]

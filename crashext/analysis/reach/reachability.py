@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -24,7 +24,14 @@ from crashext.analysis.reach.references import (
     References,
     find_references,
 )
-from crashext.analysis.reach.sampling import Plan, lost_slots, sampled_rows, subset, unreached
+from crashext.analysis.reach.sampling import (
+    Plan,
+    lost_slots,
+    mostly_lost,
+    sampled_rows,
+    subset,
+    unreached,
+)
 from crashext.analysis.reach.scan import Scanner, present_frames
 from crashext.analysis.reach.sources import BOOKKEEPING
 from crashext.analysis.reach.unread import UnreadLeads, unread_in_use
@@ -45,6 +52,7 @@ from crashext.kernel.slab.slots import Slots, SlotTable, slot_table
 from crashext.kernel.slab.usage import usage
 from crashext.kernel.slab.view import KernelView
 from crashext.progress import Progress
+from crashext.store import FileStore, NoRoom, Store, folder, free
 
 _PIECE = 1 << 20
 _UPWARDS = 2  # passes that follow referrers outside the sample
@@ -102,6 +110,8 @@ class Reach:
     """Those slabs were searched for pointers to what would be unreachable."""
     followed: bool = False
     """Whatever is in use of those slabs was read: by pointers, from what was drawn."""
+    short: int = 0
+    """Bytes on disk that judging more would take, where there is no room for it."""
 
     def scale(self, cache: int) -> float:
         """How many objects of a cache one that is in `table` stands for."""
@@ -185,27 +195,47 @@ def reach(
     left = rest.frames[~lies.holds(rest.frames)]
     page_blocks = blocks(view, left, generator("page blocks"))
     plan = Plan(whole, budget, len(areas.start), len(view.caches.all))
-    giants = plan.giants()
+    giants, room_on_disk, short = plan.giants(), free(folder()), 0
     chosen = drawn = sampled_rows(view, whole, giants, generator)
     attempt, beyond = 0, subset(whole, np.zeros(0, np.int64))
     while True:
         give_back()
         index = joined(subset(whole, chosen), beyond) if giants else whole
-        table = slot_table(view, present, progress, index)
-        stacks = read_stacks(view, table, areas)
-        graph = nodes(view, table, found, areas, stacks, page_blocks, lies)
-        physical = PhysicalAddresses(graph, found, rest.table_frames, present)
-        leads = UnreadLeads(graph, found)
-        along: list[Scanner[Any]] = [physical, leads] if whole.crowds else [physical]
-        references = find_references(graph, found, stacks, present, progress, along)
-        marks, unsure, doubtful = _marked(graph, whole, giants, references)
+        store = FileStore(folder()) if plan.on_disk else Store()
+        try:
+            table = slot_table(view, present, progress, index, store)
+            stacks = read_stacks(view, table, areas)
+            graph = nodes(view, table, found, areas, stacks, page_blocks, lies)
+            physical = PhysicalAddresses(graph, found, rest.table_frames, present)
+            along: list[Scanner[Any]] = [physical]
+            if whole.crowds:
+                along.append(leads := UnreadLeads(graph, found))
+            references = find_references(graph, found, stacks, present, progress, along)
+            give_back()
+            marks, unsure, doubtful = _marked(graph, whole, giants, references)
+        except NoRoom:
+            plan, room_on_disk = replace(plan, on_disk=False), 0
+            giants = plan.giants()
+            chosen = drawn = sampled_rows(view, whole, giants, generator)
+            continue
         more = giants if attempt else plan.giants(lost_slots(table, marks.reached))
         if len(more) > len(giants):
             # What is lost needs more room than is left: a sample of it does.
             giants = more
             chosen = drawn = sampled_rows(view, whole, giants, generator)
-            del table, graph, physical, leads, along, references, marks, unsure, doubtful, index
+            del table, graph, physical, along, references, marks, unsure, doubtful, index
             continue
+        if not plan.on_disk and not attempt and len(giants) > len(whole.crowds):
+            # Where it is not lost, it may have room on disk.
+            on_disk = replace(plan, on_disk=True)
+            less = on_disk.giants(mostly_lost(whole, table, marks.reached))
+            needed = on_disk.file_bytes(less)
+            if len(less) < len(giants) and needed <= room_on_disk:
+                plan, giants = on_disk, less
+                chosen = drawn = sampled_rows(view, whole, giants, generator)
+                del table, graph, physical, along, references, marks, unsure, doubtful, index
+                continue
+            short = needed if len(less) < len(giants) else 0
         attempt += 1
         holders = _referrers(view, table, whole, giants, references, marks)
         room = plan.more(table.count)
@@ -242,6 +272,7 @@ def reach(
     for begin in range(0, len(references.source), _PIECE):
         some = slice(begin, begin + _PIECE)
         pointed[references.target[some][~marks.reached[references.source[some]]]] = True
+        store.release()
     return Reach(
         view=view,
         table=table,
@@ -262,6 +293,7 @@ def reach(
         spared=names,
         searched=held is not None,
         followed=followed,
+        short=short,
     )
 
 
@@ -274,7 +306,7 @@ def _marked(
     """The marks, what only objects outside a sample lead to, and what only slots there lead to
     that may be free: bool[nodes]."""
     view = graph.view
-    marks = Marks(graph.count)
+    marks = Marks(graph.count, graph.table.store)
     roots, page = references.root_target, references.root_page
     row = np.full(len(roots), -1, np.int64)
     if giants:

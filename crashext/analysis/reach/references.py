@@ -81,7 +81,7 @@ def find_references(
     progress: Progress,
     along: Sequence[Scanner[Any]] = (),
 ) -> References:
-    """The pass. Memory is 8 bytes an edge and 12 a kept root.
+    """The pass. Edges take 8 bytes each, where the table's states are; kept roots 12, in memory.
 
     Scanners `along` look at the same pages.
     """
@@ -125,11 +125,12 @@ class _Pointers:
     """The scanner for pointers to nodes, and what it found so far."""
 
     def __init__(self, nodes: Nodes, stacks: Stacks, wanted: ByFrame[np.bool_]) -> None:
+        self._store = nodes.table.store
         known = sources(nodes, stacks, wanted)
         loops = nodes.table.loops
         with_loops = None if loops is None else CompiledPass(known, loops)
         self.look = ByArrays(known).look if with_loops is None else with_loops.look
-        self._edges = {by_page: Edges(nodes.first_area) for by_page in (False, True)}
+        self._edges = {by_page: Edges(nodes.first_area, self._store) for by_page in (False, True)}
         self._rooted: dict[bool, list[tuple[Words, Nodes32]]] = {False: [], True: []}
         self._dead: list[tuple[Words, Nodes32]] = []
         self._kept = np.zeros(nodes.count, np.uint8)
@@ -141,6 +142,7 @@ class _Pointers:
             self._edges[by_page].add(source, target)
         self._dead += found.dead
         self._roots += found.roots
+        self._store.release()
         for by_page, where, target in found.rooted:
             fresh = self._kept[target] < _ROOTS_KEPT
             where, target = where[fresh], target[fresh]

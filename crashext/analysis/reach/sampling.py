@@ -21,14 +21,22 @@ from crashext.kernel.slab.view import KernelView
 _SLOT_BYTES = 33
 """Of each slot, at the peak (`python -m tests.giant held`): state, kept, reached, via; edges,
 one and a half each; and a level of the mark that has most of them in it."""
+_ON_DISK_BYTES = 1.6
+"""Of each slot, where state, edges, via and levels are in files: reached, and what is seen of them
+(`python -m tests.giant "held most"`)."""
+_FILE_BYTES = 30
+"""Of each slot, in files."""
+_SLAB_BYTES = 70
+"""Of each slab then: what the index and the table of slots know of it."""
 _LOST_BYTES = 76
 """More, of each that cannot be reached (measured 68)."""
 _AREA_BYTES = 110
 _CACHE_BYTES = 4 << 10
-_BASE_BYTES = 300 << 20  # Python, numpy, drgn and what it keeps of a kernel's debug info
+_BASE_BYTES = 290 << 20  # Python, numpy, drgn and what it keeps of a kernel's debug info
+_MUCH = 0.25
 _TARGETS = 8192
 """Slots of a sampled cache."""
-_PIECE = 1 << 20
+_PIECE = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,8 @@ class Plan:
     budget: int
     areas: int
     caches: int
+    on_disk: bool = False
+    """Edges and so on are in files."""
 
     @property
     def _room(self) -> int:
@@ -49,13 +59,23 @@ class Plan:
         """How many slots there is room for, beside so many."""
         return max(0, self._room // _SLOT_BYTES - slots)
 
+    def file_bytes(self, giants: tuple[int, ...]) -> int:
+        """Bytes of files that are needed where these caches are sampled."""
+        judged = ~np.isin(self.whole.cache, np.array(giants, np.uint16))
+        return int(self.whole.objects[judged].sum(dtype=np.int64)) * _FILE_BYTES
+
     def giants(self, lost: NDArray[np.int64] | None = None) -> tuple[int, ...]:
         """Caches to sample, largest first, so that the rest fits.
 
         `lost` says how many slots of each cache cannot be reached, where that is known.
         """
         index = self.whole
-        slots = np.bincount(index.cache, weights=index.objects, minlength=1) * _SLOT_BYTES
+        each, slab = (_ON_DISK_BYTES, _SLAB_BYTES) if self.on_disk else (_SLOT_BYTES, 0)
+        slots = np.zeros(max(self.caches, int(index.cache.max(initial=0)) + 1))
+        for begin in range(0, len(index.cache), _PIECE):
+            some = slice(begin, begin + _PIECE)
+            cost = index.objects[some] * np.float64(each) + slab
+            slots += np.bincount(index.cache[some], cost, len(slots))
         if lost is not None:
             slots[: len(lost)] += lost[: len(slots)] * _LOST_BYTES
         room = self._room
@@ -77,12 +97,26 @@ def lost_slots(table: SlotTable, reached: NDArray[np.bool_]) -> NDArray[np.int64
     return found
 
 
+def mostly_lost(
+    index: SlabIndex, table: SlotTable, reached: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    """All slots, in the `index`, of caches of which much in the table is lost, by its slabs;
+    how much of the others is, so few slabs do not tell: int64[caches]."""
+    lost = lost_slots(table, reached)
+    seen, there = (
+        np.bincount(some.cache, weights=some.objects, minlength=len(lost))[: len(lost)]
+        for some in (table.index, index)
+    )
+    return np.asarray(np.where(lost >= _MUCH * seen, there, 0), np.int64)
+
+
 def unreached(table: SlotTable, reached: NDArray[np.bool_]) -> Iterator[NDArray[np.int64]]:
     """Allocated slots that are not reached, ascending, some at a time: there may be millions."""
     for begin in range(0, table.count, _PIECE):
         some = slice(begin, min(begin + _PIECE, table.count))
         lost = (table.state[some] == State.ALLOCATED) > reached[some]
         yield np.flatnonzero(lost) + begin
+        table.store.release()
 
 
 def sampled_rows(

@@ -70,7 +70,7 @@ def _missed(marked: Reach, addresses: list[int]) -> tuple[int, int]:
 
 def _everywhere(marked: Reach) -> tuple[str, ...]:
     """Most objects of very many caches are lost."""
-    allocated = _by_cache(marked, np.flatnonzero(marked.table.state == State.ALLOCATED))
+    allocated = marked.table.in_state(State.ALLOCATED, len(marked.view.caches.all))
     lost = _by_cache(marked, marked.unreachable())
     counted = allocated >= _COUNTED_LEAST
     total, bad = int(counted.sum()), int((counted & (2 * lost > allocated)).sum())

@@ -77,6 +77,7 @@ def _lost_edges(reach: Reach) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         both = ~reached[source] & ~reached[target] & (source < objects) & (target < objects)
         sources.append(source[both])
         targets.append(target[both])
+        reach.marks.store.release()
     return np.concatenate(sources), np.concatenate(targets)
 
 

@@ -5,6 +5,7 @@ Whoever lists groups lists the largest; what stands in a headline is from here, 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -15,9 +16,12 @@ from crashext.analysis.reach.structures import Structures
 from crashext.analysis.results.estimate import Estimate, Share, clustered_share
 from crashext.analysis.results.evidence import Below, CacheReach, UnreachableCache
 from crashext.distinct import distinct, grouped
+from crashext.kernel.byframe import spread
 from crashext.kernel.slab.caches import SlabCache
 from crashext.kernel.slab.objects import State
 from crashext.kernel.slab.slots import Slots
+
+_ROWS = 1 << 13
 
 
 def count(marked: Reach, cache: SlabCache, slots: Slots) -> Estimate:
@@ -29,11 +33,11 @@ def count(marked: Reach, cache: SlabCache, slots: Slots) -> Estimate:
     number = marked.view.caches.index(cache)
     if not marked.giants:
         return Estimate.known(len(slots))
-    members = _slots_of(marked, marked.table.index.rows_of(number))
-    members = members[marked.table.state[members] == State.ALLOCATED]
-    unsure = marked.unsure[members]
     if number not in marked.giants:
-        return Estimate(len(slots), len(slots), len(slots) + int(unsure.sum()))
+        unsure_here = sum(int(marked.unsure[some].sum()) for some in _allocated(marked, number))
+        return Estimate(len(slots), len(slots), len(slots) + unsure_here)
+    members = np.concatenate([np.zeros(0, np.int64), *_allocated(marked, number)])
+    unsure = marked.unsure[members]
     share = _share(marked, number, members, slots)
     share = replace(share, high=min(1.0, share.high + float(unsure.mean()) if len(unsure) else 1.0))
     found = share.of(Estimate.known(marked.allocated(cache)))
@@ -60,21 +64,26 @@ def _share(marked: Reach, number: int, members: Slots, slots: Slots) -> Share:
 
 def cache_reach(marked: Reach, cache: SlabCache, weak: Slots) -> CacheReach:
     """What became of a cache's allocated objects; `weak` are those that are weakly held."""
-    members = _slots_of(marked, marked.table.index.rows_of(marked.view.caches.index(cache)))
-    classes = marked.classes(members)
-    hidden = np.isin(marked.table.state[members], (State.UNKNOWN, State.UNREADABLE))
-    named = np.isin(members, weak)
-    unreachable = members[((classes == Class.ORPHAN) | (classes == Class.STRUCTURE)) & ~named]
-    judged = marked.table.state[members] == State.ALLOCATED
-    allocated = int(judged.sum())
+    number, lost, weak_here = marked.view.caches.index(cache), [], []
+    allocated = hidden = 0
+    for members in _pieces(marked, number):
+        classes, state = marked.classes(members), marked.table.state[members]
+        named = np.isin(members, weak)
+        lost.append(members[((classes == Class.ORPHAN) | (classes == Class.STRUCTURE)) & ~named])
+        weak_here.append(members[named])
+        hidden += int(np.isin(state, (State.UNKNOWN, State.UNREADABLE)).sum())
+        allocated += int((state == State.ALLOCATED).sum())
     if marked.giants:
         allocated = marked.allocated(cache)
-    found, weakly = count(marked, cache, unreachable), count(marked, cache, members[named])
+    found, weakly = (
+        count(marked, cache, np.concatenate([np.zeros(0, np.int64), *some]))
+        for some in (lost, weak_here)
+    )
     return CacheReach(
         unreachable=found,
         held=_rest(Estimate.known(allocated), found, weakly),
         weak=weakly,
-        not_judged=round(int(hidden.sum()) * marked.scale(marked.view.caches.index(cache))),
+        not_judged=round(hidden * marked.scale(number)),
     )
 
 
@@ -90,9 +99,9 @@ def _rest(everything: Estimate, *parts: Estimate) -> Estimate:
 
 def unreachable_of(marked: Reach, cache: SlabCache) -> Slots:
     """The cache's unreachable objects in the table, ascending."""
-    members = _slots_of(marked, marked.table.index.rows_of(marked.view.caches.index(cache)))
-    allocated = marked.table.state[members] == State.ALLOCATED
-    found: Slots = members[allocated & ~marked.marks.reached[members]]
+    members = _allocated(marked, marked.view.caches.index(cache))
+    lost = (some[~marked.marks.reached[some]] for some in members)
+    found: Slots = np.concatenate([np.zeros(0, np.int64), *lost])
     return found
 
 
@@ -162,10 +171,15 @@ def _under(
     )
 
 
-def _slots_of(marked: Reach, rows: NDArray[np.int64]) -> Slots:
-    """All slots of some slabs of the table, ascending."""
-    first = marked.table.first[rows]
-    lengths = marked.table.first[rows + 1] - first
-    before = np.cumsum(lengths) - lengths
-    slots: Slots = np.repeat(first - before, lengths) + np.arange(int(lengths.sum()))
-    return slots
+def _allocated(marked: Reach, cache: int) -> Iterator[Slots]:
+    """The cache's allocated objects in the table, ascending, some at a time."""
+    for members in _pieces(marked, cache):
+        yield members[marked.table.state[members] == State.ALLOCATED]
+
+
+def _pieces(marked: Reach, cache: int) -> Iterator[Slots]:
+    """All its slots in the table, some at a time: there may be many millions."""
+    every = marked.table.index.rows_of(cache)
+    for rows in (every[at : at + _ROWS] for at in range(0, len(every), _ROWS)):
+        yield spread(marked.table.first[rows], marked.table.first[rows + 1])
+        marked.table.store.release()

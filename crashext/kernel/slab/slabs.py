@@ -65,13 +65,14 @@ class SlabIndex:
         order, starts = self._by_cache
         if not 0 <= cache_index < len(starts) - 1:
             return np.zeros(0, np.intp)
-        return order[starts[cache_index] : starts[cache_index + 1]]
+        return order[starts[cache_index] : starts[cache_index + 1]].astype(np.intp)
 
     @cached_property
-    def _by_cache(self) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
+    def _by_cache(self) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """Rows in the order of their caches, and where in it each cache's begin."""
         counts = np.bincount(self.cache)
-        return np.argsort(self.cache, kind="stable"), np.append(0, np.cumsum(counts))
+        order = np.argsort(self.cache, kind="stable").astype(np.int32)
+        return order, np.append(0, np.cumsum(counts))
 
     def has(self, addresses: Words) -> Mask:
         """Which addresses are those of slabs: uint64[n] -> bool[n]."""
@@ -140,6 +141,8 @@ def find_slabs(
     keep = _outside_kfence(host, columns[0])
     by_address = np.argsort(columns[0][keep], kind="stable")
     address, page, count, cache, inuse, objects = (c[keep][by_address] for c in columns)
+    if np.array_equal(page, address):
+        page = address  # SLUB: kept once
     return SlabIndex(
         address,
         page,

@@ -14,17 +14,20 @@ from numpy.typing import NDArray
 
 from crashext.distinct import distinct
 from crashext.kernel.access import Words
-from crashext.kernel.byframe import ByFrame
+from crashext.kernel.byframe import ByFrame, spread
 from crashext.kernel.compiled import SlotLoops, library
 from crashext.kernel.slab.objects import State
 from crashext.kernel.slab.slabs import SlabIndex
 from crashext.kernel.slab.view import KernelView
 from crashext.progress import Progress
+from crashext.store import Store
 from crashext.wording import plural
 
 Slots = NDArray[np.int64]
+Bytes32 = NDArray[np.uint32]
 
 _PIECE = 1 << 16
+_AT_ONCE, _RUNS = 1 << 20, 1 << 14
 MAX_SLOTS = (1 << 31) - 2  # slot numbers are int32 where there are many of them
 
 
@@ -37,16 +40,18 @@ class SlotTable:
     """int64[slabs + 1]: number of each slab's first slot; the last is how many there are."""
     state: NDArray[np.uint8]
     """uint8[slots] of `State`."""
-    size: Words
-    """uint64[slabs]: bytes of a slot."""
-    pad: Words
-    """uint64[slabs]: bytes before the object in its slot."""
-    length: Words
-    """uint64[slabs]: bytes of an object."""
+    size: Bytes32
+    """uint32[slabs]: bytes of a slot."""
+    pad: Bytes32
+    """uint32[slabs]: bytes before the object in its slot."""
+    length: Bytes32
+    """uint32[slabs]: bytes of an object."""
     start: int
     """Direct-map address of page frame 0."""
     row_of_page: ByFrame[np.int32]
     """Row of the slab that has the page, -1 where none has."""
+    store: Store
+    """Where `state` is."""
     broken: int
     """Slabs whose freelist is broken: their slots that are not known to be free are UNKNOWN."""
     page_shift: int
@@ -85,7 +90,7 @@ class SlotTable:
         known = library()
         if known is None:
             return None
-        begin, objects = self._grid[0], self.index.objects
+        begin, objects = self._begin, self.index.objects
         grid = (begin, self.size, self.length, objects, self.first)
         return SlotLoops(known, self.row_of_page, *grid, self.page_shift)
 
@@ -93,9 +98,12 @@ class SlotTable:
     def _grid(self) -> tuple[Slots, NDArray[np.float64], NDArray[np.int32], NDArray[np.int32]]:
         """Of each slab the direct-map offset of its first object, and bytes of a slot, bytes of
         an object, and objects: as narrow as they may be, for they are looked up at random."""
-        begin = (self.index.address - np.uint64(self.start) + self.pad).astype(np.int64)
         sizes = self.size.astype(np.float64), self.length.astype(np.int32)
-        return begin, *sizes, self.index.objects.astype(np.int32)
+        return self._begin, *sizes, self.index.objects.astype(np.int32)
+
+    @cached_property
+    def _begin(self) -> Slots:
+        return (self.index.address - np.uint64(self.start) + self.pad).view(np.int64)
 
     def rows(self, slots: Slots) -> NDArray[np.int64]:
         """Rows of the slabs that slots are in: int64[n] -> int64[n]."""
@@ -115,6 +123,21 @@ class SlotTable:
             found[piece] = self.index.cache[self.rows(slots[piece])]
         return found
 
+    def in_state(self, state: State, caches: int) -> Slots:
+        """How many slots of each of so many caches are in a state: int64[caches]."""
+        sums, row = np.zeros(caches, np.int64), 0
+        while row < len(self.first) - 1:  # some at a time: there may be many millions
+            begin = int(self.first[row])
+            end = int(np.searchsorted(self.first, begin + _AT_ONCE, side="right")) - 1
+            end = max(row + 1, end)
+            held = self.state[begin : int(self.first[end])] == state
+            counts = np.add.reduceat(held, self.first[row:end] - begin, dtype=np.int64)
+            of = self.index.cache[row:end]
+            sums += np.bincount(of, counts, minlength=caches).astype(np.int64)
+            self.store.release()
+            row = end
+        return sums
+
     def at(self, addresses: Words) -> Slots:
         """Slots whose objects hold the addresses, -1 elsewhere: uint64[n] -> int64[n]."""
         offsets = addresses - np.uint64(self.start)
@@ -125,17 +148,20 @@ class SlotTable:
 
 
 def slot_table(
-    view: KernelView, present: ByFrame[np.bool_] | None, progress: Progress, index: SlabIndex
+    view: KernelView,
+    present: ByFrame[np.bool_] | None,
+    progress: Progress,
+    index: SlabIndex,
+    store: Store | None = None,
 ) -> SlotTable:
-    """Find the state of every slot of the slabs in `index`.
+    """Find the state of every slot of the slabs in `index`; it is kept in `store`.
 
     `present` says which page frames the dump holds (None: it cannot say). Only slabs that are not
     full by their counters are read: a full slab has no free slot, unless a CPU allocates from it
     or a sheaf holds some.
     """
-    kinds = index.cache.astype(np.intp)
     sizes, pads, lengths = (
-        np.array(values, np.uint64)[kinds]
+        np.array(values, np.uint32)[index.cache]
         for values in (
             [c.slot_size for c in view.caches.all],
             [c.red_left_pad for c in view.caches.all],
@@ -145,11 +171,12 @@ def slot_table(
     first = np.concatenate([np.zeros(1, np.int64), np.cumsum(index.objects, dtype=np.int64)])
     if first[-1] > MAX_SLOTS:
         raise MemoryError(f"{plural(int(first[-1]), 'slot')}")
-    state = np.full(int(first[-1]), State.ALLOCATED, np.uint8)
+    store = store or Store()
+    state = store.filled(int(first[-1]), np.uint8, State.ALLOCATED)
     start = view.space.direct.start
     row_of_page = _pages(view, index)
     broken = 0
-    caches = distinct(kinds).tolist()
+    caches = distinct(index.cache).tolist()
     for done, number in enumerate(caches, 1):
         cache = view.caches.all[number]
         reader = view.reader(cache)
@@ -168,7 +195,17 @@ def slot_table(
             row_of_page, present, index, first, sizes, start, view.space.page_shift, state
         )
     return SlotTable(
-        index, first, state, sizes, pads, lengths, start, row_of_page, broken, view.space.page_shift
+        index,
+        first,
+        state,
+        sizes,
+        pads,
+        lengths,
+        start,
+        row_of_page,
+        store,
+        broken,
+        view.space.page_shift,
     )
 
 
@@ -177,11 +214,12 @@ def _pages(view: KernelView, index: SlabIndex) -> ByFrame[np.int32]:
     row_of_page: ByFrame[np.int32] = ByFrame.filled(frames, np.int32(-1))
     pfns = (index.page - np.uint64(view.space.direct.start)) >> np.uint64(view.space.page_shift)
     for span in distinct(index.pages).tolist():
-        rows = np.flatnonzero(index.pages == span)
-        pages = pfns[rows, None].astype(np.int64) + np.arange(span)[None]
-        good = pages < frames
-        numbers = np.broadcast_to(rows[:, None], pages.shape)
-        row_of_page.set(pages[good], numbers[good].astype(np.int32))
+        every = np.flatnonzero(index.pages == span)
+        for rows in (every[at : at + _PIECE] for at in range(0, len(every), _PIECE)):
+            pages = pfns[rows, None].astype(np.int64) + np.arange(span)[None]
+            good = pages < frames
+            numbers = np.broadcast_to(rows[:, None], pages.shape)
+            row_of_page.set(pages[good], numbers[good].astype(np.int32))
     return row_of_page
 
 
@@ -190,16 +228,20 @@ def _forget_missing(
     present: ByFrame[np.bool_],
     index: SlabIndex,
     first: Slots,
-    sizes: Words,
+    sizes: Bytes32,
     start: int,
     shift: int,
     state: NDArray[np.uint8],
 ) -> None:
     """Slots that touch a page which is not in the dump are unreadable."""
-    pages = row_of_page.map(lambda row: row >= 0).frames()
-    held = pages < len(present)
-    held[held] = present[pages[held]]
-    lost = pages[~held]
+    runs = row_of_page.map(lambda row: row >= 0).runs()
+    found = [np.zeros(0, np.int64)]
+    for at in range(0, len(runs), _RUNS):
+        pages = spread(*runs[at : at + _RUNS].T)
+        held = pages < len(present)
+        held[held] = present[pages[held]]
+        found.append(pages[~held])
+    lost = np.concatenate(found)
     for some in (lost[at : at + _PIECE] for at in range(0, len(lost), _PIECE)):
         rows = row_of_page[some]
         inside = (some << shift) - (index.address[rows] - np.uint64(start)).astype(np.int64)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from crashext.analysis.reach.edges import Edges
+from crashext.store import Store
 
 
 def test_edges_are_by_source_and_those_of_a_source_as_they_came() -> None:
     rng = np.random.default_rng(2)
     slots, nodes = 1000, 1500
-    edges = Edges(slots)
+    edges = Edges(slots, Store())
     came: list[tuple[int, int]] = []
     for begin in range(0, slots, 50):
         # Memory is read in order; areas and blocks of pages lie anywhere in it.

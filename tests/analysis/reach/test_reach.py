@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from crashext.analysis.reach import sampling
+from crashext.analysis.reach import reachability, sampling
 from crashext.analysis.reach.reachability import Class
 from crashext.kernel.roots.stacks import owned_stacks
 from tests.fake import layout
@@ -299,7 +299,8 @@ def many(kernel: Kernel) -> list[int]:
 
 @pytest.fixture
 def small_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory for 1,024 slots; of larger caches two slabs are enough."""
+    """Memory for 1,024 slots, and no disk; of larger caches two slabs are enough."""
+    monkeypatch.setattr(reachability, "free", lambda folder: 0)
     monkeypatch.setattr(sampling, "_TARGETS", 200)
     monkeypatch.setattr(sampling, "_BASE_BYTES", 0)
     monkeypatch.setattr(sampling, "_SLOT_BYTES", 1 << 10)

@@ -5,8 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from crashext.analysis.reach import sampling
+from crashext.analysis.reach import reachability, sampling
+from crashext.analysis.reach.group_reach import reachability_of
+from crashext.analysis.reach.holders import Holders
+from crashext.analysis.reach.reachability import Class
 from crashext.analysis.reach.sampling import Plan
+from crashext.store import FileStore, NoRoom
 from tests.kernel.whole import Kernel, class_of
 
 OBJECTS = 16 * 128
@@ -54,3 +58,47 @@ def test_areas_and_caches_take_room_too(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(sampling, "_AREA_BYTES", 1 << 20)
     assert Plan(whole, 4 << 20, areas=4, caches=0).giants()
     assert Plan(whole, 4 << 20, areas=0, caches=0).giants(np.full(99, 1 << 20))
+
+
+def test_what_memory_has_no_room_for_is_judged_whole_in_files() -> None:
+    kernel, objects = filled(held=True)
+    lost = [kernel.object("kmalloc-32", 7) for _ in range(3)]
+    for i in range(0, OBJECTS - 1, 2):
+        kernel.write(objects[i] + 8, objects[i + 1])
+    in_memory = kernel.marked(64 << 20)
+    assert not in_memory.table.store.on_disk
+    on_disk = kernel.marked(1 << 20)
+    assert on_disk.table.store.on_disk
+    assert not on_disk.giants
+    for name in ("source", "target", "root_at", "root_target"):
+        ours, theirs = (getattr(m.references, name) for m in (on_disk, in_memory))
+        assert (ours == theirs).all()
+    assert (on_disk.marks.via == in_memory.marks.via).all()
+    assert (on_disk.unreachable() == in_memory.unreachable()).all()
+    assert class_of(on_disk, *lost) == [Class.ORPHAN] * 3
+    some = np.arange(on_disk.table.count)
+    starts = [Holders(m)._of(some) for m in (on_disk, in_memory)]
+    assert (starts[0] == starts[1]).all()
+
+    # What is mostly lost would not fit all the same: it is not tried.
+    kernel, _ = filled(held=False)
+    sampled = kernel.marked(1 << 20)
+    assert sampled.giants
+    assert not sampled.table.store.on_disk
+
+
+def test_a_disk_that_is_full_leaves_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel, _ = filled(held=True)
+
+    def full(store: FileStore) -> int:
+        raise NoRoom("No space left on device")
+
+    monkeypatch.setattr(FileStore, "file", full)
+    marked = kernel.marked(1 << 20)
+    assert marked.giants
+    assert not marked.table.store.on_disk
+    monkeypatch.setattr(reachability, "free", lambda folder: 0)
+    marked = kernel.marked(1 << 20)
+    assert marked.giants
+    assert marked.short
+    assert any("of disk in" in note for note in reachability_of(marked).notes)
