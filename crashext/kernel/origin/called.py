@@ -22,7 +22,7 @@ class Called:
     """Calls and tail jumps in the text of one kernel."""
 
     def __init__(self, host: Host, text: Text) -> None:
-        self._host = host
+        self._host, self._text = host, text
         calls = [np.zeros(0, np.uint64)]
         targets = [np.zeros(0, np.uint64)]
         for at, data in text.pieces:
@@ -40,7 +40,7 @@ class Called:
         numbers = {address: i for i, address in enumerate(dict.fromkeys(functions))}
         if not numbers:
             return {}
-        entered = {**numbers, **led_through(self._host, numbers)}
+        entered = {**numbers, **led_through(self._host, numbers, self._text)}
         wanted = np.array(list(entered), np.uint64)
         times = np.searchsorted(self._targets, wanted, "right")
         times -= np.searchsorted(self._targets, wanted, "left")
@@ -53,7 +53,7 @@ class Called:
         numbers = dict.fromkeys(functions)
         entered = {a: a for a in numbers}
         if numbers:
-            entered |= led_through(self._host, entered)
+            entered |= led_through(self._host, entered, self._text)
         found: dict[int, Words] = {}
         for entry, function in entered.items():
             one = np.uint64(entry)

@@ -11,7 +11,7 @@ what ftrace patches is in functions, not in calls of them.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from crashext.hosts.arm64 import ARCH as ARM64
 from crashext.hosts.base import Host, ReadFault
 from crashext.kernel.access import Words
-from crashext.kernel.origin.text import MOST_TEXT, read_text
+from crashext.kernel.origin.text import MOST_TEXT, Text, read_text
 
 _ARM_LENGTH = 4
 # arch/arm64/include/asm/module.h, from bdb85cd1d206 (5.0): adrp x16; add x16, x16; br x16
@@ -37,15 +37,16 @@ _LANDING = 4
 _LANDINGS = (b"\xf3\x0f\x1e\xfa", b"\x66\x0f\x1f\x00", b"\x0f\x1f\x40\xd6", b"\x0f\xb9\x50\x00")
 
 
-def led_through(host: Host, targets: Mapping[int, int]) -> dict[int, int]:
-    """Other addresses that calls of the functions `targets` go to, with the functions' numbers."""
+def led_through(host: Host, targets: Mapping[int, int], kept: Text | None = None) -> dict[int, int]:
+    """Other addresses that calls of the functions `targets` go to, with the functions' numbers.
+
+    `kept` is text that need not be read again.
+    """
     if host.info().arch == ARM64:
         return _through_tables(host, targets)
     found = {}
-    functions = np.array(sorted(targets), np.uint64)
-    around, ok = host.read_many(functions - np.uint64(_BEFORE), _BEFORE + _LANDING)
-    for address, data in zip(functions[ok].tolist(), around[ok], strict=True):
-        found.update(dict.fromkeys(_entries(address, data.tobytes()), targets[address]))
+    for address, around in _around(host, sorted(targets), kept or Text()):
+        found.update(dict.fromkeys(_entries(address, around), targets[address]))
     return {other: number for other, number in found.items() if other not in targets}
 
 
@@ -58,6 +59,16 @@ def meant(host: Host, address: int) -> int:
             if address in _entries(function, _read(host, function - _BEFORE, _BEFORE + _LANDING)):
                 return function
     return address
+
+
+def _around(host: Host, functions: list[int], kept: Text) -> Iterator[tuple[int, bytes]]:
+    """Functions with the bytes around their first ones, where those can be read."""
+    known = {f: kept.read(f - _BEFORE, _BEFORE + _LANDING) for f in functions}
+    yield from ((f, around) for f, around in known.items() if around is not None)
+    others = np.array([f for f, around in known.items() if around is None], np.uint64)
+    data, ok = host.read_many(others - np.uint64(_BEFORE), _BEFORE + _LANDING)
+    for function, around in zip(others[ok].tolist(), data[ok], strict=True):
+        yield function, around.tobytes()
 
 
 def _entries(function: int, around: bytes) -> list[int]:
