@@ -26,8 +26,8 @@ TRACED = "traced"
 SOME = ("leaklab_obj", "kmalloc-32", "kmalloc-64", "kmalloc-256", "dentry", "trace_event_file")
 LARGEST, MOST = 30, 2000
 COVERED = 0.99
-LEAST = {"traced@trixie": 0.8, "traced@sid": 0.8}
-"""Share of the groups, objects aside: in many is nothing to know their maker by."""
+LEAST = {"traced@trixie": 0.9, "traced@sid": 0.83}
+"""Share of the groups, objects aside: in 7.2's maple nodes is nothing to know their maker by."""
 
 
 def test_of_what_one_place_allocated_the_code_says_so_or_that_it_cannot_tell() -> None:
@@ -49,7 +49,7 @@ def test_so_it_is_on_kernels_that_no_weight_was_counted_on(name: str) -> None:
     for one in found:
         objects[one.outcome] += one.objects
     assert len(found) >= 100
-    assert objects["right"] >= 0.9 * objects.total()
+    assert objects["right"] >= 0.98 * objects.total()
     assert sum(one.outcome == "right" for one in found) >= LEAST[name] * len(found)
     assert not objects["wrong"], [one for one in found if one.outcome == "wrong"]
 
