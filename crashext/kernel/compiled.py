@@ -89,6 +89,11 @@ def load(path: Path) -> ctypes.CDLL | None:
         found.crashext_pointers.restype = count
         found.crashext_page_kinds.argtypes = [words, words, count, words, words]
         found.crashext_page_kinds.restype = None
+        offset = ctypes.c_int32
+        found.crashext_slab_heads.argtypes = [
+            *(words, count, count, offset, offset, offset, ctypes.c_uint32, offset, words)
+        ]
+        found.crashext_slab_heads.restype = None
         physical = ctypes.POINTER(_Physical)
         found.crashext_physical.argtypes = [physical, words, count, words, words, words]
         found.crashext_physical.restype = count

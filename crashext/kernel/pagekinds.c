@@ -113,3 +113,17 @@ void crashext_page_kinds(const struct page_fields *at, const uint8_t *rows, int6
 				use[i] = APART;
 	}
 }
+
+/* Which pages head slabs: by a bit of flags, or, where that is -1, by a page type. */
+void crashext_slab_heads(const uint8_t *rows, int64_t size, int64_t count, int32_t flags,
+			 int32_t slab, int32_t type, uint32_t slab_type, int32_t link,
+			 uint8_t *heads)
+{
+	for (int64_t i = 0; i < count; i++) {
+		const uint8_t *row = rows + i * size;
+		int is_slab = slab < 0 ? half(row, type) == slab_type
+				       : bit(word(row, flags), slab);
+
+		heads[i] = is_slab && !(word(row, link) & 1);
+	}
+}

@@ -285,7 +285,7 @@ def _by_arrays(fields: _Fields, block: Block) -> tuple[NDArray[np.uint8], Mask, 
     """What `PageKinds` finds."""
     pages = Structures(block.rows)
     use = _by_themselves(fields, pages)
-    slabs = np.flatnonzero(fields.slab.heads(pages))
+    slabs = np.flatnonzero(fields.slab.heads_by_arrays(pages))
     use[slabs] = FrameUse.SLAB
     if len(fields.crowds) and len(slabs):
         owner = column(block.rows[slabs], fields.slab.owner)

@@ -17,6 +17,7 @@ import numpy as np
 from crashext.hosts.base import Bytes, Host, Layout, Mask, Member
 from crashext.kernel.access import Structures, UnknownLayout, Words, column, require
 from crashext.kernel.addresses import AddressSpace
+from crashext.kernel.compiled import library
 from crashext.kernel.compound import Tails, tails
 from crashext.kernel.memmap import MemoryMap
 
@@ -74,6 +75,28 @@ class SlabFields:
 
     def heads(self, rows: Bytes | Structures) -> Mask:
         """Which rows are heads of slabs; before SLAB's pages were compound, all pages of slabs."""
+        plain = rows.rows if isinstance(rows, Structures) else rows
+        found = self._compiled(plain)
+        return self.heads_by_arrays(rows) if found is None else found
+
+    def _compiled(self, rows: Bytes) -> Mask | None:
+        """By pagekinds.c; None without it, or where members are not as most kernels have them."""
+        loops, flags, link = library(), self.page["flags"], self.tails.link
+        kind = self.page.first_of("page_type", "_mapcount")
+        if loops is None or link is None or flags.size != 8 or link.size != 8:
+            return None
+        if self.flag is None and (kind is None or kind.size != 4):
+            return None
+        rows, found = np.ascontiguousarray(rows), np.empty(len(rows), np.bool_)
+        loops.crashext_slab_heads(
+            *(rows.ctypes.data, rows.shape[1], len(rows), flags.offset),
+            *(-1 if self.flag is None else self.flag, 0 if kind is None else kind.offset),
+            *(self.page_type or 0, link.offset, found.ctypes.data),
+        )
+        return found
+
+    def heads_by_arrays(self, rows: Bytes | Structures) -> Mask:
+        """The same with numpy."""
         if self.flag is not None:
             is_slab = column(rows, self.page["flags"]) & np.uint64(1 << self.flag) != 0
         else:

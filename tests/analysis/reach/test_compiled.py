@@ -25,7 +25,7 @@ from crashext.kernel.access import Words
 from crashext.kernel.memmap import Block
 from crashext.kernel.pages import kinds
 from crashext.kernel.pages.frames import FrameUse, _by_arrays, _Fields
-from crashext.kernel.slab import slots
+from crashext.kernel.slab import descriptors, slots
 from crashext.kernel.slab.objects import State
 from crashext.progress import silent
 from tests.conftest import lab_view, need_lab
@@ -48,7 +48,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
 
 
 def use(library: ctypes.CDLL | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (slots, blocks, kinds):
+    for module in (slots, blocks, kinds, descriptors):
         monkeypatch.setattr(module, "library", lambda: library)
 
 
@@ -182,6 +182,13 @@ def test_struct_pages_say_what_numpy_says(
         end = member.offset + member.size
         raw = np.ascontiguousarray(values.astype("<u8")).view(np.uint8).reshape(count, 8)
         rows[:, member.offset : end] = raw[:, : member.size]
+    heads = fields.slab.heads(rows)
+    assert 100 < heads.sum() < count // 2
+    assert (heads == fields.slab.heads_by_arrays(rows)).all()
+    if typed:
+        by_type = replace(fields.slab, flag=None, page_type=0xF2000003)
+        assert 100 < by_type.heads(rows).sum() < count // 2
+        assert (by_type.heads(rows) == by_type.heads_by_arrays(rows)).all()
     assert fields.loops is not None
     found = fields.loops.of(rows)
     expected = _by_arrays(fields, Block(0, rows, np.ones(count, np.bool_)))
