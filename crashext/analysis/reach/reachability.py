@@ -230,12 +230,13 @@ def reach(
             on_disk = replace(plan, on_disk=True)
             less = on_disk.giants(mostly_lost(whole, table, marks.reached))
             needed = on_disk.file_bytes(less)
-            if len(less) < len(giants) and needed <= room_on_disk:
+            fits = set(less) == set(whole.crowds)  # else it costs a pass, and a sample remains
+            if fits and needed <= room_on_disk:
                 plan, giants = on_disk, less
                 chosen = drawn = sampled_rows(view, whole, giants, generator)
                 del table, graph, physical, along, references, marks, unsure, doubtful, index
                 continue
-            short = needed if len(less) < len(giants) else 0
+            short = needed if fits else 0
         attempt += 1
         holders = _referrers(view, table, whole, giants, references, marks)
         room = plan.more(table.count)

@@ -43,9 +43,9 @@ def count(marked: Reach, cache: SlabCache, slots: Slots) -> Estimate:
     found = share.of(Estimate.known(marked.allocated(cache)))
     if not marked.followed:
         return found
-    # All that is in use was read: the rest cannot be unreachable.
+    # All that is in use was read, so the rest is no estimate; old words may hold some that leaked.
     most = marked.allocated(cache) - int(marked.marks.reached[members].sum())
-    return Estimate(*(min(n, most) for n in (found.estimate, found.low, found.high)))
+    return Estimate(min(found.estimate, most), min(found.low, most), found.high)
 
 
 def _share(marked: Reach, number: int, members: Slots, slots: Slots) -> Share:

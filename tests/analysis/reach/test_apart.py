@@ -88,7 +88,7 @@ def test_of_lost_tables_the_few_in_use_hold_what_they_hold() -> None:
     assert areas_and_pages(marked, area, page) == [True, True]
     lost = next(c for c in marked.view.caches.all if c.name == "kmalloc-256")
     found = count(marked, lost, unreachable_of(marked, lost))
-    assert found.low < found.estimate == found.high == TABLES - 2
+    assert found.low < found.estimate == TABLES - 2 <= found.high
     notes = reachability_of(marked).notes
     assert any("2 more, to which pointers lead: nothing in use is in the rest" in n for n in notes)
 
