@@ -87,7 +87,11 @@ class Kallsyms:
                 for side in ("left", "right")
             )
             rows = (self.packed.of_row(row) for row in range(low, high))
-            mine = [row for row in rows if self.packed.text(row) == other]
+            mine = [
+                row
+                for row in rows
+                if self.packed.text(row) == other and self.packed.is_variable(row)
+            ]
             if any(self.packed.becomes(row, name) for row in mine) and other not in genuine():
                 return other
         return ""

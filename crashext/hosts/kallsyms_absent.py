@@ -14,9 +14,10 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from crashext.hosts.kallsyms_check import EXPORT
+from crashext.hosts.kallsyms_check import EXPORT, MADE
 
 _BITS = range(8)
+_DATA = frozenset("bBdDrRgG")
 
 
 class PackedNames:
@@ -37,6 +38,10 @@ class PackedNames:
     def text(self, packed: bytes) -> str:
         """The name that is packed so, without nm's letter."""
         return "".join(self._tokens[code] for code in packed)[1:]
+
+    def is_variable(self, packed: bytes) -> bool:
+        """Whether nm's letter is that of data: BTF bears witness of functions."""
+        return self._tokens[packed[0]][:1] in _DATA
 
     @cached_property
     def _codes(self) -> dict[str, list[int]]:
@@ -67,5 +72,7 @@ class PackedNames:
 
 
 def exported(names: Collection[str], name: str) -> bool:
-    """Whether modules link with a symbol: then its name is there a second time."""
-    return EXPORT + name in names
+    """Whether a symbol's name is there a second time: modules link with it, or one macro made it
+    together with others (__flags_get_free_pages, of get_free_pages).
+    """
+    return EXPORT + name in names or name.startswith(MADE)

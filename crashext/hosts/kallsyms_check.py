@@ -56,6 +56,8 @@ _FAMILY = {  # prefix: that of which there is one for each
     EXPORT: "__flags_",
 }
 _PREFIXES = sorted({*_FAMILY, *_FAMILY.values()}, key=len, reverse=True)
+MADE = tuple(_PREFIXES)
+"""What the names of symbols begin with that macros make several of at once."""
 _MADE = re.compile(rf"\n({'|'.join(_PREFIXES)})([^.\n]*)")
 
 
