@@ -8,7 +8,7 @@ scripts/kallsyms.c writes them.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crashext.hosts.base import HostError, ReadFault, Symbol
-from crashext.hosts.kallsyms_absent import PackedNames, exported
 from crashext.hosts.kallsyms_check import (
     DAMAGED,
     EXPORT,
@@ -66,35 +65,11 @@ class Kallsyms:
     addresses: NDArray[np.uint64]
     by_name: Mapping[str, int]
     """Address: of several symbols of a name the global one, else the first."""
-    packed: PackedNames
 
     @property
     def functions_only(self) -> bool:
         """Whether this kernel keeps no variables' names (no CONFIG_KALLSYMS_ALL)."""
         return "init_uts_ns" not in self.by_name
-
-    def a_bit_apart(self, name: str, genuine: Callable[[], Collection[str]]) -> str:
-        """The symbol that one flipped bit makes of one called `name`; "" where none does.
-
-        `genuine` gives names that another witness has.
-        """
-        for other in self.packed.near(name):
-            at = self.by_name.get(other)
-            if at is None or exported(self.by_name, other):
-                continue
-            low, high = (
-                int(np.searchsorted(self.addresses, np.uint64(at), side))
-                for side in ("left", "right")
-            )
-            rows = (self.packed.of_row(row) for row in range(low, high))
-            mine = [
-                row
-                for row in rows
-                if self.packed.text(row) == other and self.packed.is_variable(row)
-            ]
-            if any(self.packed.becomes(row, name) for row in mine) and other not in genuine():
-                return other
-        return ""
 
     def below(self, end: int) -> Iterator[tuple[int, str]]:
         """(address, name) of each symbol below an address."""
@@ -142,14 +117,14 @@ def read_kallsyms(read: Read, vmcoreinfo: Mapping[str, str]) -> Kallsyms:
     if tables is None:
         raise HostError("its own symbols (kallsyms) are not found")
     try:
-        names, behind, packed = _names(read, tables)
+        names, behind = _names(read, tables)
         stext = names.index("T_stext")
         addresses = _addresses(read, tables, len(names), stext, known.get("_stext", 0))
     except (ReadFault, ValueError, IndexError, OverflowError) as error:
         raise HostError("its own symbols (kallsyms) cannot be read") from error
     if (addresses[1:] < addresses[:-1]).any():  # sort_symbols() of scripts/kallsyms.c
         raise HostError(f"{DAMAGED}: their addresses are in disorder")
-    found = _by_address(names, addresses, packed)
+    found = _by_address(names, addresses)
     require_names(found.by_name)
     if not found.functions_only:
         require_agreement(found.by_name, known)
@@ -202,9 +177,9 @@ def _order(read: Read, count: int, behind: bytes, by_name: Mapping[str, int]) ->
         return b""
 
 
-def _names(read: Read, tables: Tables) -> tuple[list[str], bytes, PackedNames]:
+def _names(read: Read, tables: Tables) -> tuple[list[str], bytes]:
     """Each symbol in the table's order: the letter that nm prints, and the name. What is behind
-    the markers comes with them, and the names as they are packed.
+    the markers comes with them.
     """
     count = int.from_bytes(read(tables.num_syms, 4), "little")
     if not 0 < count <= _MAX_SYMBOLS or not 0 < tables.token_table - tables.names <= MAX_TABLE:
@@ -226,8 +201,7 @@ def _names(read: Read, tables: Tables) -> tuple[list[str], bytes, PackedNames]:
     aligned = tables.names + at + 3 & ~3
     behind = require_markers(places, data[aligned - tables.names :])
     names = _unpacked(np.frombuffer(data[:at], np.uint8), np.array(places), tokens)
-    packed = PackedNames(data[:at], np.array(places, np.int32), tokens)
-    return names, behind[(tables.token_table - len(behind)) % 8 and 4 :], packed
+    return names, behind[(tables.token_table - len(behind)) % 8 and 4 :]
 
 
 def _unpacked(data: NDArray[np.uint8], places: NDArray[np.int64], tokens: list[str]) -> list[str]:
@@ -281,9 +255,7 @@ def _whole_addresses(read: Read, end: int, count: int) -> NDArray[np.uint64]:
         return np.zeros(count, np.uint64)
 
 
-def _by_address(
-    names: Sequence[str], addresses: NDArray[np.uint64], packed: PackedNames
-) -> Kallsyms:
+def _by_address(names: Sequence[str], addresses: NDArray[np.uint64]) -> Kallsyms:
     """Of kinds and names in the order of their addresses."""
     both = list(names)
     edges = np.flatnonzero(addresses[1:] != addresses[:-1]) + 1
@@ -297,7 +269,7 @@ def _by_address(
     is_global = "".join(kinds).encode("ascii", "replace")
     rows = np.flatnonzero(np.frombuffer(is_global, np.uint8) < ord("a")).tolist()
     by_name |= {alone[row]: values[row] for row in rows}
-    return Kallsyms(alone, addresses, by_name, packed)
+    return Kallsyms(alone, addresses, by_name)
 
 
 def _worth(symbol: str) -> tuple[bool, bool, bool, str]:

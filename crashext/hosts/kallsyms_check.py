@@ -2,9 +2,8 @@
 
 Witnesses are the tables themselves (scripts/kallsyms.c writes them), VMCOREINFO, the addresses that
 modules link with, and, in bare.py, BTF. What is left: the last letters of a name that no other is
-like, of which kallsyms_absent.py finds those that are asked for, and the low bits of an address
-between its neighbours'. One flipped bit may change those; a lost, foreign or zeroed page does not
-pass.
+like, and the low bits of an address between its neighbours'. One flipped bit may change those; a
+lost, foreign or zeroed page does not pass.
 """
 
 from __future__ import annotations
@@ -56,8 +55,6 @@ _FAMILY = {  # prefix: that of which there is one for each
     EXPORT: "__flags_",
 }
 _PREFIXES = sorted({*_FAMILY, *_FAMILY.values()}, key=len, reverse=True)
-MADE = tuple(_PREFIXES)
-"""What the names of symbols begin with that macros make several of at once."""
 _MADE = re.compile(rf"\n({'|'.join(_PREFIXES)})([^.\n]*)")
 
 
