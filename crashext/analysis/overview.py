@@ -42,6 +42,7 @@ from crashext.analysis.verdict.facts import (
     PagesFact,
     UnreachableFact,
 )
+from crashext.growing import give_back
 from crashext.hosts.base import U64, HostError, Info
 from crashext.hosts.plain import answered
 from crashext.kernel.counters.clock import uptime, wall_clock
@@ -254,6 +255,7 @@ def _judged(
     view = reached.view
     progress("what is unreachable", 60, 100)
     report = orphan_report(reached, settings, part(progress, 60, 90))
+    give_back()
     pages = facts.pages
     # What a missing slab page pointed at may be anything, pages and areas too.
     holed = reached.references.coverage.missing_slab > 0
@@ -348,8 +350,8 @@ def _not_hidden(fact: AreaFact) -> AreaFact:
 def _areas(marked: Reach) -> tuple[AreaFact, ...]:
     """vmalloc areas by caller, most bytes first."""
     view, areas, reached = marked.view, marked.areas, marked.areas_reached()
-    rows = np.flatnonzero((areas.pages > 0) & (areas.caller != 0))
-    names, which = by_caller(view.host, areas.caller[rows])
+    rows = np.flatnonzero((areas.pages > 0) & (areas.caller != 0)).astype(np.int32)
+    names, which = by_caller(view.host, areas.caller, rows)
     found = []
     counts, totals, losts, largest = np.zeros((4, len(names)), np.int64)
     for begin in range(0, len(rows), _AT_ONCE):
@@ -359,11 +361,14 @@ def _areas(marked: Reach) -> tuple[AreaFact, ...]:
         totals += np.bincount(groups, pages, len(names)).astype(np.int64)
         losts += np.bincount(groups, np.where(reached[some], 0, pages), len(names)).astype(np.int64)
         np.maximum.at(largest, groups, pages)
-    for number, name in enumerate(names):
-        mine = rows[which == number]
-        start = areas.start[mine[areas.pages[mine] == largest[number]]].max()
+    last = np.zeros(len(names), np.uint64)  # of the largest
+    for begin in range(0, len(rows), _AT_ONCE):
+        some, groups = rows[begin : begin + _AT_ONCE], which[begin : begin + _AT_ONCE]
+        most = areas.pages[some] == largest[groups]
+        np.maximum.at(last, groups[most], areas.start[some[most]])
+    for number, (name, start) in enumerate(zip(names, last.tolist(), strict=True)):
         total, lost, page = int(totals[number]), int(losts[number]), view.space.page_size
         found.append(
-            AreaFact(*name, int(counts[number]), total, total * page, lost * page, U64(int(start)))
+            AreaFact(*name, int(counts[number]), total, total * page, lost * page, U64(start))
         )
     return tuple(sorted(found, key=lambda a: (-a.bytes, a.caller)))

@@ -40,8 +40,8 @@ def unreachable_memory(marked: Reach, modules: list[str]) -> tuple[UnreachableMe
 
 def _areas(marked: Reach) -> list[UnreachableMemory]:
     areas, nodes = marked.areas, marked.nodes
-    rows = np.flatnonzero(~marked.areas_reached())
-    names, which = by_caller(nodes.view.host, areas.caller[rows])
+    rows = np.flatnonzero(~marked.areas_reached()).astype(np.int32)
+    names, which = by_caller(nodes.view.host, areas.caller, rows)
     found = []
     counts, sums, sizes = np.zeros((3, len(names)), np.int64)
     for begin in range(0, len(rows), _AT_ONCE):

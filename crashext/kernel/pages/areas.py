@@ -137,9 +137,14 @@ def _descriptions(
     return flags, caller, pages, arrays, where
 
 
-def by_caller(host: Host, callers: Words) -> tuple[list[tuple[str, str]], NDArray[np.int32]]:
-    """Names of those who asked, and their modules, each once; and which of them each is."""
-    known = distinct(callers)
+def by_caller(
+    host: Host, callers: Words, rows: NDArray[np.integer]
+) -> tuple[list[tuple[str, str]], NDArray[np.int32]]:
+    """Names of those who asked for areas of some rows, and their modules, each once; and which of
+    them each is: int32[rows]. In pieces, as there may be a million areas."""
+    pieces = [slice(begin, begin + _AT_ONCE) for begin in range(0, len(rows), _AT_ONCE)]
+    each = [distinct(callers[rows[some]]) for some in pieces]
+    known = distinct(np.concatenate([np.zeros(0, np.uint64), *each]))
     numbers: dict[tuple[str, str], int] = {}
     number = np.zeros(len(known), np.int32)
     for i, caller in enumerate(known.tolist()):
@@ -147,10 +152,9 @@ def by_caller(host: Host, callers: Words) -> tuple[list[tuple[str, str]], NDArra
         name = symbol.name if symbol else f"{caller:#x}" if caller else ""
         key = (name, symbol.module if symbol else "")
         number[i] = numbers.setdefault(key, len(numbers))
-    which = np.empty(len(callers), np.int32)
-    for begin in range(0, len(callers), _AT_ONCE):
-        some = slice(begin, begin + _AT_ONCE)
-        which[some] = number[np.searchsorted(known, callers[some])]
+    which = np.empty(len(rows), np.int32)
+    for some in pieces:
+        which[some] = number[np.searchsorted(known, callers[rows[some]])]
     return list(numbers), which
 
 

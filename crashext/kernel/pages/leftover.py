@@ -120,19 +120,20 @@ def area_pages(view: KernelView, areas: Areas) -> AreaPages:
     found: list[AreaCaller] = []
     is_stack = np.zeros(len(areas.start), np.bool_)
     for caller in distinct(areas.caller[own]).tolist():
-        rows = np.flatnonzero(own & (areas.caller == caller))
+        mine = own & (areas.caller == caller)  # a byte an area: there may be a million of them
         symbol = view.host.symbol_at(caller) if caller else None
         name = symbol.name if symbol else f"{caller:#x}" if caller else ""
         module = symbol.module if symbol else ""
         if not module and name.split(".", 1)[0] in STACK_CALLERS:
-            is_stack[rows] = True
-        largest = int(rows[np.argmax(areas.pages[rows])])
+            is_stack |= mine
+        pages = np.where(mine, areas.pages, 0)
+        largest = int(np.argmax(pages))
         found.append(
             AreaCaller(
                 name,
                 module,
-                len(rows),
-                int(areas.pages[rows].sum()) << view.space.page_shift,
+                int(mine.sum()),
+                int(pages.sum(dtype=np.int64)) << view.space.page_shift,
                 int(areas.pages[largest]) << view.space.page_shift,
                 U64(areas.start[largest]),
             )
