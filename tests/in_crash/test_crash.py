@@ -101,8 +101,10 @@ class Crash:
         self.terminal.expect(pexpect.EOF)
         self.terminal.close(force=True)
 
-    def descriptors(self) -> int:
-        return len(os.listdir(f"/proc/{self.terminal.pid}/fd"))
+    def descriptors(self) -> list[str]:
+        """What each is open on; of sockets and pipes the kind alone."""
+        folder = f"/proc/{self.terminal.pid}/fd"
+        return sorted(os.readlink(f"{folder}/{n}").split("[")[0] for n in os.listdir(folder))
 
     def engines(self) -> list[int]:
         """Process numbers of this session's engines, which are no children of crash's."""
