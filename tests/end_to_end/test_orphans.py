@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import jsonschema
 import numpy as np
@@ -18,6 +19,7 @@ import pytest
 from numpy.typing import NDArray
 
 from crashext.analysis.likeness.survey import generator
+from crashext.analysis.reach import reachability
 from crashext.analysis.reach.group_reach import reachability_of
 from crashext.analysis.reach.holders import Holders
 from crashext.analysis.reach.reachability import Class, Reach, reach
@@ -55,12 +57,23 @@ def parts(name: str, wanted: tuple[str, ...]) -> list[str]:
 @few
 def marked(name: str, budget_mib: int = 500) -> Reach:
     """A lab dump's marked kernel."""
+    return _marked(name, budget_mib)
+
+
+def _marked(name: str, budget_mib: int) -> Reach:
     return reach(
         KernelView(lab_host(name)),
         silent,
         lambda cache_name: generator(SETTINGS, cache_name),
         budget_mib << 20,
     )
+
+
+@few
+def without_disk(name: str, budget_mib: int) -> Reach:
+    """The same where no file may be written."""
+    with patch.object(reachability, "free", lambda folder: 0):
+        return _marked(name, budget_mib)
 
 
 @cache
@@ -349,11 +362,12 @@ def test_missing_pages_are_counted_and_named() -> None:
 @pytest.mark.parametrize("name", ["default", "chain", "messages", "twin", "innocent"])
 @pytest.mark.parametrize("budget", [64, 205])
 def test_a_sample_of_the_giants_gets_the_same_verdicts(name: str, budget: int) -> None:
-    """Where memory is short, whole slabs are drawn: each of their objects is judged as before.
+    """Where memory and disk are short, whole slabs are drawn: each of their objects is judged as
+    before.
 
     What only objects outside the sample point at counts as held, and is known to be unsure.
     """
-    whole, some = marked(name), marked(name, budget)
+    whole, some = marked(name), without_disk(name, budget)
     assert some.giants
     slots = np.flatnonzero(some.classes(np.arange(some.table.count)) != Class.NOT_JUDGED)
     assert len(slots) > 8_000
@@ -367,6 +381,16 @@ def test_a_sample_of_the_giants_gets_the_same_verdicts(name: str, budget: int) -
     assert not (some.doubtful & ~some.unsure).any()
     if name in ("twin", "innocent"):  # held by what is no giant, or by nothing
         assert unsure.mean() < 0.3
+
+
+@pytest.mark.parametrize("name", ["messages", "innocent"])
+def test_what_is_in_use_is_judged_whole_in_little_memory(name: str) -> None:
+    """By files: of what is mostly lost a sample does."""
+    whole, little = marked(name), marked(name, 64)
+    assert not little.giants
+    every = np.arange(whole.table.count)
+    assert (whole.classes(every) == little.classes(every)).all()
+    assert not little.unsure.any()
 
 
 @pytest.mark.parametrize(
