@@ -24,6 +24,8 @@ _VISIBLE = 16 << 20
 _SPARE = 1 << 30
 """Bytes that are left free on the file system."""
 _IN_MEMORY = ("tmpfs", "ramfs")
+_COPIES = ("bcachefs", "btrfs", "zfs")
+"""What is written anew there needs room anew, and where there is none the process ends (SIGBUS)."""
 _SOME = 1 << 18
 
 
@@ -94,7 +96,10 @@ class FileStore(Store):
     def mapped(self, number: int, length: int, writable: bool) -> mmap.mmap:
         """The first bytes of a file."""
         access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-        found = mmap.mmap(number, length, mmap.MAP_SHARED, access)
+        try:
+            found = mmap.mmap(number, length, mmap.MAP_SHARED, access)
+        except OSError as error:  # 9p and some of FUSE map nothing that is shared
+            raise NoRoom(str(error)) from error
         self._maps.add(found)
         return found
 
@@ -150,7 +155,7 @@ def folder() -> Path:
 def free(where: Path) -> int:
     """Bytes that may be written there; none where that would be memory."""
     try:
-        if _kind(where) in _IN_MEMORY or not os.access(where, os.W_OK):
+        if _kind(where) in (*_IN_MEMORY, *_COPIES) or not os.access(where, os.W_OK):
             return 0
         found = os.statvfs(where)
     except OSError:

@@ -137,7 +137,9 @@ def _cut_off(reached: Reach | None) -> str:
     if reached is None or reachability_of(reached).misgivings:
         return CUT + "it was known what can be reached"
     lost = Estimate.sum(unreachable_counts(reached).values())
-    return CUT + f"it was seen what the {count_text(lost)} objects that nothing reaches are"
+    if lost.exact and not lost.estimate:
+        return CUT + "all was looked at; nothing reaches no object"
+    return CUT + f"it was seen what is in {count_text(lost, 'object')} that nothing reaches"
 
 
 def _accounted(

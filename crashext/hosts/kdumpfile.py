@@ -99,6 +99,8 @@ class KdumpFile:
         if rows is None:
             return None
         forms = np.bitwise_or.reduce(rows["flags"]) & _FORMS
+        if rows["offset"].max() > self._length:  # nor may a sum of it be out of range
+            return None
         offsets, sizes = rows["offset"].astype(np.int64), rows["size"].astype(np.int64)
         start, stop = int(offsets.min()), int((offsets + sizes).max())
         if sizes.min() <= 0 or stop > self._length or stop - start > 2 * self.block * len(rows):

@@ -15,6 +15,7 @@ from crashext.hosts.flattened import open_dump
 from crashext.hosts.kdumpfile import KdumpFile
 from crashext.hosts.vmcoreinfo import texts
 
+_GUARDED = "crashext: guarded"
 _OF_ARM64 = "\nNUMBER(kimage_voffset)="  # arch/arm64/kernel/crash_core.c
 
 
@@ -73,9 +74,12 @@ def guard(program: drgn.Program, core: Path) -> None:
 
     libkdumpfile maps what is past the end of the file: a page there ends the process (SIGBUS).
     """
+    if _GUARDED in program.cache:
+        return  # drgn keeps every reader that it was given
     file = examined(core)
     if file.format.startswith("kdump") and file.damage:
         _read_by(program, KdumpFile(core))
+    program.cache[_GUARDED] = True
 
 
 def _read_by(program: drgn.Program, dump: KdumpFile) -> None:

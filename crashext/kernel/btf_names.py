@@ -85,7 +85,7 @@ def _collect(
     """Names of the types in `words`. A module's strings go on where the kernel's end."""
     places: dict[int, list[int]] = {kind: [] for kind in found}
     at, end = 0, len(words)
-    while at < end:
+    while at + 1 < end:
         info = words[at + 1]
         kind = info >> 24 & 0x1F
         if not 0 < kind <= LAST_KIND:

@@ -4,6 +4,7 @@ lzo, snappy or zstd, with and without names in its header, flattened, and cut of
 from __future__ import annotations
 
 import shutil
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ import pytest
 from crashext.hosts import decompress, kdumpfile
 from crashext.hosts.base import HostError
 from crashext.hosts.drgn import open_core
-from crashext.hosts.dumpfile import examine
+from crashext.hosts.dumpfile import PAGE_DESC, examine
 from crashext.hosts.flattened import open_dump
 from crashext.hosts.physical import PhysicalMemory
 from crashext.hosts.readers import open_readers
@@ -244,6 +245,27 @@ def test_pages_unpacked_at_once_are_those_unpacked_one_by_one(
     alone = [kdumpfile.KdumpFile(path).read(*piece) for piece in pieces]
     monkeypatch.setattr(decompress, "_together", lambda: counted)
     assert [kdumpfile.KdumpFile(path).read(*piece) for piece in pieces] == alone
+
+
+@pytest.mark.parametrize("form", PACKED)
+@pytest.mark.parametrize("offset", [1 << 40, (1 << 63) - 256, 1 << 63, (1 << 64) - 8])
+def test_places_that_no_file_has_cost_their_pages(tmp_path: Path, form: str, offset: int) -> None:
+    """As sums of 64 bits they come round."""
+    path = changed(tmp_path, form, ())
+    present = examine(path).present
+    assert present is not None
+    start = next(a for a, b in present if b - a > 64 * PAGE)
+    before = sum(b - a for a, b in present if b <= start) // PAGE
+    with path.open("r+b") as file:
+        block, sub, blocks = struct.unpack_from("<iiI", file.read(464), 428)
+        for row in (3, 7):
+            file.seek((1 + sub + blocks) * block + (before + row) * PAGE_DESC.itemsize)
+            file.write(struct.pack("<Q", offset))
+    dump, whole = kdumpfile.KdumpFile(path), PhysicalMemory(lab_dump("default").d31)
+    assert dump.read(start, 64 * PAGE) is None
+    assert dump.read(start + 7 * PAGE, 8) is None
+    for at, size in ((start, 3 * PAGE), (start + 8 * PAGE, 56 * PAGE)):
+        assert dump.read(at, size) == whole.read(at, size)
 
 
 def test_without_a_compiler_pages_are_unpacked_one_by_one(tmp_path: Path) -> None:

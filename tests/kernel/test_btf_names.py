@@ -46,6 +46,7 @@ def test_a_module_s_names_may_be_the_kernel_s_strings() -> None:
     [
         struct.pack("<III", 1, 31 << 24, 0),  # of no known kind
         STRUCT + kind_of(1, BtfKind.STRUCT, 1, 8),  # cut off before its member
+        STRUCT + struct.pack("<I", 1),  # cut off behind its name
         kind_of(9, BtfKind.STRUCT, 0, 8),  # "a b"
         kind_of(99, BtfKind.STRUCT, 0, 8),  # nowhere
     ],

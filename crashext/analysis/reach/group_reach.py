@@ -27,10 +27,10 @@ def _of_crowd(marked: Reach, number: int, slabs: int) -> str:
     drawn = np.isin(marked.table.index.address[rows], marked.whole.address[marked.drawn])
     read, more = int(drawn.sum()), int((~drawn).sum())
     said = f"of {marked.view.caches.all[number].name} {read:,} of {slabs:,} slabs were read"
-    if marked.followed:
-        said += f", and {more:,} more, to which pointers lead: nothing in use is in the rest"
+    if marked.followed and more:
+        said += f", and {more:,} more, to which pointers lead"
     if not marked.spared:
-        said += f"{';' if marked.followed else ':'} what they hold is held by others, too"
+        said += ": what they hold is held by others, too"
     if marked.searched:
         return f"{said}; the rest was searched for pointers to what is unreachable"
     return f"{said}; at most {percent(_unseen(read), False)} of the rest hold anything else (95 %)"
@@ -138,8 +138,8 @@ def reachability_of(marked: Reach) -> Reachability:
         )
         if marked.short:
             notes.append(
-                f"with {size_text(marked.short)} more of disk in {folder()} (TMPDIR, else "
-                "/var/tmp) more of them would be judged whole"
+                f"more of them would be judged whole with {size_text(marked.short)} of disk to "
+                f"spare in {folder()} (TMPDIR, else /var/tmp), neither memory nor btrfs or ZFS"
             )
     for number, crowd in marked.whole.crowds.items():
         notes.append(_of_crowd(marked, number, crowd.slabs))

@@ -16,6 +16,7 @@ from crashext.hosts.base import U64, ReadFault
 from crashext.kernel.access import Words
 from crashext.kernel.roots.places import Place, PlaceKind, symbolic
 from crashext.kernel.slab.slots import Slots
+from crashext.store import NoRoom
 from crashext.wording import plural
 
 MOST_EXAMINED = 4096
@@ -48,7 +49,10 @@ class Holders:
     def _starts(self) -> NDArray[np.int32]:
         """The node directly under the root of each; what is left of each path halves each round."""
         via, store = self.marked.marks.via, self.marked.marks.store
-        start = store.filled(len(via), np.int32, 0)
+        try:
+            start = store.filled(len(via), np.int32, 0)
+        except NoRoom:
+            start = np.zeros(len(via), np.int32)
         pieces = [slice(at, at + _PIECE) for at in range(0, len(via), _PIECE)]
         for some in pieces:
             own = np.arange(some.start, min(some.stop, len(via)), dtype=np.int32)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -189,35 +190,44 @@ def reach(
     """
     whole = complete_index(view, progress)
     pages = pages or read_pages(view, progress)
+    with suppress(NoRoom):  # somebody else has filled the disk
+        return _reach(view, progress, generator, budget, whole, pages, free(folder()))
+    return _reach(view, progress, generator, budget, whole, pages, 0)
+
+
+def _reach(
+    view: KernelView,
+    progress: Progress,
+    generator: Callable[[str], np.random.Generator],
+    budget: int,
+    whole: SlabIndex,
+    pages: Pages,
+    room_on_disk: int,
+) -> Reach:
+    """The same with so many bytes for files. Raises `NoRoom` where there are fewer."""
     found, areas, rest = pages.frames, pages.areas, pages.rest
     present = present_frames(view.host, len(found.use))
     lies = map_pieces(view)
     left = rest.frames[~lies.holds(rest.frames)]
     page_blocks = blocks(view, left, generator("page blocks"))
     plan = Plan(whole, budget, len(areas.start), len(view.caches.all))
-    giants, room_on_disk, short = plan.giants(), free(folder()), 0
+    giants, short = plan.giants(), 0
     chosen = drawn = sampled_rows(view, whole, giants, generator)
     attempt, beyond = 0, subset(whole, np.zeros(0, np.int64))
     while True:
         give_back()
         index = joined(subset(whole, chosen), beyond) if giants else whole
         store = FileStore(folder()) if plan.on_disk else Store()
-        try:
-            table = slot_table(view, present, progress, index, store)
-            stacks = read_stacks(view, table, areas)
-            graph = nodes(view, table, found, areas, stacks, page_blocks, lies)
-            physical = PhysicalAddresses(graph, found, rest.table_frames, present)
-            along: list[Scanner[Any]] = [physical]
-            if whole.crowds:
-                along.append(leads := UnreadLeads(graph, found))
-            references = find_references(graph, found, stacks, present, progress, along)
-            give_back()
-            marks, unsure, doubtful = _marked(graph, whole, giants, references)
-        except NoRoom:
-            plan, room_on_disk = replace(plan, on_disk=False), 0
-            giants = plan.giants()
-            chosen = drawn = sampled_rows(view, whole, giants, generator)
-            continue
+        table = slot_table(view, present, progress, index, store)
+        stacks = read_stacks(view, table, areas)
+        graph = nodes(view, table, found, areas, stacks, page_blocks, lies)
+        physical = PhysicalAddresses(graph, found, rest.table_frames, present)
+        along: list[Scanner[Any]] = [physical]
+        if whole.crowds:
+            along.append(leads := UnreadLeads(graph, found))
+        references = find_references(graph, found, stacks, present, progress, along)
+        give_back()
+        marks, unsure, doubtful = _marked(graph, whole, giants, references)
         more = giants if attempt else plan.giants(lost_slots(table, marks.reached))
         if len(more) > len(giants):
             # What is lost needs more room than is left: a sample of it does.

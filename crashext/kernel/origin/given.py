@@ -52,13 +52,21 @@ class GivenCaches:
             found.add(0 if cache is None else cache.address)
         return found
 
-    def pools(self, pools: Values) -> set[int]:
-        """Addresses that may be caches: what mempools are given for whoever hands out."""
+    def pools(self, pools: Values) -> set[int] | None:
+        """Addresses that may be caches: what mempools are given for whoever hands out; None where
+        that cannot be read of all of them."""
         found = set()
         for value in pools:
+            if value.what not in (What.LOAD, What.CONSTANT):
+                continue
             pool = self._peek(value.number) if value.what is What.LOAD else value.number
-            if value.what in (What.LOAD, What.CONSTANT) and pool and self._pool_data is not None:
-                found.add(self._peek(pool + self._pool_data) or 0)
+            if pool == 0:
+                continue
+            if pool is None or self._pool_data is None:
+                return None
+            if (given := self._peek(pool + self._pool_data)) is None:
+                return None
+            found.add(given)
         return found
 
     @cached_property

@@ -294,10 +294,12 @@ class Requests:
             known, at = self.functions.place(call, function)
             if known is not None:
                 values = known.before(at, self._reader.isa.arguments[entry.pool])
-                caches = self._given.pools(values)
+                given = self._given.pools(values)
                 # A pool that is not there, or that hands out pages, or what kmalloc() gave it.
-                if not caches & self._addresses and {v.what for v in values} <= _AT_AN_ADDRESS:
+                none = given is not None and not given & self._addresses
+                if none and {v.what for v in values} <= _AT_AN_ADDRESS:
                     return (0,)
+                caches = given or set()
         for variable in entry.variable:
             place = self.host.address_of(variable)
             if place is not None and (word := self.peek(place)) is not None:

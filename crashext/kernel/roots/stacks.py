@@ -33,6 +33,7 @@ _MAX_STACK = 1 << 18
 _COMM = 16
 _AT_ONCE = 1 << 10
 _IRQ_STACK = 16384  # IRQ_STACK_ORDER 2, arch/x86/include/asm/page_64_types.h
+_KERNEL_HALF = 1 << 63
 
 
 @dataclass(frozen=True)
@@ -265,7 +266,7 @@ def _dead_parts(
     for place, part in _elsewhere(view, [s for s, a in zip(stacks, apart, strict=True) if a]):
         frames.append(np.array([place], np.int64))
         parts.append(np.array([[0, part]], np.int64))
-    for idle in _idle_irq_stacks(view):
+    for idle in _idle_irq_stacks(view, stacks):
         frames.append(np.array([idle], np.int64))
         parts.append(np.array([[0, view.space.page_size]], np.int64))
     frame = np.concatenate(frames)
@@ -292,13 +293,14 @@ def _elsewhere(view: KernelView, stacks: list[Stack]) -> list[tuple[int, int]]:
     return found
 
 
-def _idle_irq_stacks(view: KernelView) -> list[int]:
+def _idle_irq_stacks(view: KernelView, stacks: list[Stack]) -> list[int]:
     """Page frames of the interrupt stacks of CPUs that are not in an interrupt.
 
     Sources: arch/x86/include/asm/processor.h (to 5.1, irq_stack_union, whose first words are no
     pointers), arch/x86/kernel/irq_64.c (5.2 to 6.12): per-CPU memory, since 5.2 mapped once more
     with a guard page, which hardirq_stack_ptr knows. All of it is dead while no stack pointer is
-    in there.
+    in there. A CPU in an NMI or machine check is on a stack of those, and may have come from an
+    interrupt: then nobody's is taken for dead.
     """
     host, space = view.host, view.space
     old, new, top = (
@@ -310,6 +312,9 @@ def _idle_irq_stacks(view: KernelView) -> list[int]:
     if store is None or len(pointers) != len(space.percpu_offsets):
         return []
     found: list[int] = []
+    # Where the CPUs are: in user space, on a task's stack, or on one for interrupts.
+    elsewhere = {sp for sp in pointers if sp >= _KERNEL_HALF}
+    elsewhere -= {sp for sp in elsewhere if any(s.start <= sp <= s.end for s in stacks)}
     for offset in space.percpu_offsets:
         start = (store + offset) & (1 << 64) - 1
         ranges = [(start, start + _IRQ_STACK)]
@@ -319,8 +324,10 @@ def _idle_irq_stacks(view: KernelView) -> list[int]:
             except ReadFault:
                 continue
             ranges.append((end - _IRQ_STACK, end))
-        busy = any(a <= sp < b for sp in pointers for a, b in ranges)
+        here = {sp for sp in pointers if any(a <= sp <= b for a, b in ranges)}
+        elsewhere -= here
+        busy = bool(here)
         if not busy and space.direct.start <= start < space.direct.end:
             first = space.pfn(start)
             found += range(first, first + _IRQ_STACK // view.space.page_size)
-    return found
+    return [] if elsewhere else found

@@ -90,7 +90,7 @@ def test_of_lost_tables_the_few_in_use_hold_what_they_hold() -> None:
     found = count(marked, lost, unreachable_of(marked, lost))
     assert found.low < found.estimate == TABLES - 2 <= found.high
     notes = reachability_of(marked).notes
-    assert any("2 more, to which pointers lead: nothing in use is in the rest" in n for n in notes)
+    assert any("2 more, to which pointers lead" in n for n in notes)
 
 
 def test_what_lost_tables_hold_is_lost_and_they_are_not_searched() -> None:

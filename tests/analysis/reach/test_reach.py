@@ -155,7 +155,7 @@ def test_the_interrupt_stack_of_an_idle_cpu_holds_nothing(kernel: Kernel) -> Non
     stack = kernel.page(flags=RESERVED)
     for _ in range(3):
         kernel.page(flags=RESERVED)
-    kernel.task(7, "sleeper", used=64)
+    _, sleeping = kernel.task(7, "sleeper", used=64)
     target = kernel.object()
     kernel.write(stack + 3 * PAGE + 8, target)
     registers = [0] * 27
@@ -163,9 +163,16 @@ def test_the_interrupt_stack_of_an_idle_cpu_holds_nothing(kernel: Kernel) -> Non
     assert class_of(kernel.marked(), target) == [HELD]  # for all that is known it is a variable
     kernel.host.symbols["irq_stack_union"] = stack
     assert class_of(kernel.marked(), target) == [ORPHAN]
-    registers[19] = stack + 2 * PAGE
-    kernel.host.running = [tuple(registers)]
-    assert class_of(kernel.marked(), target) == [HELD]
+    # Between, on a task's stack, in user space, and in an NMI, which may have come from there.
+    for pointer, is_held in (
+        (stack + 2 * PAGE, HELD),
+        (sleeping + THREAD_SIZE - 64, ORPHAN),
+        (0x7FFD_0000_1000, ORPHAN),
+        (0xFFFF_FE00_0000_9000, HELD),
+    ):
+        registers[19] = pointer
+        kernel.host.running = [tuple(registers)]
+        assert class_of(kernel.marked(), target) == [is_held], hex(pointer)
 
 
 def test_the_stack_of_a_task_that_is_gone_holds_nothing(kernel: Kernel) -> None:

@@ -87,11 +87,17 @@ def test_what_memory_has_no_room_for_is_judged_whole_in_files() -> None:
     assert not sampled.table.store.on_disk
 
 
-def test_a_disk_that_is_full_leaves_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("files", range(6))
+def test_a_disk_that_is_full_leaves_a_sample(files: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At whatever moment it is."""
     kernel, _ = filled(held=True)
+    made, write = [], FileStore.file
 
     def full(store: FileStore) -> int:
-        raise NoRoom("No space left on device")
+        made.append(store)
+        if len(made) > files:
+            raise NoRoom("No space left on device")
+        return write(store)
 
     monkeypatch.setattr(FileStore, "file", full)
     marked = kernel.marked(1 << 20)
@@ -101,4 +107,4 @@ def test_a_disk_that_is_full_leaves_a_sample(monkeypatch: pytest.MonkeyPatch) ->
     marked = kernel.marked(1 << 20)
     assert marked.giants
     assert marked.short
-    assert any("of disk in" in note for note in reachability_of(marked).notes)
+    assert any("of disk to" in note for note in reachability_of(marked).notes)
