@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from crashext.analysis.memory.pagegroups import label_pages
+from crashext.analysis.memory.pagegroups import Label, label_pages
 from crashext.analysis.origin.ladder import Ladder
 from crashext.analysis.origin.page_callers import with_callers
 from crashext.analysis.page_reach import described
@@ -101,8 +102,20 @@ def _of_block(marked: Reach, ladder: Ladder, node: int) -> Beyond:
     )
     frames = np.arange(frame, frame + pages, dtype=np.uint64)
     named = ladder.of_memory(view.space.address(frame), frames[:1])
-    order = int(blocks.orders()[own])
-    return Beyond(siblings, content, named, _code(marked, "pages", content, module, ((order, 1),)))
+    orders = _orders_alike(marked, own, mine)
+    return Beyond(siblings, content, named, _code(marked, "pages", content, module, orders))
+
+
+def _orders_alike(marked: Reach, own: int, label: Label | None) -> tuple[tuple[int, int], ...]:
+    """Orders of blocks with the same in them that have the same fate, and how many of each: one
+    place may have asked for all of them, and then it works its order out."""
+    blocks, reached = marked.nodes.blocks, marked.blocks_reached()
+    rows = np.flatnonzero(reached == reached[own])
+    if len(rows) > _LOOKED:
+        rows = np.unique(np.append(rows[np.linspace(0, len(rows) - 1, _LOOKED).astype(int)], own))
+    labels = label_pages(marked.view, blocks.first[rows])
+    alike = np.array([labels.get(f) == label for f in blocks.first[rows].tolist()])
+    return tuple(sorted(Counter(blocks.orders()[rows[alike]].tolist()).items()))
 
 
 def _code(

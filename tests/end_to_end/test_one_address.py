@@ -166,6 +166,18 @@ def test_a_leaked_block_by_any_page_and_by_its_struct_page() -> None:
         assert {c["site"]["module"] for c in subject["beyond"]["callers"]["sites"]} == {"leaklab"}
 
 
+@pytest.mark.parametrize("order", range(4))
+def test_of_one_block_the_code_says_what_it_says_of_all(order: int) -> None:
+    """Other places of the module ask for each of these orders, and for that alone."""
+    found = marked("default")
+    lost = set(found.nodes.addresses(found.unreachable_nodes()).tolist())
+    block = next(b for b in _part(f"pages{order}") if b in lost)
+    (subject,) = asked(f"{block:#x}")["subjects"]
+    callers = subject["beyond"]["callers"]
+    assert callers["clear"]
+    assert callers["sites"][0]["site"]["function"] == "leaklab_leak_pages"
+
+
 def test_what_else_there_is_against_drgn() -> None:
     program = lab_host("default")._program
     first = find_task(program, 1)

@@ -23,6 +23,10 @@ _ANY_ORDER = -1.0
 _OTHER_ORDERS = 4.0
 """How much it speaks against a place that some of the blocks are of orders it never asks for: what
 is alike in content was mostly allocated in one place."""
+_LIKELY = 0.6
+_CLEARLY = math.log(4)
+"""How many times as probable as the next a place must be, or they are equals: of blocks of one
+order, one that asks for that order is but some three times as probable as one that works it out."""
 _ELSEWHERE = 0.1
 """Weight of other code that may have allocated a module's pages for it: little, by experience."""
 
@@ -52,8 +56,9 @@ def with_callers(view: KernelView, memory: UnreachableMemory) -> UnreachableMemo
         )
         for r in fitting[:_SHOWN]
     )
-    equals = sum(_weight(r, memory) == _weight(fitting[0], memory) for r in fitting)
-    clear = equals == 1 and sites[0].probability >= 0.6
+    best = _weight(fitting[0], memory)
+    equals = sum(best - _weight(r, memory) < _CLEARLY for r in fitting)
+    clear = equals == 1 and sites[0].probability >= _LIKELY
     return replace(
         memory,
         callers=Callers(

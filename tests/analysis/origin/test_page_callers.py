@@ -60,6 +60,14 @@ def test_blocks_of_one_order_are_those_of_the_place_that_asks_for_it(
     )
     assert found.sites[0].site.function == "two"
     assert found.sites[0].probability > found.sites[1].probability > found.sites[2].probability
+    assert (found.clear, found.equals) == (False, 2)  # who works an order out may always get 2
+
+
+def test_one_place_of_the_one_order_that_there_is_stands_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = callers(monkeypatch, [place(1, "two", 2), place(2, "three", 3)], {2: 990, 3: 10})
+    assert (found.sites[0].site.function, found.clear) == ("two", True)
 
 
 def test_equal_places_are_said_to_be_equal(monkeypatch: pytest.MonkeyPatch) -> None:
