@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from crashext.hosts.layouts import Layout
 from crashext.kernel.btf_types import VOID, BtfKind, BtfTypes
-from crashext.kernel.btf_words import EACH, HEADER, LAST_KIND, MAGIC, ONCE
+from crashext.kernel.btf_words import EACH, LAST_KIND, ONCE, sections
 
 _HEAD = 12  # bytes that every type begins with
 
@@ -22,20 +22,11 @@ class BtfLookup(BtfTypes):
 
     def __init__(self, data: bytes) -> None:
         """Raises `ValueError` where the data is no BTF."""
-        if len(data) < HEADER:
-            raise ValueError("no BTF data")
-        magic, version, _, length, type_at, type_size, text_at, text_size = struct.unpack_from(
-            "<HBBIIIII", data
-        )
-        type_at, text_at = length + type_at, length + text_at
-        whole = max(type_at + type_size, text_at + text_size) <= len(data)
-        if magic != MAGIC or version != 1 or type_size % 4 or not whole:
-            raise ValueError("no BTF data")
+        types, self._text = sections(data)
         # Void, and whatever is not there, takes the three words of zeros at the end.
-        self._data = data[type_at : type_at + type_size] + bytes(_HEAD)
+        self._data = types + bytes(_HEAD)
         self._words = memoryview(self._data).cast("I")
-        self._nothing: int = type_size // 4
-        self._text = data[text_at : text_at + text_size]
+        self._nothing: int = len(types) // 4
         self._begins: list[int] = [self._nothing]
         """Where the types found so far begin, by number; from the second on ascending."""
         self._next = 0

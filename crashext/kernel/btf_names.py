@@ -6,11 +6,10 @@ BTF is gone through once, for the names alone; for a question that wants no nump
 from __future__ import annotations
 
 import re
-import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from crashext.kernel.btf_words import EACH, HEADER, LAST_KIND, MAGIC, ONCE
+from crashext.kernel.btf_words import EACH, LAST_KIND, ONCE, sections
 
 _STRUCT, _UNION, _TYPEDEF = 4, 5, 8
 _HEAD = [3 + words for words in ONCE]
@@ -55,34 +54,18 @@ def no_such_type(name: str, close: Sequence[str]) -> str:
 
 def type_names(kernel: bytes, modules: Sequence[bytes]) -> TypeNames:
     """Of the kernel's BTF and its modules'. Raises `ValueError` where any makes no sense."""
-    words, base = _parts(kernel)
+    types, base = sections(kernel)
     found: dict[int, dict[str, None]] = {_STRUCT: {}, _UNION: {}, _TYPEDEF: {}}
-    _collect(words, base, b"", found)
+    _collect(types, base, b"", found)
     for data in modules:
-        mine, text = _parts(data)
+        mine, text = sections(data)
         _collect(mine, base, text, found)
     return TypeNames(tuple(found[_STRUCT]), tuple(found[_UNION]), frozenset(found[_TYPEDEF]))
 
 
-def _parts(data: bytes) -> tuple[memoryview, bytes]:
-    """(types, strings) of one piece of BTF."""
-    if len(data) < HEADER:
-        raise ValueError("no BTF data")
-    magic, version, _, length, type_at, type_size, text_at, text_size = struct.unpack_from(
-        "<HBBIIIII", data
-    )
-    type_at, text_at = length + type_at, length + text_at
-    whole = max(type_at + type_size, text_at + text_size) <= len(data)
-    if magic != MAGIC or version != 1 or type_size % 4 or not whole:
-        raise ValueError("no BTF data")
-    words = memoryview(data[type_at : type_at + type_size]).cast("I")
-    return words, data[text_at : text_at + text_size]
-
-
-def _collect(
-    words: memoryview, base: bytes, text: bytes, found: dict[int, dict[str, None]]
-) -> None:
-    """Names of the types in `words`. A module's strings go on where the kernel's end."""
+def _collect(types: bytes, base: bytes, text: bytes, found: dict[int, dict[str, None]]) -> None:
+    """Names of the `types`. A module's strings go on where the kernel's end."""
+    words = memoryview(types).cast("I")
     places: dict[int, list[int]] = {kind: [] for kind in found}
     at, end = 0, len(words)
     while at + 1 < end:
