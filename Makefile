@@ -5,8 +5,8 @@
 # make man papers    manual pages from the parsers, output blocks of README and crashext/docs
 # make test-browser AXE=axe.min.js    pages in Chromium, judged by axe-core's file; half a minute
 # make test-live    leakscan --live in a guest that carries Python; some minutes more
-# make test-kernels    the tests on kernels of Debian's other suites, on two with SLAB, and on one that
-#                      notes who allocates; fetches 4 GB and compiles three, each 5 to 25 minutes,
+# make test-kernels    the tests on kernels of Debian's other suites, on two with SLAB, and on two that
+#                      note who allocates; fetches 4 GB and compiles four, each 5 to 25 minutes,
 #                      once; writes README's table of kernels
 # make test-no-debug-info    the same documents with and without vmlinux, on every kernel of those,
 #                      guest, form and question: prints a table; an hour

@@ -30,10 +30,11 @@ def main() -> int:
     options = _parser().parse_args()
     if options.print_packages:
         packages = set(APT_PACKAGES.values())
-        if any(scenario(name).kernel not in (DEBIAN, *SUITES) for name in options.scenarios):
-            packages |= own_kernel_packages()
-        suites = [SUITES[k] for name in options.scenarios if (k := scenario(name).kernel) in SUITES]
-        if any(suite.arch == "arm64" for suite in suites):
+        kernels = [scenario(name).kernel for name in options.scenarios]
+        for kernel in kernels:
+            if kernel not in (DEBIAN, *SUITES):
+                packages |= own_kernel_packages(kernel)
+        if any(SUITES[kernel].arch == "arm64" for kernel in kernels if kernel in SUITES):
             packages |= set(ARM64_PACKAGES.values())
         if any(scenario(name).distribution for name in options.scenarios):
             packages |= set(DISTRIBUTION_PACKAGES.values())

@@ -20,7 +20,7 @@ from .errors import LabError
 from .initramfs import INIT, first_programs, guest_modules, write_initramfs
 from .module_build import EXTRA, build_module, source_hash
 from .own_kernel import SOURCES, compile_kernel, own_kernel
-from .packages import Kernel, fetch, newest_kernel, require_tools
+from .packages import NATIVE, Kernel, fetch, newest_kernel, require_tools
 from .program_build import SOURCE as PROGRAM
 from .program_build import build_program
 from .qemu import CPU_OF_ANY_PAGES, EMULATORS, Guest, Machine
@@ -34,8 +34,6 @@ DISK_BYTES = 1 << 30
 """Of each disk that the guest writes to; they are sparse, so only what is used counts."""
 
 READY = "lab: ready"
-NATIVE = "amd64"
-"""makedumpfile only knows the dumps of its own architecture."""
 
 BEFORE = "before"
 """Folder of the earlier dump, in that of the later one."""
@@ -298,7 +296,7 @@ def _boot_and_dump(
             disks=disks,
             console=building / "console.log",
             arch=kernel.arch,
-            cpu=CPU_OF_ANY_PAGES if kernel.release.endswith("k") else "",
+            cpu=CPU_OF_ANY_PAGES if kernel.large_pages else "",
         )
         with Guest(machine) as guest:
             if scenario.parameters.get("nodes_later"):

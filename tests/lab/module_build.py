@@ -9,13 +9,12 @@ from tempfile import TemporaryDirectory
 
 from .packages import Kernel
 from .run import run
-from .suites import SUITES, in_root
+from .suites import CROSS, SUITES, in_root
 
 SOURCE = Path(__file__).parent / "module"
 EXTRA = Path(__file__).parent / "modules"
 """Modules of scenarios that have one of their own, a folder each."""
 BUILD_TIMEOUT = 300.0
-CROSS = ("ARCH=arm64", "CROSS_COMPILE=aarch64-linux-gnu-")
 
 
 def source_hash(source: Path = SOURCE) -> str:
@@ -42,7 +41,8 @@ def build_module(cache: Path, kernel: Kernel, extra: str = "") -> Path:
             _build_in_suite(kernel, source, work / f"{name}.ko")
         else:
             shutil.copytree(source, work)
-            run(["make", "-C", kernel.headers, f"M={work}", "modules"], BUILD_TIMEOUT)
+            cross = CROSS.get(kernel.arch, ())
+            run(["make", "-C", kernel.headers, f"M={work}", *cross, "modules"], BUILD_TIMEOUT)
             _add_btf(kernel, work / f"{name}.ko")
         (work / f"{name}.ko").rename(built)
     return built
@@ -58,7 +58,7 @@ def _build_in_suite(kernel: Kernel, source: Path, target: Path) -> None:
         inside = f"/work/{Path(folder).name}"
         shutil.copytree(source, folder, dirs_exist_ok=True)
         headers = f"/usr/src/linux-headers-{kernel.release}"
-        cross = CROSS if kernel.arch == "arm64" else ()
+        cross = CROSS.get(kernel.arch, ())
         make = ["make", "-C", headers, f"M={inside}", *cross, "modules"]
         in_root(kernel, make, BUILD_TIMEOUT)
         target.parent.mkdir()

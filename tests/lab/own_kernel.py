@@ -16,14 +16,26 @@ from hashlib import sha256
 from pathlib import Path
 
 from .errors import LabError, MissingToolsError
-from .packages import Kernel, download, newest_dependency, staged
+from .packages import ARM64_PACKAGES, NATIVE, Kernel, download, newest_dependency, staged
 from .run import run
-from .suites import SUITES, download_from, suite_source
+from .suites import (
+    ARM64_COMPILER,
+    CROSS,
+    NEWEST_SUITE,
+    SUITES,
+    download_from,
+    fetch_busybox,
+    suite_source,
+)
 
 CONFIGS = Path(__file__).parent / "kernels"
 
-SOURCES = {"profiling": "trixie"}
-"""Kernels whose source is another suite's (suites.py); the compiler is the machine's own."""
+SOURCES = {
+    "profiling": "trixie",
+    "profiling-flags": NEWEST_SUITE,
+}
+"""Kernels whose source is another suite's (suites.py), and the architecture they are compiled for;
+the compiler is the machine's own."""
 
 KERNEL_PACKAGES = {
     "bc": "bc",
@@ -33,12 +45,18 @@ KERNEL_PACKAGES = {
 }
 """Program looked for on PATH -> Debian package; needed beyond `APT_PACKAGES`."""
 
+CROSS_PACKAGES = {"aarch64-linux-gnu-gcc": ARM64_COMPILER}
+"""Of kernels of arm64, beside the others."""
+
+IMAGES = {"amd64": ("x86", "bzImage"), "arm64": ("arm64", "Image")}
+"""Debian's name of an architecture -> the kernel's, and that of the file to boot."""
+
 HEADER_PACKAGES = {Path("/usr/include/gelf.h"): "libelf-dev"}
 """Header that kbuild's objtool includes -> Debian package that brings it."""
 
 UNPACK_TIMEOUT = 600.0
 CONFIGURE_TIMEOUT = 300.0
-COMPILE_TIMEOUT = 3000.0
+COMPILE_TIMEOUT = 7200.0
 
 
 @lru_cache
@@ -55,7 +73,8 @@ def own_kernel(cache: Path, name: str) -> Kernel:
     # Debian's revision is no part of what the kernel says it is.
     release = f"{source.rpartition('-')[0]}-{name}"
     version = f"{source}_{sha256(config.read_bytes()).hexdigest()[:10]}"
-    return Kernel(release, version, cache / "own-kernels" / f"{release}_{version}", config)
+    root = cache / "own-kernels" / f"{release}_{version}"
+    return Kernel(release, version, root, config, arch=_arch(name))
 
 
 def _source(cache: Path, name: str) -> tuple[str, str]:
@@ -65,9 +84,16 @@ def _source(cache: Path, name: str) -> tuple[str, str]:
     return newest_dependency("linux-source", "linux-source-")
 
 
-def own_kernel_packages() -> set[str]:
-    """The Debian packages that compiling needs beyond those of every dump."""
-    return {*KERNEL_PACKAGES.values(), *HEADER_PACKAGES.values()}
+def own_kernel_packages(name: str) -> set[str]:
+    """The Debian packages that the kernel `name` needs beyond those of every dump."""
+    needed = {*KERNEL_PACKAGES.values(), *HEADER_PACKAGES.values()}
+    if _arch(name) == "arm64":
+        needed |= {*CROSS_PACKAGES.values(), *ARM64_PACKAGES.values()}
+    return needed
+
+
+def _arch(name: str) -> str:
+    return SUITES[SOURCES[name]].arch if name in SOURCES else NATIVE
 
 
 def compile_kernel(cache: Path, kernel: Kernel) -> None:
@@ -77,21 +103,28 @@ def compile_kernel(cache: Path, kernel: Kernel) -> None:
     """
     if kernel.root.is_dir():
         return
-    _require_tools()
+    _require_tools(kernel)
     with staged(kernel.root) as building:
         tree = building / "source"
         _unpack_source(cache, kernel, building, tree)
         configure(kernel, tree)
-        run(["nice", "make", "-C", tree, f"-j{os.cpu_count() or 1}"], COMPILE_TIMEOUT)
+        run(["nice", *_make(kernel, tree), f"-j{os.cpu_count() or 1}"], COMPILE_TIMEOUT)
         keep(kernel, tree, building)
         shutil.rmtree(tree)
+        if kernel.arch != NATIVE:
+            assert kernel.config is not None
+            fetch_busybox(cache, SUITES[SOURCES[kernel.config.stem]], building)
+
+
+def _make(kernel: Kernel, tree: Path) -> list[str | Path]:
+    return ["make", "-C", tree, *CROSS.get(kernel.arch, ())]
 
 
 def configure(kernel: Kernel, tree: Path) -> None:
     """Write ``.config``; raise `LabError` when kconfig dropped or changed a line of ours."""
     assert kernel.config is not None
     fragment = f"KCONFIG_ALLCONFIG={kernel.config}"
-    run(["make", "-C", tree, "allnoconfig", fragment], CONFIGURE_TIMEOUT)
+    run([*_make(kernel, tree), "allnoconfig", fragment], CONFIGURE_TIMEOUT)
     got = set((tree / ".config").read_text().splitlines())
     lost = [line for line in wanted(kernel.config.read_text()) if line not in got]
     if lost:
@@ -110,29 +143,32 @@ def keep(kernel: Kernel, tree: Path, into: Path) -> None:
         raise LabError(f"the compiled kernel calls itself {release}, not {kernel.release}")
     target = replace(kernel, root=into)
     target.image.parent.mkdir(parents=True)
-    shutil.copyfile(tree / "arch" / "x86" / "boot" / "bzImage", target.image)
+    arch, image = IMAGES[kernel.arch]
+    shutil.copyfile(tree / "arch" / arch / "boot" / image, target.image)
     shutil.copyfile(tree / "vmlinux", target.vmlinux)
     # DEPMOD: the guest loads its modules by file, in an order that initramfs.py works out.
     options = (f"INSTALL_MOD_PATH={into}", "DEPMOD=true")
-    run(["make", "-C", tree, "modules_install", *options], CONFIGURE_TIMEOUT)
+    run([*_make(kernel, tree), "modules_install", *options], CONFIGURE_TIMEOUT)
     for link in ("build", "source"):
         (target.modules / link).unlink(missing_ok=True)
-    for path in _header_files(tree):
+    for path in _header_files(tree, arch):
         copy = target.headers / path.relative_to(tree)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, copy, follow_symlinks=False)
 
 
-def _header_files(tree: Path) -> list[Path]:
+def _header_files(tree: Path, arch: str) -> list[Path]:
     """What modules are compiled with: the list of scripts/package/builddeb (6.1)."""
-    arch = tree / "arch" / "x86"
-    found = [tree / ".config", tree / "Module.symvers", tree / "tools" / "objtool" / "objtool"]
-    for folder in (tree, arch):
+    own = tree / "arch" / arch
+    found = [tree / ".config", tree / "Module.symvers"]
+    objtool = tree / "tools" / "objtool" / "objtool"
+    found += [objtool] if objtool.is_file() else []  # not of every architecture
+    for folder in (tree, own):
         found += folder.glob("Makefile*")
     for name in ("Kbuild.platforms", "Platform"):
-        found += arch.rglob(name)
+        found += own.rglob(name)
     folders = [tree / "include", tree / "scripts"]
-    folders += [path for name in ("include", "scripts") for path in arch.rglob(name)]
+    folders += [path for name in ("include", "scripts") for path in own.rglob(name)]
     for folder in folders:
         found += (path for path in folder.rglob("*") if path.is_symlink() or path.is_file())
     return found
@@ -154,8 +190,9 @@ def _unpack_source(cache: Path, kernel: Kernel, building: Path, tree: Path) -> N
     shutil.rmtree(building / "package")
 
 
-def _require_tools() -> None:
-    missing = {package for tool, package in KERNEL_PACKAGES.items() if shutil.which(tool) is None}
+def _require_tools(kernel: Kernel) -> None:
+    programs = {**KERNEL_PACKAGES, **(CROSS_PACKAGES if kernel.arch == "arm64" else {})}
+    missing = {package for tool, package in programs.items() if shutil.which(tool) is None}
     missing |= {package for header, package in HEADER_PACKAGES.items() if not header.is_file()}
     if missing:
         raise MissingToolsError(

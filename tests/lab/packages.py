@@ -37,6 +37,9 @@ APT_PACKAGES = {
 }
 """Program looked for on PATH -> Debian package that brings it."""
 
+NATIVE = "amd64"
+"""Debian's name of this machine's architecture, the only one whose dumps makedumpfile knows."""
+
 DOWNLOAD_TIMEOUT = 600.0
 UNPACK_TIMEOUT = 300.0
 
@@ -55,7 +58,7 @@ class Kernel:
     """What it is compiled with here (own_kernel.py); None: Debian's own binary."""
     suite: str = ""
     """The other Debian suite it is from (suites.py), whose compiler lies in `root` as well."""
-    arch: str = "amd64"
+    arch: str = NATIVE
     """Debian's name of what it runs on."""
 
     @property
@@ -77,7 +80,7 @@ class Kernel:
     @property
     def busybox(self) -> Path | None:
         """The guest's programs; None where there are none."""
-        if self.arch != "amd64":
+        if self.arch != NATIVE:
             return self.root / "busybox"
         found = shutil.which("busybox")
         return None if found is None else Path(found)
@@ -91,6 +94,11 @@ class Kernel:
     def headers(self) -> Path:
         """The tree to build modules against (kbuild's ``-C``)."""
         return self.root / "usr" / "src" / f"linux-headers-{self.release}"
+
+    @property
+    def large_pages(self) -> bool:
+        """Whether its pages are larger than 4 KiB: ``-arm64-16k``, but not ``-kmemleak``."""
+        return re.search(r"-\d+k$", self.release) is not None
 
 
 ARM64_PACKAGES = {"qemu-system-aarch64": "qemu-system-arm"}

@@ -11,11 +11,18 @@ from .suites import SUITES
 DEBIAN = "debian"
 """The kernel of a scenario that names none: Debian's binary."""
 
-OWN_KERNELS = ("slab", "slab-debug", "profiling")
-"""Of ``kernels/``: those on which any scenario may run."""
+_OWN = "no_timer_check"
+"""A kernel that does not know it is a guest tests its timer, which is slow on a busy machine."""
+_ALLOCINFO = f"{_OWN} rdinit=/lab/with-allocinfo"
 
-_OWN_APPEND = {"profiling": "rdinit=/lab/with-allocinfo"}
-"""More words for the command line of theirs."""
+OWN_KERNELS = {
+    "slab": _OWN,
+    "slab-debug": _OWN,
+    "profiling": _ALLOCINFO,
+    "profiling-flags": f"{_ALLOCINFO} sysctl.vm.mem_profiling=1,compressed",
+}
+"""Of ``kernels/``: those on which any scenario may run, and words for their command line."""
+
 
 MODULE_PARAMETERS = (
     "nodes",
@@ -128,8 +135,6 @@ _EVERYTHING = {
 }
 
 _KMEMLEAK = "kmemleak=on page_owner=on"
-_OWN = "no_timer_check"
-"""A kernel that does not know it is a guest tests its timer, which is slow on a busy machine."""
 _BUSY = "log_buf_len=4M systemd.show_status=false"
 
 SCENARIOS = {
@@ -355,4 +360,4 @@ def scenario(name: str) -> Scenario:
     chosen = replace(chosen, name=name, kernel=suite, parameters=parameters)
     if suite not in OWN_KERNELS:
         return chosen
-    return chosen.changed({}, append=f"{_OWN} {_OWN_APPEND.get(suite, '')}")
+    return chosen.changed({}, append=OWN_KERNELS[suite])

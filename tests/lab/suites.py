@@ -41,6 +41,8 @@ BUILD_PACKAGES = (
 """What kbuild runs beside its own tools; the compiler's version is the headers' to name."""
 
 ARM64_COMPILER = "gcc-aarch64-linux-gnu"
+CROSS = {"arm64": ("ARCH=arm64", "CROSS_COMPILE=aarch64-linux-gnu-")}
+"""What make is told more where a kernel is not of this machine's architecture."""
 
 SHARED_FOLDERS = ("bin", "sbin", "lib", "lib64")
 """Links into /usr since Debian 10; in the packages themselves only from 13 on."""
@@ -167,13 +169,22 @@ def _cross_packages(
     foreign = [*(f"{name}:{suite.arch}" for name in (image, headers)), common]
     for name in foreign:
         yield apt.download(name, into)
-    busybox = apt.download(f"busybox-static:{suite.arch}", into)
+    _unpack_busybox(apt, suite, into)
+    yield from apt.download_with_dependencies([*tools, ARM64_COMPILER, kbuild])
+
+
+def fetch_busybox(cache: Path, suite: Suite, into: Path) -> None:
+    """The guest's programs, of the architecture of `suite`, as ``busybox`` in the folder `into`."""
+    _unpack_busybox(_Apt(_folder(cache, suite) / "apt"), suite, into)
+
+
+def _unpack_busybox(apt: _Apt, suite: Suite, into: Path) -> None:
+    package = apt.download(f"busybox-static:{suite.arch}", into)
     with TemporaryDirectory(dir=into) as folder:
-        run(["dpkg-deb", "-x", busybox, folder], UNPACK_TIMEOUT)
+        run(["dpkg-deb", "-x", package, folder], UNPACK_TIMEOUT)
         program = next(path for path in Path(folder).rglob("bin/busybox") if path.is_file())
         program.rename(into / "busybox")
-    busybox.unlink()
-    yield from apt.download_with_dependencies([*tools, ARM64_COMPILER, kbuild])
+    package.unlink()
 
 
 def in_root(kernel: Kernel, command: Sequence[str], timeout: float) -> None:
