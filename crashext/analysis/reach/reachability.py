@@ -21,10 +21,8 @@ from crashext.analysis.reach.apart import hide, lost_beside, search_unread, spar
 from crashext.analysis.reach.blocks import PhysicalAddresses, rest_of_split
 from crashext.analysis.reach.mark import Marks, mark, mark_pages
 from crashext.analysis.reach.nodes import Nodes, nodes
-from crashext.analysis.reach.references import (
-    References,
-    find_references,
-)
+from crashext.analysis.reach.oldstacks import drop_old_stacks
+from crashext.analysis.reach.references import References, find_references
 from crashext.analysis.reach.sampling import (
     Plan,
     lost_slots,
@@ -226,6 +224,7 @@ def _reach(
         if whole.crowds:
             along.append(leads := UnreadLeads(graph, found))
         references = find_references(graph, found, stacks, present, progress, along)
+        drop_old_stacks(graph, references, stacks)
         give_back()
         marks, unsure, doubtful = _marked(graph, whole, giants, references)
         more = giants if attempt else plan.giants(lost_slots(table, marks.reached))

@@ -62,6 +62,8 @@ class Stacks:
     """Rows of `Areas` that are stacks of tasks that are gone."""
     rows: frozenset[int]
     """Rows of `Areas` that are stacks of any task."""
+    ended: Words
+    """uint64[n]: tasks that will never run again and have no stack any more."""
     page_shift: int
 
     def of_gone(self, area: int) -> bool:
@@ -99,7 +101,7 @@ def read_stacks(view: KernelView, table: SlotTable, areas: Areas) -> Stacks:
     """Find the stack of every task_struct that is allocated, and of the boot CPU's idle task."""
     tasks = _tasks(view, table)
     if not len(tasks.stack):
-        return Stacks((), *_NOTHING, _NO_ROWS, view.space.page_shift)
+        return Stacks((), *_NOTHING, _NO_ROWS, tasks.address, view.space.page_shift)
     length = _stack_size(view, areas, tasks.stack)
     running = np.sort(np.array(_running(view.host), np.uint64))
     # The lowest of the stack pointers that are in each stack.
@@ -121,7 +123,9 @@ def read_stacks(view: KernelView, table: SlotTable, areas: Areas) -> Stacks:
             live = end
         name = bytes(tasks.comm[i]).split(b"\0", 1)[0].decode("ascii", "backslashreplace")
         stacks.append(Stack(start, live, end, int(tasks.pid[i]), name))
-    return Stacks(tuple(stacks), *_dead_parts(view, areas, stacks), view.space.page_shift)
+    ended = tasks.address[(tasks.exited != 0) & (tasks.stack == 0)]
+    parts = _dead_parts(view, areas, stacks)
+    return Stacks(tuple(stacks), *parts, ended, view.space.page_shift)
 
 
 def owned_stacks(view: KernelView) -> Words | None:
@@ -145,6 +149,7 @@ def owned_stacks(view: KernelView) -> Words | None:
 class _Tasks:
     """What is asked of every task_struct: an array element a task."""
 
+    address: Words
     stack: Words
     pid: Words
     pointer: Words
@@ -162,24 +167,24 @@ class _Tasks:
 def _tasks(view: KernelView, table: SlotTable) -> _Tasks:
     """init_task and those of the cache; none where it is not known where stacks are."""
     layout = view.host.layout("struct task_struct")
-    found = [np.zeros((0, 5), np.uint64)]
+    found = [np.zeros((0, 6), np.uint64)]
     names = [np.zeros((0, _COMM), np.uint8)]
     if layout is not None and "stack" in layout:
         members = [layout.members.get(n) for n in ("stack", "pid", "on_cpu", "exit_state")]
         comm = layout["comm"].offset
-        for rows in _task_rows(view, table, layout.size):
+        for addresses, rows in _task_rows(view, table, layout.size):
             columns = [
                 np.zeros(len(rows), np.uint64) if member is None else column(rows, member)
                 for member in (*members, _saved_pointer(view.host, rows.shape[1]))
             ]
-            found.append(np.stack(columns, axis=1))
+            found.append(np.stack([addresses, *columns], axis=1))
             names.append(rows[:, comm : comm + _COMM].copy())
-    stack, pid, on_cpu, exited, pointer = np.concatenate(found).T
-    return _Tasks(stack, pid, pointer, np.concatenate(names), on_cpu, exited)
+    address, stack, pid, on_cpu, exited, pointer = np.concatenate(found).T
+    return _Tasks(address, stack, pid, pointer, np.concatenate(names), on_cpu, exited)
 
 
-def _task_rows(view: KernelView, table: SlotTable, size: int) -> Iterator[Bytes]:
-    """The task_structs, some at a time: uint8[n, bytes]. A hundred thousand take a gigabyte."""
+def _task_rows(view: KernelView, table: SlotTable, size: int) -> Iterator[tuple[Words, Bytes]]:
+    """The task_structs, where and what, some at a time: a hundred thousand take a gigabyte."""
     cache = view.caches.find("task_struct")
     if cache is None:
         return
@@ -188,13 +193,15 @@ def _task_rows(view: KernelView, table: SlotTable, size: int) -> Iterator[Bytes]
     init = view.host.address_of("init_task")
     if init is not None:
         with suppress(ReadFault):
-            yield np.frombuffer(view.host.read(init, size), np.uint8)[None]
+            row = np.frombuffer(view.host.read(init, size), np.uint8)
+            yield np.array([init], np.uint64), row[None]
     of_cache = np.flatnonzero(table.index.cache == view.caches.index(cache))
     numbers = spread(table.first[of_cache], table.first[of_cache + 1])
     numbers = numbers[table.state[numbers] == State.ALLOCATED]
     for begin in range(0, len(numbers), _AT_ONCE):
-        rows, ok = view.host.read_many(table.addresses(numbers[begin : begin + _AT_ONCE]), size)
-        yield rows[ok]
+        addresses = table.addresses(numbers[begin : begin + _AT_ONCE])
+        rows, ok = view.host.read_many(addresses, size)
+        yield addresses[ok], rows[ok]
 
 
 def _running(host: Host) -> list[int]:
