@@ -22,7 +22,7 @@ from crashext.analysis.page_reach import module_in, page_holders
 from crashext.analysis.partial import area_facts, by_counters, cache_fact, nothing, whole_index
 from crashext.analysis.reach.group_reach import reachability_of
 from crashext.analysis.reach.marked import marked
-from crashext.analysis.reach.reachability import Reach, complete_index
+from crashext.analysis.reach.reachability import Reach
 from crashext.analysis.reach.scan import present_frames
 from crashext.analysis.reach.totals import unreachable_counts
 from crashext.analysis.results.estimate import Estimate, count_text
@@ -110,8 +110,7 @@ def _gather(
     traced: Traced | None,
 ) -> Overview:
     try:
-        complete_index(view, part(progress, 0, 10))
-        known = read_pages(view, part(progress, 10, 15))
+        known = read_pages(view, part(progress, 0, 15))
         accounting, facts = _accounted(view, known, settings, progress)
     except NoMemoryMap as missing:
         return _without_map(view, settings, str(missing))

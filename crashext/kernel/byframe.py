@@ -139,13 +139,22 @@ class ByFrame(Generic[T]):
         rows = values.reshape(-1, width)
         same = (rows == rows[:, :1]).all(axis=1)
         at = first >> self._shift
-        for i, value in zip(np.flatnonzero(same).tolist(), rows[same, 0], strict=True):
-            self._number[at + i] = self._one(value)
+        number = self._number[at : at + len(rows)]
+        for value in distinct(rows[same, 0]):
+            number[same & (rows[:, 0] == value)] = self._one(value)
         rest = np.flatnonzero(~same)
         if len(rest):
             begin = self._room(len(rest))
             self._rows[begin : begin + len(rest)] = rows[rest]
-            self._number[at + rest] = np.arange(begin, begin + len(rest), dtype=np.int32)
+            number[rest] = np.arange(begin, begin + len(rest), dtype=np.int32)
+
+    def fill(self, first: int, count: int, value: T) -> None:
+        """Change the values of `count` page frames from `first` on to this one."""
+        width = 1 << self._shift
+        if self._number is None or first % width or count % width:
+            self.put(first, np.full(count, value, self._rows.dtype))
+            return
+        self._number[first >> self._shift : first + count >> self._shift] = self._one(value)
 
     def _one(self, value: T) -> int:
         """The row that has this value all over."""

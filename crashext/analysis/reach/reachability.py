@@ -186,8 +186,8 @@ def reach(
     and objects outside the sample count as roots; those that hold a sampled object are followed
     upwards a few times.
     """
-    whole = complete_index(view, progress)
     pages = pages or read_pages(view, progress)
+    whole = complete_index(view, progress)
     with suppress(NoRoom):  # somebody else has filled the disk
         return _reach(view, progress, generator, budget, whole, pages, free(folder()))
     return _reach(view, progress, generator, budget, whole, pages, 0)

@@ -8,7 +8,6 @@ buddy lists: mm/page_alloc.c, per_cpu_pages.
 
 from __future__ import annotations
 
-import enum
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,44 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crashext.distinct import among
-from crashext.hosts.base import Bytes, Host, Layout, Mask
-from crashext.kernel.access import Structures, Words, column, require
+from crashext.hosts.base import Host, Mask
+from crashext.kernel.access import Words
 from crashext.kernel.addresses import AddressSpace
 from crashext.kernel.byframe import ByFrame
 from crashext.kernel.memmap import Block, MemoryMap, Order
-from crashext.kernel.pages.kinds import PageKinds, PageValues, page_kinds
+from crashext.kernel.pages.classify import FrameUse, PageFields, classify
 from crashext.kernel.pages.zones import pcp_pages
-from crashext.kernel.slab.descriptors import SlabFields, slab_fields
 from crashext.progress import Progress
 
-_MAX_ORDER = 18
-_HUGETLB_DTOR = 2
-_LAST_FLAG = 63  # of page flags; a page type of the same name is more
-
-
-class FrameUse(enum.IntEnum):
-    """What a page frame is."""
-
-    ABSENT = 0
-    """No struct page."""
-    FREE = 1
-    SLAB = 2
-    RESERVED = 3
-    """Kernel image, memory map, boot allocations."""
-    ANON = 4
-    FILE = 5
-    SHMEM = 6
-    HUGETLB = 7
-    TABLE = 8
-    KERNEL = 9
-    """From the page allocator, for the kernel itself."""
-    OFFLINE = 10
-    """Handed to a balloon, or logically offline."""
-    UNKNOWN = 11
-    """Its struct page is not in the dump: it may be anything."""
-    APART = 12
-    """A slab of a cache that has very many: a few of them stand for all."""
-
+__all__ = ["USER", "FramePass", "FrameUse", "Frames", "Guess", "frames"]
 
 USER = (FrameUse.ANON, FrameUse.FILE, FrameUse.SHMEM, FrameUse.HUGETLB)
 
@@ -99,97 +70,95 @@ class Frames:
         return self.use.among(*uses).runs()
 
 
-class _Fields:
-    """Where a row of the memory map says what its page is, on this kernel."""
+class FramePass:
+    """The pass, for whoever reads the blocks of the memory map: `take` each of them in `order`."""
 
-    def __init__(self, host: Host) -> None:
-        self.slab: SlabFields = slab_fields(host)
-        self.page: Layout = require(host, "struct page", "flags")
-        # _count was renamed _refcount by 0139aa7b7fa1 (4.7).
-        self.refcount = self.page.first_of("_refcount", "_count")
-        # 6e292b9be7f4 (4.18) gave _mapcount the second name page_type.
-        self.page_type = self.page.first_of("page_type", "_mapcount")
-        self.mapping = self.page.first_of("mapping")
-        self.private = self.page.first_of("private")
-        self.tails = self.slab.tails
-        self.crowds: Words = np.zeros(0, np.uint64)
-        self.bits = {
-            name: host.enumerator(f"PG_{name}")
-            for name in ("reserved", "lru", "swapbacked", "head", "hugetlb")
-        }
-        notes = host.info().vmcoreinfo
-        buddy = host.enumerator("PGTY_buddy")
-        # Before page_type it was _mapcount, with -128 (ef2b4b95a63a, 2.6.38).
-        unnoted = 0xFFFFFF7F if "page_type" in self.page else 0xFFFFFF80
-        self.buddy = _type_value(
-            notes.get("NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)"),
-            unnoted if buddy is None else buddy << 24,
+    def __init__(
+        self, host: Host, memory: MemoryMap, space: AddressSpace, crowds: Words | None = None
+    ) -> None:
+        """Raises `UnknownLayout` where struct page is not understood.
+
+        `crowds` are the descriptors of caches whose slabs are set apart.
+        """
+        self._host, self._memory, self._space = host, memory, space
+        self.crowds: Words = np.zeros(0, np.uint64) if crowds is None else crowds
+        self._fields = PageFields(host, self.crowds)
+        self._lru = self._fields.page.first_of("lru")
+        total = int((memory.block_pfns + memory.block_pages).max(initial=0))
+        self._use: ByFrame[np.uint8] = ByFrame.filled(total, np.uint8(FrameUse.ABSENT))
+        self._links: dict[int, int] = {}  # list node of a page that may be on a pcp list -> next
+        self._idle: list[Words] = []
+        self._missing, self._inside, self._done = 0, 0, 0
+        self.order, self._guess = self._worth()
+
+    @property
+    def complete(self) -> bool:
+        """Whether all blocks were taken."""
+        return self._done == len(self.order)
+
+    def take(self, block: Block) -> NDArray[np.intp]:
+        """One block, or some that follow each other; returns the rows that head slabs."""
+        self._done += block.number
+        self._missing += int((~block.ok).sum())
+        found = classify(self._fields, block, self._memory, self._use)
+        here, uses = found.use, found.uses
+        in_buddy, self._inside = _spread(
+            here, block.first_pfn, found.free, found.orders, self._inside
         )
-        self.offline = _type_value(notes.get("NUMBER(PAGE_OFFLINE_MAPCOUNT_VALUE)"), None)
-        # PGTY_ numbers, the top byte of page_type, came with 4ffca5a96678 (6.12). Before, types
-        # are bits that are cleared: PG_table is an enumerator since ff202303c398 (6.10), was 0x200
-        # before, and 0x400 while there was PG_kmemcg, 0x200, of what memory cgroups are charged
-        # for, tables among it: until 5.11, which made page->mem_cgroup memcg_data.
-        table, table_bit = host.enumerator("PGTY_table"), host.enumerator("PG_table")
-        self.typed = table is not None
-        self.tables = {0xFFFFFDFF, 0xFFFFFBFF}
-        if table is not None:
-            self.tables = {table << 24}
-        elif table_bit is not None:
-            self.tables = {~table_bit & 0xFFFFFFFF}
-        elif "mem_cgroup" in self.page:
-            self.tables = {0xFFFFFBFF, 0xFFFFF9FF}
-        # Huge pages are a page type since d99e3140a4d3 (6.9, 6.8.9). From 9c5ccf2db04b (6.6) on a
-        # flag of the second page told, which is PG_active in all others; before, its destructor.
-        hugetlb = host.enumerator("PGTY_hugetlb")
-        self.hugetlb_type = _type_value(
-            notes.get("NUMBER(PAGE_HUGETLB_MAPCOUNT_VALUE)"),
-            None if hugetlb is None else hugetlb << 24,
-        )
-        self.dtor = self.page.first_of("compound_dtor")
-        if self.hugetlb_type is not None or (self.bits["hugetlb"] or 0) > _LAST_FLAG:
-            self.bits["hugetlb"] = None
-        # "Frozen" pages count no references, and are in use all the same: large kmalloc()s since
-        # 7.0; their page type came in 6.15.
-        kinds = (table, host.enumerator("PGTY_large_kmalloc"))
-        self.frozen = np.array([kind << 24 for kind in kinds if kind is not None], np.uint64)
+        if in_buddy is not None and uses:
+            uses |= 1 << FrameUse.FREE
+        if not uses or uses & 1 << FrameUse.FREE:
+            self._note_idle(block, here, in_buddy)
+        if uses.bit_count() == 1:
+            self._use.fill(block.first_pfn, len(here), here[0])
+        else:
+            self._use.put(block.first_pfn, here)
+        return found.heads
 
-    @cached_property
-    def loops(self) -> PageKinds | None:
-        """The same, compiled."""
-        values = PageValues(
-            mapping=self.mapping,
-            page_type=self.page_type,
-            refcount=self.refcount,
-            bits=self.bits,
-            typed=self.typed,
-            tables=self.tables,
-            frozen=self.frozen.tolist(),
-            buddy=None if self.private is None else self.buddy,
-            offline=self.offline,
-            hugetlb=self.hugetlb_type,
-            crowds=self.crowds,
-        )
-        return page_kinds(self.page.size, self.slab, values)
+    def _note_idle(self, block: Block, here: NDArray[np.uint8], in_buddy: Mask | None) -> None:
+        """Free pages that are in no free block may be on a per-CPU list."""
+        idle = here == FrameUse.FREE
+        if in_buddy is not None:
+            idle &= ~in_buddy
+        maybe = np.flatnonzero(idle)
+        if not len(maybe) or self._lru is None:
+            return
+        at = self._lru.offset
+        pfns = np.uint64(block.first_pfn) + maybe.astype(np.uint64)
+        self._idle.append(pfns)
+        rows = np.ascontiguousarray(block.rows[maybe, at : at + 8])
+        nodes = (self._memory.maps_of(pfns) + np.uint64(at)).tolist()
+        self._links.update(zip(nodes, rows.view("<u8").reshape(-1).tolist(), strict=True))
 
-    def flag(self, flags: Words, name: str) -> Mask:
-        bit = self.bits[name]
-        if bit is None:
-            return np.zeros(len(flags), np.bool_)
-        return np.asarray(flags >> np.uint64(bit) & np.uint64(1) == 1, np.bool_)
+    def frames(self) -> Frames:
+        """What was found, once all are taken."""
+        memory, use, lru = self._memory, self._use, self._lru
+        on_pcp = pcp_pages(self._host, memory, self._space, self._links, lru.offset if lru else 0)
+        on_pcp = on_pcp[on_pcp < len(use)]
+        _keep_tails(use, self._idle, on_pcp)
+        return Frames(use, len(on_pcp), self._missing, self._guess)
 
-    def second_of_huge(self, rows: Bytes) -> Mask:
-        """Which of these second pages of compound pages say that those are huge pages."""
-        if self.dtor is not None:
-            return np.asarray(column(rows, self.dtor) == _HUGETLB_DTOR, np.bool_)
-        return self.flag(column(rows, self.page["flags"]), "hugetlb")
+    def _worth(self) -> tuple[Order, Guess | None]:
+        """The blocks to read, and what the others are by a sample of them.
 
-
-def _type_value(text: str | None, otherwise: int | None) -> int | None:
-    try:
-        return otherwise if text is None else int(text) & 0xFFFFFFFF
-    except ValueError:
-        return otherwise
+        Where the dump leaves most memory out it was told to leave out what is not the kernel's.
+        That is believed as far as a sample has nothing else.
+        """
+        memory = self._memory
+        order, some, rest = memory.parts(0)
+        if len(rest):
+            counts = np.zeros(max(FrameUse) + 1, np.int64)
+            for block in memory.read(some):
+                found = classify(self._fields, block, memory, self._use)
+                _spread(found.use, block.first_pfn, found.free, found.orders, 0)
+                counts += np.bincount(found.use, minlength=len(counts))
+            if counts[list(_LEFT_OUT)].sum() == counts.sum():
+                whole = int(memory.block_pages[some].sum() + memory.block_pages[rest].sum())
+                scaled = np.round(counts * (whole / max(1, counts.sum()))).astype(np.int64)
+                return order[np.argsort(memory.block_pfns[order], kind="stable")], Guess(
+                    int(counts.sum()), scaled
+                )
+        return np.argsort(memory.block_pfns, kind="stable"), None
 
 
 def frames(
@@ -199,178 +168,26 @@ def frames(
     progress: Progress,
     crowds: Words | None = None,
 ) -> Frames:
-    """Classify every page frame. Raises `UnknownLayout` where struct page is not understood.
-
-    `crowds` are the descriptors of caches whose slabs are set apart.
-    """
-    fields = _Fields(host)
-    if crowds is not None:
-        fields.crowds = crowds
-    total = int((memory.block_pfns + memory.block_pages).max(initial=0))
-    use: ByFrame[np.uint8] = ByFrame.filled(total, np.uint8(FrameUse.ABSENT))
-    links: dict[int, int] = {}  # list node of a page that may be on a pcp list -> the next
-    idle: list[Words] = []
-    missing, inside = 0, 0
-    order, guess = _worth(fields, memory, use)
-    blocks = len(order)
-    lru = fields.page.first_of("lru")
+    """Classify every page frame; see `FramePass`."""
+    found = FramePass(host, memory, space, crowds)
     done = 0
-    for block in memory.read(order, together=True):
+    for block in memory.read(found.order, together=True):
+        found.take(block)
         done += block.number
-        missing += int((~block.ok).sum())
-        here, free, orders = _classify(fields, block, memory, use)
-        in_buddy, inside = _spread(here, block.first_pfn, free, orders, inside)
-        maybe = np.flatnonzero((here == FrameUse.FREE) & ~in_buddy)
-        if len(maybe) and lru is not None:
-            pfns = np.uint64(block.first_pfn) + maybe.astype(np.uint64)
-            idle.append(pfns)
-            rows = np.ascontiguousarray(block.rows[maybe, lru.offset : lru.offset + 8])
-            nodes = (memory.maps_of(pfns) + np.uint64(lru.offset)).tolist()
-            links.update(zip(nodes, rows.view("<u8").reshape(-1).tolist(), strict=True))
-        use.put(block.first_pfn, here)
-        progress("page frames", done, blocks)
-    on_pcp = pcp_pages(host, memory, space, links, lru.offset if lru else 0)
-    on_pcp = on_pcp[on_pcp < total]
-    _keep_tails(use, idle, on_pcp)
-    return Frames(use, len(on_pcp), missing, guess)
-
-
-def _worth(
-    fields: _Fields, memory: MemoryMap, use: ByFrame[np.uint8]
-) -> tuple[Order, Guess | None]:
-    """The blocks to read, and what the others are by a sample of them.
-
-    Where the dump leaves most memory out it was told to leave out what is not the kernel's. That
-    is believed as far as a sample has nothing else.
-    """
-    order, some, rest = memory.parts(0)
-    if len(rest):
-        counts = np.zeros(max(FrameUse) + 1, np.int64)
-        for block in memory.read(some):
-            here, free, orders = _classify(fields, block, memory, use)
-            _spread(here, block.first_pfn, free, orders, 0)
-            counts += np.bincount(here, minlength=len(counts))
-        if counts[list(_LEFT_OUT)].sum() == counts.sum():
-            whole = int(memory.block_pages[some].sum() + memory.block_pages[rest].sum())
-            scaled = np.round(counts * (whole / max(1, counts.sum()))).astype(np.int64)
-            return order[np.argsort(memory.block_pfns[order], kind="stable")], Guess(
-                int(counts.sum()), scaled
-            )
-    return np.argsort(memory.block_pfns, kind="stable"), None
-
-
-def _classify(
-    fields: _Fields, block: Block, memory: MemoryMap, known: ByFrame[np.uint8]
-) -> tuple[NDArray[np.uint8], NDArray[np.intp], Words]:
-    """Uses of one block, and which rows head free blocks of the buddy allocator, and their orders.
-
-    `known` has the uses of the page frames before it.
-    """
-    if fields.loops is not None and block.ok.all():
-        use, are_tails, are_buddies = fields.loops.of(block.rows)
-    else:
-        use, are_tails, are_buddies = _by_arrays(fields, block)
-    tails = np.flatnonzero(are_tails)
-    if len(tails):  # else there is nothing of a compound page in it
-        _as_their_heads(fields, block, tails, memory, known, use)
-    buddies = np.flatnonzero(are_buddies)
-    if fields.private is None or not len(buddies):
-        return use, buddies[:0], np.zeros(0, np.uint64)
-    orders = column(block.rows[buddies], fields.private)
-    sane = orders <= _MAX_ORDER
-    return use, buddies[sane], orders[sane]
-
-
-def _by_arrays(fields: _Fields, block: Block) -> tuple[NDArray[np.uint8], Mask, Mask]:
-    """What `PageKinds` finds."""
-    pages = Structures(block.rows)
-    use = _by_themselves(fields, pages)
-    slabs = np.flatnonzero(fields.slab.heads_by_arrays(pages))
-    use[slabs] = FrameUse.SLAB
-    if len(fields.crowds) and len(slabs):
-        owner = column(block.rows[slabs], fields.slab.owner)
-        use[slabs[np.isin(owner, fields.crowds)]] = FrameUse.APART
-    use[~block.ok] = FrameUse.UNKNOWN
-    return use, fields.tails.among(pages) & block.ok, _buddies(fields, pages) & block.ok
-
-
-def _by_themselves(fields: _Fields, pages: Structures) -> NDArray[np.uint8]:
-    """What each struct page says of its own page."""
-    flags = column(pages, fields.page["flags"])
-    use = np.full(len(pages), FrameUse.KERNEL, np.uint8)
-    if fields.mapping is not None:
-        mapping = column(pages, fields.mapping)
-        low, real = mapping & np.uint64(3), mapping > np.uint64(1 << 63)
-        swapbacked, lru = fields.flag(flags, "swapbacked"), fields.flag(flags, "lru")
-        use[real & (low == 0) & lru] = FrameUse.FILE
-        use[real & (low == 0) & swapbacked] = FrameUse.SHMEM
-        use[real & (low & np.uint64(1) == 1) & (swapbacked | lru)] = FrameUse.ANON
-    if fields.page_type is not None:
-        kind = column(pages, fields.page_type)
-        whole = kind & np.uint64(0xFF000000) if fields.typed else kind
-        for value in fields.tables:
-            use[whole == value] = FrameUse.TABLE
-        if fields.offline is not None:
-            use[kind == fields.offline] = FrameUse.OFFLINE
-    if fields.refcount is not None:
-        free = column(pages, fields.refcount) == 0
-        if fields.page_type is not None and len(fields.frozen):
-            kind = column(pages, fields.page_type) & np.uint64(0xFF000000)
-            free &= ~np.isin(kind, fields.frozen)
-        use[free] = FrameUse.FREE
-    if fields.page_type is not None and fields.hugetlb_type is not None:
-        # After the free ones: a huge page that waits in its pool has no references.
-        use[whole == fields.hugetlb_type] = FrameUse.HUGETLB
-    use[fields.flag(flags, "reserved")] = FrameUse.RESERVED
-    return use
-
-
-def _as_their_heads(
-    fields: _Fields,
-    block: Block,
-    tails: NDArray[np.intp],
-    memory: MemoryMap,
-    known: ByFrame[np.uint8],
-    use: NDArray[np.uint8],
-) -> None:
-    """Give tails of compound pages the use of their heads; huge pages are known by their second."""
-    rows: Bytes = block.rows[tails]
-    pfns = np.uint64(block.first_pfn) + tails.astype(np.uint64)
-    heads, good = memory.pfns_of(fields.tails.heads(rows, memory.maps_of(pfns)))
-    good &= heads < pfns
-    second = good & (heads + np.uint64(1) == pfns)
-    huge = heads[second & fields.second_of_huge(rows)].astype(np.int64) - block.first_pfn
-    huge = huge[huge >= 0]
-    is_head = fields.flag(column(block.rows[huge], fields.page["flags"]), "head")
-    is_slab = np.isin(use[huge], (FrameUse.SLAB, FrameUse.APART))
-    use[huge[is_head & ~is_slab]] = FrameUse.HUGETLB
-    inside = heads >= np.uint64(block.first_pfn)
-    within = good & inside
-    use[tails[within]] = use[(heads[within] - np.uint64(block.first_pfn)).astype(np.int64)]
-    before = good & ~inside
-    use[tails[before]] = known[heads[before].astype(np.int64)]
-
-
-def _buddies(fields: _Fields, pages: Structures) -> Mask:
-    """Which rows say that they head a free block of the buddy allocator."""
-    if fields.page_type is None or fields.private is None or fields.buddy is None:
-        return np.zeros(len(pages), np.bool_)
-    kind = column(pages, fields.page_type)
-    if fields.typed:
-        return np.asarray(kind & np.uint64(0xFF000000) == fields.buddy & 0xFF000000, np.bool_)
-    return np.asarray(kind == fields.buddy, np.bool_)
+        progress("page frames", done, len(found.order))
+    return found.frames()
 
 
 def _spread(
     use: NDArray[np.uint8], first: int, heads: NDArray[np.intp], orders: Words, before: int
-) -> tuple[Mask, int]:
+) -> tuple[Mask | None, int]:
     """Mark whole free blocks in the `use` of page frames from `first` on.
 
     `before` is where the free blocks of earlier page frames end. Returns which page frames are in
-    one, and where the last of them ends.
+    one, None where none is, and where the last of them ends.
     """
     if not len(heads) and before <= first:
-        return np.zeros(len(use), np.bool_), before
+        return None, before
     ends = heads.astype(np.int64) + (np.int64(1) << orders.astype(np.int64))
     inside = np.zeros(len(use) + 1, np.int32)
     np.add.at(inside, heads, 1)

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from crashext.hosts.base import Bytes, Mask, Member
+from crashext.hosts.base import Bytes, Member
 from crashext.kernel.access import Words
 from crashext.kernel.compiled import Kept, library
 from crashext.kernel.slab.descriptors import SlabFields
 
-_TAIL, _BUDDY = 1, 2
+TAIL, BUDDY, HEAD = 1, 2, 4
+"""Marks: a tail of a compound page; the first page of a free block; of a slab."""
+_MARKS = 16  # bits of uses, before those of marks
 _TYPE, _EVERY = 0xFF000000, 0xFFFFFFFF
 _MOST = 4  # values of a page type
 
@@ -35,6 +37,25 @@ class _Fields(ctypes.Structure):
         ("crowds", ctypes.c_void_p),
         ("crowds_count", ctypes.c_int64),
     ]
+
+
+@dataclass(frozen=True)
+class Told:
+    """What rows of the memory map say."""
+
+    use: NDArray[np.uint8]
+    """`FrameUse` of each, by itself."""
+    marks: NDArray[np.uint8]
+    uses: int
+    """Which uses there are: 1 << use."""
+    any: int
+    """Which marks there are."""
+
+    def marked(self, mark: int) -> NDArray[np.intp]:
+        """Rows that have this mark."""
+        if not self.any & mark:
+            return np.zeros(0, np.intp)
+        return np.flatnonzero(self.marks & mark)
 
 
 @dataclass(frozen=True)
@@ -63,18 +84,18 @@ class PageKinds:
     def __init__(self, function: ctypes._NamedFuncPointer, fields: _Fields, kept: Kept) -> None:
         self._function, self._fields, self._kept = function, fields, kept
 
-    def of(self, rows: Bytes) -> tuple[NDArray[np.uint8], Mask, Mask]:
-        """`FrameUse` of rows that were all read, each by itself; tails; heads of free blocks."""
+    def of(self, rows: Bytes) -> Told:
+        """Of rows that were all read, each by itself."""
         rows = np.ascontiguousarray(rows)
         use, marks = np.empty((2, len(rows)), np.uint8)
-        self._function(
+        seen = self._function(
             ctypes.byref(self._fields),
             rows.ctypes.data,
             len(rows),
             use.ctypes.data,
             marks.ctypes.data,
         )
-        return use, (marks & _TAIL) != 0, (marks & _BUDDY) != 0
+        return Told(use, marks, seen & (1 << _MARKS) - 1, seen >> _MARKS)
 
 
 def page_kinds(size: int, slab: SlabFields, values: PageValues) -> PageKinds | None:

@@ -9,6 +9,7 @@ Sources: include/linux/mm_types.h, page-flags.h (4.19 to 6.12).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,15 +17,16 @@ from numpy.typing import NDArray
 
 from crashext.distinct import distinct, union
 from crashext.hosts.base import U64, Bytes, Layout, Member
-from crashext.kernel.access import column, require
+from crashext.kernel.access import Words, column, require
 from crashext.kernel.addresses import Range
 from crashext.kernel.compound import tails
 from crashext.kernel.memmap import BLOCK_PAGES
 from crashext.kernel.pages.areas import VM_ALLOC, Areas, read_areas
-from crashext.kernel.pages.frames import Frames, FrameUse, frames
+from crashext.kernel.pages.frames import FramePass, Frames, FrameUse, frames
 from crashext.kernel.pages.kerneltables import kernel_tables, unmarked_tables, user_tops
 from crashext.kernel.pages.percpu import percpu_frames
 from crashext.kernel.pages.rawpages import raw_pages
+from crashext.kernel.slab.thinning import likely_crowds
 from crashext.kernel.slab.view import KernelView
 from crashext.procfs.vmallocinfo import STACK_CALLERS
 from crashext.progress import Progress
@@ -169,15 +171,31 @@ def _merged(callers: list[AreaCaller]) -> list[AreaCaller]:
 
 
 def read_pages(view: KernelView, progress: Progress) -> Pages:
-    """Read them: a pass over the memory map."""
-    crowds = view.index.crowds if view.scanned and view.index.complete else {}
-    known = np.array([view.caches.all[i].address for i in crowds], np.uint64)
-    found = frames(view.host, view.memory, view.space, progress, known)
+    """Read them, and find every slab along with it where that was not done: a pass over the memory
+    map."""
+    found = _uses(view, progress)
     tables = unmarked_tables(view.host, view.space, view.memory)
     tables = tables[tables < len(found.use)]
     found.use.set(tables[found.use[tables] == FrameUse.KERNEL], np.uint8(FrameUse.TABLE))
     areas = read_areas(view.host, view.memory)
     return Pages(found, areas, leftover(view, found, areas))
+
+
+def _uses(view: KernelView, progress: Progress) -> Frames:
+    """What page frames are used for. Which caches are crowds is known when all slabs are found;
+    until then the kernel's counters are believed."""
+
+    def descriptors(crowds: Iterable[int]) -> Words:
+        return np.array([view.caches.all[i].address for i in crowds], np.uint64)
+
+    if not view.scanned or not view.index.complete:
+        expected = descriptors(likely_crowds(view.caches))
+        along = FramePass(view.host, view.memory, view.space, expected)
+        view.scan({}, 0, progress, 1 << 62, along)
+        if along.complete and set(along.crowds) == set(descriptors(view.index.crowds)):
+            return along.frames()
+    crowds = descriptors(view.index.crowds if view.index.complete else ())
+    return frames(view.host, view.memory, view.space, progress, crowds)
 
 
 def leftover(view: KernelView, frames: Frames, areas: Areas) -> Leftover:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from crashext.distinct import among
 from crashext.hosts.base import Bytes, Host, Mask, ReadFault
 from crashext.kernel.access import Structures, Words, u64
-from crashext.kernel.memmap import MemoryMap, Order
+from crashext.kernel.memmap import Block, MemoryMap, Order
 from crashext.kernel.slab.caches import Caches
 from crashext.kernel.slab.descriptors import SlabFields, SlabKind, slab_fields
 from crashext.kernel.slab.thinning import Collector, Crowd
@@ -94,6 +94,19 @@ class SlabIndex:
         return np.where(outside, -1, row)
 
 
+class Along(Protocol):
+    """Somebody else who wants to see blocks of the memory map."""
+
+    @property
+    def order(self) -> Order:
+        """Which, and in which order."""
+        ...
+
+    def take(self, block: Block) -> Order:
+        """Look at one; returns the rows that were read and head slabs."""
+        ...
+
+
 def find_slabs(
     host: Host,
     memory: MemoryMap,
@@ -102,11 +115,13 @@ def find_slabs(
     seed: int,
     progress: Progress,
     budget: int = MAP_BUDGET,
+    along: Along | None = None,
 ) -> SlabIndex:
     """One pass over the memory map.
 
     `wanted` maps cache indices to the number of slabs that would be enough; it matters only
-    where the whole map exceeds `budget` bytes and the pass stops early.
+    where the whole map exceeds `budget` bytes and the pass stops early. `along` is shown the
+    blocks where they are the very ones that it asks for.
     """
     fields = slab_fields(host)
     total = len(memory.block_pfns)
@@ -115,6 +130,8 @@ def find_slabs(
     order = (
         _worth(fields, memory, seed) if whole else np.random.default_rng(seed).permutation(total)
     )
+    if along is not None and not (whole and np.array_equal(order, along.order)):
+        along = None
     found = Collector(len(caches.all), seed)
     have = dict.fromkeys(wanted, 0)
     missing = unknown = impossible = done = pages = 0
@@ -125,7 +142,7 @@ def find_slabs(
         done += block.number
         pages += len(block.rows)
         missing += int((~block.ok).sum())
-        good = np.flatnonzero(fields.heads(Structures(block.rows)) & block.ok)
+        good = _heads(fields, block) if along is None else along.take(block)
         if len(good):  # most of a large machine is no slab
             pfns = np.uint64(block.first_pfn) + good.astype(np.uint64)
             slabs, strangers, liars = _decode(fields, memory, caches, block.rows[good], pfns)
@@ -157,6 +174,10 @@ def find_slabs(
         impossible=impossible,
         crowds=found.crowds(),
     )
+
+
+def _heads(fields: SlabFields, block: Block) -> Order:
+    return np.flatnonzero(fields.heads(Structures(block.rows)) & block.ok)
 
 
 def _worth(fields: SlabFields, memory: MemoryMap, seed: int) -> Order:

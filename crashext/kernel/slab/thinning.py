@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crashext.kernel.access import Words
+from crashext.kernel.slab.caches import Caches
 
 MOST = 1 << 18
 """Slabs of a cache that are kept; beyond twice as many the half goes, at random."""
@@ -32,6 +33,12 @@ class Crowd:
     slabs: int
     objects: int
     inuse: int
+
+
+def likely_crowds(caches: Caches) -> list[int]:
+    """Caches of which not all slabs will be kept, by the kernel's counters of slabs."""
+    counted = enumerate(cache.counters for cache in caches.all)
+    return [i for i, counters in counted if counters is not None and counters.slabs > 2 * MOST]
 
 
 class Collector:

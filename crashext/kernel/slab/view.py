@@ -21,7 +21,7 @@ from crashext.kernel.slab.caches import Caches, SlabCache, read_caches
 from crashext.kernel.slab.freelist import Encoding, Proof
 from crashext.kernel.slab.objects import SlabReader, State
 from crashext.kernel.slab.pointers import SlabPointers
-from crashext.kernel.slab.slabs import MAP_BUDGET, SlabIndex, find_slabs, fits
+from crashext.kernel.slab.slabs import MAP_BUDGET, Along, SlabIndex, find_slabs, fits
 from crashext.progress import Progress, silent
 
 
@@ -61,6 +61,7 @@ class KernelView:
         seed: int,
         progress: Progress = silent,
         budget: int = MAP_BUDGET,
+        along: Along | None = None,
     ) -> SlabIndex:
         """The pass over the memory map that finds the slabs; see `slabs.find_slabs`.
 
@@ -69,7 +70,9 @@ class KernelView:
         """
         whole = fits(self.memory, budget)
         if self._index is None or not (whole and self._whole) or self.host.info().live:
-            index = find_slabs(self.host, self.memory, self.caches, wanted, seed, progress, budget)
+            index = find_slabs(
+                self.host, self.memory, self.caches, wanted, seed, progress, budget, along
+            )
             if not len(index.address):
                 why = _no_slab(index, len(self.caches.all), self.host.info().damage)
                 raise NoMemoryMap(why) if index.missing else UnknownLayout(why)

@@ -24,7 +24,8 @@ from crashext.kernel import byframe, compiled
 from crashext.kernel.access import Words
 from crashext.kernel.memmap import Block
 from crashext.kernel.pages import kinds
-from crashext.kernel.pages.frames import FrameUse, _by_arrays, _Fields
+from crashext.kernel.pages.classify import FrameUse, PageFields, by_arrays
+from crashext.kernel.pages.kinds import BUDDY, HEAD, TAIL
 from crashext.kernel.slab import descriptors, slots
 from crashext.kernel.slab.objects import State
 from crashext.progress import silent
@@ -158,8 +159,8 @@ def test_struct_pages_say_what_numpy_says(
     typed: bool, library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(library, monkeypatch)
-    fields = _Fields(busy_kernel()[0].view.host)
-    fields.crowds = np.array([DIRECT + 0x1000, DIRECT + 0x2000], np.uint64)
+    crowds = np.array([DIRECT + 0x1000, DIRECT + 0x2000], np.uint64)
+    fields = PageFields(busy_kernel()[0].view.host, crowds)
     fields.offline, fields.hugetlb_type, fields.typed = 0xFFFFFEFF, 0xF4000000, typed
     fields.bits |= {"lru": 5, "swapbacked": 19, "reserved": 11}
     if typed:
@@ -191,13 +192,17 @@ def test_struct_pages_say_what_numpy_says(
         assert (by_type.heads(rows) == by_type.heads_by_arrays(rows)).all()
     assert fields.loops is not None
     found = fields.loops.of(rows)
-    expected = _by_arrays(fields, Block(0, rows, np.ones(count, np.bool_)))
-    kinds = np.bincount(found[0], minlength=13)
+    expected = by_arrays(fields, Block(0, rows, np.ones(count, np.bool_)))
+    kinds = np.bincount(found.use, minlength=13)
     absent = {FrameUse.ABSENT, FrameUse.UNKNOWN}
     assert {use for use in FrameUse if not kinds[use]} == absent
-    for mine, numpys in zip(found, expected, strict=True):
-        assert mine.any()
-        assert (mine == numpys).all()
+    assert (found.use == expected.use).all()
+    for mark in (TAIL, BUDDY, HEAD):
+        assert (found.marks & mark).any()
+    assert (found.marks == expected.marks).all()
+    assert (found.uses, found.any) == (expected.uses, expected.any)
+    assert found.any == TAIL | BUDDY | HEAD
+    assert found.uses == sum(1 << use for use in set(FrameUse) - absent)
 
 
 def test_addresses_are_in_the_slots_that_numpy_says(

@@ -1,0 +1,75 @@
+"""Slabs and the uses of page frames, found in one pass over the memory map or in two."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from crashext.kernel.pages import leftover
+from crashext.kernel.pages.frames import Frames, FrameUse, frames
+from crashext.kernel.pages.leftover import read_pages
+from crashext.kernel.slab import thinning
+from crashext.kernel.slab.view import KernelView
+from crashext.progress import silent
+from tests.kernel.whole import VMEMMAP, Kernel
+
+TABLES = 640
+SLABS = TABLES * 256 // 4096
+
+
+class Counted(Kernel):
+    """A kernel whose memory map is counted when it is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads = 0
+        plain = self.host.read
+
+        def read(address: int, size: int) -> bytes:
+            self.reads += address == VMEMMAP and size > 4096
+            return plain(address, size)
+
+        self.host.read = read  # type: ignore[method-assign]
+        for _ in range(TABLES):
+            self.object("kmalloc-256", 7)
+        self.object("kmalloc-96", 1)
+        self.user_page()
+        self.block(4)
+
+
+def apart(view: KernelView) -> Frames:
+    """The uses, looked for after the slabs."""
+    view.scan({}, 0, silent, 1 << 62)
+    known = np.array([view.caches.all[i].address for i in view.index.crowds], np.uint64)
+    return frames(view.host, view.memory, view.space, silent, known)
+
+
+def test_one_pass_finds_what_two_find() -> None:
+    kernel = Counted()
+    together, by_two = KernelView(kernel.host), KernelView(kernel.host)
+    found = read_pages(together, silent).frames
+    assert kernel.reads == 1
+    expected = apart(by_two)
+    assert kernel.reads == 3
+    assert (found.use[:] == expected.use[:]).all()
+    assert (together.index.address == by_two.index.address).all()
+    assert (together.index.cache == by_two.index.cache).all()
+    assert found.count(FrameUse.SLAB) > SLABS
+    assert not found.count(FrameUse.APART)
+
+
+@pytest.mark.parametrize("foreseen", [True, False])
+def test_slabs_of_a_crowd_are_apart_whether_or_not_counters_foresaw_it(
+    foreseen: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(thinning, "MOST", 8)
+    monkeypatch.setattr(thinning, "PENDING", 1)
+    kernel = Counted()
+    view = KernelView(kernel.host)
+    name = "kmalloc-256" if foreseen else "kmalloc-96"
+    number = next(i for i, cache in enumerate(view.caches.all) if cache.name == name)
+    monkeypatch.setattr(leftover, "likely_crowds", lambda caches: [number])
+    found = read_pages(view, silent).frames
+    assert kernel.reads == (1 if foreseen else 2)
+    assert found.count(FrameUse.APART) == SLABS
+    assert (found.use[:] == apart(KernelView(kernel.host)).use[:]).all()
