@@ -87,8 +87,8 @@ def load(path: Path) -> ctypes.CDLL | None:
         found.crashext_locate.restype = None
         found.crashext_pointers.argtypes = [words, words, words, count, ctypes.c_uint64, words]
         found.crashext_pointers.restype = count
-        found.crashext_page_kinds.argtypes = [words, words, count, words, words]
-        found.crashext_page_kinds.restype = ctypes.c_uint32
+        found.crashext_kinds_of_pages.argtypes = [words, words, count, words, words]
+        found.crashext_kinds_of_pages.restype = ctypes.c_uint32
         offset = ctypes.c_int32
         found.crashext_slab_heads.argtypes = [
             *(words, count, count, offset, offset, offset, ctypes.c_uint32, offset, words)

@@ -86,7 +86,7 @@ static struct type_says type_says(const struct page_fields *at, uint32_t type)
  * Uses of pages by their struct pages alone, and which are tails, head a free block or a slab.
  * Returns which uses there are, a bit each, and from bit 16 on which marks.
  */
-uint32_t crashext_page_kinds(const struct page_fields *fields, const uint8_t *rows, int64_t count,
+uint32_t crashext_kinds_of_pages(const struct page_fields *fields, const uint8_t *rows, int64_t count,
 			     uint8_t *use, uint8_t *marks)
 {
 	const struct page_fields here = *fields, *at = &here; /* what is written is not in it */

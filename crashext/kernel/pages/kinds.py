@@ -124,7 +124,7 @@ def page_kinds(size: int, slab: SlabFields, values: PageValues) -> PageKinds | N
 
     typed = values.page_type is not None
     return PageKinds(
-        known.crashext_page_kinds,
+        known.crashext_kinds_of_pages,
         _Fields(
             size=size,
             flags=flags.offset,
