@@ -95,8 +95,9 @@ def ask_all(dump: Dump, core: Path, symbols: Sequence[Path]) -> Asked:
             if not question or question[0].startswith("-"):
                 continue
             members = re.findall(r'"address": "(0x[0-9a-f]+)"', json.dumps(text))
-            text = _printed(partial(entry.objsim, [members[0], "--json"], place))
-            documents["objsim ADDR"] = text
+            if members:
+                text = _printed(partial(entry.objsim, [members[0], "--json"], place))
+                documents["objsim ADDR"] = text
     return Asked(documents, said.getvalue())
 
 

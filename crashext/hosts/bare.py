@@ -5,7 +5,7 @@ Types are asked of what `prefer` was given; without that it knows none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -33,6 +33,8 @@ class BareHost(UnindexedHost):
     def __init__(self, program: drgn.Program, source: str, core: Path | None = None) -> None:
         text = program["VMCOREINFO"].string_().decode("ascii", "replace")
         vmcoreinfo = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+        self._missing = set[str]()
+        self._genuine: Callable[[], Collection[str]] | None = None
         self._kallsyms = read_kallsyms(_reader(program), vmcoreinfo)
         super().__init__(program, source, core)
 
@@ -69,6 +71,24 @@ class BareHost(UnindexedHost):
                 f"{DAMAGED}: {len(missing):,} of {len(functions):,} functions are not among them"
             )
 
+    def require_absent(self, functions: Callable[[], Collection[str]]) -> None:
+        """From now on a variable that is missing must not be there with a damaged name; raises
+        `HostError`. `functions` gives names that BTF has, too.
+        """
+        self._genuine = functions
+        for name in sorted(self._missing):
+            self._require_absent(name)
+
+    def _require_absent(self, name: str) -> None:
+        if self._genuine is None or self.functions_only:
+            return
+        other = self._kallsyms.a_bit_apart(name, self._genuine)
+        if other:
+            raise HostError(
+                f"{DAMAGED}: {other} is there, one bit from {name}, and not that: give the "
+                "kernel's vmlinux with -s"
+            )
+
     @property
     def functions_only(self) -> bool:
         """Whether no variable has a name but those few that VMCOREINFO has."""
@@ -77,7 +97,11 @@ class BareHost(UnindexedHost):
     def address_of(self, name: str) -> int | None:
         if self.functions_only and name == "init_uts_ns":
             return int(self._info.vmcoreinfo.get(f"SYMBOL({name})", "0"), 16)
-        return self._kallsyms.by_name.get(name)
+        found = self._kallsyms.by_name.get(name)
+        if found is None and name not in self._missing:
+            self._require_absent(name)
+            self._missing.add(name)
+        return found
 
     def symbol_at(self, address: int) -> Symbol | None:
         return self._kallsyms.at(address) or super().symbol_at(address)

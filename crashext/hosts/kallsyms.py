@@ -8,8 +8,8 @@ scripts/kallsyms.c writes them.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -21,21 +21,23 @@ from crashext.hosts.kallsyms_check import (
     EXPORT,
     MAX_TABLE,
     Read,
+    has_witness,
     require_agreement,
     require_exports,
     require_families,
     require_markers,
     require_names,
     require_order,
+    require_packing,
     require_pairs,
     require_tokens,
     require_wholes,
 )
+from crashext.hosts.kallsyms_packed import TOKENS, PackedNames
 from crashext.hosts.kallsyms_search import Tables, find_tables
 from crashext.hosts.percpu import PERCPU_END
 
 _MAX_SYMBOLS = 1 << 22
-_TOKENS = 256
 _MAX_TOKEN = 512  # KSYM_NAME_LEN from 6.1
 _AT_ONCE = 1 << 14  # names that are unpacked together
 _PAGE = 4096
@@ -65,11 +67,27 @@ class Kallsyms:
     addresses: NDArray[np.uint64]
     by_name: Mapping[str, int]
     """Address: of several symbols of a name the global one, else the first."""
+    packed: PackedNames
 
     @property
     def functions_only(self) -> bool:
         """Whether this kernel keeps no variables' names (no CONFIG_KALLSYMS_ALL)."""
         return "init_uts_ns" not in self.by_name
+
+    def a_bit_apart(self, name: str, genuine: Callable[[], Collection[str]]) -> str:
+        """The symbol that a flipped bit made of a variable called `name`; "" where none is.
+
+        `genuine` gives names that another witness has.
+        """
+        for other in self.packed.near(name):
+            at = self.by_name.get(other)
+            if at is None or has_witness(other, self.by_name) or other in genuine():
+                continue
+            sides = (np.searchsorted(self.addresses, np.uint64(at), s) for s in ("left", "right"))
+            rows = [row for row in range(*map(int, sides)) if self.packed.name(row)[1:] == other]
+            if any(self.packed.becomes(row, name) for row in rows):
+                return other
+        return ""
 
     def below(self, end: int) -> Iterator[tuple[int, str]]:
         """(address, name) of each symbol below an address."""
@@ -117,14 +135,14 @@ def read_kallsyms(read: Read, vmcoreinfo: Mapping[str, str]) -> Kallsyms:
     if tables is None:
         raise HostError("its own symbols (kallsyms) are not found")
     try:
-        names, behind = _names(read, tables)
+        names, behind, packed = _names(read, tables)
         stext = names.index("T_stext")
         addresses = _addresses(read, tables, len(names), stext, known.get("_stext", 0))
     except (ReadFault, ValueError, IndexError, OverflowError) as error:
         raise HostError("its own symbols (kallsyms) cannot be read") from error
     if (addresses[1:] < addresses[:-1]).any():  # sort_symbols() of scripts/kallsyms.c
         raise HostError(f"{DAMAGED}: their addresses are in disorder")
-    found = _by_address(names, addresses)
+    found = _by_address(names, addresses, packed)
     require_names(found.by_name)
     if not found.functions_only:
         require_agreement(found.by_name, known)
@@ -133,9 +151,10 @@ def read_kallsyms(read: Read, vmcoreinfo: Mapping[str, str]) -> Kallsyms:
         require_wholes(found.by_name)
         require_pairs(found.names, found.addresses)
     order = _order(read, len(names), behind, found.by_name)
-    if order:
-        require_order(order, [name[1:] for name in names])
-    return found
+    if not order:
+        return found
+    require_order(order, [name[1:] for name in names])
+    return replace(found, packed=packed.in_order(order))
 
 
 def _hex(text: str) -> int:
@@ -169,7 +188,7 @@ def _order(read: Read, count: int, behind: bytes, by_name: Mapping[str, int]) ->
     before, and where that page is not in the dump.
     """
     if len(behind) >= 3 * count:
-        return behind
+        return behind[: 3 * count]
     table = by_name.get("kallsyms_seqs_of_names")
     try:
         return b"" if table is None else read(table, 3 * count)
@@ -177,17 +196,17 @@ def _order(read: Read, count: int, behind: bytes, by_name: Mapping[str, int]) ->
         return b""
 
 
-def _names(read: Read, tables: Tables) -> tuple[list[str], bytes]:
+def _names(read: Read, tables: Tables) -> tuple[list[str], bytes, PackedNames]:
     """Each symbol in the table's order: the letter that nm prints, and the name. What is behind
-    the markers comes with them.
+    the markers comes with them, and the names as they are packed.
     """
     count = int.from_bytes(read(tables.num_syms, 4), "little")
     if not 0 < count <= _MAX_SYMBOLS or not 0 < tables.token_table - tables.names <= MAX_TABLE:
         raise ValueError(count)
-    index = np.frombuffer(read(tables.token_index, 2 * _TOKENS), "<u2").tolist()
+    index = np.frombuffer(read(tables.token_index, 2 * TOKENS), "<u2").tolist()
     text = read(tables.token_table, index[-1] + _MAX_TOKEN)
     tokens = [text[at : text.index(b"\0", at)].decode("ascii") for at in index]
-    require_tokens(tokens, index)
+    packing = require_tokens(tokens, index)
     data = read(tables.names, tables.token_table - tables.names)  # markers are between
     places, at = [], 0
     for _ in range(count):
@@ -200,16 +219,15 @@ def _names(read: Read, tables: Tables) -> tuple[list[str], bytes]:
         raise ValueError(at)
     aligned = tables.names + at + 3 & ~3
     behind = require_markers(places, data[aligned - tables.names :])
-    names = _unpacked(np.frombuffer(data[:at], np.uint8), np.array(places), tokens)
-    return names, behind[(tables.token_table - len(behind)) % 8 and 4 :]
+    packed = PackedNames(data[:at], np.array(places, np.int32), packing)
+    codes = packed.codes()
+    require_packing(packing, codes)
+    behind = behind[(tables.token_table - len(behind)) % 8 and 4 :]
+    return _unpacked(codes, np.array(places), tokens), behind, packed
 
 
-def _unpacked(data: NDArray[np.uint8], places: NDArray[np.int64], tokens: list[str]) -> list[str]:
+def _unpacked(codes: NDArray[np.uint16], places: NDArray[np.int64], tokens: list[str]) -> list[str]:
     """Every packed name, whose length is at its place: all of a piece at once."""
-    # Two tokens more: where a name begins, and the second byte of a length.
-    codes = data.astype(np.uint16)
-    codes[places] = _TOKENS
-    codes[places[data[places] >= 0x80] + 1] = _TOKENS + 1
     texts = [token.encode() for token in (*tokens, "\n", "")]
     every = np.frombuffer(b"".join(texts), np.uint8)
     lengths = np.array([len(text) for text in texts], np.int32)
@@ -255,7 +273,9 @@ def _whole_addresses(read: Read, end: int, count: int) -> NDArray[np.uint64]:
         return np.zeros(count, np.uint64)
 
 
-def _by_address(names: Sequence[str], addresses: NDArray[np.uint64]) -> Kallsyms:
+def _by_address(
+    names: Sequence[str], addresses: NDArray[np.uint64], packed: PackedNames
+) -> Kallsyms:
     """Of kinds and names in the order of their addresses."""
     both = list(names)
     edges = np.flatnonzero(addresses[1:] != addresses[:-1]) + 1
@@ -269,7 +289,7 @@ def _by_address(names: Sequence[str], addresses: NDArray[np.uint64]) -> Kallsyms
     is_global = "".join(kinds).encode("ascii", "replace")
     rows = np.flatnonzero(np.frombuffer(is_global, np.uint8) < ord("a")).tolist()
     by_name |= {alone[row]: values[row] for row in rows}
-    return Kallsyms(alone, addresses, by_name)
+    return Kallsyms(alone, addresses, by_name, packed)
 
 
 def _worth(symbol: str) -> tuple[bool, bool, bool, str]:

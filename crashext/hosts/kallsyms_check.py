@@ -2,8 +2,9 @@
 
 Witnesses are the tables themselves (scripts/kallsyms.c writes them), VMCOREINFO, the addresses that
 modules link with, and, in bare.py, BTF. What is left: the last letters of a name that no other is
-like, and the low bits of an address between its neighbours'. One flipped bit may change those; a
-lost, foreign or zeroed page does not pass.
+like, of which those that are asked for are found (kallsyms_packed.py), and the low bits of an
+address between its neighbours'. One flipped bit may change those; a lost, foreign or zeroed page
+does not pass.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crashext.hosts.base import HostError, ReadFault
+from crashext.hosts.kallsyms_packed import Packing, rows_by_name
 
 Read = Callable[[int, int], bytes]
 """Memory at an address, of a size; raises `ReadFault`."""
@@ -55,21 +57,30 @@ _FAMILY = {  # prefix: that of which there is one for each
     EXPORT: "__flags_",
 }
 _PREFIXES = sorted({*_FAMILY, *_FAMILY.values()}, key=len, reverse=True)
+_OF_EVENTS = ("event_", "print_fmt_", "__event_")
 _MADE = re.compile(rf"\n({'|'.join(_PREFIXES)})([^.\n]*)")
 
 
-def require_tokens(tokens: Sequence[str], index: Sequence[int]) -> None:
-    """A token is a letter, which stands for itself, or two tokens put together; their texts stand
-    one after the other.
+def require_tokens(tokens: Sequence[str], index: Sequence[int]) -> Packing:
+    """A token is a letter, which stands for itself, or two that were put together; their texts
+    stand one after the other.
     """
     at = 0
-    known = set(tokens)
     for byte, (token, place) in enumerate(zip(tokens, index, strict=True)):
-        halves = ((token[:i], token[i:]) for i in range(1, len(token)))
-        whole = token == chr(byte) or any(a in known and b in known for a, b in halves)
-        if place != at or not whole:
+        if place != at or (len(token) < 2 and token != chr(byte)):
             raise HostError(f"{DAMAGED}: a part of their names is none")
         at += len(token) + 1
+    try:
+        return Packing(tokens)
+    except ValueError as error:
+        raise HostError(f"{DAMAGED}: a part of their names is none") from error
+
+
+def require_packing(packing: Packing, codes: NDArray[np.uint16]) -> None:
+    """Names are packed as the kernel's makers pack them."""
+    strange = packing.strange(codes)
+    if strange:
+        raise HostError(f"{DAMAGED}: some are packed in parts that are not theirs")
 
 
 def require_markers(places: Sequence[int], behind: bytes) -> bytes:
@@ -89,8 +100,7 @@ def require_order(order: bytes, names: Sequence[str]) -> None:
     """Of kallsyms_seqs_of_names (6.2, 60443c88f3a8): the row of each name, three bytes, by name."""
     if any(".llvm." in name for name in names):  # sorted without that suffix
         return
-    rows = np.frombuffer(order[: 3 * len(names)], np.uint8).reshape(-1, 3).astype(np.int64)
-    numbers = rows[:, 0] << 16 | rows[:, 1] << 8 | rows[:, 2]
+    numbers = rows_by_name(order)
     if not np.array_equal(np.sort(numbers), np.arange(len(names))):
         raise HostError(f"{DAMAGED}: their order is none")
     in_order = [names[row] for row in numbers.tolist()]
@@ -153,6 +163,13 @@ def require_families(names: Collection[str]) -> None:
         theirs = endings[other]
         if theirs and not endings[prefix] <= theirs:
             raise HostError(f"{DAMAGED}: of the names of one thing some are not among them")
+
+
+def has_witness(name: str, names: Collection[str]) -> bool:
+    """Whether a symbol's name is there a second time: modules link with it, or one macro made it
+    together with others.
+    """
+    return EXPORT + name in names or name.startswith((*_PREFIXES, *_OF_EVENTS))
 
 
 def require_wholes(names: Collection[str]) -> None:

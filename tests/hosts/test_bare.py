@@ -28,6 +28,7 @@ def opened(damaged: drgn.Program) -> BareHost:
     host = BareHost(damaged, "vmcore")
     types = CarriedTypes(host)
     host.require(types.functions(), types.percpu())
+    host.require_absent(types.functions)
     return host
 
 
@@ -102,6 +103,23 @@ def test_a_name_with_a_flipped_bit_is_not_taken_for_one_that_the_kernel_lacks(
     damaged = BareHost(program({start + at: other}), "vmcore")
     with pytest.raises(HostError, match=f"one bit from {name}, and not that"):
         ask(CarriedTypes(damaged, alone=True))
+
+
+def test_a_variable_with_a_damaged_name_is_not_taken_for_one_that_the_kernel_lacks() -> None:
+    kallsyms = BareHost(program(), "vmcore")._kallsyms
+    row = kallsyms.names.index("pcpu_base_addr")
+    last = table("kallsyms_names") + int(kallsyms.packed._places[row + 1]) - 1
+    token = lab_host("default").read(last, 1)[0]
+    passed = 0
+    for bit in range(8):
+        try:
+            host = opened(program({last: bytes([token ^ 1 << bit])}))
+        except HostError:
+            continue  # other names bear witness
+        passed += 1
+        with pytest.raises(HostError, match="one bit from pcpu_base_addr, and not that"):
+            host.address_of("pcpu_base_addr")
+    assert passed
 
 
 def test_an_exported_symbol_that_moved_is_found_out() -> None:
