@@ -18,7 +18,8 @@ from crashext.analysis.origin.callers import RUNG as CODE
 from crashext.analysis.origin.callers import in_words
 from crashext.analysis.origin.content import RUNG
 from crashext.analysis.orphans import orphan_report
-from crashext.analysis.page_reach import module_in, page_holders
+from crashext.analysis.page_holders import page_holders, weak_holders
+from crashext.analysis.page_reach import module_in
 from crashext.analysis.partial import area_facts, by_counters, cache_fact, nothing, whole_index
 from crashext.analysis.reach.group_reach import reachability_of
 from crashext.analysis.reach.marked import marked
@@ -292,7 +293,8 @@ def _judged_pages(
         unreachable=sum(m.bytes for m in lost),
         memory=lost,
         held=page_holders(marked, left),
-        weak=int(size[marked.weak_blocks].sum()),
+        weak=int(size[marked.weak.blocks].sum()),
+        weak_by=weak_holders(marked),
         split=int(size[marked.split_blocks].sum()),
     )
 

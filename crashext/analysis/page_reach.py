@@ -1,4 +1,4 @@
-"""Areas and pages that nothing reaches, in groups; and who holds the pages that are reached."""
+"""Areas and pages that nothing reaches, in groups."""
 
 from __future__ import annotations
 
@@ -9,19 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crashext.analysis.memory.pagegroups import BY_RECORD, SAMPLE, Label, label_pages
-from crashext.analysis.reach.holders import Holders
 from crashext.analysis.reach.reachability import Reach
 from crashext.analysis.results.evidence import UnreachableMemory
-from crashext.analysis.verdict.facts import PagesHolder
 from crashext.hosts.base import U64
 from crashext.kernel.access import Words
 from crashext.kernel.pages.areas import by_caller
-from crashext.kernel.roots.places import Place, PlaceKind
 
 _EXAMPLES = 4
 _AT_ONCE = 1 << 17  # areas
 _LONG_NAME = 6
-_MOST_HOLDERS = 64
 _KINDS = {
     "zeros": "pages of zeros",
     "one-value": "pages of one value",
@@ -160,31 +156,3 @@ def module_in(text: str, modules: list[str]) -> str:
     """The loaded module that a text names; short names are words of any language."""
     words = set(re.findall(r"[a-z0-9_]+", text.lower()))
     return next((m for m in modules if len(m) >= _LONG_NAME and m.lower() in words), "")
-
-
-def page_holders(marked: Reach, frames: NDArray[np.int64]) -> tuple[PagesHolder, ...]:
-    """Who holds the reached blocks that some page frames are in, most bytes first."""
-    nodes = marked.nodes
-    of_frame = nodes.of_frame[frames]
-    numbers, counts = np.unique(of_frame[of_frame >= nodes.first_block], return_counts=True)
-    reached = marked.marks.reached[numbers]
-    numbers, counts = numbers[reached], counts[reached]
-    holders = Holders(marked)
-    blocks: Counter[tuple[str, str]] = Counter()
-    pages: Counter[tuple[str, str]] = Counter()
-    for place, count in holders.count(numbers).items():
-        if place.kind is not PlaceKind.WEAK:
-            blocks[_owner(place)] += count
-    for place, total in holders.count(numbers, counts).items():
-        if place.kind is not PlaceKind.WEAK:
-            pages[_owner(place)] += total
-    return tuple(
-        PagesHolder(*owner, blocks[owner], total << nodes.view.space.page_shift)
-        for owner, total in sorted(pages.items(), key=lambda p: (-p[1], p[0]))[:_MOST_HOLDERS]
-    )
-
-
-def _owner(place: Place) -> tuple[str, str]:
-    """The variable without its module in brackets, and the module."""
-    suffix = f" [{place.module}]"
-    return (place.owner.removesuffix(suffix), place.module) if place.module else (place.owner, "")

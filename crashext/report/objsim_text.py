@@ -31,6 +31,11 @@ _STATES = {
     "structure": "unreachable: only unreachable memory points at it",
     "unknown": "not judged",
 }
+_CHAINS = {
+    "held": "held by",
+    "weak": "no pointer leads to it; it may be the rest of the pages before it, held by",
+}
+"""What is said before the steps that lead to it."""
 
 
 def nothing_there(report: SimilarityReport) -> bool:
@@ -131,16 +136,18 @@ def standing_lines(standing: Standing | None) -> list[str]:
     if standing.chain is not None:
         first, *rest = standing.chain.steps or ("",)
         steps = _STEPS.join(map(safe, (root_text(first), *rest)))
-        head = "held by" if standing.state == "held" else "lost with"
-        lines.append(f"{head} {steps}")
-    elif standing.state == "weak":
+        lines.append(f"{_CHAINS.get(standing.state, 'lost with')} {steps}")
+    elif standing.state == "weak" and not standing.pointing:
         lines.append("a struct page pointer or a physical address leads to it, no pointer does")
     if standing.pointing:
+        told = standing.state in ("held", "weak")
         shown = [
-            safe(p.place) + ("" if p.reached or standing.state != "held" else " (unreachable)")
+            safe(p.place) + ("" if p.reached or not told else " (unreachable)")
             for p in standing.pointing[:_FEW]
         ]
-        lines.append(f"pointed at from {some_of(shown, _FEW, standing.words)}")
+        by = "no pointer leads to it; its physical address or a struct page pointer is in"
+        said = by if standing.state == "weak" and standing.chain is None else "pointed at from"
+        lines.append(f"{said} {some_of(shown, _FEW, standing.words)}")
     if standing.dead:
         lines.append(f"{plural(standing.dead, 'dead word')} of stacks, left over, may name it")
     return lines

@@ -22,11 +22,12 @@ from crashext.report.brief_text import (
 from crashext.report.growth_text import print_growth
 from crashext.report.lines import COLUMN, line
 from crashext.report.memory_text import BARS_FROM, memory_lines, memory_sentence
+from crashext.report.pages_text import print_pages
 from crashext.report.reach_text import nameless, reachability_lines
 from crashext.report.safe import safe
 from crashext.report.text import footer, source_line
 from crashext.report.topics import SINCE_WHEN, TOPICS
-from crashext.wording import called, percent, plural, root_text, size_text
+from crashext.wording import percent, plural, root_text, size_text
 
 _FEW_CACHES, _MANY_CACHES = 5, 20
 _FEW_MEMBERS = 3
@@ -59,7 +60,7 @@ def print_overview(
         elif topic == "memory":
             _memory(overview, console, verbose)
         elif topic == "pages":
-            print_page_holders(facts, console, verbose)
+            print_pages(facts, console, verbose, asking)
         else:
             print_caches(facts, console, verbose)
     for text in reachability_lines(facts.reachability):
@@ -136,25 +137,6 @@ def print_verdicts(
         if verbose and verdict.overturned_by:
             line(console, f"  unless:  {COLUMN}{safe(verdict.overturned_by)}")
         print_step(console, asking, verdict.next, "  next:    ")
-
-
-def print_page_holders(facts: Facts, console: Console, verbose: bool) -> None:
-    """Who holds the pages that no counter has."""
-    pages = facts.pages
-    line(console, "Pages in no counter", "bold cyan")
-    if pages is None or pages.unreachable is None or not (pages.held or pages.unreachable):
-        line(console, "  nobody looked who holds them" if pages else "  not counted")
-        return
-    rows = [(h.bytes, f"held by {root_text(called(h.root, h.module))}") for h in pages.held]
-    shown = rows if verbose else rows[:_FEW_CACHES]
-    rest = sum(size for size, _ in rows[len(shown) :])
-    shown.append((rest, f"held by {plural(len(rows) - len(shown), 'other')}"))
-    shown.append((pages.weak, "weakly held: somebody knows their physical addresses"))
-    shown.append((pages.split, "may be the rest of the allocations before them"))
-    shown.append((pages.unreachable, "unreachable"))
-    for size, what in shown:
-        if size:
-            line(console, f"  {size_text(size):>12}  {COLUMN}{safe(what)}")
 
 
 def print_caches(facts: Facts, console: Console, verbose: bool) -> None:

@@ -153,6 +153,11 @@ class Cache:
         return PAGE // self.size
 
 
+def struct_page(page: int) -> int:
+    """Where the descriptor is of the page at a direct-map address."""
+    return VMEMMAP + 64 * ((page - DIRECT) // PAGE)
+
+
 class Kernel:
     """Puts things into memory; `marked` looks at them as the product does."""
 

@@ -104,11 +104,17 @@ def group_pages(
 
 def label_pages(view: KernelView, frames: NDArray[np.int64]) -> dict[int, Label]:
     """What each page frame is, by the strongest that knows; those that cannot be read have none."""
+    labels = recorded_pages(view, frames)
+    rest = np.array([f for f in frames.tolist() if f not in labels], np.int64)
+    labels.update(_contents(view, rest))
+    return labels
+
+
+def recorded_pages(view: KernelView, frames: NDArray[np.int64]) -> dict[int, Label]:
+    """Who allocated each page frame, by the kernel's records; those without one have no label."""
     labels: dict[int, Label] = dict(_tagged(view, frames))
     rest = np.array([f for f in frames.tolist() if f not in labels], np.int64)
     labels.update(_owners(view, rest))
-    rest = np.array([f for f in frames.tolist() if f not in labels], np.int64)
-    labels.update(_contents(view, rest))
     return labels
 
 

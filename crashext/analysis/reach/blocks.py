@@ -6,6 +6,8 @@ held. And of an allocation that was split into single pages its owner knows the 
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,9 +33,21 @@ MOST_ALIKE = 8
 """Of a page in use no more words know the physical address, but for page tables: one word in all
 blocks of a busy 6.1. Flags and powers of two, as 0x40040000 or 0x3f000000, are in 10 to 734."""
 
-Known = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]
-"""Each int32[n], of words: the node that it is in, the block that it names, and the page frame that
-is all that it says; -1 there for entries of page tables."""
+Known = tuple[Words, NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]
+"""Of words: the direct-map offset, the node that it is in, the block that it names, and the page
+frame that is all that it says; -1 there for entries of page tables."""
+
+
+@dataclass(frozen=True)
+class WeaklyHeld:
+    """Blocks that only a physical address leads to, and the words that have it."""
+
+    blocks: NDArray[np.bool_]
+    """bool[blocks]: which they are."""
+    names: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+    """int32[n]: the block that each word names."""
+    at: Words = field(default_factory=lambda: np.zeros(0, np.uint64))
+    """uint64[n]: the direct-map offset of each word."""
 
 
 def rest_of_split(nodes: Nodes, marks: Marks) -> NDArray[np.bool_]:
@@ -117,7 +131,7 @@ class PhysicalAddresses:
         known = words[at[kept]]
         frame = ((known & ~_TABLE_FLAGS) >> self._shift).astype(np.int32)
         frame[known & _TABLE_FLAGS != 0] = -1
-        return holder[kept], node[kept], frame
+        return where[kept], holder[kept], node[kept], frame
 
     def find(
         self, words: Words, wanted: NDArray[np.bool_]
@@ -146,22 +160,24 @@ class PhysicalAddresses:
         if found is not None:
             self._found.append(found)
 
-    def held(self, marks: Marks) -> NDArray[np.bool_]:
+    def held(self, marks: Marks) -> WeaklyHeld:
         """Blocks that nothing but such an address leads to, by whom something leads to, or by
-        words outside of all nodes: bool[blocks].
+        words outside of all nodes.
 
         A number that is in many words is none: addresses of pages are rarely told so often.
         """
         result = np.zeros(len(self._nodes.blocks.first), np.bool_)
         if not self._found:
-            return result
-        holder, node, frame = map(np.concatenate, zip(*self._found, strict=True))
+            return WeaklyHeld(result)
+        where, holder, node, frame = map(np.concatenate, zip(*self._found, strict=True))
         live = (holder < 0) | marks.reached[np.maximum(holder, 0)]
         live &= ~self._of_numbers(holder)
         _, which, times = np.unique(frame, return_inverse=True, return_counts=True)
         live &= (frame < 0) | (times[which] <= MOST_ALIKE)
-        result[node[live] - self._nodes.first_block] = True
-        return result & ~marks.reached[self._nodes.first_block :]
+        live &= ~marks.reached[node]
+        block = node[live] - np.int32(self._nodes.first_block)
+        result[block] = True
+        return WeaklyHeld(result, block, where[live])
 
     def _of_numbers(self, holder: NDArray[np.int32]) -> NDArray[np.bool_]:
         """Which of some nodes are of `NO_ADDRESSES`."""

@@ -68,7 +68,7 @@ class Holders:
                 store.release()
         return start
 
-    def _of(self, nodes: NDArray[Any]) -> NDArray[np.int32]:
+    def starts_of(self, nodes: NDArray[Any]) -> NDArray[np.int32]:
         """`_starts` of some."""
         found = np.empty(len(nodes), np.int32)
         for begin in range(0, len(nodes), _SCATTERED):
@@ -84,17 +84,16 @@ class Holders:
         """All of `nodes` where few words hold them, so that few need a name; else some, spread."""
         if len(nodes) <= MOST_EXAMINED:
             return nodes
-        if len(nodes) <= _MOST_COUNTED and len(np.unique(self._of(nodes))) <= MOST_EXAMINED:
+        if len(nodes) <= _MOST_COUNTED and len(np.unique(self.starts_of(nodes))) <= MOST_EXAMINED:
             return nodes
         return nodes[np.linspace(0, len(nodes) - 1, MOST_EXAMINED).astype(np.intp)]
 
-    def count(self, nodes: NDArray[Any], weights: NDArray[Any] | None = None) -> Counter[Place]:
-        """How many of `nodes`, or how much of their `weights`, is reached through each root."""
-        starts, which = np.unique(self._of(nodes), return_inverse=True)
-        sums = np.bincount(which, weights=weights, minlength=len(starts))
+    def count(self, nodes: NDArray[Any]) -> Counter[Place]:
+        """How many of `nodes` are reached through each root."""
+        starts, counts = np.unique(self.starts_of(nodes), return_counts=True)
         found: Counter[Place] = Counter()
-        for place, total in zip(self.roots_of(starts), sums.tolist(), strict=True):
-            found[place] += round(total)
+        for place, total in zip(self.roots_of(starts), counts.tolist(), strict=True):
+            found[place] += total
         return found
 
     def roots_of(self, starts: NDArray[Any]) -> list[Place]:
@@ -127,17 +126,41 @@ class Holders:
         """The word at a direct-map offset, outside nodes, by name."""
         return self._places_of(np.array([offset], np.uint64))[0].name
 
+    def word_name(self, offset: int) -> str:
+        """``kmalloc-96 object ffff...+0x8``: the word at a direct-map offset, wherever it is."""
+        at = np.array([offset], np.uint64)
+        node = self.marked.nodes.at_offsets(at)
+        if node[0] < 0 or self.marked.nodes.kind(int(node[0])) is NodeKind.AREA:
+            return self.name(offset)
+        (start,) = self.marked.nodes.addresses(node).tolist()
+        inside = offset + self.marked.view.space.direct.start - start
+        return f"{self._called(int(node[0]))} {start:x}+{inside:#x}"
+
+    def owners_of(self, offsets: Words) -> list[str]:
+        """What many words have in common, wherever they are: ``kmalloc-96 objects``."""
+        nodes = self.marked.nodes.at_offsets(offsets)
+        outside = iter(self._places_of(offsets[nodes < 0]))
+        return [next(outside).owner if n < 0 else self._kind_of(n) for n in nodes.tolist()]
+
+    def _kind_of(self, node: int) -> str:
+        if self.marked.nodes.kind(node) is NodeKind.PAGES:
+            return "pages without a counter"
+        what = self._label(None, node)
+        return f"{what} objects" if self.marked.nodes.kind(node) is NodeKind.OBJECT else what
+
+    def _called(self, node: int) -> str:
+        what = self._label(None, node)
+        return f"{what} object" if self.marked.nodes.kind(node) is NodeKind.OBJECT else what
+
     def whole_name(self, node: int, target: int) -> str:
         """``kmalloc-96 object ffff...+0x8``: a node, and where in it a pointer to `target` is."""
         nodes = self.marked.nodes
         start, begin = nodes.addresses(np.array([node, target], np.int64)).tolist()
         length = int(nodes.bytes(np.array([target], np.int64))[0])
-        label = self._label(None, node)
-        what = f"{label} object" if nodes.kind(node) is NodeKind.OBJECT else label
         words = self._words_of(node)
         hits = np.flatnonzero(words - np.uint64(begin) < np.uint64(max(length, 1)))
         where = f"+{8 * int(hits[0]):#x}" if len(hits) else ""
-        return f"{what} {start:x}{where}"
+        return f"{self._called(node)} {start:x}{where}"
 
     def _places_of(self, offsets: Words) -> list[Place]:
         """Names of words at direct-map offsets."""
@@ -161,8 +184,10 @@ class Holders:
     def _without_words(self, start: int) -> Place:
         """What holds a node that no word of memory points at."""
         block = start - self.marked.nodes.first_block
-        if block >= 0 and self.marked.weak_blocks[block]:
-            return Place(PlaceKind.WEAK, "a physical address")
+        if block >= 0 and self.marked.weak.blocks[block]:
+            at = self.marked.weak.at[self.marked.weak.names == block][:1].tolist()
+            word = f"a physical address in {self.word_name(at[0])}"
+            return Place(PlaceKind.WEAK, word, variable="a physical address")
         if block >= 0 and self.marked.split_blocks[block]:
             return Place(PlaceKind.WEAK, "the pages before them")
         return Place(PlaceKind.STACK, "a CPU's register")
@@ -237,10 +262,10 @@ class Holders:
         """Roots by name with how many of `slots` each holds, most first, and a chain of each."""
         names: Counter[str] = Counter()
         example: dict[str, int] = {}
-        starts, first = np.unique(self._of(slots), return_index=True)
+        starts, first = np.unique(self.starts_of(slots), return_index=True)
         self.roots_of(starts)  # all at once
         of_root = dict(zip(starts.tolist(), slots[first].tolist(), strict=True))
-        counts = np.bincount(np.searchsorted(starts, self._of(slots)), minlength=len(starts))
+        counts = np.bincount(np.searchsorted(starts, self.starts_of(slots)), minlength=len(starts))
         # In the order of the first object of each, which is the one that is shown.
         for start in sorted(of_root, key=lambda s: of_root[s]):
             name = self.root_of(start).owner
@@ -257,7 +282,7 @@ class Holders:
         """
         if not len(slots):
             return None
-        starts, which = np.unique(self._of(slots), return_inverse=True)
+        starts, which = np.unique(self.starts_of(slots), return_inverse=True)
         places = self.roots_of(starts)
         begin = [self._begin(*one) for one in zip(starts.tolist(), places, strict=True)]
         variable = np.array(begin, np.uint64)[which]

@@ -19,7 +19,7 @@ from crashext.analysis.reach.marked import marked
 from crashext.analysis.reach.one import node_at, standing, state_of
 from crashext.analysis.reach.reachability import Class, Reach
 from crashext.analysis.reach.totals import cache_reach, unreachable_of
-from crashext.analysis.reach.weak import weakly_held
+from crashext.analysis.reach.weak import WeakObjects, weakly_held
 from crashext.analysis.results.evidence import CacheReach, Held, Reachability
 from crashext.analysis.results.standing import Standing
 from crashext.analysis.settings import Settings
@@ -51,7 +51,7 @@ class ReachOnDemand:
         """`wanted` None: yes, where the machine is small enough for it to take seconds."""
         self._view, self._settings, self._progress = view, settings, progress
         self._memory = memory
-        self._weak: dict[int, Words] = {}
+        self._weak: dict[int, WeakObjects] = {}
         self.wanted = _quick(view) and not view.host.info().live if wanted is None else wanted
 
     @cached_property
@@ -96,7 +96,11 @@ class ReachOnDemand:
             f"held {cache.name} {exemplar:#x}",
             Held,
             lambda: of_group(
-                self._marked, self._holders, population, members, self._weak_ones(cache)
+                self._marked,
+                self._holders,
+                population,
+                members,
+                self._weak_ones(cache).addresses,
             ),
         )
 
@@ -107,7 +111,7 @@ class ReachOnDemand:
             return None
 
         def compute() -> CacheReach:
-            weak = self._marked.table.at(self._weak_ones(cache))
+            weak = self._marked.table.at(self._weak_ones(cache).addresses)
             return cache_reach(self._marked, self._own(cache), weak)
 
         return answered(self._view.host, f"reach of {cache.name}", CacheReach, compute)
@@ -135,7 +139,9 @@ class ReachOnDemand:
             if node < 0:
                 return None
             lost = state_of(marked, node) in (Class.ORPHAN, Class.STRUCTURE)
-            weak = lost and cache is not None and address in self._weak_ones(cache)
+            weak = None
+            if lost and cache is not None:
+                weak = self._weak_ones(cache).words_of(address)
             return standing(marked, self._holders, node, weak)
 
         return self.ask(f"standing of {address:#x}", Standing, compute)
@@ -164,13 +170,12 @@ class ReachOnDemand:
             raise no_answer(key)
         return np.frombuffer(known.encode(), np.uint8) - np.uint8(ord("0"))
 
-    def _weak_ones(self, cache: SlabCache) -> Words:
-        """Addresses of the cache's objects that are weakly held: one pass for them all."""
+    def _weak_ones(self, cache: SlabCache) -> WeakObjects:
+        """The cache's objects that are weakly held: one pass for them all."""
 
-        def look() -> Words:
+        def look() -> WeakObjects:
             slots = unreachable_of(self._marked, self._own(cache))
-            named = weakly_held(self._marked, slots, self._progress)
-            return self._marked.table.addresses(slots[named])
+            return weakly_held(self._marked, slots, self._progress)
 
         if cache.address not in self._weak:
             key = ("weak", cache.address, self._settings.seed, self._memory)

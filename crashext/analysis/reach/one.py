@@ -13,6 +13,7 @@ from crashext.analysis.results.evidence import Chain
 from crashext.analysis.results.standing import Pointing, Standing
 from crashext.analysis.results.texts import MOST_LINES
 from crashext.hosts.base import U64
+from crashext.kernel.access import Words
 
 _CLIMB = 4096  # unreachable things above one another that are followed upwards
 _ROOTS_SHOWN = 4
@@ -29,7 +30,7 @@ def state_of(marked: Reach, node: int) -> Class:
     if marked.nodes.kind(node) is NodeKind.OBJECT:
         return Class(int(marked.classes(np.array([node], np.int64))[0]))
     block = node - marked.nodes.first_block
-    if block >= 0 and (marked.weak_blocks[block] or marked.split_blocks[block]):
+    if block >= 0 and (marked.weak.blocks[block] or marked.split_blocks[block]):
         return Class.WEAK
     if marked.marks.reached[node]:
         return Class.HELD
@@ -45,9 +46,12 @@ _STATES = {
 }
 
 
-def standing(marked: Reach, holders: Holders, node: int, weak: bool = False) -> Standing:
-    """What became of `node`. `weak`: a struct page pointer or physical address names it."""
-    state = Class.WEAK if weak else state_of(marked, node)
+def standing(marked: Reach, holders: Holders, node: int, weak: Words | None = None) -> Standing:
+    """What became of `node`. `weak`: where the words are, if any, that name an object by struct
+    page pointer or physical address; of blocks the mark knows them."""
+    state = state_of(marked, node) if weak is None or not len(weak) else Class.WEAK
+    if weak is None:
+        weak = marked.weak.at[marked.weak.names == node - marked.nodes.first_block]
     references = marked.references
     roots = np.flatnonzero(references.root_target == node)
     wanted = np.zeros(marked.nodes.count, np.bool_)
@@ -67,9 +71,12 @@ def standing(marked: Reach, holders: Holders, node: int, weak: bool = False) -> 
             head = holders.head(np.array([node], np.int64))
     elif state is Class.STRUCTURE:
         chain = _from_head(marked, holders, node)
+    elif (lead := _rest_of(marked, node)) is not None:
+        chain = holders.chain(lead)
     offsets = references.root_at[roots[: 8 * _ROOTS_SHOWN]].tolist()
     names = list(dict.fromkeys(holders.name(offset) for offset in offsets))
-    pointing = [Pointing(name, True) for name in names[:_ROOTS_SHOWN]]
+    names = [*names[:_ROOTS_SHOWN], *map(holders.word_name, weak[:_ROOTS_SHOWN].tolist())]
+    pointing = [Pointing(name, True) for name in names]
     for source in sources[: MOST_LINES - len(pointing)].tolist():
         reached = bool(marked.marks.reached[source])
         pointing.append(Pointing(holders.whole_name(source, node), reached))
@@ -77,10 +84,20 @@ def standing(marked: Reach, holders: Holders, node: int, weak: bool = False) -> 
         state=_STATES[state],  # type: ignore[arg-type]
         chain=chain,
         pointing=tuple(pointing),
-        words=len(roots) + len(sources),
+        words=len(roots) + len(sources) + len(weak),
         dead=int((references.dead_target == node).sum()),
         head=head,
     )
+
+
+def _rest_of(marked: Reach, node: int) -> int | None:
+    """The block that begins the allocation whose rest `node` may be; None where it may be none."""
+    block = node - marked.nodes.first_block
+    if block < 0 or not marked.split_blocks[block]:
+        return None
+    while block and marked.split_blocks[block]:
+        block -= 1
+    return marked.nodes.first_block + block
 
 
 def _from_head(marked: Reach, holders: Holders, node: int) -> Chain | None:

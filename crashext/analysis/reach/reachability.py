@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crashext.analysis.reach.apart import hide, lost_beside, search_unread, spare
-from crashext.analysis.reach.blocks import PhysicalAddresses, rest_of_split
+from crashext.analysis.reach.blocks import PhysicalAddresses, WeaklyHeld, rest_of_split
 from crashext.analysis.reach.mark import Marks, mark, mark_pages
 from crashext.analysis.reach.nodes import Nodes, nodes
 from crashext.analysis.reach.oldstacks import drop_old_stacks
@@ -87,8 +87,8 @@ class Reach:
     """bool[nodes]: an unreachable node points at this one."""
     giants: tuple[int, ...]
     """Indices of caches of which only some slabs are in `table`, because of the memory budget."""
-    weak_blocks: NDArray[np.bool_]
-    """bool[blocks]: only a physical address leads to them. They count as reached."""
+    weak: WeaklyHeld
+    """They count as reached."""
     split_blocks: NDArray[np.bool_]
     """bool[blocks]: no pointer leads to them, but they may be the rest of a reached allocation.
     They count as reached."""
@@ -263,7 +263,7 @@ def _reach(
     split = rest_of_split(graph, marks)
     _mark_blocks(graph, references, marks, split)
     weak = physical.held(marks)
-    _mark_blocks(graph, references, marks, weak)
+    _mark_blocks(graph, references, marks, weak.blocks)
     held = None
     if whole.crowds and not followed and lost_beside(graph, whole, marks):
         held = search_unread(graph, found, stacks, present, progress)
@@ -294,7 +294,7 @@ def _reach(
         marks=marks,
         pointed=pointed,
         giants=giants,
-        weak_blocks=weak,
+        weak=weak,
         split_blocks=split,
         unsure=unsure,
         doubtful=doubtful,

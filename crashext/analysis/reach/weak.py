@@ -6,6 +6,8 @@ look like any number, so they count only where they are much more frequent than 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,10 +29,38 @@ _CHANCE = 3
 _SHIFT = np.uint64(8)
 
 
-def weakly_held(marked: Reach, slots: Slots, progress: Progress) -> NDArray[np.bool_]:
-    """Which of some unreachable objects have such a reference: bool[n]."""
+@dataclass(frozen=True)
+class WeakObjects:
+    """Objects that only such a reference leads to, and the words that are one."""
+
+    addresses: Words
+    starts: Words
+    """uint64[n]: the physical address of each, as direct-map offset."""
+    pages: Words
+    """uint64[n]: the struct page that each is in."""
+    values: Words
+    """uint64[m]: what the words say: one of `starts` or of `pages`."""
+    at: Words
+    """uint64[m]: the direct-map offset of each word."""
+
+    def words_of(self, address: int) -> Words:
+        """Where the words are that name one of them; none for any other object."""
+        names = np.concatenate([some[self.addresses == address] for some in self._named])
+        found: Words = self.at[np.isin(self.values, names)]
+        return found
+
+    @property
+    def _named(self) -> tuple[Words, Words]:
+        return self.starts, self.pages
+
+
+_NONE = np.zeros(0, np.uint64)
+
+
+def weakly_held(marked: Reach, slots: Slots, progress: Progress) -> WeakObjects:
+    """Those of some unreachable objects that have such a reference."""
     if not len(slots):
-        return np.zeros(0, np.bool_)
+        return WeakObjects(_NONE, _NONE, _NONE, _NONE, _NONE)
     view, table = marked.view, marked.table
     starts = table.addresses(slots) - np.uint64(table.start)
     pages = view.memory.maps_of(starts >> np.uint64(view.space.page_shift))
@@ -52,14 +82,15 @@ class _WeakReferences:
         self._wanted = wanted
         self._physical, self._maps = np.sort(starts), distinct(pages)
         self._shifted = self._physical + _SHIFT
-        self._found: dict[str, list[Words]] = {"physical": [], "shifted": [], "page": []}
+        self._found: dict[str, list[tuple[Words, Words]]]
+        self._found = {"physical": [], "shifted": [], "page": []}
         view = marked.view
         known = map(view.caches.find, (*_SLAB_LISTS, *NO_ADDRESSES))
         silent = [view.caches.index(c) for c in known if c is not None]
         self._silent = np.array(silent, np.uint16)
 
-    def look(self, offset: int, words: Words) -> list[tuple[str, Words]]:
-        """What words that begin at direct-map `offset` name, by which kind of name."""
+    def look(self, offset: int, words: Words) -> list[tuple[str, Words, Words]]:
+        """What words that begin at direct-map `offset` name, by which kind of name, and where."""
         result = []
         for name, wanted in (
             ("physical", self._physical),
@@ -71,13 +102,14 @@ class _WeakReferences:
             hits = inside[wanted[at] == words[inside]]
             if len(hits):
                 where = np.uint64(offset) + hits.astype(np.uint64) * np.uint64(8)
-                result.append((name, words[hits][self._counts(where, name == "page")]))
+                kept = self._counts(where, name == "page")
+                result.append((name, words[hits][kept], where[kept]))
         return result
 
-    def take(self, found: list[tuple[str, Words]]) -> None:
+    def take(self, found: list[tuple[str, Words, Words]]) -> None:
         """Keep it."""
-        for name, words in found:
-            self._found[name].append(words)
+        for name, words, where in found:
+            self._found[name].append((words, where))
 
     def _counts(self, where: Words, in_objects_only: bool) -> NDArray[np.bool_]:
         """Which words may hold something: those in allocated objects, and, as physical addresses
@@ -94,17 +126,26 @@ class _WeakReferences:
             good |= table.row_of_page[page] < 0
         return np.asarray(good & self._wanted[page], np.bool_)
 
-    def result(self) -> NDArray[np.bool_]:
-        """Which of the objects were named."""
-        found = {
-            name: np.concatenate([np.zeros(0, np.uint64), *pieces])
-            for name, pieces in self._found.items()
-        }
-        for name in ("physical", "shifted"):
-            values, times = np.unique(found[name], return_counts=True)
-            known = values[times <= MOST_ALIKE]
-            found[name] = found[name][np.isin(found[name], known)]
-        weak = np.isin(self._pages, found["page"])
-        if len(found["physical"]) > _CHANCE * (len(found["shifted"]) + 1):
-            weak |= np.isin(self._starts, found["physical"])
-        return weak
+    def result(self) -> WeakObjects:
+        """Which of the objects were named, and by which words."""
+        values, at = self._of("page")
+        physical, physical_at = _rare(*self._of("physical"))
+        by_chance, _ = _rare(*self._of("shifted"))
+        weak = np.isin(self._pages, values)
+        if len(physical) > _CHANCE * (len(by_chance) + 1):
+            weak |= np.isin(self._starts, physical)
+            values, at = np.append(values, physical), np.append(at, physical_at)
+        starts = self._starts[weak]
+        addresses = starts + np.uint64(self._marked.table.start)
+        return WeakObjects(addresses, starts, self._pages[weak], values, at)
+
+    def _of(self, kind: str) -> tuple[Words, Words]:
+        values, at = zip((_NONE, _NONE), *self._found[kind], strict=True)
+        return np.concatenate(values), np.concatenate(at)
+
+
+def _rare(values: Words, at: Words) -> tuple[Words, Words]:
+    """Those that few words say: others are numbers."""
+    known, which, times = np.unique(values, return_inverse=True, return_counts=True)
+    few = times[which] <= MOST_ALIKE if len(known) else np.zeros(0, np.bool_)
+    return values[few], at[few]

@@ -67,9 +67,10 @@ class Standing:
     """Reachable from a root; by a struct page pointer or a physical address only; nothing points
     at it; only unreachable things do; cannot be told."""
     chain: Chain | None = None
-    """From the root that holds it, or from the unreachable object above all others."""
+    """From the root that holds it, or from the unreachable object above all others; of what is
+    weakly held because it may be the rest of an allocation, from the root that holds that one."""
     pointing: Annotated[tuple[Pointing, ...], Meta(max_length=MOST_LINES)] = ()
-    """Some of the words that point at it."""
+    """Some of the words that point at it; of what is weakly held those that name it otherwise."""
     words: int = 0
     """How many of them are known; of words outside objects only a few are remembered."""
     dead: int = 0

@@ -117,6 +117,10 @@ class PagesHolder:
     module: str
     blocks: int
     bytes: int
+    example: U64 | None = None
+    """Where the largest block begins."""
+    allocator: str = ""
+    """Who allocated that one, by a record of the kernel's; "" where it kept none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +140,8 @@ class PagesFact:
     """Who holds the others, most bytes first."""
     weak: int = 0
     """Bytes of pages whose physical address alone is known to somebody."""
+    weak_by: tuple[PagesHolder, ...] = ()
+    """Who knows it, most bytes first."""
     split: int = 0
     """Bytes of pages that nothing leads to, but that may be the rest of the allocation before."""
     disagreement: int | None = None

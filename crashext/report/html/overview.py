@@ -27,7 +27,7 @@ from crashext.report.html.memory import memory_section
 from crashext.report.html.verdicts import answer_of, first_section, other_sections
 from crashext.report.memory_text import memory_lines
 from crashext.report.reach_text import nameless
-from crashext.wording import called, percent, percent_of, root_text, size_text
+from crashext.wording import called, percent, percent_of, root_text, size_text, some_of
 
 
 def overview_page(
@@ -116,15 +116,26 @@ def _pages(facts: Facts, amounts: Amounts) -> Iterator[Section]:
     pages = facts.pages
     if pages is None or pages.unreachable is None:
         return
-    rows = [(Cell("unreachable", tone="bad"), size(pages.unreachable), Cell(""))]
-    rows += [(Cell(called(h.root, h.module)), size(h.bytes), number(h.blocks)) for h in pages.held]
+    none = Cell("")
+    rows = [(Cell("unreachable", tone="bad"), size(pages.unreachable), none, none)]
     rows += [
-        (Cell("weakly held: somebody knows their physical addresses"), size(pages.weak), Cell("")),
-        (Cell("may be the rest of the allocations before them"), size(pages.split), Cell("")),
+        (
+            Cell(called(h.root, h.module)),
+            size(h.bytes),
+            number(h.blocks),
+            Cell(h.allocator),
+        )
+        for h in pages.held
+    ]
+    known = some_of([h.root for h in pages.weak_by], 3)
+    weak = "weakly held: their physical addresses are " + (f"in {known}" if known else "known")
+    rows += [
+        (Cell(weak), size(pages.weak), none, none),
+        (Cell("may be the rest of the allocations before them"), size(pages.split), none, none),
     ]
     blocks = table(
         "Pages in no counter, by holder",
-        "holder | memory# | blocks#",
+        "holder | memory# | blocks# | allocated by",
         [row for row in rows if row[1].value],
         amounts.rows,
     )

@@ -17,7 +17,7 @@ from crashext.analysis.reach.weak import weakly_held
 from crashext.analysis.results.evidence import Head
 from crashext.hosts.base import U64
 from crashext.progress import silent
-from tests.kernel.whole import DIRECT, PAGE, THREAD_SIZE, VMEMMAP, Kernel
+from tests.kernel.whole import DIRECT, PAGE, THREAD_SIZE, Kernel, struct_page
 
 
 @pytest.fixture
@@ -31,10 +31,6 @@ def slot(marked: Reach, address: int) -> int:
 
 def steps(marked: Reach, address: int) -> tuple[str, ...]:
     return Holders(marked).chain(slot(marked, address)).steps
-
-
-def struct_page(page: int) -> int:
-    return VMEMMAP + 64 * ((page - DIRECT) // PAGE)
 
 
 def test_a_chain_names_the_variable_and_where_each_pointer_leads(kernel: Kernel) -> None:
@@ -164,8 +160,8 @@ def test_struct_pages_and_physical_addresses_hold_weakly(kernel: Kernel) -> None
         marked = kernel.marked()
         slots = marked.table.at(np.array(addresses, np.uint64))
         assert not marked.marks.reached[slots].any()
-        found: list[bool] = weakly_held(marked, slots, silent).tolist()
-        return found
+        found = weakly_held(marked, slots, silent).addresses.tolist()
+        return [address in found for address in addresses]
 
     frag, other = kernel.object("kmalloc-512"), kernel.object("kmalloc-96")
     buffers = [kernel.object("kmalloc-1024") for _ in range(8)]
@@ -188,7 +184,7 @@ def test_struct_pages_and_physical_addresses_hold_weakly(kernel: Kernel) -> None
     for place in more:
         kernel.write(place, *[buffers[0] - DIRECT] * 128)
     assert weak(*buffers) == [False] + [True] * 7
-    assert weakly_held(kernel.marked(), np.zeros(0, np.int64), silent).tolist() == []
+    assert not len(weakly_held(kernel.marked(), np.zeros(0, np.int64), silent).addresses)
 
 
 def test_a_group_is_judged_in_shares_with_who_holds_it(kernel: Kernel) -> None:

@@ -12,7 +12,7 @@ from crashext.analysis.reach.blocks import MOST_ALIKE
 from crashext.analysis.reach.holders import Holders
 from crashext.analysis.reach.reachability import Reach
 from tests.fake import layout
-from tests.kernel.whole import DIRECT, PAGE, VMEMMAP, Kernel
+from tests.kernel.whole import DIRECT, PAGE, Kernel, struct_page
 
 LIST_POISON2 = 0xDEAD000000000122
 
@@ -20,10 +20,6 @@ LIST_POISON2 = 0xDEAD000000000122
 @pytest.fixture
 def kernel() -> Kernel:
     return Kernel()
-
-
-def struct_page(page: int) -> int:
-    return VMEMMAP + 64 * ((page - DIRECT) // PAGE)
 
 
 def reached(marked: Reach, *addresses: int) -> list[bool]:
@@ -181,9 +177,11 @@ def test_physical_addresses_hold_weakly(kernel: Kernel) -> None:
     kernel.variable("rings", ring, table)
     marked = kernel.marked()
     assert reached(marked, *buffers, *mapped, alone) == [True] * 9 + [False]
-    assert marked.weak_blocks.sum() == 9
+    assert marked.weak.blocks.sum() == 9
     one = int(marked.nodes.pointed_at(np.array(buffers[:1], np.uint64))[0])
-    assert Holders(marked).root_of(one).name == "a physical address"
+    held = Holders(marked).root_of(one)
+    assert (held.name, held.owner) == (f"a physical address in 1 page {ring:x}+0x0", held.variable)
+    assert held.owner == "a physical address"
 
 
 def test_what_lies_behind_the_objects_of_a_slab_holds_nothing(kernel: Kernel) -> None:

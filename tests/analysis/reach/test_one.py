@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from crashext.analysis.reach.holders import Holders
 from crashext.analysis.reach.one import node_at, standing
 from crashext.analysis.reach.reachability import Reach
+from crashext.analysis.reach.weak import weakly_held
 from crashext.analysis.results.standing import Standing
-from tests.kernel.whole import DIRECT, Kernel
+from crashext.progress import silent
+from crashext.report.objsim_text import standing_lines
+from tests.kernel.whole import DIRECT, PAGE, Kernel, struct_page
+
+LIST_POISON2 = 0xDEAD000000000122
 
 
 def _of(marked: Reach, address: int) -> Standing:
@@ -64,6 +71,61 @@ def test_areas_and_blocks_are_held_or_not_as_objects_are() -> None:
     assert _of(marked, block).chain is not None
     assert [p.place for p in _of(marked, block).pointing] == ["table+0x8"]
     assert _of(marked, lost).state == "orphan"
+
+
+def test_what_is_weakly_held_says_in_which_words() -> None:
+    """A block: in an object of a driver's, and in an area. An object: in another by its struct
+    page. Those who hold these name the word, too."""
+    kernel = Kernel()
+    buffer, below = kernel.page(), kernel.object("kmalloc-64")
+    kernel.free_page()
+    kernel.write(buffer, below)
+    ring = kernel.object("kmalloc-128", 0, buffer - DIRECT)
+    kernel.variable("rings", ring)
+    marked = kernel.marked()
+    found = _of(marked, buffer)
+    assert (found.state, found.chain, found.words) == ("weak", None, 1)
+    assert [(p.place, p.reached) for p in found.pointing] == [
+        (f"kmalloc-128 object {ring:x}+0x8", True)
+    ]
+    assert "\n".join(standing_lines(found)) == (
+        "no pointer leads to it; its physical address or a struct page pointer is in "
+        f"kmalloc-128 object {ring:x}+0x8"
+    )
+    held = _of(marked, below)
+    assert held.chain is not None
+    assert held.chain.steps[0] == f"a physical address in kmalloc-128 object {ring:x}+0x8"
+    area = kernel.area(1)
+    kernel.write(area + 16, buffer - DIRECT)
+    kernel.variable("shadow", area)
+    assert _of(kernel.marked(), buffer).pointing[1].place == "vmalloc area of start_kernel +0x10"
+
+    frag = kernel.object("kmalloc-512")
+    user = kernel.object("kmalloc-64", 0, 0, struct_page(frag & -PAGE))
+    kernel.variable("queue", user)
+    marked = kernel.marked()
+    slots = marked.table.at(np.array([frag], np.uint64))
+    words = weakly_held(marked, slots, silent).words_of(frag)
+    found = standing(marked, Holders(marked), node_at(marked, frag), words)
+    assert found.state == "weak"
+    assert [p.place for p in found.pointing] == [f"kmalloc-64 object {user:x}+0x10"]
+
+
+def test_what_may_be_the_rest_of_an_allocation_says_of_which() -> None:
+    kernel = Kernel()
+    kernel.align(16)
+    first, *rest = (kernel.page() for _ in range(4))
+    for page in (first, *rest):
+        kernel.write(struct_page(page) + 8, 0, LIST_POISON2)
+    kernel.variable("buffer", first)
+    found = _of(kernel.marked(), rest[-1])
+    assert (found.state, found.pointing) == ("weak", ())
+    assert found.chain is not None
+    assert found.chain.steps[0] == "buffer"
+    assert standing_lines(found)[0].startswith(
+        "no pointer leads to it; it may be the rest of the pages before it, held by "
+        "the variable buffer"
+    )
 
 
 def test_what_is_no_node_is_none() -> None:

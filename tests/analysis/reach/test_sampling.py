@@ -77,7 +77,7 @@ def test_what_memory_has_no_room_for_is_judged_whole_in_files() -> None:
     assert (on_disk.unreachable() == in_memory.unreachable()).all()
     assert class_of(on_disk, *lost) == [Class.ORPHAN] * 3
     some = np.arange(on_disk.table.count)
-    starts = [Holders(m)._of(some) for m in (on_disk, in_memory)]
+    starts = [Holders(m).starts_of(some) for m in (on_disk, in_memory)]
     assert (starts[0] == starts[1]).all()
 
     # What is mostly lost would not fit all the same: it is not tried.
