@@ -144,7 +144,7 @@ def _open_bare(core: Path, missing: NoDebugInfo, source: str = "") -> Host:
         host = BareHost(missing.program, source or core.name, core)
         types = CarriedTypes(host, alone=True)
         host.require(types.functions(), types.percpu())
-        host.require_absent(types.functions)
+        host.require_whole(types.functions)
     except HostError as error:
         raise HostError(f"{missing}; {error}") from error
     if host.functions_only:

@@ -15,11 +15,17 @@ import numpy as np
 from crashext.hosts.base import HostError, ReadFault, Symbol
 from crashext.hosts.kallsyms import read_kallsyms
 from crashext.hosts.kallsyms_check import DAMAGED, require_percpu
+from crashext.hosts.kallsyms_named import Named, named_in
 from crashext.hosts.percpu import percpu_table
 from crashext.hosts.symboltable import Symbols, SymbolTable
 from crashext.hosts.unindexed import UnindexedHost
 
 _RELEASE = 2 * 65  # offset of release in struct new_utsname, whose members are char[65]
+_X86_64 = "x86_64"
+_PAGE = 4096
+_AT_ONCE = 1 << 22  # bytes of text
+_MAY_HAVE_NO_USE = {"totalcma_pages"}  # without CONFIG_CMA
+_CURE = "give the kernel's vmlinux with -s"
 
 
 class BareHost(UnindexedHost):
@@ -33,7 +39,7 @@ class BareHost(UnindexedHost):
     def __init__(self, program: drgn.Program, source: str, core: Path | None = None) -> None:
         text = program["VMCOREINFO"].string_().decode("ascii", "replace")
         vmcoreinfo = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
-        self._missing = set[str]()
+        self._missing, self._placed = set[str](), set[str]()
         self._genuine: Callable[[], Collection[str]] | None = None
         self._kallsyms = read_kallsyms(_reader(program), vmcoreinfo)
         super().__init__(program, source, core)
@@ -71,13 +77,15 @@ class BareHost(UnindexedHost):
                 f"{DAMAGED}: {len(missing):,} of {len(functions):,} functions are not among them"
             )
 
-    def require_absent(self, functions: Callable[[], Collection[str]]) -> None:
-        """From now on a variable that is missing must not be there with a damaged name; raises
-        `HostError`. `functions` gives names that BTF has, too.
+    def require_whole(self, functions: Callable[[], Collection[str]]) -> None:
+        """From now on a variable that is asked for must be where code names it, and one that is
+        missing must not be there with a damaged name; raises `HostError`. `functions` gives names
+        that BTF has, too.
         """
         self._genuine = functions
         for name in sorted(self._missing):
             self._require_absent(name)
+        self._placed.clear()
 
     def _require_absent(self, name: str) -> None:
         if self._genuine is None or self.functions_only:
@@ -85,9 +93,43 @@ class BareHost(UnindexedHost):
         other = self._kallsyms.a_bit_apart(name, self._genuine)
         if other:
             raise HostError(
-                f"{DAMAGED}: {other} is there, one bit from {name}, and not that: give the "
-                "kernel's vmlinux with -s"
+                f"{DAMAGED}: {other} is there, one bit from {name}, and not that: {_CURE}"
             )
+
+    def _require_place(self, name: str) -> None:
+        """Nothing but code says where a variable is that is not exported."""
+        address = self._kallsyms.by_name[name]
+        first, last = (
+            self._kallsyms.by_name.get(f"__per_cpu_{end}", 0) for end in ("start", "end")
+        )
+        elsewhere = first <= address < last or f"SYMBOL({name})" in self._info.vmcoreinfo
+        if self._genuine is None or elsewhere or name in _MAY_HAVE_NO_USE:
+            return
+        if self._kallsyms.needs_witness(name) and self._named is not None:
+            right = self._named.elsewhere(self._kallsyms.addresses, address)
+            if right is not None:
+                raise HostError(
+                    f"{DAMAGED}: no code names {name} at {address:#x}, but what is at {right:#x}, "
+                    f"one bit from there: {_CURE}"
+                )
+
+    @cached_property
+    def _named(self) -> Named | None:
+        """None where another architecture's code names nothing whole, and where the dump lacks
+        some of the text.
+        """
+        first, last, end = (self._kallsyms.by_name.get(n, 0) for n in ("_text", "_etext", "_end"))
+        if self._info.arch != _X86_64 or not 0 < first < last < end <= first + (1 << 31):
+            return None
+        found = []
+        for start in range(first - first % _PAGE, last, _AT_ONCE):
+            # One page more: an instruction may lie across the edge.
+            pages = np.arange(start, min(start + _AT_ONCE + _PAGE, last), _PAGE, dtype=np.uint64)
+            data, ok = self.read_many(pages, _PAGE)
+            if not ok.all():
+                return None
+            found.append(named_in(data.reshape(-1), start, last, end))
+        return Named(last, end, np.unique(np.concatenate(found)))
 
     @property
     def functions_only(self) -> bool:
@@ -101,6 +143,9 @@ class BareHost(UnindexedHost):
         if found is None and name not in self._missing:
             self._require_absent(name)
             self._missing.add(name)
+        if found is not None and name not in self._placed:
+            self._require_place(name)
+            self._placed.add(name)
         return found
 
     def symbol_at(self, address: int) -> Symbol | None:

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 TOKENS = 256
 _CODES = TOKENS + 2
-_VARIABLES = "bBdDrR"  # nm's letters
+VARIABLES = "bBdDrR"
+"""Letters that nm prints before their names."""
 _ROW = 3  # bytes of kallsyms_seqs_of_names
 
 
@@ -101,7 +102,7 @@ class PackedNames:
     def near(self, name: str) -> Iterator[str]:
         """Names that a flipped bit makes of a variable's `name`, as it would be packed."""
         seen = set[tuple[str, bytes]]()
-        for letter in _VARIABLES:
+        for letter in VARIABLES:
             form = self._packing.form(letter + name)
             for at, code in enumerate(form):
                 before, behind = self._packing.text(form[:at])[1:], form[at + 1 :]
@@ -118,10 +119,10 @@ class PackedNames:
         in its place among all names.
         """
         packed = self._of(row)
-        forms = (self._packing.form(letter + name) for letter in _VARIABLES)
+        forms = (self._packing.form(letter + name) for letter in VARIABLES)
         hits = [form for form in forms if _bits_apart(packed, form) == 1]
         # The first token has nm's letter, which may be flipped with it.
-        variable = self._packing.text(packed[:1])[:1] in _VARIABLES
+        variable = self._packing.text(packed[:1])[:1] in VARIABLES
         hits = [form for form in hits if variable or form[1:] == packed[1:]]
         return bool(hits) and self._fits(row, name)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import drgn
+import numpy as np
 import pytest
 
 from crashext.commands.opening import open_dump
@@ -28,7 +29,7 @@ def opened(damaged: drgn.Program) -> BareHost:
     host = BareHost(damaged, "vmcore")
     types = CarriedTypes(host)
     host.require(types.functions(), types.percpu())
-    host.require_absent(types.functions)
+    host.require_whole(types.functions)
     return host
 
 
@@ -119,6 +120,27 @@ def test_a_variable_with_a_damaged_name_is_not_taken_for_one_that_the_kernel_lac
         passed += 1
         with pytest.raises(HostError, match="one bit from pcpu_base_addr, and not that"):
             host.address_of("pcpu_base_addr")
+    assert passed
+
+
+def test_a_variable_that_moved_is_not_where_code_names_it() -> None:
+    whole = opened(program())
+    for name in ("totalreserve_pages", "shmem_ops", "slab_caches", "jiffies_64", "pti_init"):
+        assert whole.address_of(name) is not None
+    row = int(
+        np.searchsorted(whole._kallsyms.addresses, whole.address_of("totalreserve_pages") or 0)
+    )
+    at = table("kallsyms_offsets") + 4 * row
+    before = int.from_bytes(whole.read(at, 4), "little")
+    passed = 0
+    for bit in range(2, 6):
+        try:
+            host = opened(program({at: (before ^ 1 << bit).to_bytes(4, "little")}))
+        except HostError:
+            continue  # out of order
+        passed += 1
+        with pytest.raises(HostError, match="no code names totalreserve_pages at 0x"):
+            host.address_of("totalreserve_pages")
     assert passed
 
 
