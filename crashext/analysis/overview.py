@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crashext.analysis.cache_holders import holder_facts
+from crashext.analysis.cgroup_facts import with_cgroups
 from crashext.analysis.likeness.survey import damage, kernel_of, map_gaps
 from crashext.analysis.memory.accounting import Accounting, account, unaccounted_frames
 from crashext.analysis.memory.pagegroups import BY_RECORD, PageGroup
@@ -265,14 +266,14 @@ def _judged(
         left = unaccounted_frames(view, known, settings.seed)
         pages = _judged_pages(reached, pages, report.memory, left)
     counts = unreachable_counts(reached)
+    facts = replace(facts, holders=holder_facts(reached, facts, part(progress, 90, 100)))
     return replace(
-        facts,
+        with_cgroups(view.host, facts),
         caches=tuple(_with_reach(c, counts) for c in facts.caches),
         unreachable=named_by_trace(
             reached, traced, tuple(_unreachable(c, report) for c in report.caches)
         ),
         explained=report.totals.explained,
-        holders=holder_facts(reached, facts, part(progress, 90, 100)),
         areas=tuple(_not_hidden(a) if holed else a for a in _areas(reached)),
         pages=pages,
         reachability=report.reachability,

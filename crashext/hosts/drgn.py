@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import signal
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -34,6 +32,7 @@ from crashext.hosts.debuginfod import by_hand
 from crashext.hosts.directmap import NO_MAP, direct_map
 from crashext.hosts.drgn_layouts import layout_of
 from crashext.hosts.drgn_modules import names_something, register_symbols
+from crashext.hosts.drgn_plugins import no_prompt, uninterrupted
 from crashext.hosts.dumpfile import DumpFile, build_id, examine
 from crashext.hosts.modulelist import module_list
 from crashext.hosts.nodebuginfo import NoDebugInfo
@@ -326,26 +325,17 @@ class DrgnHost:
             return None
 
 
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Ctrl-C waits: drgn swallows it while it loads its plugins."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def open_core(core: Path, debug: Sequence[Path]) -> DrgnHost:
     """Open a dump with its debug files (the first is usually vmlinux; none: by build ID)."""
     file = examine(core)
     logging.getLogger("drgn").setLevel(logging.CRITICAL)  # what is wrong is said in our own words
-    with _uninterrupted():
+    with uninterrupted():
         program = drgn.Program()
     why = f"{core} is a core dump, but not of a Linux kernel"
     try:
         if not file.unsafe:
-            program.set_core_dump(str(core))
+            with no_prompt():
+                program.set_core_dump(str(core))
     except Exception as error:  # libkdumpfile's errors arrive as bare Exception
         said = _one_line(error)
         # libkdumpfile speaks of its own functions, where names are missing from a header.
@@ -363,10 +353,11 @@ def open_core(core: Path, debug: Sequence[Path]) -> DrgnHost:
 def open_live(debug: Sequence[Path]) -> DrgnHost:
     """The running kernel, through /proc/kcore; needs root."""
     logging.getLogger("drgn").setLevel(logging.CRITICAL)
-    with _uninterrupted():
+    with uninterrupted():
         program = drgn.Program()
     try:
-        program.set_kernel()
+        with no_prompt():
+            program.set_kernel()
     except PermissionError as error:
         raise HostError(f"cannot read {KCORE}: run as root to look at this kernel") from error
     except FileNotFoundError as error:

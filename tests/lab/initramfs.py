@@ -18,9 +18,11 @@ from .scenarios import Scenario
 
 INIT = Path(__file__).parent / "guest" / "init"
 
-FIRST_PROGRAMS = tuple(INIT.parent / name for name in ("in-cgroup", "with-allocinfo"))
+FIRST_PROGRAMS = tuple(
+    INIT.parent / name for name in ("in-cgroup", "many-cgroups", "with-allocinfo")
+)
 """Other first programs, for ``rdinit=/lab/NAME``, which become `INIT`: one in a memory cgroup, one
-that has it save /proc/allocinfo too."""
+after many were made and removed, one that has it save /proc/allocinfo too."""
 
 GUEST_MODULES = ("virtio_pci", "virtio_blk", "qemu_fw_cfg")
 """Disks to hand files out; qemu_fw_cfg gives QEMU the VMCOREINFO note for the dump."""

@@ -245,6 +245,12 @@ SCENARIOS = {
             append="rdinit=/lab/in-cgroup",
         ),
         Scenario(
+            "cgroups",
+            "no leak: 4,000 memory cgroups that are charged for files, half of them removed",
+            memory="768M",
+            append="rdinit=/lab/many-cgroups",
+        ),
+        Scenario(
             "trace",
             "one slow leak under traffic 300 times busier, traced",
             {"leases": 500, "packets": 300, "trace": 1},

@@ -274,6 +274,8 @@ class Facts:
     """That are loaded; empty where nobody says."""
     cgroups: tuple[int | None, int | None] = (None, None)
     """Memory cgroups that the kernel keeps, and how many of them are dying."""
+    cgroup_caches: tuple[str, ...] = ()
+    """Those that the structures of a memory cgroup are from."""
     uncounted: tuple[str, ...] = ()
     """Caches that the source could not count."""
     has_dump: bool = False

@@ -206,10 +206,9 @@ def held_growth(facts: Facts) -> Iterator[Verdict]:
             Culprit(cache=holder.cache, module=holder.module, caller=""),
             holder.bytes,
             "medium",
-            f"{root_text(holder.root)} holds {'' if holder.exact else '~'}"
-            f"{plural(holder.objects, f'{holder.cache} object')} "
-            f"({size_text(holder.bytes)}): growth that somebody still holds, no leak",
+            _held_by(facts, holder),
             (
+                *_of_cgroups(facts, holder),
                 f"{percent_of(holder.bytes, unreclaimable)} of the slab memory that cannot be "
                 "reclaimed",
                 f"{percent(holder.share)} of {holder.cache} is reached through "
@@ -217,6 +216,36 @@ def held_growth(facts: Facts) -> Iterator[Verdict]:
             ),
             ("everything is reachable: its owner may still drain it",),
             of_cache(holder.cache),
+        )
+
+
+def _held_by(facts: Facts, holder: HolderFact) -> str:
+    objects = (
+        f"{'' if holder.exact else '~'}{plural(holder.objects, f'{holder.cache} object')} "
+        f"({size_text(holder.bytes)})"
+    )
+    if not are_cgroups(facts, holder):
+        root = root_text(holder.root)
+        return f"{root} holds {objects}: growth that somebody still holds, no leak"
+    kept, dying = facts.cgroups
+    removed = f", {dying:,} of them removed and not gone," if dying else ""
+    return f"{kept:,} memory cgroups{removed} have most of {objects}: growth, no leak"
+
+
+def are_cgroups(facts: Facts, holder: HolderFact) -> bool:
+    """Whether most of what is held are structures of memory cgroups, of which each has one or two
+    in a cache."""
+    kept, _ = facts.cgroups
+    return holder.cache in facts.cgroup_caches and 4 * (kept or 0) >= holder.objects
+
+
+def _of_cgroups(facts: Facts, holder: HolderFact) -> Iterator[str]:
+    """What dying ones wait for."""
+    kept, dying = facts.cgroups
+    if kept and dying and are_cgroups(facts, holder):
+        yield (
+            f"{dying:,} of {kept:,} memory cgroups are dying: removed, but kept by pages that are "
+            "charged to them, most often files in memory or a page cache that nothing reclaims"
         )
 
 

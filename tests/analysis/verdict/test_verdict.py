@@ -650,3 +650,24 @@ def test_objects_that_are_explained_are_not_said_to_be_reached() -> None:
     assert "every slab object can be reached" in found.evidence
     (found,) = judge(replace(HEALTHY, explained=2))
     assert "every slab object but 2 that are explained can be reached" in found.evidence
+
+
+@pytest.mark.parametrize(
+    ("cgroups", "caches", "says"),
+    [
+        ((1 << 18, 1 << 17), ("kmalloc-64",), "131,072 of them removed and not gone,"),
+        ((1 << 18, 0), ("kmalloc-64",), "262,144 memory cgroups have most of"),
+        ((1000, 1000), ("kmalloc-64",), "the variable queue holds"),
+        ((1 << 18, 1 << 17), ("kmalloc-32",), "the variable queue holds"),
+        ((None, None), ("kmalloc-64",), "the variable queue holds"),
+    ],
+)
+def test_memory_cgroups_are_named_where_they_are_what_is_held(
+    cgroups: tuple[int | None, int | None], caches: tuple[str, ...], says: str
+) -> None:
+    facts = replace(held(1 << 26), cgroups=cgroups, cgroup_caches=caches)
+    found = judge(facts)[0]
+    assert (found.kind, found.where) == ("held-growth", "slab")
+    assert says in found.says, found.says
+    told = any("are dying" in line for line in found.evidence)
+    assert told == ("removed" in found.says)
