@@ -11,6 +11,9 @@ that is compiled into several functions is one; *among equals* where the code sa
 are as probable as the first, and the recorded one is among the few that it shows; *not told* where
 no place stands out; *wrong* where another one is said to. Of what it says the code has to be right,
 and a text of 16 bytes that kstrdup() made has nothing in it to know its maker by.
+
+Apart, each with its outcome, are groups that code of __init made: it is freed after boot, so no
+dump has it, and no reading of the text can name it. Of them the code must not name another.
 """
 
 from __future__ import annotations
@@ -81,6 +84,9 @@ class Compared:
 
     line: bool
     """The first is the same line of source, compiled into another function."""
+
+    gone: bool
+    """The recorded function is no more: the text of __init is freed after boot."""
 
     @property
     def outcome(self) -> str:
@@ -242,8 +248,22 @@ def _compare(
     same = bool(ranked and ranked[0].function in through)
     source = source_of(view.host, site - site_length(view.host))
     line = bool(source and ranked and ranked[0].source == source)
-    single = times == len(stacks)
-    return Compared(cache.name, len(members), stack, site, callers, rank, single, same, line)
+    single, away = times == len(stacks), gone(view.host, site)
+    return Compared(cache.name, len(members), stack, site, callers, rank, single, same, line, away)
+
+
+def gone(host: Host, site: int) -> bool:
+    """Whether the code that a stack's address is of was freed after boot."""
+    first, last = (host.address_of(name) for name in ("_sinittext", "_einittext"))
+    if first and last and first < site <= last:
+        return True
+    return host.symbol_at(site - 1) is None and any(a <= site < b for a, b in _text_areas(host))
+
+
+def _text_areas(host: Host) -> list[tuple[int, int]]:
+    """Where modules are, and were: what they need for their start alone is beside the rest."""
+    areas = [area for module in host.modules() for area in module.ranges]
+    return [(min(a for a, _ in areas), max(b for _, b in areas))] if areas else []
 
 
 def _held(holders: Holders, addresses: Words) -> tuple[Head | None, tuple[Pointer, ...]]:
@@ -265,6 +285,8 @@ def main(dumps: list[str]) -> None:
 
 def summary(found: list[Compared]) -> list[str]:
     """How many of each outcome, by what is counted."""
+    apart = [one for one in found if one.gone]
+    found = [one for one in found if not one.gone]
     single = [one for one in found if one.single]
     objects: Counter[str] = Counter()
     for one in single:
@@ -280,13 +302,20 @@ def summary(found: list[Compared]) -> list[str]:
         for what, times in counted.items()
     ]
     by_line = [one for one in single if one.line and one.rank != 0 and not one.same]
-    return [*told, f"of a single place {len(by_line):,} right by the line of source alone"]
+    told.append(f"of a single place {len(by_line):,} right by the line of source alone")
+    those = Counter(one.outcome for one in apart if one.single)
+    if those:
+        outcomes = ", ".join(f"{times:,} {o}" for o, times in those.items())
+        count = sum(one.objects for one in apart if one.single)
+        told.append(f"apart, made by __init code that is gone: {outcomes}, {count:,} objects")
+    return told
 
 
 def lines(view: KernelView, one: Compared) -> list[str]:
     host = view.host
     clear = one.callers is not None and one.callers.clear
-    head = f"{one.outcome}{', clear' if clear else ''}: {one.cache} {one.objects}: rank {one.rank}"
+    outcome = f"{'gone, ' if one.gone else ''}{one.outcome}{', clear' if clear else ''}"
+    head = f"{outcome}: {one.cache} {one.objects}: rank {one.rank}"
     told = [head, "record: " + " < ".join(_name(host, a) for a in one.stack)]
     if one.outcome == "right" and clear:
         return told[:1]

@@ -76,7 +76,9 @@ class Holder:
             return Keeps.PERHAPS if kept.at == pointer.offset else Keeps.NO
         found = self._fits(base, kept.at + base.offset, bases)
         if found > Keeps.PERHAPS:
-            self._structs.add(base.name)
+            # The offset is one of the holder, which a small part of it does not name.
+            part = self.strict and bases.anywhere(base) and not base.cache
+            self._structs.add("" if part else base.name)
         return found
 
     def _fits(self, base: Base, at: int, bases: Bases) -> Keeps:
@@ -107,6 +109,8 @@ class Holder:
         if at == pointer.offset and base.size == pointer.size:
             names.append(base.name)
         named = any(self._stem is not None and name.startswith(self._stem) for name in names)
+        if bases.anywhere(base):  # it says little where it is not the holders' own struct
+            return Keeps.FITS if named else Keeps.NO
         if not named and names and bases.known(pointer.holder, pointer.size):
             # The cache has that struct's name: another one of its size is hardly in it.
             return Keeps.PERHAPS

@@ -62,6 +62,7 @@ _UNCERTAIN = 0.5  # of a store that a branch comes before, what it counts where 
 _FEWER, _SMALL = -0.3, 1024
 """Where a small number was written and is another small number now: it counts."""
 _MOST_NUMBERS, _MOST_STORES = 3.0, 11.0  # of what numbers say against a place, and of all stores
+_MOST_ZEROS = 1.0  # of what is 0 there anyway, in most objects of whatever kind
 _FILLED, _LEFT_EMPTY = 0.3, -1.2
 """Something that is not known is written to a word that objects use; to one that is 0 in them."""
 _MOST_FILLED, _MOST_EMPTY = 2.0, -4.0
@@ -184,12 +185,14 @@ def weigh(
         reasons.append(f"{AGAINST}it asks for {max(site.sizes)} bytes, they use {group.used}")
     elif site.sizes:
         reasons.append(f"{ASKS}{'/'.join(map(str, site.sizes))} bytes")
-    told = numbers = 0.0
+    told = numbers = zeros = 0.0
     for store in place.stores:
         kind, agrees = _agreement(store, group)
         if agrees is None or (store.doubtful and not agrees):
             continue
-        if agrees:
+        if agrees and kind == "zero":
+            zeros += _STORED[kind]
+        elif agrees:
             told += _COMMON if _common(store) else _STORED[kind]
         else:
             against = _FEWER if _counts(store, group) else _NOT_STORED[kind]
@@ -202,7 +205,7 @@ def weigh(
             reasons.append(partial(_told, view, store, agrees))
     weight += _covers(place, group) + _as_often_as(place.called)
     by_name, names = hints.symbols.of(int(site.address), {int(s.value) for s in place.stores})
-    told += max(-_MOST_NUMBERS, numbers)
+    told += max(-_MOST_NUMBERS, numbers) + min(_MOST_ZEROS, zeros)
     weight += max(-_MOST_STORES, min(_MOST_STORES, told)) + by_name
     reasons += [partial(_names, view, told) for told in names]
     by_pointer, kept = hints.pointed.of(int(site.address))
@@ -301,8 +304,11 @@ def _common(store: Store) -> bool:
 
 def _counts(store: Store, group: Group) -> bool:
     """Whether what was a small number is another one now, as counts of references are."""
-    if store.kind == "self" or not store.value < _SMALL or store.size < 4:
+    if store.kind == "self" or not store.value < _SMALL:
         return False
+    if store.size < 4:
+        # A byte may be one of many flags; counts and states begin with 0, also two in one store.
+        return not store.value
     part = group.content[:, store.offset : store.offset + store.size].astype(np.uint64)
     weights = np.uint64(1) << np.arange(store.size, dtype=np.uint64) * np.uint64(8)
     return bool(((part * weights).sum(axis=1) < _SMALL).mean() >= _ALIKE)

@@ -57,6 +57,11 @@ class Bases:
             self._known[key] = self._find(kept)
         return self._known[key]
 
+    @staticmethod
+    def anywhere(base: Base) -> bool:
+        """Whether it is one of the small ones, a list's head or a tree's root, that are in any."""
+        return base.size <= _ANYWHERE
+
     def flexible(self, base: Base) -> bool:
         """Whether it may be larger than it is declared."""
         return self._btf is not None and bool(base.type) and self._btf.flexible(base.type)
@@ -70,8 +75,7 @@ class Bases:
 
     def wholes(self, base: Base, offset: int, size: int) -> tuple[str, ...]:
         """Structs of `size` bytes that have this one as a part, at `offset`, by name."""
-        # A list head, or a node of a tree, may be anywhere.
-        if self._btf is None or base.size <= _ANYWHERE or offset + base.size > size:
+        if self._btf is None or offset + base.size > size:
             return ()
         key = base.type, offset, size
         if key not in self._wholes:

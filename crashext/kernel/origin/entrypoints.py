@@ -163,11 +163,17 @@ KFREE = (
 )
 """Functions that free what kmalloc() gave, of whatever size."""
 
-# With CONFIG_SLAB_BUCKETS (6.11) a set of buckets, or NULL, follows the size.
+# With CONFIG_SLAB_BUCKETS (6.11) a set of buckets, or NULL, follows the size; from 6.18 on what the
+# memory is to be aligned to comes before the flags of those that may fall back to vmalloc().
 _WITH_BUCKETS = ("__kmalloc_node", "__kmalloc_node_track_caller", "__kvmalloc_node")
+_ALIGNED = ("__kvmalloc_node",)
+BUCKETS, ALIGNING = "kmem_buckets_create", "kvrealloc_node_align_noprof"
+"""Functions that came with those arguments."""
 
 
-def flags_argument(entry: EntryPoint, buckets: bool) -> int:
-    """Which argument holds the gfp flags, on a kernel with or without slab buckets."""
+def flags_argument(entry: EntryPoint, buckets: bool, aligning: bool) -> int:
+    """Which argument holds the gfp flags, on a kernel with or without buckets, or alignment."""
     base = entry.name.removesuffix(_NOPROF)
-    return entry.flags + (buckets and entry.name != base and base in _WITH_BUCKETS)
+    if entry.name == base:
+        return entry.flags
+    return entry.flags + (buckets and base in _WITH_BUCKETS) + (aligning and base in _ALIGNED)

@@ -9,16 +9,22 @@ from collections.abc import Iterator
 
 from crashext.hosts.base import Symbol
 from crashext.kernel.access import Words
-from crashext.kernel.origin.constants import Value, What
+from crashext.kernel.origin.constants import Constants, Value, What
 from crashext.kernel.origin.fitting import Request
+from crashext.kernel.origin.instruction import Instruction
 from crashext.kernel.origin.kept import Kept, stepped
 from crashext.kernel.origin.requests import Requests
 from crashext.kernel.origin.stores import stores_after
 
 _DEEPEST = 2
+_MOST_COPIES = 2
 _MOST_CALLERS = 24
 """Of a function; more are a sample, spread over all text."""
 _IN_ARRAY = frozenset((Kept("array", 0, 0),))
+_Step = tuple[frozenset[Kept], tuple[tuple[Symbol, int], ...]]
+"""What is kept, and functions that return the address to their callers, and how far into the
+object."""
+_NOTHING: _Step = (frozenset(), ())
 
 
 class Keepers:
@@ -28,7 +34,7 @@ class Keepers:
         self._requests = requests
         self._symbol_at = requests.host.symbol_at
         self._passed: dict[tuple[int, int], frozenset[Kept]] = {}
-        self._returned: dict[tuple[int, int], frozenset[Kept]] = {}
+        self._returned: dict[tuple[int, int], _Step] = {}
         self._known: dict[int, frozenset[Kept]] = {}
 
     def of(self, request: Request) -> frozenset[Kept]:
@@ -53,14 +59,23 @@ class Keepers:
 
     def _by_callers(self, function: Symbol, inside: int, depth: int) -> frozenset[Kept]:
         """What is done with the address that the function returns, `inside` bytes in."""
+        if depth > _DEEPEST or not function.address:
+            return frozenset()
+        kept, on = self._next(function, inside)
+        # What is read of one step is kept, not how far it was followed: a place that is asked about
+        # first would be answered by more steps than the same place later.
+        return kept.union(*(self._by_callers(f, i, depth + 1) for f, i in on))
+
+    def _next(self, function: Symbol, inside: int) -> _Step:
+        """What the callers of the function keep of what it returns, and what they return on."""
         key = function.address, inside
-        if key in self._returned or depth > _DEEPEST or not function.address:
-            return self._returned.get(key, frozenset())
-        self._returned[key] = frozenset()  # whoever calls itself adds nothing
-        found: set[Kept] = set()
-        for call in self._callers(function.address):
-            found |= self._by_caller(call, inside, depth)
-        self._returned[key] = frozenset(found)
+        if key not in self._returned:
+            kept, on = set[Kept](), dict[tuple[Symbol, int], None]()
+            for call in self._callers(function.address):
+                one, further = self._by_caller(call, inside)
+                kept |= one
+                on |= dict.fromkeys(further)
+            self._returned[key] = frozenset(kept), tuple(on)
         return self._returned[key]
 
     def _through_arguments(self, function: Symbol, kept: frozenset[Kept]) -> frozenset[Kept]:
@@ -92,11 +107,24 @@ class Keepers:
         caller = self._symbol_at(call)
         functions = self._requests.functions
         known, at = (None, 0) if caller is None else functions.place(call, caller)
-        for definition in [] if known is None else known.set_at(at, register):
-            one = None if definition is None or known is None else known.code.all[definition]
-            place = None if one is None else stepped(one)
-            if one is not None and place is not None:
-                yield Kept("member", place[1], 0, one.address, place[0])
+        if known is not None:
+            for one in self._makes(known, at, register, 0):
+                place = stepped(one)
+                if place is not None:
+                    yield Kept("member", place[1], 0, one.address, place[0])
+
+    def _makes(self, known: Constants, at: int, register: str, depth: int) -> Iterator[Instruction]:
+        """What sets a register, copies seen through: who needs an address again keeps it in
+        another one."""
+        for definition in known.set_at(at, register):
+            if definition is None:
+                continue
+            one = known.code.all[definition]
+            source, bits = known.registers.get(one.parts[-1], ("", 0)) if one.parts else ("", 0)
+            if one.mnemonic == "mov" and bits == 64 and depth < _MOST_COPIES:
+                yield from self._makes(known, definition, source, depth + 1)
+            else:
+                yield one
 
     def _callers(self, function: int) -> list[int]:
         calls = self._requests.all_calls
@@ -106,20 +134,18 @@ class Keepers:
         step = -(-len(found) // _MOST_CALLERS) or 1
         return [int(call) for call in found[::step]]
 
-    def _by_caller(self, call: int, inside: int, depth: int) -> frozenset[Kept]:
+    def _by_caller(self, call: int, inside: int) -> _Step:
         caller = self._symbol_at(call)
         if caller is None:
-            return frozenset()
+            return _NOTHING
         functions = self._requests.functions
         known, at = functions.place(call, caller)
         if known is None:
-            return frozenset()
+            return _NOTHING
         if known.code.all[at].jumps:
-            return self._by_callers(caller, inside, depth + 1)
+            return frozenset(), ((caller, inside),)
         walk = functions.reader.walk
         given = {walk.result: inside}
         filled = stores_after(known.code, known, at, self._requests.callees, walk, given)
         kept = frozenset(filled.kept)
-        if filled.returned is None:
-            return kept
-        return kept | self._by_callers(caller, filled.returned, depth + 1)
+        return kept, () if filled.returned is None else ((caller, filled.returned),)

@@ -14,6 +14,8 @@ from crashext.kernel.origin.constants import MEMORY
 from crashext.kernel.origin.instruction import Instruction
 
 _STORES = ("mov", "xchg", "lock cmpxchg", "cmpxchg")
+_MOST_TAGS = 0xFF
+"""What is set in the low bits of an address at most: objects that have more room are aligned so."""
 _PROLOGUE = 12  # instructions in which a function sets up its frame
 PLACE = re.compile(
     r"(?P<base>[a-z]\w+)(?P<scale>\*\d)?(?: \+ (?P<index>[a-z]\w+)(?:\*\d)?)?"
@@ -88,3 +90,13 @@ def stepped(one: Instruction) -> tuple[str, int] | None:
         return None
     step = int(number[1], 0)
     return parts[-2], step if one.mnemonic == "add" else -step
+
+
+def tagged(inside: int | None, mark: str) -> int | None:
+    """How far into an object an address leads after a number was set in its low bits: trees and
+    locks mark pointers so. `inside` is where it led before; None for what is no such address."""
+    number = None if inside is None else _NUMBER.fullmatch(mark)
+    if inside is None or number is None:
+        return None
+    bits = int(number[1], 0)
+    return inside | bits if 0 < bits <= _MOST_TAGS and not inside & bits else None

@@ -23,7 +23,9 @@ from crashext.kernel.origin.callees import Callees
 from crashext.kernel.origin.callsites import CallSites, find_calls
 from crashext.kernel.origin.constants import Constants, What
 from crashext.kernel.origin.entrypoints import (
+    ALIGNING,
     ALLOCATING,
+    BUCKETS,
     FREEING,
     EntryPoint,
     Kind,
@@ -274,7 +276,7 @@ class Requests:
         return tuple(n + self._managed for n in sizes if self._managed) if entry.managed else sizes
 
     def _flags(self, call: int, entry: EntryPoint, function: Symbol) -> int | None:
-        flags = self._numbers(flags_argument(entry, self._buckets), call, function)
+        flags = self._numbers(flags_argument(entry, *self._arguments), call, function)
         return flags[0] & 0xFFFFFFFF if len(flags) == 1 else None
 
     def _caches_of(self, call: int, entry: EntryPoint, function: Symbol) -> tuple[int, ...]:
@@ -337,8 +339,10 @@ class Requests:
         return {c.address for c in self._caches.all}
 
     @cached_property
-    def _buckets(self) -> bool:
-        return self.host.address_of("kmem_buckets_create") is not None
+    def _arguments(self) -> tuple[bool, bool]:
+        """Whether functions of this kernel are told buckets, and an alignment."""
+        buckets, aligning = (self.host.address_of(n) is not None for n in (BUCKETS, ALIGNING))
+        return buckets, aligning
 
 
 def _passes_on(request: Request) -> bool:

@@ -15,7 +15,7 @@ from crashext.hosts.base import U64
 from crashext.kernel.origin.code import REGISTERS, Code
 from crashext.kernel.origin.constants import MEMORY, Constants, Peek, What, width
 from crashext.kernel.origin.instruction import Instruction, slot
-from crashext.kernel.origin.kept import Kept, framed, kept_by, stepped
+from crashext.kernel.origin.kept import Kept, framed, kept_by, stepped, tagged
 from crashext.kernel.origin.passed import pushed
 
 _MOST_INSTRUCTIONS = 400
@@ -287,13 +287,15 @@ class Walk:
     def _move(self, i: int, one: Instruction) -> None:
         """Where the pointer is after the instruction."""
         after, name = None, ""
-        if one.mnemonic in ("mov", "lea", "add", "sub"):
+        if one.mnemonic in ("mov", "lea", "add", "sub", "or"):
             into, what = one.parts
             name = _place(into)
             if one.mnemonic == "mov":
                 after = self._pointers.get(_place(what))
             elif one.mnemonic == "lea":
                 after = self._inside(what)
+            elif one.mnemonic == "or":
+                after = tagged(self._pointers.get(name), what)
             elif name in self._pointers and (step := stepped(one)) is not None:
                 after = self._pointers[name] + step[1]
         for written in self._code.writes(i):

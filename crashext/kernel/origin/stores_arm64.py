@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from crashext.kernel.origin.code_arm64 import REGISTERS, memory, stored
 from crashext.kernel.origin.instruction import Instruction
-from crashext.kernel.origin.kept import Kept
+from crashext.kernel.origin.kept import Kept, tagged
 from crashext.kernel.origin.stores import Walk
 
 
@@ -34,6 +34,10 @@ class Arm64Walk(Walk):
                 step = int(parts[2][1:], 0)
                 step = step if one.mnemonic == "add" else -step
                 after[_whole(parts[0])] = self._pointers[parts[1]] + step
+        elif one.mnemonic == "orr" and len(parts) == 3:
+            inside = tagged(self._pointers.get(_whole(parts[1])), parts[2])
+            if inside is not None:
+                after[_whole(parts[0])] = inside
         elif one.mnemonic == "ldr" and (where := memory(parts[1])) is not None:
             kept = self._pointers.get(f"[sp+{where.offset:#x}]") if where.base == "sp" else None
             if kept is not None:

@@ -37,6 +37,8 @@ class Known(Bases):
         return self._base
 
     def wholes(self, base: Base, offset: int, size: int) -> tuple[str, ...]:
+        if base.name == "xarray":  # in a struct that the cache is named after, at this offset
+            return ("task_struct_of_some",) if (offset, size) == (0x70, 9000) else ("other",)
         return ("whole",) if base.name == "part" else ()
 
     def known(self, name: str, size: int) -> bool:
@@ -55,6 +57,10 @@ class Known(Bases):
         (TASK, MEMBER._replace(inside=8), Base("task_struct", 4000, 0), Keeps.NO),
         (TASK, MEMBER._replace(at=0x70), Base("task_struct", 4000, 8), Keeps.YES),
         (TASK, MEMBER._replace(at=0x70), Base("part", 400, 0), Keeps.FITS),
+        (TASK, MEMBER._replace(at=8), Base("xarray", 16, 0), Keeps.FITS),
+        (TASK, MEMBER._replace(at=0), Base("xarray", 16, 8), Keeps.FITS),
+        (TASK, MEMBER._replace(at=0), Base("xarray", 16, 0), Keeps.NO),
+        (CRED, MEMBER._replace(at=8), Base("xarray", 16, 0), Keeps.NO),
         (CRED, MEMBER, Base("cred", 176, 0), Keeps.YES),
         (CRED, MEMBER, Base("other", 176, 0), Keeps.FITS),
         (AREA, MEMBER, Base("vmap_area", 72, 0), Keeps.YES),

@@ -43,6 +43,8 @@ def told(found: Filled) -> set[tuple[str, int, int, str]]:
     [
         (KEEP, ("member", 0x78, 0, "rbx")),
         (b"\x48\x8d\x50\x10\x48\x89\x13", ("member", 0, 0x10, "rbx")),  # its +0x10 to [rbx]
+        (b"\x48\x83\xc8\x02" + KEEP, ("member", 0x78, 2, "rbx")),  # or rax, 2: a tree's mark
+        (b"\x48\x89\xc2\x48\x83\xca\x01\x48\x89\x13", ("member", 0, 1, "rbx")),  # a lock's, in rdx
         (b"\x48\x89\x45\x28", ("member", 0x28, 0, "rbp")),  # rbp is a register like any other
         (b"\x48\x89\x04\xcb", ("array", 0, 0, "")),  # [rbx + rcx*8]
         (b"\x48\x89\x44\xcb\x40", ("array", 0x40, 0, "")),
@@ -62,6 +64,8 @@ def test_stores_into_other_memory(text: bytes, kept: tuple[str, int, int, str]) 
         b"\x48\x89\x40\x10",  # into itself
         b"\x89\x43\x78",  # half of it
         b"\x48\x89\x53\x78",  # another register
+        b"\x48\x0d\0\x10\0\0" + KEEP,  # or rax, 0x1000: no mark in an address's low bits
+        b"\x48\x09\xd0" + KEEP,  # or rax, rdx
     ],
 )
 def test_what_keeps_nothing(text: bytes) -> None:
@@ -132,12 +136,21 @@ def test_arm64() -> None:
     assert found.returned == 0
 
 
+def test_arm64_marks_a_pointer() -> None:
+    # bl; orr x1, x0, #2; str x1, [x19, #8]; ret
+    words = (0x94000000, 0xB27F0001, 0xF9000661, 0xD65F03C0)
+    code = Code(struct.pack("<4I", *words), AT, ISA)
+    found = stores_after(code, Arm64Constants(code, lambda _: None), 0, None, Arm64Walk)
+    assert told(found) == {("member", 8, 2, "x19")}
+
+
 @pytest.mark.parametrize(
     ("member", "base", "at"),
     [
         (b"\x48\x8d\x7d\x78", "rbp", 0x78),  # lea rdi, [rbp + 0x78]
         (b"\x48\x83\xef\x80", "rdi", 0x80),  # sub rdi, -0x80
         (b"\x48\x81\xc7\x60\x14\0\0", "rdi", 0x1460),  # add rdi, 0x1460
+        (b"\x4c\x8d\x75\x78\x4c\x89\xf7", "rbp", 0x78),  # lea r14, [rbp + 0x78]; mov rdi, r14
     ],
 )
 def test_a_store_through_an_argument_is_where_the_callers_say(
@@ -166,3 +179,32 @@ def test_what_fills_a_mempool_keeps_each_object_in_its_array() -> None:
     known = Requests(host, Caches((slab_cache("bio-248", 248),), None))
     (request,) = known.of((Kind.SLAB,))
     assert {k.where for k in Keepers(known).of(request)} == {"array"}
+
+
+def test_no_answer_depends_on_which_place_was_asked_about_before() -> None:
+    """Each function returns what the one before it returns, or new memory; the last keeps it."""
+    symbols = {"_text": AT, "_etext": AT + 0x1000, "__kmalloc": AT}
+    host = Paged(symbols=symbols)
+    text = bytearray(b"\xcc" * 0x1000)
+    for number in range(1, 6):
+        at = AT + 0x100 * number
+        keep = KEEP if number == 5 else b""
+        code = b"\x85\xd2\x75" + bytes([6 + len(keep)])  # test edx, edx; jne to the second call
+        code += call(at + len(code), at - 0x100 if number > 1 else AT) + keep + RET
+        code += b"\xbf\x40\0\0\0"  # mov edi, 64
+        code += call(at + len(code), AT) + keep + RET
+        text[0x100 * number : 0x100 * number + len(code)] = code
+    host.put(AT, bytes(text))
+
+    def answers(backwards: bool) -> dict[int, frozenset[object]]:
+        known = Requests(host, Caches((slab_cache("kmalloc-64", 64),), None))
+        requests = sorted(known.of((Kind.SIZED,)), key=lambda r: r.call, reverse=backwards)
+        assert len(requests) == 6
+        keepers = Keepers(known)
+        return {r.call: frozenset(keepers.of(r)) for r in requests}
+
+    forwards = answers(False)
+    assert forwards == answers(True)
+    # Two calls up are followed, no more.
+    kept = [bool(found) for _, found in sorted(forwards.items())]
+    assert kept == [False, False, False, True, True, True]
