@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from enum import IntEnum
 
+from crashext.analysis.reach.pointers import RESERVE
 from crashext.analysis.results.evidence import Pointer
 from crashext.kernel.origin.bases import Base, Bases
 from crashext.kernel.origin.kept import Kept
@@ -62,6 +63,10 @@ class Holder:
         pointer = self._pointer
         if kept.inside != pointer.inside or kept.where == "variable":
             return Keeps.NO
+        if pointer.struct == RESERVE:
+            return Keeps.YES if kept.where == "reserve" else Keeps.NO
+        if kept.where == "reserve":
+            return Keeps.PERHAPS if pointer.offset == -1 else Keeps.NO
         if pointer.offset < 0 or kept.where == "array":
             in_array = kept.where == "array" and pointer.offset in (-1, kept.at)
             return Keeps.PERHAPS if in_array else Keeps.NO

@@ -18,6 +18,7 @@ from crashext.analysis.likeness.decode import symbolic
 from crashext.analysis.likeness.words import WordMap
 from crashext.analysis.origin.mentions import HEAD, HOLDERS, Symbols, Told
 from crashext.analysis.origin.pointed import Found, Pointed
+from crashext.analysis.reach.pointers import RESERVE
 from crashext.analysis.results.callsites import Allocating
 from crashext.analysis.results.evidence import TypeCandidate
 from crashext.analysis.results.texts import MOST_LINES
@@ -266,6 +267,8 @@ def sizes_of(view: KernelView, cache: SlabCache) -> range:
 def _keeps(found: Found) -> str:
     pointer = found.pointer
     what = f"its +{pointer.inside:#x}" if pointer.inside else "it"
+    if pointer.struct == RESERVE:
+        return "fills the reserve of a mempool, which they are in"
     if pointer.offset < 0:
         return f"keeps the address of {what} in an array, as {pointer.holder} have theirs"
     where = f"+{pointer.offset:#x}" + (f" of a struct {found.struct}" if found.struct else "")

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from crashext.analysis.reach.edges import sources_into
 from crashext.analysis.reach.nodes import NodeKind
 from crashext.analysis.reach.reachability import Reach
+from crashext.analysis.reach.reserves import are_reserves
 from crashext.analysis.results.evidence import Pointer
 from crashext.hosts.base import U64
 from crashext.kernel.access import Words
@@ -40,6 +41,8 @@ _SOME = 0.2
 _MOST_HELD, _FEWEST, _MOST_SYMBOLS = 64, 4, 4
 _NEARLY_ALL = 0.95
 _OF_AREAS = "vm_struct"
+RESERVE = "mempool"
+"""What arrays are of that mempools keep objects in."""
 _OF_VARIABLES = "variables"
 
 
@@ -69,17 +72,30 @@ def pointers(marked: Reach, slots: Slots) -> tuple[Pointer, ...]:
     merged = [*_by_offset(seen, own, len(targets)), *_arrays(seen, own, len(targets))]
     merged = [p for p in merged if p.objects >= _LEAST * p.of]
     merged.sort(key=lambda p: (-p.objects, p.own, p.offset, p.inside))
-    return tuple(
-        _placed(marked, p, number, holders.get(_Seen(p.holder, p.offset, p.inside), []))
-        for p in merged[:_MOST]
-    )
+    return tuple(_placed(marked, p, number, _holding(holders, p)) for p in merged[:_MOST])
+
+
+def _holding(holders: dict[_Seen, list[int]], pointer: Pointer) -> list[int]:
+    """The nodes that have the pointers of one kind."""
+    if pointer.offset >= 0:
+        return holders.get(_Seen(pointer.holder, pointer.offset, pointer.inside), [])
+    kind = pointer.holder, pointer.inside
+    return [
+        n for seen, those in holders.items() if (seen.holder, seen.inside) == kind for n in those
+    ]
 
 
 def _placed(marked: Reach, pointer: Pointer, own: int, holders: list[int]) -> Pointer:
     """With what is known of the `holders`, of a pointer at objects of the cache `own`."""
+    if pointer.offset < 0 and not pointer.inside:
+        arrays = np.array(holders, np.int64)
+        if are_reserves(marked, arrays, marked.view.caches.all[own]):
+            return replace(pointer, struct=RESERVE)
     cache = marked.view.caches.find(pointer.holder)
     if cache is None:
         return pointer
+    if pointer.offset < 0:
+        holders = []
     others = pointer.offset >= 0 and _anything(marked, cache, pointer.offset, own)
     some = np.unique(np.array(holders, np.int64))
     some = some[np.linspace(0, len(some) - 1, min(len(some), _MOST_HELD)).astype(np.intp)]

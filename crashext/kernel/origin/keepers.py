@@ -20,7 +20,7 @@ _DEEPEST = 2
 _MOST_COPIES = 2
 _MOST_CALLERS = 24
 """Of a function; more are a sample, spread over all text."""
-_IN_ARRAY = frozenset((Kept("array", 0, 0),))
+_IN_ARRAY, _IN_RESERVE = frozenset((Kept("array", 0, 0),)), frozenset((Kept("reserve", 0, 0),))
 _Step = tuple[frozenset[Kept], tuple[tuple[Symbol, int], ...]]
 """What is kept, and functions that return the address to their callers, and how far into the
 object."""
@@ -45,7 +45,9 @@ class Keepers:
         return self._known[request.call]
 
     def _find(self, request: Request) -> frozenset[Kept]:
-        if request.entry.bulk or request.entry.filling:
+        if request.entry.filling:
+            return _IN_RESERVE
+        if request.entry.bulk:
             return _IN_ARRAY
         if request.jump:
             known = request.entry.returns

@@ -29,7 +29,8 @@ _NUMBER = re.compile(r"#?(-?(?:0x[0-9a-f]+|\d+))", re.ASCII)
 class Kept(NamedTuple):
     """A store of the object's address into other memory."""
 
-    where: Literal["member", "array", "variable"]
+    where: Literal["member", "array", "variable", "reserve"]
+    """The last is the array of a mempool."""
     at: int
     """How far from what the code has the address of; of a variable its address."""
     inside: int

@@ -5,10 +5,18 @@ from __future__ import annotations
 from crashext.hosts.base import Host
 
 
+_MEMPOOL = ("struct mempool_s", "struct mempool")  # mempool_t is either, by the kernel's age
+
+
 def pool_data(host: Host) -> int | None:
     """Where a mempool keeps its cache."""
-    # mempool_t is either, by the kernel's age
-    return _offset(host, ("struct mempool_s", "struct mempool"), "pool_data")
+    return _offset(host, _MEMPOOL, "pool_data")
+
+
+def pool_arrays(host: Host) -> int | None:
+    """How far behind the address of its objects' array a mempool keeps its cache."""
+    array, data = _offset(host, _MEMPOOL, "elements"), pool_data(host)
+    return None if array is None or data is None or data <= array else data - array
 
 
 def before_managed(host: Host) -> int:

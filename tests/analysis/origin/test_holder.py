@@ -9,6 +9,7 @@ import pytest
 
 from crashext.analysis.origin.holder import Holder, Keeps
 from crashext.analysis.origin.pointed import Pointed
+from crashext.analysis.reach.pointers import RESERVE
 from crashext.analysis.results.callsites import Keeping
 from crashext.analysis.results.evidence import Pointer
 from crashext.hosts.base import U64
@@ -24,6 +25,7 @@ CRED = Pointer("cred_jar", 0x78, 0, 10, 10, size=176)
 SLAB = Pointer("kmalloc-192", 0x78, 0, 10, 10, size=192)
 LIST = Pointer("kmalloc-192", 0x20, 0x18, 10, 10, own=True, size=192)
 AREA = Pointer("vmap_area", 0x78, 0, 10, 10, size=72)
+RESERVED = Pointer("kmalloc-256", -1, 0, 10, 10, struct=RESERVE)
 MEMBER = Kept("member", 0x78, 0, 1, "rbx")
 
 
@@ -76,6 +78,10 @@ class Known(Bases):
         (LIST, Kept("member", 8, 0x18, 1, "rdx"), None, Keeps.PERHAPS),
         (Pointer("kmalloc-256", -1, 0, 10, 10), Kept("array", 0, 0), None, Keeps.PERHAPS),
         (Pointer("kmalloc-256", -1, 0, 10, 10), MEMBER, None, Keeps.NO),
+        (Pointer("kmalloc-256", -1, 0, 10, 10), Kept("reserve", 0, 0), None, Keeps.PERHAPS),
+        (RESERVED, Kept("reserve", 0, 0), None, Keeps.YES),
+        (RESERVED, Kept("array", 0, 0), None, Keeps.NO),
+        (RESERVED, MEMBER, None, Keeps.NO),
         (Pointer("variables", 0x78, 0, 10, 10), MEMBER, Base("any", 8, 0), Keeps.FITS),
     ],
 )

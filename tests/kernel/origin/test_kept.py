@@ -173,12 +173,12 @@ def test_a_store_through_an_argument_is_where_the_callers_say(
     assert ("member", at, 0, caller, base) in found
 
 
-def test_what_fills_a_mempool_keeps_each_object_in_its_array() -> None:
+def test_what_fills_a_mempool_keeps_each_object_in_its_reserve() -> None:
     host = Paged(symbols={"_text": AT, "_etext": AT + 0x1000, "mempool_init": AT})
     host.put(AT, b"\xcc" * 0x100 + call(AT + 0x100, AT) + RET + b"\xcc" * 0xEFA)
     known = Requests(host, Caches((slab_cache("bio-248", 248),), None))
     (request,) = known.of((Kind.SLAB,))
-    assert {k.where for k in Keepers(known).of(request)} == {"array"}
+    assert {k.where for k in Keepers(known).of(request)} == {"reserve"}
 
 
 def test_no_answer_depends_on_which_place_was_asked_about_before() -> None:
