@@ -54,4 +54,4 @@ def _pointed_from(marked: Reach, arrays: NDArray[np.int64]) -> Iterator[Words]:
     for start, size in zip(
         nodes.addresses(owners).tolist(), nodes.bytes(owners).tolist(), strict=True
     ):
-        yield np.arange(start, start + size - 8, 8, np.uint64)
+        yield np.uint64(start) + np.arange(0, size - 8, 8).astype(np.uint64)

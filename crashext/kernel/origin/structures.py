@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from crashext.hosts.base import Host
 
-
 _MEMPOOL = ("struct mempool_s", "struct mempool")  # mempool_t is either, by the kernel's age
 
 

@@ -18,10 +18,13 @@ def _array_of_bios() -> tuple[int, int]:
     host = lab_view(NAME).host
     bioset, pool = host.layout("struct bio_set"), host.layout("struct mempool_s")
     variable, data = host.address_of("fs_bio_set"), pool_data(host)
-    assert bioset is not None and pool is not None and variable is not None and data is not None
-    first = bioset.first_of("bio_pool")
-    elements = pool.first_of("elements")
-    assert first is not None and elements is not None
+    assert bioset is not None
+    assert pool is not None
+    first, elements = bioset.first_of("bio_pool"), pool.first_of("elements")
+    assert variable
+    assert data
+    assert first is not None
+    assert elements is not None
     at = variable + first.offset
     return u64(host, at + elements.offset), u64(host, at + data)
 
@@ -44,7 +47,8 @@ def test_objects_of_another_kind_are_no_reserve() -> None:
     mine = next(c for c in view.caches.all if c.address == address)
     rows = view.index.rows_of(view.caches.index(cache))[:4]
     some = np.concatenate([np.arange(*reach.table.first[r : r + 2]) for r in rows.tolist()])
-    assert len(some) and not are_reserves(reach, some, mine)
+    assert len(some)
+    assert not are_reserves(reach, some, mine)
     both = np.append(some, reach.nodes.pointed_at(np.array([array], np.uint64)))
     assert not are_reserves(reach, both, mine)
     assert not are_reserves(reach, np.zeros(0, np.int64), mine)
