@@ -114,9 +114,8 @@ class Holder:
         if at == pointer.offset and base.size == pointer.size:
             names.append(base.name)
         named = any(self._stem is not None and name.startswith(self._stem) for name in names)
-        if (
-            bases.anywhere(base) and base.size < pointer.size
-        ):  # it says little where it is not the holders' own struct
+        if bases.anywhere(base) and base.size < pointer.size:
+            # It says little where it is not in the holders' own struct.
             return Keeps.FITS if named else Keeps.NO
         if not named and names and bases.known(pointer.holder, pointer.size):
             # The cache has that struct's name: another one of its size is hardly in it.

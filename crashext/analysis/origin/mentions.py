@@ -36,6 +36,8 @@ _NEXT = 0.5
 """What each further symbol says that holders have: they are of one stroke of code."""
 _FEW = 64
 """Functions that name a symbol, above which places are not looked for by it."""
+_MOST_HANDED = 2
+"""Symbols that no function names which asks for an object, for which all text is looked through."""
 HEAD, HOLDERS = -1, -2
 """In place of an offset: they hang at it; what points at them has it."""
 _SYMBOLS = (Kind.TEXT_SYMBOL, Kind.DATA_SYMBOL, Kind.MODULE)
@@ -49,6 +51,8 @@ class Told:
     offset: int
     weight: float
     calls: frozenset[int]
+    handed: bool
+    """Not they name it, but who calls them."""
 
 
 class Symbols:
@@ -76,8 +80,11 @@ class Symbols:
             Told(
                 int(one.word),
                 one.offset,
-                math.log(_PASSED / _BY_CHANCE * max(one.functions, 1) / max(one.naming, 1)),
+                math.log(
+                    _PASSED / _BY_CHANCE * max(one.functions, 1) / max(one.naming, one.handed, 1)
+                ),
                 frozenset(int(a) for a in one.calls),
+                bool(one.handed),
             )
             for one in named
         ]
@@ -126,15 +133,20 @@ def _find(view: KernelView, cache: SlabCache, held: Sequence[tuple[int, int]]) -
     texts = known.mentions(family(cache.name)[0].startswith("kmalloc-"))
     foreign = foreign_of(view.host)
     result = []
+    looked = 0
     for word, offset in held:
         functions = texts.of(word)
+        naming_it = len(functions)
+        if not functions and offset >= 0 and looked < _MOST_HANDED:
+            looked += 1
+            functions = texts.among(known.handed.of(word))
         naming = [r for r in places if r.function.address in functions]
         uncertain = [r for r in naming if not certain(r) and not r.function.module]
         result.append(
             Named(
                 word=U64(word),
                 offset=offset,
-                naming=len(functions),
+                naming=naming_it,
                 functions=len(texts),
                 calls=tuple(U64(r.call) for r in naming),
                 more=counted(
@@ -144,6 +156,7 @@ def _find(view: KernelView, cache: SlabCache, held: Sequence[tuple[int, int]]) -
                         for r in (uncertain if len(functions) <= _FEW else [])
                     ],
                 ),
+                handed=0 if naming_it else len(functions),
             )
         )
     return tuple(result)

@@ -281,6 +281,8 @@ def _names(view: KernelView, told: Told) -> str:
         return f"names {what}, which what points at them has"
     if told.offset == HEAD:
         return f"names {what}, at which they hang"
+    if told.handed:
+        return f"is called by who names {what}, which they hold at +{told.offset:#x}"
     return f"names {what}, which they hold at +{told.offset:#x}"
 
 

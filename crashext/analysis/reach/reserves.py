@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from crashext.analysis.reach.edges import sources_into
 from crashext.analysis.reach.reachability import Reach
+from crashext.hosts.base import Bytes
 from crashext.kernel.access import Words
 from crashext.kernel.origin.structures import pool_arrays
 from crashext.kernel.slab.caches import SlabCache
@@ -32,26 +33,31 @@ def are_reserves(marked: Reach, arrays: NDArray[np.int64], cache: SlabCache) -> 
         return False
     starts = np.sort(marked.nodes.addresses(arrays))
     pools = np.zeros(len(starts), np.bool_)
-    for places in _pointed_from(marked, arrays):
-        data, ok = marked.view.host.read_many(places, step + 8)
-        words = np.ascontiguousarray(data[ok]).view("<u8").reshape(int(ok.sum()), -1)
-        which = np.minimum(np.searchsorted(starts, words[:, 0]), len(starts) - 1)
-        filled = (starts[which] == words[:, 0]) & (words[:, -1] == np.uint64(cache.address))
+    for words in _words(marked, arrays, step // 8):
+        led, given = words[:, : -step // 8].reshape(-1), words[:, step // 8 :].reshape(-1)
+        which = np.minimum(np.searchsorted(starts, led), len(starts) - 1)
+        filled = (starts[which] == led) & (given == np.uint64(cache.address))
         pools[which[filled]] = True
     return float(pools.mean()) >= _NEARLY_ALL
 
 
-def _pointed_from(marked: Reach, arrays: NDArray[np.int64]) -> Iterator[Words]:
-    """Addresses of words that may point at them: in variables, and in other nodes."""
-    references, nodes = marked.references, marked.nodes
+def _words(marked: Reach, arrays: NDArray[np.int64], behind: int) -> Iterator[Words]:
+    """What may point at them, in rows, with some words behind it: in variables, and other nodes."""
+    references, nodes, host = marked.references, marked.nodes, marked.view.host
     wanted = np.zeros(nodes.count, np.bool_)
     wanted[arrays] = True
     hits = np.flatnonzero(wanted[references.root_target])[:_MOST_OWNERS]
-    yield np.unique(references.root_at[hits]) + np.uint64(marked.view.space.direct.start)
+    at = np.unique(references.root_at[hits]) + np.uint64(marked.view.space.direct.start)
+    data, ok = host.read_many(at, 8 * behind + 8)
+    yield _in_rows(data[ok], behind + 1)
     found = sources_into(references.source, references.target, wanted, marked.marks.store)
     owners = np.unique(found.astype(np.int64))
-    owners = owners[nodes.bytes(owners) <= _LARGEST][:_MOST_OWNERS]
-    for start, size in zip(
-        nodes.addresses(owners).tolist(), nodes.bytes(owners).tolist(), strict=True
-    ):
-        yield np.uint64(start) + np.arange(0, size - 8, 8).astype(np.uint64)
+    sizes = nodes.bytes(owners)
+    for size in np.unique(sizes[(sizes <= _LARGEST) & (sizes > 8 * behind)]).tolist():
+        some = owners[sizes == size][:_MOST_OWNERS]
+        data, ok = host.read_many(nodes.addresses(some), size & ~7)
+        yield _in_rows(data[ok], size // 8)
+
+
+def _in_rows(data: Bytes, length: int) -> Words:
+    return np.ascontiguousarray(data).view("<u8").reshape(-1, length)

@@ -91,6 +91,9 @@ class Named:
     """Addresses of the calls of those that may allocate from the cache."""
     more: tuple[Allocating, ...]
     """Of those the kernel's own whose size or cache is not constant."""
+    handed: int = 0
+    """Where nobody of those names it: functions that ask for an object and are called by who does;
+    `calls` are theirs then."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ name a given symbol once in a billion times.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +55,10 @@ class Mentions:
     def __len__(self) -> int:
         """Functions."""
         return len(self._functions)
+
+    def among(self, functions: Iterable[int]) -> set[int]:
+        """Those of the functions that are looked at."""
+        return set(self._functions.tolist()).intersection(functions)
 
     def of(self, address: int) -> set[int]:
         """The functions whose text names `address`."""

@@ -34,6 +34,7 @@ from crashext.kernel.origin.entrypoints import (
 from crashext.kernel.origin.fitting import Fit, Fitting, Request
 from crashext.kernel.origin.functions import Functions, image_areas
 from crashext.kernel.origin.given import GivenCaches
+from crashext.kernel.origin.handed import Handed
 from crashext.kernel.origin.least import least
 from crashext.kernel.origin.mentions import Mentions
 from crashext.kernel.origin.readers import Reader, reader
@@ -194,6 +195,11 @@ class Requests:
         calls = self._entries[1]
         whole = sum(len(data) for _, data in calls.kept.pieces) >= calls.text
         return Called(self.host, calls.kept) if whole and not calls.missing else None
+
+    @cached_property
+    def handed(self) -> Handed:
+        """Who is called by functions that name a symbol."""
+        return Handed(self.host, self._entries[1].kept)
 
     def mentions(self, kmalloc: bool) -> Mentions:
         """What functions name that ask for an object, of kmalloc()'s caches or of one that they
