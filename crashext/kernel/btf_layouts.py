@@ -12,7 +12,7 @@ from functools import cached_property
 from crashext.hosts.absent import Members, a_bit_apart, require_absent
 from crashext.hosts.base import Host, Layout
 from crashext.kernel.btf import Btf
-from crashext.kernel.btf_memory import mentioned, read_btf, read_kernel_btf
+from crashext.kernel.btf_memory import read_btf, read_kernel_btf, read_names
 from crashext.kernel.btf_types import BtfKind
 
 _FACT = re.compile(r"(SIZE|OFFSET)\((\w+)(?:\.(\w+))?\)")
@@ -132,9 +132,14 @@ class CarriedTypes:
             return False
         self._asked = True
         try:
-            return mentioned(self._host, type_name)
+            return b"\0" + type_name.rpartition(" ")[2].encode() + b"\0" in self._names
         finally:
             self._asked = False
+
+    @cached_property
+    def _names(self) -> bytes:
+        """Kept: a run asks for a dozen types that nobody has, and to read the modules' is long."""
+        return read_names(self._host)
 
     def enumerator(self, name: str) -> int | None:
         """Value of an enumerator of the kernel; None where no enum of its has it."""

@@ -9,7 +9,7 @@ from crashext.hosts.keeping import keep
 from crashext.kernel.btf import Btf
 from crashext.kernel.btf_check import defect
 from crashext.kernel.btf_modules import module_btf
-from crashext.kernel.btf_unit import parse, parse_kernel
+from crashext.kernel.btf_unit import parse, parse_kernel, strings_of
 
 _MAX_KERNEL = 64 << 20  # a distribution's kernel has 4 to 6 MB
 
@@ -41,12 +41,13 @@ def _blobs(host: Host) -> tuple[bytes, tuple[tuple[str, bytes], ...]] | None:
     return kernel, tuple(whole)
 
 
-def mentioned(host: Host, type_name: str) -> bool:
-    """Whether the name of a type is a string of the kernel's types or of a module's: of most that
-    no module has, no string is."""
+def read_names(host: Host) -> bytes:
+    """The strings of the kernel's types and of its modules', each between zeros: a type that has
+    no such name is nobody's."""
     blobs = read_blobs(host)
-    name = b"\0" + type_name.rpartition(" ")[2].encode() + b"\0"
-    return blobs is not None and any(name in data for _, data in (("", blobs[0]), *blobs[1]))
+    if blobs is None:
+        return b""
+    return b"".join(map(strings_of, (blobs[0], *(data for _, data in blobs[1]))))
 
 
 def read_kernel_btf(host: Host) -> tuple[Btf | None, str]:

@@ -33,6 +33,22 @@ class Unit:
 
 def parse(name: str, data: bytes) -> Unit | None:
     """One BTF blob; None where it is not one. Types after the first impossible one are dropped."""
+    parts = _parts(data)
+    if parts is None:
+        return None
+    types, strings = parts
+    words = np.frombuffer(types, "<u4")
+    return Unit(name, words, _starts(words), strings)
+
+
+def strings_of(data: bytes) -> bytes:
+    """The names in one BTF blob."""
+    parts = _parts(data)
+    return b"" if parts is None else parts[1]
+
+
+def _parts(data: bytes) -> tuple[bytes, bytes] | None:
+    """Types and strings."""
     if len(data) < HEADER:
         return None
     head = np.frombuffer(data[:HEADER], "<u4").tolist()
@@ -43,8 +59,7 @@ def parse(name: str, data: bytes) -> Unit | None:
     type_at, text_at = length + type_at, length + text_at
     if max(type_at + type_size, text_at + text_size) > len(data):
         return None
-    words = np.frombuffer(data[type_at : type_at + type_size], "<u4")
-    return Unit(name, words, _starts(words), data[text_at : text_at + text_size])
+    return data[type_at : type_at + type_size], data[text_at : text_at + text_size]
 
 
 @lru_cache(maxsize=1)
