@@ -75,27 +75,27 @@ def _function(form: str) -> ctypes._NamedFuncPointer | None:
 
 def unpack_all(
     forms: int,
-    data: bytes,
+    data: NDArray[np.uint8],
     offsets: NDArray[np.int64],
     sizes: NDArray[np.int64],
     packed: NDArray[np.bool_],
     page: int,
-) -> NDArray[np.uint8] | None:
-    """All pages that stand at `offsets` of data, those that are `packed` in the one form of
-    `forms`; None where that must be done page by page, or one of them is damaged."""
+    result: NDArray[np.uint8],
+) -> bool:
+    """Put into `result` all pages that stand at `offsets` of data, those that are `packed` in the
+    one form of `forms`; False where that must be done page by page, or one of them is damaged."""
     import ctypes
 
     together, form = _together(), FORMS.get(forms, "")
     function = _function(form) if form in _FUNCTIONS else None
     if together is None or function is None:
-        return None
-    result = np.empty(len(offsets) * page, np.uint8)
+        return False
     count = len(offsets)
     arrays = [np.ascontiguousarray(a) for a in (offsets, sizes, packed)]
     places = [a.ctypes.data for a in arrays]
     code = ctypes.cast(function, ctypes.c_void_p)
-    done = together(code, forms, data, *places, count, page, result.ctypes.data)
-    return result if done == count else None
+    rest = (*places, count, page, result.ctypes.data)
+    return together(code, forms, data.ctypes.data, *rest) == count
 
 
 def _zlib(packed: bytes, size: int) -> bytes | None:

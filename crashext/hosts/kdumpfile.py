@@ -59,6 +59,7 @@ class KdumpFile:
         self._before = np.concatenate([np.zeros(1, np.int64), ends])
         self._table = bitmap + size
         self._note = struct.unpack_from("<QQ", about, 32) if version >= 3 else (0, 0)
+        self._packed, self._unpacked_pages = np.empty((2, 0), np.uint8)
         self.page = lru_cache(_CACHED)(self._page)
 
     def vmcoreinfo(self) -> str:
@@ -70,10 +71,15 @@ class KdumpFile:
 
     def read(self, address: int, size: int) -> bytes | None:
         """Bytes at a physical address; None where any of them is not in the file."""
+        data = self.view(address, size)
+        return None if data is None else bytes(data)
+
+    def view(self, address: int, size: int) -> memoryview | bytes | None:
+        """The same, where nothing need be copied; until the next call."""
         first, end = address // self.block, -(-(address + size) // self.block)
         at = address - first * self.block
         if end - first > _FEW and (data := self._at_once(first, end)) is not None:
-            return data[at : at + size].tobytes()
+            return data.data[at : at + size]
         whole = self._run(first, end) if end - first > _FEW else map(self.page, range(first, end))
         pages = list(whole)
         if None in pages:
@@ -106,8 +112,15 @@ class KdumpFile:
         if sizes.min() <= 0 or stop > self._length or stop - start > 2 * self.block * len(rows):
             return None
         packed = rows["flags"] & _FORMS != 0
-        data = self._read(start, stop - start)
-        return unpack_all(int(forms), data, offsets - start, sizes, packed, self.block)
+        # A thread's new arrays are new pages from the kernel each time: these are its own.
+        self._packed = _room(self._packed, stop - start)
+        self._unpacked_pages = _room(self._unpacked_pages, len(rows) * self.block)
+        data, result = self._packed[: stop - start], self._unpacked_pages[: len(rows) * self.block]
+        self._file.seek(start)
+        if self._file.readinto(data.data) != len(data):  # type: ignore[attr-defined]
+            return None
+        done = unpack_all(int(forms), data, offsets - start, sizes, packed, self.block, result)
+        return result if done else None
 
     def _rows(self, first: int, end: int) -> NDArray[Any] | None:
         """What the file says of page frames [first, end); None where any of them is not in it."""
@@ -156,3 +169,8 @@ class KdumpFile:
             return bytes(size)
         self._file.seek(at)
         return self._file.read(size).ljust(size, b"\0")
+
+
+def _room(array: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """The array, or a longer one."""
+    return array if size <= len(array) else np.empty(size, np.uint8)

@@ -131,7 +131,7 @@ class _Own:
 
     def read(self, address: int, size: int) -> memoryview | None:
         where = self._physical(address)
-        data = None if where is None else self._dump.read(where, size)
+        data = None if where is None else self._dump.view(where, size)
         return None if data is None else memoryview(data)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, repeat
+from itertools import chain, islice, repeat
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
@@ -34,7 +34,8 @@ _READ = 1 << 20
 _BRIDGE = 16  # page frames nobody wants that are read along
 _BLOCK = 1 << 16  # words: what is compared stays in the CPU's cache
 _WORTH_THREADS = 16 << 20  # bytes
-_AHEAD = 4  # pieces that each thread may be ahead of what was taken
+_TOGETHER = 4  # pieces that a thread is given at a time
+_AHEAD = 2  # times that each thread may be ahead of what was taken
 
 
 T = TypeVar("T")
@@ -119,29 +120,35 @@ def _looks(
     for reader in readers:
         idle.put(reader)
 
-    def aside(first: int, end: int) -> Found | None:
+    def aside(some: list[tuple[int, int]]) -> list[Found | None]:
         reader = idle.get()
         try:
-            data = reader.read(view.space.address(first), (end - first) << shift)
-            return None if data is None else look(first, data)
-        except OSError:
-            return None
+            return [by(reader, first, end) for first, end in some]
         finally:
             idle.put(reader)
 
-    waiting: deque[tuple[int, int, Future[Found | None]]] = deque()
+    def by(reader: Reader, first: int, end: int) -> Found | None:
+        try:
+            data = reader.read(view.space.address(first), (end - first) << shift)
+        except OSError:
+            return None
+        return None if data is None else look(first, data)
+
+    waiting: deque[tuple[list[tuple[int, int]], Future[list[Found | None]]]] = deque()
     pool = ThreadPoolExecutor(len(readers))
     none = np.zeros(0, np.int64)
+    # To hand a piece over costs a twentieth of reading one that is easily unpacked.
+    parcels = iter(lambda: list(islice(pieces, _TOGETHER)), [])
     try:
-        for piece in chain(pieces, repeat(None)):
-            if piece is not None:
-                waiting.append((*piece, pool.submit(aside, *piece)))
+        for parcel in chain(parcels, repeat(None)):
+            if parcel is not None:
+                waiting.append((parcel, pool.submit(aside, parcel)))
             if not waiting:
                 break
-            if piece is None or len(waiting) > _AHEAD * len(readers):
-                first, end, future = waiting.popleft()
-                found = future.result()
-                yield alone(first, end) if found is None else (first, end, found, none)
+            if parcel is None or len(waiting) > _AHEAD * len(readers):
+                some, future = waiting.popleft()
+                for (first, end), found in zip(some, future.result(), strict=True):
+                    yield alone(first, end) if found is None else (first, end, found, none)
     finally:
         # Ctrl-C, too: what was begun takes some milliseconds more, the rest is not begun.
         pool.shutdown(cancel_futures=True)
