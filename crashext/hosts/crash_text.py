@@ -8,8 +8,8 @@ from crashext.hosts.base import Module
 
 # ffffffffc050f0c0  leaklab  ffffffffc050a000  36864  (not loaded)  [CONFIG_KALLSYMS]
 _MODULE = re.compile(r"^[0-9a-f]{8,16}\s+(\S+)\s+([0-9a-f]{8,16})\s+(\d+)\s", re.MULTILINE)
-# 31c40 (d) runqueues
-_PERCPU = re.compile(r"^([0-9a-f]{1,6}) \(.\) (\S+)$", re.MULTILINE)
+# 31c40 (d) runqueues; 200 (a) i is a number that assembler code has a name for
+_PERCPU = re.compile(r"^([0-9a-f]{1,6}) \([^aA]\) (\S+)$", re.MULTILINE)
 # ffffffff811c2f3e (T) alloc_pid+30 /build/linux/kernel/pid.c: 177
 _SOURCE = re.compile(r"\s(\S+\.\w+): (\d{1,7})\s*$")
 _LOCK_KEY = re.compile(r"__key(\.\d+)?$")  # struct lock_class_key, empty without lockdep

@@ -20,6 +20,7 @@ from elftools.elf.sections import SymbolTableSection
 from numpy.typing import NDArray
 
 from crashext.hosts.base import Addresses
+from crashext.hosts.percpu import PERCPU_END
 
 _ENTRY = np.dtype(
     [
@@ -32,6 +33,7 @@ _ENTRY = np.dtype(
     ]
 )
 _NAMELESS = (3, 4)  # STT_SECTION, STT_FILE
+_ABSOLUTE = 0xFFF1  # SHN_ABS
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,9 @@ def elf_symbols(path: Path, bias: int, ranges: Sequence[tuple[int, int]]) -> Sym
         return None
     entries = entries[(entries["section"] != 0) & (entries["name"] < len(text))]
     entries = entries[(entries["name"] != 0) & ~np.isin(entries["info"] & 0xF, _NAMELESS)]
+    # Numbers that assembler code has names for (i, vector, type), where per-CPU variables are, too.
+    numbers = (entries["section"] == _ABSOLUTE) & (entries["value"] < PERCPU_END)
+    entries = entries[~numbers]
     address = entries["value"].astype(np.uint64)
     moved = address + np.uint64(bias % (1 << 64))
     inside = np.zeros(len(moved), np.bool_)

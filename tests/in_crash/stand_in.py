@@ -18,6 +18,8 @@ from typing import Any
 import drgn
 from drgn.helpers.linux.kallsyms import load_module_kallsyms
 
+from crashext.hosts.percpu import PERCPU_END
+
 _PRIMITIVES = {drgn.TypeKind.STRUCT, drgn.TypeKind.UNION}
 
 
@@ -97,7 +99,12 @@ class StandIn:
             ]
             return "".join(rows)
         if line == "sym -l":
-            return "".join(f"{s.address:x} (d) {s.name}\n" for s in self.program.symbols())
+            # What has an offset and no size is a number that assembler code has a name for.
+            kinds = {True: "a", False: "d"}
+            return "".join(
+                f"{s.address:x} ({kinds[s.address < PERCPU_END and not s.size]}) {s.name}\n"
+                for s in self.program.symbols()
+            )
         raise CrashError(f"{line.split()[0]}: command not found: {line}")
 
     def get_epython_cmds(self) -> list[str]:
