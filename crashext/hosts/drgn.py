@@ -67,7 +67,7 @@ class DrgnHost:
         self._program = program
         self._source = source
         self.jobs = 1
-        self._module_symbols_loaded = False
+        self._symbols_loaded: set[str] = set()  # of modules
         self._types: Types | None = None
         # Not functools.cache, which would hold this host, and the dump, for good.
         self._addresses: dict[str, int | None] = {}
@@ -220,9 +220,12 @@ class DrgnHost:
         module = self._module_at(address)
         if not module and (named := self._kernel_symbols.at(address)):
             return Symbol(named[2], named[0], named[1])
-        if module and not self._module_symbols_loaded:
-            self._module_symbols_loaded = True
-            register_symbols(self._program, self, self._module_list)
+        if module and module not in self._symbols_loaded:
+            # Of this one alone: a machine has a hundred thousand, of which few are asked for.
+            self._symbols_loaded.add(module)
+            for at, known in self._module_list:
+                if known.name == module:
+                    register_symbols(self._program, self, at, known)
         try:
             found = [s for s in self._program.symbols(address) if names_something(s)]
         except (LookupError, ValueError, OverflowError, drgn.FaultError):

@@ -5,23 +5,20 @@ drgn's own reader gives up on all modules where the notes or the symbols of one 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import drgn
 
 from crashext.hosts.base import Host, Module
 from crashext.hosts.modulelist import ModuleSymbol, module_symbols
 
-_FINDER = "crashext_modules"
+_FINDER = "crashext module"
 
 
-def register_symbols(
-    program: drgn.Program, host: Host, modules: Sequence[tuple[int, Module]]
-) -> None:
-    """`modules`: (address of struct module, module). Symbols of debug files come first."""
-    found = [_drgn_symbol(s) for at, module in modules for s in module_symbols(host, at, module)]
-    if _FINDER not in program.registered_symbol_finders():
-        program.register_symbol_finder(_FINDER, drgn.SymbolIndex(found), enable_index=-1)
+def register_symbols(program: drgn.Program, host: Host, at: int, module: Module) -> None:
+    """Of one module, whose struct module is `at`; symbols of debug files come first."""
+    finder = f"{_FINDER} {module.name}"
+    if finder not in program.registered_symbol_finders():
+        found = [_drgn_symbol(s) for s in module_symbols(host, at, module)]
+        program.register_symbol_finder(finder, drgn.SymbolIndex(found), enable_index=-1)
 
 
 def _drgn_symbol(found: ModuleSymbol) -> drgn.Symbol:
