@@ -213,17 +213,16 @@ def _moved(item: Field | Choice, by: int, name: str, share: float = 1.0) -> Fiel
             item.size,
             tuple(tuple(_moved(i, by, name, share) for i in a) for a in item.alternatives),
         )
-    separator = "." if name and item.name and not item.name.startswith("[") else ""
-    return item._replace(
-        offset=item.offset + by,
-        name=f"{name}{separator}{item.name}",
-        share=item.share * share,
-    )
+    offset, size, form, kind, own, owner, bit_offset, bit_size, own_share = item
+    if name:
+        own = f"{name}.{own}" if own and own[0] != "[" else name + own
+    # Not _replace, which takes twice as long: the structs that fit a cache have 50,000 fields.
+    return Field(offset + by, size, form, kind, own, owner, bit_offset, bit_size, own_share * share)
 
 
 def _leaves(items: Items) -> int:
-    return sum(
-        sum(map(_leaves, item.alternatives)) if isinstance(item, Choice) else 1 for item in items
+    return len(items) + sum(
+        sum(map(_leaves, item.alternatives)) - 1 for item in items if isinstance(item, Choice)
     )
 
 
