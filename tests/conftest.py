@@ -7,8 +7,10 @@ of a tool: the lab then says what is missing, and the test fails.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import subprocess
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ import crashext
 from crashext.commands import entry
 from crashext.hosts.drgn import DrgnHost
 from crashext.hosts.drgn import open_core as _open_core
+from crashext.kernel import compiled
 from crashext.kernel.btf_layouts import CarriedTypes
 from crashext.kernel.slab.view import KernelView
 from tests.lab import (
@@ -59,6 +62,19 @@ def need_lab() -> None:
 def lab() -> None:
     """For tests that need the lab, though they ask for no dump of it by themselves."""
     need_lab()
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """The compiled loops, as pip builds them."""
+    need_lab()
+    path = tmp_path_factory.mktemp("compiled") / compiled.build_name()
+    flags = ["-O3", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
+    sources = sorted(map(str, Path(compiled.__file__).parent.glob("*.c")))
+    subprocess.run(["cc", *flags, "-o", str(path), *sources], check=True)
+    found = compiled.load(path)
+    assert found is not None
+    return found
 
 
 def only_if(asked: object, otherwise: str) -> pytest.MarkDecorator:

@@ -97,9 +97,23 @@ def load(path: Path) -> ctypes.CDLL | None:
         physical = ctypes.POINTER(_Physical)
         found.crashext_physical.argtypes = [physical, words, count, words, words, words]
         found.crashext_physical.restype = count
+        _of_code(found)
     except (OSError, AttributeError):
         return None
     return found
+
+
+def _of_code(found: ctypes.CDLL) -> None:
+    """The loops of instructions.c."""
+    words, count = ctypes.c_void_p, ctypes.c_int64
+    found.crashext_lines_text.argtypes = [words, count, words]
+    found.crashext_lines_text.restype = count
+    found.crashext_lines.argtypes = [words, count, *(words,) * 7]
+    found.crashext_lines.restype = count
+    found.crashext_jumps.argtypes = [words, count, words, words]
+    found.crashext_jumps.restype = None
+    found.crashext_set_last.argtypes = [words, count, ctypes.c_uint32, count, count]
+    found.crashext_set_last.restype = count
 
 
 class Kept:

@@ -47,7 +47,8 @@ class Bases:
         self._requests, self._btf = requests, btf
         self._host: Host = requests.host
         self._known: dict[tuple[int, str], Base | None] = {}
-        self._wholes: dict[tuple[int, int, int], tuple[str, ...]] = {}
+        self._wholes: dict[tuple[int, int], dict[int, tuple[str, ...]]] = {}
+        self._sized: dict[int, list[int]] = {}
         self._members: dict[int, list[tuple[int, int, int]]] = {}
 
     def of(self, kept: Kept) -> Base | None:
@@ -77,25 +78,36 @@ class Bases:
         """Structs of `size` bytes that have this one as a part, at `offset`, by name."""
         if self._btf is None or offset + base.size > size:
             return ()
-        key = base.type, offset, size
+        if not base.type or offset < 0:
+            return ()
+        key = offset, size
         if key not in self._wholes:
-            found = self._btf.structs(size, size).tolist() if base.type and offset >= 0 else []
-            having = [n for n in found if self._has(n, base.type, offset, 0)]
-            self._wholes[key] = tuple(self._btf.name(n) for n in having)
-        return self._wholes[key]
+            self._wholes[key] = self._at(offset, size)
+        return self._wholes[key].get(base.type, ())
 
-    def _has(self, number: int, part: int, offset: int, depth: int) -> bool:
-        """Whether a struct has another one as a part at an offset."""
+    def _at(self, offset: int, size: int) -> dict[int, tuple[str, ...]]:
+        """What is at an offset of structs of `size` bytes: of each type these structs, by name."""
         btf = self._btf
         assert btf is not None
-        if number == part:
-            return not offset
-        if depth > _NESTED or btf.kind[number] not in (BtfKind.STRUCT, BtfKind.UNION):
-            return False
-        return any(
-            0 <= offset - first < size and self._has(inner, part, offset - first, depth + 1)
-            for first, size, inner in self._parts(number)
-        )
+        if size not in self._sized:
+            self._sized[size] = btf.structs(size, size).tolist()
+        found: dict[int, list[int]] = {}
+        for number in self._sized[size]:
+            for part in self._parts_at(number, offset, 0):
+                found.setdefault(part, []).append(number)
+        return {part: tuple(map(btf.name, numbers)) for part, numbers in found.items()}
+
+    def _parts_at(self, number: int, offset: int, depth: int) -> set[int]:
+        """The type itself and those of its members, their members and so on that begin at an
+        offset."""
+        btf = self._btf
+        assert btf is not None
+        found = set() if offset else {number}
+        if depth <= _NESTED and btf.kind[number] in (BtfKind.STRUCT, BtfKind.UNION):
+            for first, size, inner in self._parts(number):
+                if 0 <= offset - first < size:
+                    found |= self._parts_at(inner, offset - first, depth + 1)
+        return found
 
     def _parts(self, number: int) -> list[tuple[int, int, int]]:
         """(offset, size, type) of a struct's members: most are asked about again and again."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cache, cached_property, lru_cache
 from typing import NamedTuple
 
@@ -113,7 +113,7 @@ class Code:
         return found, frozenset(barred)
 
     @cached_property
-    def _texts(self) -> list[_Text | None]:
+    def _texts(self) -> list[Text | None]:
         """What is known of the encodings: most occur again and again."""
         return list(map(_known(self.isa.machine).get, self._encodings))
 
@@ -121,7 +121,7 @@ class Code:
     def _encodings(self) -> list[bytes]:
         return self.all.encodings()
 
-    def _text(self, i: int) -> _Text:
+    def _text(self, i: int) -> Text:
         known = self._texts[i]
         if known is None:
             every, encoding = _known(self.isa.machine), self._encodings[i]
@@ -130,7 +130,7 @@ class Code:
             known = self._texts[i] = every[encoding] = self._form(*self.all.words(i))
         return known
 
-    def _form(self, mnemonic: str, operands: str) -> _Text:
+    def _form(self, mnemonic: str, operands: str) -> Text:
         """What is known of all that read so but for the numbers, unless those name a slot."""
         if f"[{self.isa.stack}" not in operands and "[rbp" not in operands:
             operands = _NUMBER.sub("0", operands)
@@ -147,6 +147,16 @@ class Code:
         if text.touches is None and not text.anything:
             text.look(self.isa)
         return text.touches
+
+    def about(self, i: int, end: int, names: Collection[str]) -> int:
+        """The first place from `i` on that touches one of `names`, or may; `end` if none does."""
+        while i < end and not self._about(i, names):
+            i += 1
+        return i
+
+    def _about(self, i: int, names: Collection[str]) -> bool:
+        touched = self.touches(i)
+        return touched is None or not touched.isdisjoint(names)
 
     def set_last(self, name: str, i: int, most: int) -> tuple[Stretch, ...]:
         """The stretches of code that lead to the place `i`, backwards from there to where a
@@ -189,7 +199,7 @@ class Stretch(NamedTuple):
     """It begins with the function."""
 
 
-class _Text:
+class Text:
     """What all instructions have in common that read alike."""
 
     __slots__ = ("_operands", "anything", "touches", "writes")
@@ -212,13 +222,13 @@ class _Text:
 
 
 @lru_cache(1 << 15)
-def _form(writes: Callable[[Instruction], frozenset[str]], mnemonic: str, operands: str) -> _Text:
+def _form(writes: Callable[[Instruction], frozenset[str]], mnemonic: str, operands: str) -> Text:
     one = Instruction(0, 0, mnemonic, operands)
-    return _Text(one, writes(one))
+    return Text(one, writes(one))
 
 
 @cache
-def _known(machine: tuple[int, int]) -> dict[bytes, _Text]:
+def _known(machine: tuple[int, int]) -> dict[bytes, Text]:
     """By encoding."""
     return {}
 

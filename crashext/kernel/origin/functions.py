@@ -8,13 +8,14 @@ from functools import cached_property
 from crashext.hosts.base import Host, ReadFault, Symbol
 from crashext.kernel.access import UnknownLayout, u64
 from crashext.kernel.addresses import address_space
-from crashext.kernel.origin.code import MOST_CODE, Code
+from crashext.kernel.origin.code import MOST_CODE
+from crashext.kernel.origin.compiled_code import code_of
 from crashext.kernel.origin.constants import Constants
 from crashext.kernel.origin.readers import Reader
 from crashext.kernel.origin.text import Text
 
 _MOST_WITHOUT_SIZE = 1 << 14
-_MOST_KEPT = 1 << 16  # instructions
+_MOST_KEPT = 1 << 18  # instructions, of some 80 bytes
 
 
 class Functions:
@@ -45,7 +46,7 @@ class Functions:
         if function.address in self._last:
             return self._last[function.address]
         data = self.text(function, call)
-        code = Code(data, function.address, self.reader.isa) if data else None
+        code = code_of(data, function.address, self.reader.isa) if data else None
         known = None if code is None else self.reader.constants(code, self.peek)
         if function.address:
             self._last[function.address] = known

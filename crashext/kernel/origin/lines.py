@@ -31,7 +31,8 @@ _TABLE = np.dtype(
 
 
 @cache
-def _disassembler(machine: tuple[int, int]) -> capstone.Cs:
+def disassembler(machine: tuple[int, int]) -> capstone.Cs:
+    """capstone's, of an architecture and mode."""
     return capstone.Cs(*machine)
 
 
@@ -46,14 +47,14 @@ class Lines(Sequence[Instruction]):
 
     def __init__(self, machine: tuple[int, int], data: bytes, address: int) -> None:
         found = ctypes.POINTER(_cs_insn)()
-        reader = _disassembler(machine)
+        reader = disassembler(machine)
         count = _cs.cs_disasm(reader.csh, data, len(data), address, 0, ctypes.byref(found))
         self._raw = ctypes.string_at(found, count * _WIDTH) if count else b""
         if count:
             _cs.cs_free(found, count)
         table = np.frombuffer(self._raw, _TABLE)
-        self.addresses: list[int] = table["address"].tolist()
-        self._sizes: list[int] = table["size"].tolist()
+        self.addresses: Sequence[int] = table["address"].tolist()
+        self._sizes: Sequence[int] = table["size"].tolist()
         self._data = data
         self._known: list[Instruction | None] = [None] * count
 

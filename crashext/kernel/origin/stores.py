@@ -159,17 +159,18 @@ class Walk:
         self.written, self.passed = written, passed
 
     def _along(self, i: int | None, seen: set[int]) -> None:
-        touches, length = self._code.touches, len(self._code.all)
-        while i is not None and i < length and i not in seen:
-            seen.add(i)
-            if len(seen) > _MOST_INSTRUCTIONS or not self._pointers:
-                return
-            touched = touches(i)
+        length = len(self._code.all)
+        while i is not None and i < length:
             # Most instructions are about something else.
-            if touched is not None and touched.isdisjoint(self._pointers):
-                i += 1
-            else:
-                i = self._step(i)
+            end = min(length, i + _MOST_INSTRUCTIONS)
+            stop = self._code.about(i, end, self._pointers) if self._pointers else i
+            for place in range(i, min(stop + 1, length)):
+                if place in seen or len(seen) >= _MOST_INSTRUCTIONS:
+                    return
+                seen.add(place)
+            if not self._pointers:
+                return
+            i = self._step(stop) if stop < end else stop
 
     def _fork(self, one: Instruction) -> None:
         """Another way that leads from there."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import subprocess
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -29,23 +28,10 @@ from crashext.kernel.pages.kinds import BUDDY, HEAD, TAIL
 from crashext.kernel.slab import descriptors, slots
 from crashext.kernel.slab.objects import State
 from crashext.progress import silent
-from tests.conftest import lab_view, need_lab
+from tests.conftest import lab_view
 from tests.kernel.whole import DIRECT, PAGE, VMALLOC, VMEMMAP, Kernel
 
-SOURCES = sorted(map(str, Path(compiled.__file__).parent.glob("*.c")))
 POISON = 0xDEAD000000000122
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    """As pip builds it."""
-    need_lab()
-    path = tmp_path_factory.mktemp("compiled") / compiled.build_name()
-    flags = ["-O3", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
-    subprocess.run(["cc", *flags, "-o", str(path), *SOURCES], check=True)
-    found = compiled.load(path)
-    assert found is not None
-    return found
 
 
 def use(library: ctypes.CDLL | None, monkeypatch: pytest.MonkeyPatch) -> None:
