@@ -14,91 +14,14 @@ from crashext.kernel.lists import entries
 from crashext.kernel.pages.areas import VM_ALLOC, read_areas
 from crashext.kernel.slab.caches import SlabCache
 
+from .cgroups import Cgroups
 from .image import PAGE
 from .kernel import Kernel
-from .pages import Rows, Workspace
+from .objects import AT_ONCE, Objects, Words, put
+from .pages import Workspace
 from .shape import STACK_PAGES, Crowd
 
-Words = NDArray[np.uint64]
-_AT_ONCE = 1 << 10  # slabs that are written in one go
 _ALIGN = 64 << 10
-
-
-class Objects:
-    """Slabs full of objects of one cache."""
-
-    def __init__(
-        self, kernel: Kernel, work: Workspace, cache: SlabCache, like: SlabCache | None = None
-    ) -> None:
-        """`like` is a cache that has a slab to copy, where this one has none."""
-        self.kernel, self.work, self.cache = kernel, work, cache
-        view = kernel.view
-        row = view.index.rows_of(view.caches.index(like or cache))[0]
-        pfn = int(view.index.page[row] - np.uint64(view.space.direct.start)) // PAGE
-        pages = np.arange(pfn, pfn + (1 << cache.order), dtype=np.uint64)
-        self.template = view.memory.rows(pages)[0].copy()
-        slab = kernel.layout("struct slab")
-        free, counters = slab["freelist"].offset, slab["inuse"].offset
-        self.template[0, free : free + 8] = 0
-        count = cache.objects_per_slab
-        word = np.array([count | count << 16], "<u4")
-        self.template[0, counters : counters + 4] = word.view(np.uint8)
-        owners = kernel.layout("struct page").first_of("memcg_data")
-        if owners is not None:
-            self.template[0, owners.offset : owners.offset + 8] = 0
-        self.slabs = 0
-
-    def add(self, content: Rows) -> Words:
-        """Objects with this content, uint8[n, bytes]: where they are now."""
-        at = self.take(len(content))
-        self.fill(at, content)
-        return at
-
-    def take(self, count: int, cache_of: Words | None = None) -> Words:
-        """Room for objects: where each is. `cache_of` says which cache each slab is of, where it
-        is not this one."""
-        cache, work = self.cache, self.work
-        each, pages = cache.objects_per_slab, 1 << cache.order
-        slabs = -(-count // each)
-        at = work.take(slabs * pages, self.template[0], align=pages)
-        rows = np.repeat(self.template[None], slabs, axis=0)
-        first = np.uint64(work.map_address(at)) + np.arange(slabs, dtype=np.uint64) * np.uint64(
-            pages * work.templates.page.size
-        )
-        link = self.kernel.layout("struct page")["compound_head"].offset
-        if pages > 1:
-            heads = np.repeat((first | np.uint64(1))[:, None], pages - 1, axis=1)
-            rows[:, 1:, link : link + 8] = heads.view(np.uint8).reshape(slabs, pages - 1, 8)
-        if cache_of is not None:
-            where = self.kernel.layout("struct slab")["slab_cache"].offset
-            rows[:, 0, where : where + 8] = cache_of[:, None].view(np.uint8)
-        begin = work.row_of(at)
-        work.rows[begin : begin + slabs * pages] = rows.reshape(slabs * pages, -1)
-        self.slabs += slabs
-        number = np.arange(count)
-        offset = number // each * (pages * PAGE) + number % each * cache.slot_size
-        return np.uint64(work.address(at)) + offset.astype(np.uint64)
-
-    def fill(self, at: Words, content: Rows) -> None:
-        """What objects hold, the first of which is a slab's first: uint8[n, bytes]."""
-        cache = self.cache
-        each, size = cache.objects_per_slab, PAGE << cache.order
-        begin = self.kernel.physical(int(at[0]))
-        for some in range(0, -(-len(content) // each), _AT_ONCE):
-            part = content[some * each : (some + _AT_ONCE) * each]
-            whole = -(-len(part) // each)
-            data = np.zeros((whole, size), np.uint8)
-            slots = np.zeros((whole * each, cache.slot_size), np.uint8)
-            slots[: len(part), : part.shape[1]] = part
-            data[:, : each * cache.slot_size] = slots.reshape(whole, -1)
-            self.kernel.image.write(begin + some * size, data)
-
-    def count(self) -> None:
-        """Let the counters of the first node know."""
-        layout, at = self.kernel.layout("struct kmem_cache_node"), self.cache.nodes[0]
-        self.kernel.bump(at + layout["nr_slabs"].offset, self.slabs)
-        objects = self.slabs * self.cache.objects_per_slab
-        self.kernel.bump(at + layout["total_objects"].offset, objects)
 
 
 class Crowds:
@@ -115,6 +38,9 @@ class Crowds:
             starts = self._areas(crowd, pages)
             self._tasks(starts[crowd.areas :])
         self._caches(crowd.caches)
+        if crowd.cgroups:
+            groups = Cgroups(self.kernel, self.work, self._of)
+            groups.add(crowd.cgroups, crowd.cgroups // 2, crowd.cgroups_lost)
         for objects in self._objects.values():
             objects.count()
             self.slab_pages += objects.slabs << objects.cache.order
@@ -157,7 +83,7 @@ class Crowds:
             ("nr_pages", count),
             ("caller", caller),
         ):
-            _set(structures, about, name, values)
+            put(structures, about, name, values)
         vms = self._of("kmalloc-64").add(structures)
         self._tree(known.record[gap : gap + 2], area, starts, count, vms)
         self.vms = vms
@@ -175,9 +101,9 @@ class Crowds:
         # Of two neighbours one has no child on the side of the other.
         under, side = (before, 8) if not kernel.read(before + node + 8) else (after, 16)
         assert not kernel.read(under + node + side)
-        _set(rows, area, "va_start", starts)
-        _set(rows, area, "va_end", starts + (count + np.uint64(1)) * np.uint64(PAGE))
-        _set(rows, area, "vm", vms)
+        put(rows, area, "va_start", starts)
+        put(rows, area, "va_end", starts + (count + np.uint64(1)) * np.uint64(PAGE))
+        put(rows, area, "vm", vms)
         above = np.where(parent < 0, np.uint64(under + node), nodes[parent])
         chain = np.concatenate([[before + link], at + np.uint64(link), [after + link]])
         # rb_node: parent, right, left
@@ -207,12 +133,12 @@ class Crowds:
         link, head = task["tasks"].offset, kernel.symbol("init_task")
         last = kernel.read(head + link + 8)
         chain = np.concatenate([[last], at + np.uint64(link), [head + link]]).astype(np.uint64)
-        step = _AT_ONCE * objects.cache.objects_per_slab
+        step = AT_ONCE * objects.cache.objects_per_slab
         for begin in range(0, len(stacks), step):
             some = slice(begin, begin + step)
             rows = np.repeat(np.frombuffer(row, np.uint8)[None], len(stacks[some]), axis=0)
-            _set(rows, task, "stack", stacks[some])
-            _set(rows, task, "stack_vm_area", vms[some])
+            put(rows, task, "stack", stacks[some])
+            put(rows, task, "stack_vm_area", vms[some])
             for place, values in (
                 (sp, stacks[some] + np.uint64(inside)),
                 (link, chain[2:][some]),
@@ -255,11 +181,11 @@ class Crowds:
         heads = (places + np.uint64(node["partial"].offset))[:, None]
         start = node["partial"].offset
         own[:, start : start + 16] = np.repeat(heads, 2, axis=1).view(np.uint8)
-        _set(own, node, "nr_slabs", np.ones(count, np.uint64))
-        _set(own, node, "total_objects", np.full(count, each, np.uint64))
-        _set(own, node, "nr_partial", np.zeros(count, np.uint64))
+        put(own, node, "nr_slabs", np.ones(count, np.uint64))
+        put(own, node, "total_objects", np.full(count, each, np.uint64))
+        put(own, node, "nr_partial", np.zeros(count, np.uint64))
         self._of("kmem_cache_node").fill(places, own)
-        _set(rows, layout, "name", where)
+        put(rows, layout, "name", where)
         start = layout["node"].offset
         rows[:, start : start + 8] = places[:, None].view(np.uint8)
         link, head = layout["list"].offset, kernel.symbol("slab_caches")
@@ -271,13 +197,6 @@ class Crowds:
         kernel.write(last, int(chain[1]))
         kernel.write(head + 8, int(chain[-2]))
         self.slab_pages += slabs.slabs << model.order
-
-
-def _set(rows: Rows, layout: Layout, name: str, values: Words) -> None:
-    member = layout[name]
-    size = min(member.size or 8, 8)
-    data = np.ascontiguousarray(values.astype(np.uint64))[:, None].view(np.uint8)
-    rows[:, member.offset : member.offset + size] = data[:, :size]
 
 
 def _balanced(count: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], int]:

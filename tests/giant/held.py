@@ -7,9 +7,9 @@ import numpy as np
 from crashext.kernel.pages.frames import FrameUse
 from crashext.kernel.slab.caches import SlabCache
 
-from .crowds import Objects, Words
 from .image import PAGE
 from .kernel import Kernel
+from .objects import Objects, Words
 from .pages import PAGES, Rows, Workspace
 
 _INNER = "kmalloc-512"

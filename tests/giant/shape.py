@@ -22,6 +22,11 @@ class Crowd:
     caches: int = 0
     """Caches with one slab each, whose objects are held in a chain."""
 
+    cgroups: int = 0
+    """Memory cgroups, half of which were removed, but are kept."""
+    cgroups_lost: int = 0
+    """More that nobody knows."""
+
     @property
     def kernel(self) -> int:
         """Bytes of what areas and stacks map."""
@@ -30,7 +35,7 @@ class Crowd:
     @property
     def pages(self) -> int:
         """Pages of structures that it takes, about."""
-        return self.areas // 20 + self.tasks * 3 + self.caches * 2 + 1024
+        return self.areas // 20 + self.tasks * 3 + self.caches * 2 + self.cgroups * 3 + 1024
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,7 @@ SHAPES = {
     "areas": Shape(5 * GIB, GIB // 4, GIB // 2, crowd=Crowd(areas=1 << 20)),
     "tasks": Shape(5 * GIB, GIB // 4, GIB // 2, crowd=Crowd(tasks=3 << 15)),
     "caches": Shape(4 * GIB, GIB // 4, GIB // 2, crowd=Crowd(caches=20_000)),
+    "cgroups": Shape(4 * GIB, GIB // 4, GIB // 2, crowd=Crowd(cgroups=102_400, cgroups_lost=512)),
     "held": Shape(4 * GIB, 0, GIB // 2, held=2 * SECTION),
     "held more": Shape(4 * GIB, 0, GIB // 2, held=8 * SECTION),
     "held most": Shape(

@@ -1,4 +1,5 @@
-"""Thirty thousand areas, eight thousand tasks, two thousand caches: each is counted once."""
+"""Thirty thousand areas, eight thousand tasks, two thousand caches, four thousand memory cgroups:
+each is counted once."""
 
 from __future__ import annotations
 
@@ -13,7 +14,13 @@ from tests.giant import SHAPES, make
 from tests.giant.image import PAGE
 from tests.giant.shape import STACK_PAGES, Crowd
 
-CROWD = Crowd(areas=1 << 15, tasks=1 << 13, caches=2000)
+CROWD = Crowd(areas=1 << 15, tasks=1 << 13, caches=2000, cgroups=1 << 12, cgroups_lost=1 << 6)
+_LOST = {
+    "kmalloc-4k": 2,  # its mem_cgroup, and the part of it that is of the node
+    "kmalloc-2k": 1,
+    "kmalloc-512": 1,
+}
+"""Objects of a memory cgroup, by cache."""
 SHAPE = replace(SHAPES["4G"], leaked=1 << 27, crowd=CROWD)
 
 
@@ -49,6 +56,25 @@ def test_every_cache_is_there(verdict: Ran) -> None:
     assert {c["slabs"] for c in caches} == {1}
     assert len({c["allocated"] for c in caches}) == 1
     assert {c["unreachable"]["estimate"] for c in caches} == {0}
+
+
+@pytest.mark.parametrize("name", _LOST)
+def test_memory_cgroups_that_were_lost_are_unreachable_and_no_others(
+    verdict: Ran, name: str
+) -> None:
+    """Neither those that live nor those that were removed, to whose parent objects are charged."""
+    cache = next(c for c in verdict.document["facts"]["caches"] if c["name"] == name)
+    lost = _LOST[name] * CROWD.cgroups_lost
+    assert cache["unreachable"]["estimate"] == lost
+    assert cache["allocated"] >= _LOST[name] * CROWD.cgroups + lost
+    others = [c for c in verdict.document["facts"]["caches"] if c["name"] == "kmalloc-cg-64"]
+    assert [c["unreachable"]["estimate"] for c in others] == [0]
+
+
+def test_they_are_accused_as_what_they_are(verdict: Ran) -> None:
+    found = verdict.document["verdicts"]
+    lost = next(v for v in found if v["class"] == "leak" and v["culprit"]["cache"] == "kmalloc-4k")
+    assert any("struct mem_cgroup" in line for line in lost["for"])
 
 
 def test_memory_adds_up(verdict: Ran) -> None:
