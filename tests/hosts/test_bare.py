@@ -10,10 +10,13 @@ import pytest
 
 from crashext.commands.opening import open_dump
 from crashext.hosts.bare import BareHost
-from crashext.hosts.base import HostError
+from crashext.hosts.base import HostError, Module
+from crashext.hosts.modulelist import module_list, module_symbols
 from crashext.kernel.btf_layouts import BtfLayouts, CarriedTypes, disagreement
 from crashext.kernel.btf_memory import read_kernel_btf
 from tests.conftest import alone, lab_dump, lab_host
+
+LEAKING = "leaklab_leak_nodes"
 
 
 def program(damage: dict[int, bytes] | None = None) -> drgn.Program:
@@ -207,3 +210,68 @@ def test_modules_are_those_of_debug_info() -> None:
     module = next(m for m in host.modules() if m.name == "leaklab")
     for address in range(module.ranges[0][0], module.ranges[0][1], 64):
         assert host.symbol_at(address) == other.symbol_at(address)
+
+
+def loaded(damage: dict[int, bytes] | None = None) -> BareHost:
+    """With its types, as a run opens it."""
+    host = opened(program(damage))
+    host.prefer(CarriedTypes(host, alone=True))
+    return host
+
+
+def leaklab(host: BareHost) -> tuple[int, Module]:
+    return next((at, module) for at, module in module_list(host) if module.name == "leaklab")
+
+
+@pytest.mark.parametrize("state", ["COMING", "GOING", "UNFORMED"])
+def test_a_module_that_comes_or_goes_is_named_and_one_without_form_is_not(state: str) -> None:
+    host = loaded()
+    at, module = leaklab(host)
+    number, layout = host.enumerator(f"MODULE_STATE_{state}"), host.layout("struct module")
+    assert number is not None
+    assert layout is not None
+    where = next(
+        s.symbol.address for s in module_symbols(host, at, module) if s.symbol.name == LEAKING
+    )
+    doctored = loaded({at + layout["state"].offset: number.to_bytes(4, "little")})
+    found = doctored.symbol_at(where + 4)
+    if state == "UNFORMED":
+        assert "leaklab" not in [m.name for m in doctored.modules()]
+        assert found is None
+    else:
+        assert found == host.symbol_at(where + 4)
+        assert found is not None
+        assert (found.name, found.module) == (LEAKING, "leaklab")
+
+
+def test_functions_of_a_module_that_is_still_initialised_are_named() -> None:
+    """Its init section is there until then; afterwards the base is zero."""
+    host = loaded()
+    at, module = leaklab(host)
+    layout, area = host.layout("struct module"), host.layout("struct module_layout")
+    kallsyms = host.layout("struct mod_kallsyms")
+    assert layout is not None
+    assert area is not None
+    assert kallsyms is not None
+    init = at + layout["init_layout"].offset
+    assert host.read(init, 8) == bytes(8)
+    base = max(end for m in host.modules() for _, end in m.ranges) + 0x10000
+    table = int.from_bytes(host.read(at + layout["kallsyms"].offset, 8), "little")
+    entries = int.from_bytes(host.read(table + kallsyms["symtab"].offset, 8), "little")
+    count = int.from_bytes(host.read(table + kallsyms["num_symtab"].offset, 4), "little")
+    rows = np.frombuffer(host.read(entries, 24 * count), "<u8").reshape(-1, 3)
+    address = next(
+        s.symbol.address for s in module_symbols(host, at, module) if s.symbol.name == LEAKING
+    )
+    row = int(np.flatnonzero(rows[:, 1] == address)[0])
+    doctored = loaded(
+        {
+            init + area["base"].offset: base.to_bytes(8, "little"),
+            init + area["size"].offset: (0x2000).to_bytes(4, "little"),
+            entries + 24 * row + 8: (base + 0x1000).to_bytes(8, "little"),
+        }
+    )
+    assert (base, base + 0x2000) in leaklab(doctored)[1].ranges
+    found = doctored.symbol_at(base + 0x1004)
+    assert found is not None
+    assert (found.name, found.address, found.module) == (LEAKING, base + 0x1000, "leaklab")
