@@ -51,7 +51,8 @@ def _code(view: KernelView, known: Requests, cache: SlabCache) -> CodeOf:
     places: list[Allocating] = []
     unsure: list[Request] = []
     for r in known.from_cache(cache):
-        if not (certain(r) or r.function.module or fits(known.supposed(r), cache)):
+        told = certain(r) or r.function.module or fits(known.supposed(r), cache)
+        if not told and known.counting(r) is None:
             unsure.append(r)
         elif len(places) < _MOST_PLACES:
             places.append(allocating(known, r, foreign))
@@ -91,6 +92,7 @@ def allocating(known: Requests, request: Request, foreign: Mapping[str, str]) ->
         certain(request),
         foreign.get(request.function.module, ""),
         filled.words,
+        counting=known.counting(request),
     )
 
 

@@ -24,6 +24,7 @@ from crashext.analysis.results.evidence import TypeCandidate
 from crashext.analysis.results.texts import MOST_LINES
 from crashext.hosts.base import Bytes
 from crashext.kernel.access import Words
+from crashext.kernel.origin.counting import Counting
 from crashext.kernel.origin.fitting import below_of
 from crashext.kernel.origin.stores import Store
 from crashext.kernel.slab.caches import SlabCache
@@ -50,6 +51,10 @@ _NAMED, _NAMED_BEYOND, _TYPED, _FOREIGN = 8.0, 6.0, 6.0, 1.0
 _VARYING, _ANY_CACHE = -2.5, -6.0
 _SUPPOSED, _OTHERWISE = -0.5, -4.0
 """A size by what variables are now: it fits, or it does not."""
+_COUNTED = {True: 3.5, False: -3.0}
+"""A number that the place writes into the object gives its size, or another one: of 31 such places
+of 7.2 each has a number of its own, and few numbers are of a size between two kmalloc caches'."""
+_WORD, _MOST_COUNTED = 8, 8
 _LAST, _ANYWHERE = 0.4, 0.1
 """How often objects use the last word that was asked for, and so on with those before it; and the
 share of which nothing is known."""
@@ -181,7 +186,11 @@ def weigh(
         weight += _FOREIGN
         if not reasons:
             reasons.append(f"{site.module} is {place.foreign}")
-    weight += of_size(site.sizes or supposed, group.used, hints.sizes)
+    counted = of_count(place.counting, group, hints.sizes)
+    if place.counting is not None and counted is not None:
+        weight += _COUNTED[bool(counted)]
+        reasons.append(_counts_to(place.counting, counted))
+    weight += of_size(site.sizes or supposed or counted or (), group.used, hints.sizes)
     if site.sizes and max(site.sizes) + 7 < group.used:
         reasons.append(f"{AGAINST}it asks for {max(site.sizes)} bytes, they use {group.used}")
     elif site.sizes:
@@ -255,6 +264,34 @@ def _use(used: int, size: int, possible: range) -> float:
         return _TOO_SMALL
     near = (1 - _ANYWHERE) * _LAST * (1 - _LAST) ** spare
     return near + _ANYWHERE / max(1, len(possible))
+
+
+def of_count(counting: Counting | None, group: Group, possible: range) -> tuple[int, ...] | None:
+    """The sizes that objects have by the number that they hold, where nearly all of those are of
+    their cache; none where hardly one is, None where that says nothing."""
+    if counting is None or not possible:
+        return None
+    end = counting.offset + counting.size
+    if end > group.content.shape[1]:
+        return ()
+    part = group.content[:, counting.offset : end].astype(np.uint64)
+    powers = np.uint64(1) << np.arange(counting.size, dtype=np.uint64) * np.uint64(8)
+    numbers = (part * powers).sum(axis=1)
+    most = np.uint64(possible.stop // counting.step)  # what is more has no product to speak of
+    sizes = np.minimum(numbers, most + np.uint64(1)) * np.uint64(counting.step)
+    sizes += np.uint64(counting.base)
+    least = max(possible.start, group.used - _WORD + 1)
+    fit = (sizes >= np.uint64(least)) & (sizes < np.uint64(possible.stop))
+    if fit.mean() >= _ALIKE:
+        return tuple(np.unique(sizes[fit]).tolist()[:_MOST_COUNTED])
+    return () if fit.mean() <= _FEW else None
+
+
+def _counts_to(counting: Counting, sizes: tuple[int, ...]) -> str:
+    made = f"{counting.base} bytes and {counting.step} for each of the number"
+    if sizes:
+        return f"makes them of {made} that they hold at +{counting.offset:#x}"
+    return f"{AGAINST}makes its own of {made} at +{counting.offset:#x}, which gives another size"
 
 
 def sizes_of(view: KernelView, cache: SlabCache) -> range:

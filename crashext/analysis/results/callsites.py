@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from crashext.analysis.results.texts import MOST_LINES, Text
 from crashext.hosts.base import U64
+from crashext.kernel.origin.counting import Counting
 from crashext.kernel.origin.stores import Store
 
 
@@ -73,6 +74,8 @@ class Allocating:
     """Words of the object, by number, that something is written to which is not constant."""
     called: int | None = None
     """Direct calls of its function in all text; None where it is not known."""
+    counting: Counting | None = None
+    """How its size comes of a number that the object holds."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from crashext.kernel.origin.called import Called
 from crashext.kernel.origin.callees import Callees
 from crashext.kernel.origin.callsites import CallSites, find_calls
 from crashext.kernel.origin.constants import Constants, What
+from crashext.kernel.origin.counting import Counting, counting
 from crashext.kernel.origin.entrypoints import (
     ALIGNING,
     ALLOCATING,
@@ -178,6 +179,18 @@ class Requests:
             found = () if known is None else known.now(at, register)
             self._supposed[call] = self._whole(entry, found)
         return self._supposed[call]
+
+    def counting(self, request: Request) -> Counting | None:
+        """Where no size is known: how it comes of a number that the object holds."""
+        # A sum is no less than the number in it.
+        if request.sizes or request.jump or not request.least:
+            return None
+        return self.once(("counting", request.call), lambda: self._counting(request))
+
+    def _counting(self, request: Request) -> Counting | None:
+        known, at = self.place(request)
+        register = self._reader.isa.arguments[request.entry.size]
+        return None if known is None else counting(known, at, register, self._reader.walk)
 
     def called(self, functions: Iterable[int]) -> dict[int, int]:
         """How often the functions at these addresses are called directly; empty where text is
