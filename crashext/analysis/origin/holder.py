@@ -66,7 +66,7 @@ class Holder:
         if pointer.struct == RESERVE:
             return Keeps.YES if kept.where == "reserve" else Keeps.NO
         if kept.where == "reserve":
-            return Keeps.PERHAPS if pointer.offset == -1 else Keeps.NO
+            return Keeps.NO  # a tree's node is an array, too, but no mempool filled it
         if pointer.offset < 0 or kept.where == "array":
             in_array = kept.where == "array" and pointer.offset in (-1, kept.at)
             return Keeps.PERHAPS if in_array else Keeps.NO

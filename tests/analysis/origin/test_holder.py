@@ -78,7 +78,7 @@ class Known(Bases):
         (LIST, Kept("member", 8, 0x18, 1, "rdx"), None, Keeps.PERHAPS),
         (Pointer("kmalloc-256", -1, 0, 10, 10), Kept("array", 0, 0), None, Keeps.PERHAPS),
         (Pointer("kmalloc-256", -1, 0, 10, 10), MEMBER, None, Keeps.NO),
-        (Pointer("kmalloc-256", -1, 0, 10, 10), Kept("reserve", 0, 0), None, Keeps.PERHAPS),
+        (Pointer("kmalloc-256", -1, 0, 10, 10), Kept("reserve", 0, 0), None, Keeps.NO),
         (RESERVED, Kept("reserve", 0, 0), None, Keeps.YES),
         (RESERVED, Kept("array", 0, 0), None, Keeps.NO),
         (RESERVED, MEMBER, None, Keeps.NO),
