@@ -5,9 +5,9 @@
 # make man papers    manual pages from the parsers, output blocks of README and crashext/docs
 # make test-browser AXE=axe.min.js    pages in Chromium, judged by axe-core's file; half a minute
 # make test-live    leakscan --live in a guest that carries Python; some minutes more
-# make test-kernels    the tests on kernels of Debian's other suites, on two with SLAB, and on two that
-#                      note who allocates; fetches 4 GB and compiles four, each 5 to 25 minutes,
-#                      once; writes README's table of kernels
+# make test-kernels    the tests on kernels of Debian's other suites, on two with SLAB, on two that note
+#                      who allocates, and on one with pages of 64 KiB; fetches 4 GB and compiles
+#                      five, each 5 to 25 minutes, once; writes README's table of kernels
 # make test-no-debug-info    the same documents with and without vmlinux, on every kernel of those,
 #                      guest, form and question: prints a table; an hour
 # make test-busy    the tests on a distribution under load; builds it once, 15 minutes
@@ -39,7 +39,7 @@ style: $(VENV)/installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-test-kernels: LAB_SCENARIO := default@arm64 default@slab
+test-kernels: LAB_SCENARIO := default@arm64 default@slab default@arm64-64k
 test-kernels: $(VENV)/installed-dev lab-packages
 	CRASHEXT_KERNELS=1 $(BIN)/pytest tests/end_to_end/test_other_kernels.py \
 	    --junit-xml=$(VENV)/kernels.xml

@@ -76,6 +76,9 @@ def arm64_ranges(
     told = number("MODULES_VADDR"), number("MODULES_END")
     if told[0] is not None and told[1] is not None:
         modules = told[0], told[1]
+        if image >= middle:
+            # There the linear map ends, also of 47 bits: VA_BITS_MIN with pages of 16 KiB (6.9).
+            linear = lowest, modules[0]
     vmalloc = (
         number("VMALLOC_START") or modules[1],
         number("VMALLOC_END") or vmemmap[0] - _FIXED,

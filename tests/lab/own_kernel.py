@@ -33,6 +33,7 @@ CONFIGS = Path(__file__).parent / "kernels"
 SOURCES = {
     "profiling": "trixie",
     "profiling-flags": NEWEST_SUITE,
+    "arm64-64k": "arm64-trixie",
 }
 """Kernels whose source is another suite's (suites.py), and the architecture they are compiled for;
 the compiler is the machine's own."""

@@ -20,8 +20,12 @@ OWN_KERNELS = {
     "slab-debug": _OWN,
     "profiling": _ALLOCINFO,
     "profiling-flags": f"{_ALLOCINFO} sysctl.vm.mem_profiling=1,compressed",
+    "arm64-64k": "",
 }
 """Of ``kernels/``: those on which any scenario may run, and words for their command line."""
+
+_MORE_MEMORY = {"arm64-64k": "1G"}
+"""Of kernels whose pages are too large for the usual guest: each file takes 64 KiB."""
 
 
 MODULE_PARAMETERS = (
@@ -366,4 +370,4 @@ def scenario(name: str) -> Scenario:
     chosen = replace(chosen, name=name, kernel=suite, parameters=parameters)
     if suite not in OWN_KERNELS:
         return chosen
-    return chosen.changed({}, append=OWN_KERNELS[suite])
+    return chosen.changed({}, _MORE_MEMORY.get(suite), OWN_KERNELS[suite])

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from crashext.analysis.reach.mark import Marks
 from crashext.analysis.reach.nodes import Nodes
 from crashext.analysis.reach.scan import readable_frames
+from crashext.analysis.reach.silent import silent_numbers
 from crashext.kernel.access import Words
 from crashext.kernel.byframe import ByFrame
 from crashext.kernel.compiled import PhysicalLoops, library
@@ -111,6 +112,7 @@ class PhysicalAddresses:
             bits = (int(_TABLE_FLAGS), int(_PRESENT))
             rest = (nodes.view.space.page_shift, nodes.first_block, _ENTRIES_LEAST)
             self._loops = PhysicalLoops(known, nodes.of_frame, *bits, *rest)
+        self._silent = silent_numbers(nodes.view)
         self._found: list[Known] = []
 
     def look(self, offset: int, words: Words) -> Known | None:
@@ -128,6 +130,7 @@ class PhysicalAddresses:
         # What a slab has beside its objects speaks for nobody.
         kept = holder >= 0
         kept |= self._nodes.table.row_of_page[(where >> self._shift).astype(np.intp)] < 0
+        kept &= ~self._silent.holds(where)
         known = words[at[kept]]
         frame = ((known & ~_TABLE_FLAGS) >> self._shift).astype(np.int32)
         frame[known & _TABLE_FLAGS != 0] = -1

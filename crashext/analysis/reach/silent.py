@@ -12,7 +12,9 @@ import numpy as np
 
 from crashext.hosts.base import Mask
 from crashext.kernel.access import Words, column
+from crashext.kernel.pages.batches import stale_pages
 from crashext.kernel.pages.idleareas import idle_records
+from crashext.kernel.pages.numbers import numbers
 from crashext.kernel.pages.pagetables import physical
 from crashext.kernel.slab.arraycaches import stale_entries
 from crashext.kernel.slab.descriptors import slab_fields
@@ -48,7 +50,14 @@ def silent_words(view: KernelView, table: SlotTable) -> Silent:
     start = np.uint64(table.start)
     found = (_stale_entries(view, table), _former_structures(view))
     ranges = [(begin - start, end - start) for begin, end in found]
-    return _apart([*ranges, _stale_arrays(view), _starts_of_slabs(view)])
+    batches = _offsets(view, *stale_pages(view.host, view.space))
+    return _apart([*ranges, _stale_arrays(view), _starts_of_slabs(view), batches])
+
+
+def silent_numbers(view: KernelView) -> Silent:
+    """Those that are silent only about physical addresses."""
+    at = numbers(view.host)
+    return _apart([_offsets(view, at, at + np.uint64(8))])
 
 
 def _former_structures(view: KernelView) -> tuple[Words, Words]:

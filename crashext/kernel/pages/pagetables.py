@@ -51,17 +51,18 @@ _X86_HUGE, _X86_ENTRIES = 1 << 7, 512
 _X86_FRAME = 0x000FFFFFFFFFF000  # also takes off the encryption bit's usual place (51 up)
 _ARM64_FRAME = 0x0000FFFFFFFFF000
 _ARM64_TABLE = np.uint64(3), np.uint64(3)
+_MOST_BITS = 52
 _ARM64_OTHERS = ("tramp_pg_dir", "idmap_pg_dir")  # arch/arm64/kernel/vmlinux.lds.S
 
 
 def table_format(host: Host) -> Format | None:
     """That of this kernel; None where its top table is not among the symbols."""
     if architecture(host) is ARM64:
-        root, bits = host.address_of("swapper_pg_dir"), _address_bits(host)
+        page = page_shift(host)
+        root, bits = host.address_of("swapper_pg_dir"), _address_bits(host, page)
         if root is None or bits is None:
             return None
-        page = page_shift(host)
-        shifts = tuple(reversed(range(page, bits, page - 3)))  # entries are of 8 bytes
+        shifts = _arm64_shifts(page, bits)
         top = 1 << bits - shifts[0]
         others = tuple(a for n in _ARM64_OTHERS if (a := host.address_of(n)) is not None)
         return Format(root, others, shifts, np.uint64(_ARM64_FRAME), *_ARM64_TABLE, top, 0)
@@ -77,15 +78,26 @@ def table_format(host: Host) -> Format | None:
     )
 
 
-def _address_bits(host: Host) -> int | None:
-    """Of kernel addresses on this machine: a kernel for 52 bits runs on processors with 48.
+def _address_bits(host: Host, page: int) -> int | None:
+    """That the kernel's tables are made for: one for 52 runs on processors with 48 or fewer.
 
-    bbdbc11804ff (5.7) noted what is in force, ahead of the first such kernel of pages of 4 KiB.
+    Where those would do with fewer levels, the tables have fewer (9684ec186f8f, 6.9, of pages of 4
+    and 16 KiB). With 64 KiB they have as many: then the top table is that of 52 bits, of which such
+    a processor is told the end. bbdbc11804ff (5.7) noted what is in force.
     """
+    most = vmcoreinfo_number(_notes(host), "VA_BITS")
     unused = vmcoreinfo_number(_notes(host), "TCR_EL1_T1SZ")
-    if unused is not None and unused < 64:
-        return 64 - unused
-    return vmcoreinfo_number(_notes(host), "VA_BITS")
+    if unused is None or not 0 < 64 - unused <= _MOST_BITS:
+        return most
+    used = 64 - unused
+    if most is None or not used < most <= _MOST_BITS:
+        return used
+    as_many = len(_arm64_shifts(page, most)) == len(_arm64_shifts(page, used))
+    return most if as_many else used
+
+
+def _arm64_shifts(page: int, bits: int) -> tuple[int, ...]:
+    return tuple(reversed(range(page, bits, page - 3)))  # entries are of 8 bytes
 
 
 def _notes(host: Host) -> dict[str, str]:

@@ -169,18 +169,31 @@ def test_arm64s_tables_lead_to_pages_and_to_large_ones() -> None:
     assert found[:3].tolist() == [0x80012345, 0x40200777, 0x4567678]
 
 
-@pytest.mark.parametrize(("page", "shifts"), [(14, (47, 36, 25, 14)), (16, (42, 29, 16))])
-def test_tables_of_larger_pages_have_more_entries(page: int, shifts: tuple[int, ...]) -> None:
-    """16 and 64 KiB with 48 bits of addresses: the top table has 2 entries, or 64."""
-    # A kernel for 52 bits, on a processor with 48: 16 of 64 take no part.
-    notes = {"NUMBER(VA_BITS)": "52", "NUMBER(TCR_EL1_T1SZ)": "0x10"}
+@pytest.mark.parametrize(
+    ("page", "bits", "used", "shifts", "entries"),
+    [
+        (14, 48, 48, (47, 36, 25, 14), 2),
+        (14, 52, 52, (47, 36, 25, 14), 32),
+        (14, 52, 47, (36, 25, 14), 2048),
+        (16, 48, 48, (42, 29, 16), 64),
+        (16, 52, 52, (42, 29, 16), 1024),
+        (16, 52, 48, (42, 29, 16), 1024),
+        (12, 52, 48, (39, 30, 21, 12), 512),
+    ],
+)
+def test_tables_of_other_pages_have_other_numbers_of_entries(
+    page: int, bits: int, used: int, shifts: tuple[int, ...], entries: int
+) -> None:
+    """Of kernels for 48 and 52 bits of addresses, the latter on processors with fewer, too: then
+    the tables have fewer levels, or the top table is used from its middle on."""
+    notes = {"NUMBER(VA_BITS)": str(bits), "NUMBER(TCR_EL1_T1SZ)": hex(64 - used)}
     info = replace(INFO, arch="aarch64", page_size=1 << page, vmcoreinfo=notes)
     made = Machine(16, info=info)
     made.host.symbols["swapper_pg_dir"] = DIRECT + (1 << page)
-    address = (1 << 64) - (1 << 48) + (1 << 47) + (5 << page) + 0x123
+    address = (1 << 64) - (1 << used - 1) + (5 << page) + 0x123
     for level, shift in enumerate(shifts, 1):
         below = 0x45670000 if shift == page else level + 1 << page
-        count = 1 << (48 - shift if level == 1 else page - 3)
+        count = entries if level == 1 else 1 << page - 3
         table = [0] * count
         table[address >> shift & count - 1] = below | 3
         made.host.put(DIRECT + (level << page), word(*table))

@@ -1,0 +1,38 @@
+"""Words of the kernel's own that look like physical addresses and are none."""
+
+from __future__ import annotations
+
+from crashext.kernel.pages.numbers import numbers
+from tests.fake import FakeHost, layout, word
+
+ROOT, FIRST, SECOND, BELOW = 0xFFFFFFFF82000000, *(0xFFFF888001000000 + 64 * n for n in range(3))
+BLOCKS, BLOCK = 0xFFFFFFFF82000100, 0xFFFF888002000000
+RESOURCE = layout(
+    "struct resource", 64, start=(8, 8), end=(16, 8), parent=(40, 8), sibling=(48, 8), child=(56, 8)
+)
+SUPER_BLOCK = layout("struct super_block", 128, s_list=(0, 16), s_flags=(80, 8))
+
+
+def resource(host: FakeHost, at: int, sibling: int = 0, child: int = 0) -> None:
+    host.put(at, word(0, 0x1000, 0x1FFF, 0, 0, 0, sibling, child))
+
+
+def test_beginnings_of_all_memory_resources_are_numbers() -> None:
+    host = FakeHost(RESOURCE, symbols={"iomem_resource": ROOT})
+    resource(host, ROOT, child=FIRST)
+    resource(host, FIRST, sibling=SECOND, child=BELOW)
+    resource(host, SECOND, sibling=0xFFFF88800F000000)  # not in the dump
+    resource(host, BELOW, child=FIRST)  # damage: a circle
+    assert numbers(host).tolist() == [at + 8 for at in (FIRST, SECOND, BELOW, ROOT)]
+
+
+def test_flags_of_superblocks_are_numbers() -> None:
+    host = FakeHost(SUPER_BLOCK, symbols={"super_blocks": BLOCKS})
+    host.put(BLOCKS, word(BLOCK, BLOCK + 0x800))
+    host.put(BLOCK, word(BLOCK + 0x800, BLOCKS) + bytes(112))
+    host.put(BLOCK + 0x800, word(BLOCKS, BLOCK) + bytes(112))
+    assert numbers(host).tolist() == [BLOCK + 80, BLOCK + 0x800 + 80]
+
+
+def test_a_kernel_of_which_nothing_is_known_has_none() -> None:
+    assert not len(numbers(FakeHost()))
