@@ -30,14 +30,16 @@ struct piece {
 
 static int equal(struct piece one, const char *name)
 {
-	return (size_t)one.length == strlen(name) && !memcmp(one.at, name, (size_t)one.length);
+	return one.length && *one.at == *name && (size_t)one.length == strlen(name) &&
+	       !memcmp(one.at, name, (size_t)one.length);
 }
 
 static int begins(struct piece one, const char *name)
 {
 	size_t length = strlen(name);
 
-	return (size_t)one.length >= length && !memcmp(one.at, name, length);
+	/* Most differ in their first letter. */
+	return (size_t)one.length >= length && *one.at == *name && !memcmp(one.at, name, length);
 }
 
 static int has(struct piece one, const char *name)

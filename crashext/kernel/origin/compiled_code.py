@@ -26,6 +26,7 @@ _FAR, _IS_SLOT = 1 << 41, 1 << 50
 _NO_SLOT = 1
 """Of a name that capstone gives to none."""
 _PLACE = re.compile(r"\[(rsp|rbp)(?: ([+-]) (0x[0-9a-f]{1,10}|\d))?\]", re.ASCII)
+_SIZES = {kind: array(kind).itemsize for kind in "BHIQi"}
 _LINE = 32  # sizeof(struct line)
 
 
@@ -63,9 +64,7 @@ _FIELDS = _Fields(
 
 
 def _zeros(kind: str, count: int) -> array[int]:
-    found = array(kind)
-    found.frombytes(bytes(count * found.itemsize))
-    return found
+    return array(kind, bytes(count * _SIZES[kind]))
 
 
 def _at(values: array[int]) -> int:

@@ -49,8 +49,8 @@ class Mentions:
         values, owners = np.zeros(0, np.uint64), np.zeros(0, np.int64)
         if any(parts) and areas:
             values, owners = find(b"".join(parts))
-        order = np.argsort(values, kind="stable")
-        self._values, self._owners = values[order], owners[order]
+        # Few are asked about: to look through all for each costs less than to sort them.
+        self._values, self._owners = values, owners
 
     def __len__(self) -> int:
         """Functions."""
@@ -62,10 +62,8 @@ class Mentions:
 
     def of(self, address: int) -> set[int]:
         """The functions whose text names `address`."""
-        first, last = np.searchsorted(
-            self._values, np.array([address, address + 1], np.uint64)
-        ).tolist()
-        return set(self._functions[distinct(self._owners[first:last])].tolist())
+        owners = self._owners[self._values == np.uint64(address)]
+        return set(self._functions[distinct(owners)].tolist())
 
     def _inside(self, values: Words, owners: NDArray[np.int64]) -> tuple[Words, NDArray[np.int64]]:
         """Those that may be asked about: of what is no address at all most are far from any."""

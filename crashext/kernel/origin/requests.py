@@ -62,6 +62,7 @@ class Requests:
         self._filled: dict[int, Filled] = {}
         self._from: dict[int, list[Request]] = {}
         self._once: dict[Hashable, Any] = {}
+        self._functions: dict[int, Symbol] = {}
 
     def once(self, key: Hashable, compute: Callable[[], T]) -> T:
         """`compute()`, which the same code answers for every group of a report: worked out once."""
@@ -257,10 +258,10 @@ class Requests:
     def _called(self, row: int) -> tuple[int, EntryPoint, Symbol]:
         entries, calls = self._entries
         address = int(calls.address[row])
-        if address in self._known:
-            function = self._known[address].function
-        else:
+        function = self._functions.get(address)
+        if function is None:
             function = self.host.symbol_at(address) or _NO_SYMBOL
+            self._functions[address] = function
         return address, entries[int(calls.target[row])], function
 
     def _numbers(self, argument: int, call: int, function: Symbol) -> tuple[int, ...]:
