@@ -52,7 +52,7 @@ def _run(command: str, arguments: list[str], script: str = "") -> int:
 
         be_thrifty()
         place = Place(start=partial(_started, script=script))
-        with Interrupts().command():
+        with Interrupts().command(last=True):
             return (entry.leakscan if command == "leakscan" else entry.objsim)(arguments, place)
     except KeyboardInterrupt:
         print(f"{command}: interrupted before anything was known", file=sys.stderr)

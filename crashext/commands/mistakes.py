@@ -24,6 +24,7 @@ from crashext.commands.options import (
     part_as_document,
 )
 from crashext.commands.place import Place
+from crashext.commands.words import or_word
 from crashext.hosts.faults import HostError, ReadFault, UnknownLayout
 
 _SMALL = 1 << 18  # bytes: read in no time
@@ -115,7 +116,8 @@ def _caches(options: Options) -> tuple[str, ...]:
 def _unknown_cache(names: tuple[str, ...], place: Place) -> str:
     quick = place.names()
     if quick is not None:
-        return next(filter(None, map(quick.wrong, names)), "")
+        wrong = ((quick.wrong(name), name) for name in names)
+        return next((or_word(said, name) for said, name in wrong if said), "")
     from crashext.hosts.keeping import keep
     from crashext.kernel.slab.caches import read_caches
     from crashext.kernel.slab.named import UnknownCache, find_cache
@@ -126,7 +128,7 @@ def _unknown_cache(names: tuple[str, ...], place: Place) -> str:
         for name in names:
             find_cache(caches, name)
     except UnknownCache as unknown:
-        return str(unknown)
+        return or_word(str(unknown), unknown.name)
     except (HostError, ReadFault, UnknownLayout):
         return ""
     return ""

@@ -13,6 +13,7 @@ from crashext.commands.options import Source
 from crashext.commands.place import Place
 from crashext.commands.questions import Question, held_by
 from crashext.commands.telling import tell
+from crashext.commands.words import or_word
 from crashext.hosts.base import Host, HostError, KernelMissing, ReadFault, UnknownLayout
 from crashext.hosts.keeping import keep
 from crashext.hosts.mapped import let_go
@@ -215,7 +216,7 @@ def _no_cache(host: RecordedHost, name: str) -> str:
     try:
         find_cache(read_caches(host), name)
     except UnknownCache as unknown:
-        return str(unknown).removesuffix("?")
+        return or_word(str(unknown), name).removesuffix("?")
     except (UnknownLayout, ReadFault):
         return f"no cache named {name} is in this session"
     return f"no objects of {name} are in this session"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from crashext.analysis.settings import Settings
 from crashext.commands.place import Place
+from crashext.commands.words import or_word
 from crashext.report.topics import SINCE_WHEN, TOPICS
 
 MOST_SUBJECTS = 16
@@ -315,7 +316,8 @@ def _texts(words: Sequence[str]) -> tuple[list[Path], tuple[str, ...]]:
     topics = tuple(word for word in words if word in TOPICS and not there[word])
     for word, found in there.items():
         if not found and word not in topics and (any(there.values()) or "/" in word):
-            raise Refusal(f"cannot open {word}: No such file or directory")
+            missing = f"cannot open {word}: No such file or directory"
+            raise Refusal(missing if "/" in word else or_word(missing, word))
     return [Path(word) for word in words if there[word]], topics
 
 

@@ -33,7 +33,9 @@ from crashext.commands.output import Output
 from crashext.commands.place import Place
 from crashext.commands.telling import tell
 from crashext.commands.timeleft import TimeLeft
+from crashext.commands.words import or_word
 from crashext.hosts.base import HostError, ReadFault, UnknownLayout
+from crashext.kernel.slab.named import UnknownCache
 from crashext.progress import Progress, silent
 from crashext.report.lines import without_trailing_blanks
 from crashext.report.safe import safe
@@ -67,6 +69,9 @@ def run(program: str, options: Options, place: Place) -> int:
             return BAD_INPUT
         _write_page(options.printing, output)
         _print(options.printing, output)
+    except UnknownCache as error:
+        tell(program, or_word(str(error), error.name))
+        return BAD_INPUT
     except (HostError, UnknownLayout, ReadFault) as error:
         tell(program, str(error))
         return BAD_INPUT

@@ -3,16 +3,21 @@
 An interrupted import leaves a half module behind, an interrupted question an answer that the next
 question would get, an interrupted lock a thread that waits for ever. So the exception waits.
 Between commands nothing is raised. One process has one of these: signals are the process's.
+
+After a Ctrl-C a command answers with what it has. Who presses it twice means to be heard, not to
+lose that answer: one that comes while the first is still being answered is let go by.
 """
 
 from __future__ import annotations
 
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 
+_ANSWERING = 5.0  # seconds that an answer may take until one more Ctrl-C ends it
 _RETRY = 0.02  # seconds until an interrupt that came at a bad moment is tried again
 _WHOLE = ("/threading.py", "/rich/live.py", "/rich/progress.py")
 _FUTURE = "/concurrent/futures/_base.py"
@@ -35,6 +40,7 @@ class Interrupts:
         self._busy = False
         self._held = 0
         self._pending: BaseException | None = None
+        self._answering_until = 0.0
 
     def install(self) -> None:
         """From now on; to be called in the main thread."""
@@ -45,8 +51,11 @@ class Interrupts:
         sys.unraisablehook = self._lost
 
     @contextmanager
-    def command(self) -> Iterator[None]:
-        """Ctrl-C alone, for as long as one command takes, in a process that others use as well."""
+    def command(self, last: bool = False) -> Iterator[None]:
+        """Ctrl-C alone, for as long as one command takes, in a process that others use as well.
+
+        Where the process ends with this command (`last`), one that comes after it means nothing.
+        """
         hook = sys.unraisablehook
         numbers = (signal.SIGINT, signal.SIGALRM)
         before = [signal.signal(number, self._arrived) for number in numbers]
@@ -58,12 +67,12 @@ class Interrupts:
             self.end()
             signal.setitimer(signal.ITIMER_REAL, 0)
             for number, handler in zip(numbers, before, strict=True):
-                signal.signal(number, handler)
+                signal.signal(number, signal.SIG_IGN if last else handler)
             sys.unraisablehook = hook
 
     def begin(self) -> None:
         """A command begins: what came before did not mean it."""
-        self._pending, self._busy = None, True
+        self._pending, self._busy, self._answering_until = None, True, 0.0
 
     def end(self) -> None:
         """The command is over: nothing is raised any more."""
@@ -71,6 +80,8 @@ class Interrupts:
 
     def _arrived(self, number: int, frame: FrameType | None) -> None:
         if not self._busy:
+            return
+        if number == signal.SIGINT and time.monotonic() < self._answering_until:
             return
         if number != signal.SIGALRM:
             self.count += 1
@@ -94,6 +105,7 @@ class Interrupts:
         pending, self._pending = self._pending, None
         if pending is not None and self._busy:
             self.count += 1  # it may have come before what it cuts off had begun
+            self._answering_until = time.monotonic() + _ANSWERING
             raise pending
 
     def __enter__(self) -> None:

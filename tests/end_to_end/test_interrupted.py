@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -16,6 +19,7 @@ from crashext.commands import running
 from crashext.kernel.slab.view import KernelView
 from crashext.progress import Progress
 from crashext.report.verdict_text import told_of
+from crashext.resident.interrupts import Interrupts
 from tests.conftest import Ran, lab_dump, lab_host, on, run
 from tests.lab import read_addresses
 
@@ -40,7 +44,6 @@ def interrupted(step: str) -> Overview:
     ("step", "known"),
     [
         ("memory map", "the kernel's counters are"),
-        ("page frames", "counters and caches are"),
         ("accounting", "counters and caches are"),
         ("caches", "counters and caches are"),
         ("what can be reached", "counters, caches and page frames are"),
@@ -61,7 +64,7 @@ def test_a_verdict_has_what_was_known(step: str, known: str) -> None:
 
 def test_bytes_of_uncounted_caches_are_no_objects_that_grew() -> None:
     assert of_overview("a", interrupted("memory map")).slabs is None
-    slabs = of_overview("a", interrupted("page frames")).slabs
+    slabs = of_overview("a", interrupted("accounting")).slabs
     assert slabs is not None
 
 
@@ -84,7 +87,7 @@ def orphans() -> Ran:
 
 
 def test_a_verdict_cut_off_says_so_first_and_what_is_counted_by_then() -> None:
-    for step, said in (("page frames", "all memory was"), ("what can be reached", "it was known")):
+    for step, said in (("accounting", "all memory was"), ("what can be reached", "it was known")):
         (verdict, *_) = judge(interrupted(step).facts)
         assert f"no leak is to be seen by the counters; interrupted before {said}" in verdict.says
     overview = interrupted("orphans")
@@ -92,6 +95,35 @@ def test_a_verdict_cut_off_says_so_first_and_what_is_counted_by_then() -> None:
     assert counted is not None
     assert int(counted[1].replace(",", "")) > 220_000  # as many as the guest's log says, at least
     assert "what nothing reaches is counted" in told_of(overview)
+
+
+@pytest.mark.parametrize("question", [(), ("kmalloc-32",), ("--orphans",)])
+def test_a_second_one_while_the_first_is_answered_loses_nothing(
+    question: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Real signals: one in the midst of the memory map, another before the answer is printed."""
+
+    def press(*unused: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    @contextmanager
+    def progress() -> Iterator[Progress]:
+        yield lambda what, done, total: press() if what == "memory map" else None
+
+    printed = running._print
+
+    def print_late(*arguments: Any) -> None:
+        press()
+        printed(*arguments)
+
+    monkeypatch.setattr(running, "_progress", progress)
+    monkeypatch.setattr(running, "_print", print_late)
+    interrupts = Interrupts()
+    with interrupts.command():
+        ran = run("leakscan", *on("default"), *question)
+    assert interrupts.count == 2  # by the first alone: when it came, and when it was raised
+    assert "interrupted" in ran.out
+    assert ran.err == ""
 
 
 def test_an_address_cut_off_is_still_said_what_it_is(interrupt: Callable[[str], None]) -> None:

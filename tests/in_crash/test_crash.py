@@ -256,6 +256,21 @@ def test_interruption(crash: Crash, delay: float) -> None:
     assert "kmalloc-32: 200,000" in crash.ask("leakscan kmalloc-32")
 
 
+def test_a_second_interruption_leaves_the_answer_to_the_first(build: str, tmp_path: Path) -> None:
+    """In a new session, so that there is something to interrupt: the verdict by the counters."""
+    session = Crash(tmp_path, build, "vmcore")
+    session.ask("leakscan --no-refs kmalloc-32")  # memory is open, who points at what is not known
+    session.terminal.sendline("leakscan")
+    time.sleep(0.5)
+    session.terminal.sendcontrol("c")
+    time.sleep(0.05)
+    session.terminal.sendcontrol("c")
+    said = session.answer("leakscan")
+    session.quit()
+    assert "MiB of memory:" in said, said
+    assert "Traceback" not in said
+
+
 def test_setup_tries_what_lies_there(
     build: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -59,6 +59,25 @@ def test_what_they_become(interrupts: Interrupts) -> None:
     assert interrupts.count
 
 
+def test_a_second_one_lets_the_answer_to_the_first_be_given(
+    interrupts: Interrupts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupts.begin()
+    with pytest.raises(KeyboardInterrupt):
+        send(signal.SIGINT)
+    counted = interrupts.count
+    send(signal.SIGINT)
+    assert interrupts.count == counted  # what is being told is no less whole
+    with pytest.raises(Unread):
+        send(signal.SIGPIPE)
+    # An answer that does not come is ended, and another command is not concerned.
+    monkeypatch.setattr("crashext.resident.interrupts._ANSWERING", 0.0)
+    interrupts.begin()
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            send(signal.SIGINT)
+
+
 def test_one_that_waited_counts_again_where_it_cuts_something_off(interrupts: Interrupts) -> None:
     """What was begun while it waited is partial, too."""
     interrupts.begin()
@@ -117,6 +136,18 @@ def test_one_command_leaves_nothing_behind() -> None:
         send(signal.SIGINT)
     assert mine.count
     assert ([signal.getsignal(number) for number in numbers], sys.unraisablehook) == before
+
+
+def test_after_the_last_command_one_means_nothing() -> None:
+    """The process ends: Python's own handler would do so with a traceback."""
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGALRM)]
+    try:
+        with Interrupts().command(last=True):
+            pass
+        send(signal.SIGINT)
+    finally:
+        for number, handler in zip((signal.SIGINT, signal.SIGALRM), before, strict=True):
+            signal.signal(number, handler)
 
 
 def test_one_comes_while_other_threads_are_waited_for(interrupts: Interrupts) -> None:
