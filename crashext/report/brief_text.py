@@ -115,19 +115,35 @@ def _said(verdict: Verdict) -> str:
 
 
 def _evidence(verdict: Verdict, width: int, most: int, room: int) -> list[Line]:
-    """The strongest for it, and the strongest against it, in at most `room` lines."""
-    against = [
-        text for t in verdict.against[:1] for text in folded(f"  against: {COLUMN}{safe(t)}", width)
-    ]
-    against = against if len(against) <= room else []
+    """The strongest for it, and the strongest against it, in at most `room` lines; where rows are
+    too few for those, how many are left to -v."""
+    wanted = (verdict.evidence[:most], verdict.against[:1])
+    lines, cut = _fitting(*wanted, width, room)
+    if any(cut):
+        lines, cut = _fitting(*wanted, width, room - 1)
+        said = [
+            f"{n:,} more {kind}" for n, kind in zip(cut, ("for it", "against it"), strict=True) if n
+        ]
+        lines.append(f"  and {', '.join(said)} (-v)")
+    return _styled(lines)
+
+
+def _fitting(
+    evidence: Sequence[str], against: Sequence[str], width: int, room: int
+) -> tuple[list[str], tuple[int, int]]:
+    """What fits of the evidence for and against, and how many of each do not."""
+    contrary = [text for t in against for text in folded(f"  against: {COLUMN}{safe(t)}", width)]
+    contrary = contrary if len(contrary) <= room else []
     lines: list[str] = []
-    left = room - len(against)
-    for text in verdict.evidence[:most]:
+    shown = 0
+    for text in evidence:
         some = folded(f"  for:     {COLUMN}{safe(text)}", width)
-        if len(lines) + len(some) > left:
+        if len(lines) + len(some) > room - len(contrary):
             break
         lines += some
-    return _styled([*lines, *against])
+        shown += 1
+    missing = len(against) if not contrary else 0
+    return [*lines, *contrary], (len(evidence) - shown, missing)
 
 
 def _others(verdicts: Sequence[Verdict], width: int, most: int = _MOST_OTHERS) -> list[Line]:

@@ -121,6 +121,13 @@ def test_a_long_path_leaves_room_for_evidence() -> None:
     brief = Brief("memory " * 12, LONG, (LONG,), f"dump {folder}vmcore", tuple(TOPICS))
     lines = [text for text, _ in brief_lines(found, brief, 80, asking)]
     assert sum(max(1, -(-len(text) // 80)) for text in lines) <= ROWS
-    assert sum(text.startswith("  for: ") for text in lines) >= 2
+    shown = sum(text.startswith("  for: ") for text in lines)
+    assert shown >= 2
+    # What had no room is said to be there.
+    cut = min(4, len(found[0].evidence)) - shown
+    against = bool(found[0].against) - sum(text.startswith("  against: ") for text in lines)
+    told = [f"{n} more {kind}" for n, kind in ((cut, "for it"), (against, "against it")) if n]
+    assert told
+    assert f"  and {', '.join(told)} (-v)" in lines
     # Nothing of the command is missing: it runs as it is printed.
     assert " ".join(lines).count("/very/long/") == 4
