@@ -26,8 +26,8 @@ TRACED = "traced"
 SOME = ("leaklab_obj", "kmalloc-32", "kmalloc-64", "kmalloc-256", "dentry", "trace_event_file")
 LARGEST, MOST = 30, 2000
 COVERED = 0.99
-LEAST = {"traced@trixie": 0.9, "traced@sid": 0.83}
-"""Share of the groups, objects aside: in 7.2's maple nodes is nothing to know their maker by."""
+LEAST = {"traced@trixie": 0.9, "traced@sid": 0.9}
+"""Share of the groups, objects aside, but for those that __init code made, which no dump has."""
 
 
 def test_of_what_one_place_allocated_the_code_says_so_or_that_it_cannot_tell() -> None:
@@ -44,14 +44,16 @@ def test_of_what_one_place_allocated_the_code_says_so_or_that_it_cannot_tell() -
 @only_if(_ASKED, "make test-kernels compares other kernels' guests")
 @pytest.mark.parametrize("name", LEAST)
 def test_so_it_is_on_kernels_that_no_weight_was_counted_on(name: str) -> None:
-    found = [one for one in compared(lab_view(name), marked=marked(name)) if one.single]
+    single = [one for one in compared(lab_view(name), marked=marked(name)) if one.single]
+    assert not [one for one in single if one.outcome == "wrong"]
+    found = [one for one in single if not one.gone]
+    assert len(single) - len(found) <= 5
     objects: Counter[str] = Counter()
     for one in found:
         objects[one.outcome] += one.objects
     assert len(found) >= 100
     assert objects["right"] >= 0.98 * objects.total()
     assert sum(one.outcome == "right" for one in found) >= LEAST[name] * len(found)
-    assert not objects["wrong"], [one for one in found if one.outcome == "wrong"]
 
 
 @pytest.mark.parametrize("name", [TRACED, *(LEAST if _ASKED else ())])
