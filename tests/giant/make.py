@@ -14,6 +14,7 @@ from crashext.kernel.pages.frames import FrameUse
 from tests.lab import Dump
 
 from .counters import Pages, count, resident
+from .cpus import LastCpu
 from .crowds import Crowds
 from .held import HeldSlabs
 from .image import PAGE, Image
@@ -54,9 +55,13 @@ def make(base: Dump, shape: Shape, target: Path) -> dict[str, Any]:
     crowds = Crowds(kernel, work)
     crowds.add(shape.crowd, next((at * PAGES for kind, _, at, _ in runs if kind == "kernel"), 0))
     own.slab += crowds.slab_pages
+    last = LastCpu(kernel, work)
+    if shape.cpus:
+        last.add()
+        own.slab += last.slab_pages
     own.stacks = shape.crowd.tasks
     own.present += work.sections * PAGES
-    own.reserved = work.used - shape.partial - crowds.slab_pages - holders
+    own.reserved = work.used - shape.partial - crowds.slab_pages - holders - last.slab_pages
     own.free += work.free_rest()
     work.flush()
     kernel.flush()
@@ -78,6 +83,7 @@ def make(base: Dump, shape: Shape, target: Path) -> dict[str, Any]:
             "added_slots": (full + shape.partial) * slots,
             "added_slabs": full + shape.partial,
         },
+        "last_cpu": last.truth,
         "runs": [(kind, node, at * PAGES, n * PAGES) for kind, node, at, n in runs],
         "added": {name: sum(asdict(p)[name] for p in added) for name in asdict(added[0])},
     }

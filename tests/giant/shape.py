@@ -57,6 +57,8 @@ class Shape:
     apart: bool = False
     """Every page of leaked objects has bytes of its own in the file, which is as large then."""
     crowd: Crowd = Crowd()
+    cpus: bool = False
+    """The last CPU has slabs of its own, and objects that nobody else knows."""
     held: int = 0
     """Bytes of each cache in `held_in` that are slabs full of held objects."""
     held_in: tuple[str, ...] = ("kmalloc-64",)

@@ -59,22 +59,13 @@ class LeakedSlabs:
             chain = np.uint64(work.address(at)) + free.astype(np.uint64) * np.uint64(
                 self.cache.slot_size
             )
-            self._link(data, chain)
+            link_free(self.cache, data, chain)
             work.kernel.image.write(at, data)
             self._describe(work.rows[work.row_of(at)], int(chain[0]), slots - len(free))
             links.append(work.map_address(at) + self._slab["slab_list"].offset)
             left += slots - len(free)
         self._on_list(work, links)
         return left
-
-    def _link(self, page: Rows, chain: NDArray[np.uint64]) -> None:
-        """Write the freelist into free slots as a hardened kernel does."""
-        random = self.cache.freelist_random
-        assert random is not None
-        where = chain + np.uint64(self.cache.freelist_offset)
-        stored = np.append(chain[1:], np.uint64(0)) ^ np.uint64(random) ^ where.byteswap()
-        inside = (where & np.uint64(PAGE - 1)).astype(np.int64)
-        page[inside[:, None] + np.arange(8)] = stored.astype("<u8").view(np.uint8).reshape(-1, 8)
 
     def _on_list(self, work: Workspace, links: list[int]) -> None:
         """Put slabs on the list of partial slabs of the first node."""
@@ -99,3 +90,13 @@ class LeakedSlabs:
         at = self.cache.nodes[node]
         self.kernel.bump(at + layout["nr_slabs"].offset, slabs)
         self.kernel.bump(at + layout["total_objects"].offset, slabs * self.cache.objects_per_slab)
+
+
+def link_free(cache: SlabCache, slab: Rows, chain: NDArray[np.uint64]) -> None:
+    """Write the freelist into free slots of a slab as a hardened kernel does."""
+    random = cache.freelist_random
+    assert random is not None
+    where = chain + np.uint64(cache.freelist_offset)
+    stored = np.append(chain[1:], np.uint64(0)) ^ np.uint64(random) ^ where.byteswap()
+    inside = (where & np.uint64(len(slab) - 1)).astype(np.int64)
+    slab[inside[:, None] + np.arange(8)] = stored.astype("<u8").view(np.uint8).reshape(-1, 8)

@@ -255,6 +255,13 @@ SCENARIOS = {
             append="rdinit=/lab/many-cgroups",
         ),
         Scenario(
+            "cpus",
+            "one leak, on a machine that may have 512 CPUs",
+            {"nodes": 20_000, "living": 1_000},
+            memory="2G",
+            append="possible_cpus=512",
+        ),
+        Scenario(
             "trace",
             "one slow leak under traffic 300 times busier, traced",
             {"leases": 500, "packets": 300, "trace": 1},
