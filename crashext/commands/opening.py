@@ -15,6 +15,7 @@ from crashext.commands.questions import Question, held_by
 from crashext.commands.telling import tell
 from crashext.commands.words import or_word
 from crashext.hosts.base import Host, HostError, KernelMissing, ReadFault, UnknownLayout
+from crashext.hosts.kallsyms_named import PlacingHost
 from crashext.hosts.keeping import keep
 from crashext.hosts.mapped import let_go
 from crashext.hosts.readers import ManyReaders
@@ -166,6 +167,8 @@ def open_view(host: Host, record: Path | None, question: Question) -> Iterator[O
     view = keep(host, "view", lambda: _view(host), large=True) if recorder is None else None
     opened = Opened(view or _view(recorder or host), question)
     yield opened
+    if isinstance(host, PlacingHost):
+        host.require_places()
     if recorder is not None and record is not None:
         try:
             recorder.save(record, opened.question.command)

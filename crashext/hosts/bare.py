@@ -39,7 +39,7 @@ class BareHost(UnindexedHost):
     def __init__(self, program: drgn.Program, source: str, core: Path | None = None) -> None:
         text = program["VMCOREINFO"].string_().decode("ascii", "replace")
         vmcoreinfo = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
-        self._missing, self._placed = set[str](), set[str]()
+        self._missing, self._asked, self._placed = set[str](), set[str](), set[str]()
         self._genuine: Callable[[], Collection[str]] | None = None
         self._kallsyms = read_kallsyms(_reader(program), vmcoreinfo)
         super().__init__(program, source, core)
@@ -78,14 +78,12 @@ class BareHost(UnindexedHost):
             )
 
     def require_whole(self, functions: Callable[[], Collection[str]]) -> None:
-        """From now on a variable that is asked for must be where code names it, and one that is
-        missing must not be there with a damaged name; raises `HostError`. `functions` gives names
-        that BTF has, too.
+        """From now on a variable that is missing must not be there with a damaged name; raises
+        `HostError`. `functions` gives names that BTF has, too.
         """
         self._genuine = functions
         for name in sorted(self._missing):
             self._require_absent(name)
-        self._placed.clear()
 
     def _require_absent(self, name: str) -> None:
         if self._genuine is None or self.functions_only:
@@ -96,6 +94,14 @@ class BareHost(UnindexedHost):
                 f"{DAMAGED}: {other} is there, one bit from {name}, and not that: {_CURE}"
             )
 
+    def require_places(self) -> None:
+        """Each variable that was asked for is where code names it; raises `HostError`."""
+        if self.functions_only:
+            return
+        for name in sorted(self._asked - self._placed):
+            self._require_place(name)
+            self._placed.add(name)
+
     def _require_place(self, name: str) -> None:
         """Nothing but code says where a variable is that is not exported."""
         address = self._kallsyms.by_name[name]
@@ -103,7 +109,7 @@ class BareHost(UnindexedHost):
             self._kallsyms.by_name.get(f"__per_cpu_{end}", 0) for end in ("start", "end")
         )
         elsewhere = first <= address < last or f"SYMBOL({name})" in self._info.vmcoreinfo
-        if self._genuine is None or elsewhere or name in _MAY_HAVE_NO_USE:
+        if elsewhere or name in _MAY_HAVE_NO_USE:
             return
         if self._kallsyms.needs_witness(name) and self._named is not None:
             right = self._named.elsewhere(self._kallsyms.addresses, address)
@@ -143,9 +149,8 @@ class BareHost(UnindexedHost):
         if found is None and name not in self._missing:
             self._require_absent(name)
             self._missing.add(name)
-        if found is not None and name not in self._placed:
-            self._require_place(name)
-            self._placed.add(name)
+        if found is not None:
+            self._asked.add(name)
         return found
 
     def symbol_at(self, address: int) -> Symbol | None:

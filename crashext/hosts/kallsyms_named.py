@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +21,7 @@ _WORD = 4
 _MODRM, _RELATIVE = 0xC7, 0x05
 """Of the byte before a displacement: bits without the register, and the addressing by distance."""
 _TWO_BYTES, _NARROW, _REX = 0x0F, 0x66, 0x40
-_BITS = range(2, 32)
-"""Of an address: the lower ones are found out where a number is read."""
+_BITS = range(32)
 
 
 def _table(opcodes: dict[int, tuple[int, ...]]) -> Rows:
@@ -70,6 +70,16 @@ def named_in(text: Bytes, base: int, low: int, high: int) -> NDArray[np.uint32]:
     return np.concatenate(found)
 
 
+@runtime_checkable
+class PlacingHost(Protocol):
+    """A host whose symbols have no witness but the kernel's code."""
+
+    def require_places(self) -> None:
+        """Each variable that was asked for is where code names it; raises `HostError`. To be asked
+        before an answer is given: it reads all text.
+        """
+
+
 @dataclass(frozen=True)
 class Named:
     """What code names of the kernel's variables."""
@@ -96,6 +106,7 @@ class Named:
         below = int(addresses[first - 1]) if first else 0
         above = int(addresses[last]) if last < len(addresses) else self.high
         taken = addresses[max(first - 1, 0) : last + 1].tolist()
-        others: Iterator[int] = (address ^ 1 << bit for bit in _BITS)
+        # 7.x keeps distances from where they stand: a bit of one is added or taken away.
+        others: Iterator[int] = (address + sign * (1 << bit) for bit in _BITS for sign in (1, -1))
         right = (a for a in others if below < a < above and a in self and a not in taken)
         return next(right, None)

@@ -65,6 +65,13 @@ def test_a_variable_that_a_flipped_bit_moved_is_elsewhere(bit: int) -> None:
     assert found == LOW + 0x1200
 
 
+def test_one_whose_distance_lost_a_bit_is_elsewhere() -> None:
+    """Of 7.2: the address has more bits changed than the distance."""
+    code = named(0x1000, 0x1230, 0x1300)
+    assert code.elsewhere(at(0x1000, 0x122C, 0x1300), LOW + 0x122C) == LOW + 0x1230
+    assert code.elsewhere(at(0x1000, 0x1240, 0x1240), LOW + 0x1240) == LOW + 0x1230
+
+
 def test_one_that_moved_onto_its_neighbour_is_elsewhere() -> None:
     code = named(0x1000, 0x1200, 0x1208)
     assert code.elsewhere(at(0x1000, 0x1208, 0x1208), LOW + 0x1208) == LOW + 0x1200
