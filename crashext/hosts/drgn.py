@@ -31,7 +31,7 @@ from crashext.hosts.base import (
 from crashext.hosts.debuginfod import by_hand
 from crashext.hosts.directmap import NO_MAP, direct_map
 from crashext.hosts.drgn_layouts import layout_of
-from crashext.hosts.drgn_modules import names_something, register_symbols
+from crashext.hosts.drgn_modules import LoadedSymbols, names_something
 from crashext.hosts.drgn_plugins import no_prompt, uninterrupted
 from crashext.hosts.dumpfile import DumpFile, build_id, examine
 from crashext.hosts.modulelist import module_list
@@ -67,7 +67,7 @@ class DrgnHost:
         self._program = program
         self._source = source
         self.jobs = 1
-        self._symbols_loaded: set[str] = set()  # of modules
+        self._of_modules = LoadedSymbols()
         self._types: Types | None = None
         # Not functools.cache, which would hold this host, and the dump, for good.
         self._addresses: dict[str, int | None] = {}
@@ -220,22 +220,27 @@ class DrgnHost:
         module = self._module_at(address)
         if not module and (named := self._kernel_symbols.at(address)):
             return Symbol(named[2], named[0], named[1])
-        if module and module not in self._symbols_loaded:
-            # Of this one alone: a machine has a hundred thousand, of which few are asked for.
-            self._symbols_loaded.add(module)
-            for at, known in self._module_list:
-                if known.name == module:
-                    register_symbols(self._program, self, at, known)
         try:
-            found = [s for s in self._program.symbols(address) if names_something(s)]
+            # Those of debug files.
+            found = [
+                (s.name, s.address, s.size, s.binding == GLOBAL)
+                for s in self._program.symbols(address)
+            ]
         except (LookupError, ValueError, OverflowError, drgn.FaultError):
             return None
-        if not found:
-            return None
+        if module:
+            found += [
+                (s.symbol.name, s.symbol.address, s.symbol.size, s.is_global)
+                for s in self._of_modules.at(self, module, address, self._module_list)
+            ]
         # Aliases share an address: the widest is the object itself (a lock_class_key has no size
         # where lockdep is off), then what other files see, then the name breaks the tie.
-        best = min(found, key=lambda s: (-s.size, s.binding != GLOBAL, s.name))
-        return Symbol(best.name, best.address, best.size, module)
+        best = min(
+            (s for s in found if names_something(s[0], s[2])),
+            key=lambda s: (-s[2], not s[3], s[0]),
+            default=None,
+        )
+        return None if best is None else Symbol(*best[:3], module)
 
     def source_of(self, address: int) -> list[tuple[str, str]]:
         try:
@@ -254,7 +259,7 @@ class DrgnHost:
         try:
             address = int(self._program.symbol(name).address)
         except LookupError:
-            return None
+            return self._of_modules.named(name)
         return self._moved(address) if name == "_end" else address
 
     def _moved(self, end: int) -> int:

@@ -1,36 +1,45 @@
-"""Symbols of modules, for drgn to find by address: as the kernel's own list and kallsyms have them.
+"""Symbols of modules, by address: as the kernel's own list and kallsyms have them.
 
-drgn's own reader gives up on all modules where the notes or the symbols of one are not in the dump.
+drgn's own reader gives up on all modules where the notes or the symbols of one are not in the dump,
+and to tell drgn of every symbol takes ten times as long as to look up those that are asked for.
 """
 
 from __future__ import annotations
 
-import drgn
+from collections.abc import Sequence
 
 from crashext.hosts.base import Host, Module
-from crashext.hosts.modulelist import ModuleSymbol, module_symbols
-
-_FINDER = "crashext module"
+from crashext.hosts.modulelist import ModuleSymbol, ModuleSymbols, module_symbols
 
 
-def register_symbols(program: drgn.Program, host: Host, at: int, module: Module) -> None:
-    """Of one module, whose struct module is `at`; symbols of debug files come first."""
-    finder = f"{_FINDER} {module.name}"
-    if finder not in program.registered_symbol_finders():
-        found = [_drgn_symbol(s) for s in module_symbols(host, at, module)]
-        program.register_symbol_finder(finder, drgn.SymbolIndex(found), enable_index=-1)
+class LoadedSymbols:
+    """Of the modules in which an address was asked about."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, ModuleSymbols | None] = {}
+
+    def at(
+        self, host: Host, module: str, address: int, modules: Sequence[tuple[int, Module]]
+    ) -> list[ModuleSymbol]:
+        """Symbols of a module that cover an address; `modules` are all of them, with the address
+        of the struct module of each."""
+        if module not in self._known:
+            found = ((at, known) for at, known in modules if known.name == module)
+            at, known = next(found, (0, None))
+            self._known[module] = None if known is None else module_symbols(host, at, known)
+        symbols = self._known[module]
+        return [] if symbols is None else symbols.at(address)
+
+    def named(self, name: str) -> int | None:
+        """Where the symbol of that name is."""
+        known = (s for s in self._known.values() if s is not None)
+        found = next(filter(None, (symbols.named(name) for symbols in known)), None)
+        return None if found is None else found.symbol.address
 
 
-def _drgn_symbol(found: ModuleSymbol) -> drgn.Symbol:
-    binding = drgn.SymbolBinding.GLOBAL if found.is_global else drgn.SymbolBinding.LOCAL
-    symbol = found.symbol
-    kind = drgn.SymbolKind.UNKNOWN
-    return drgn.Symbol(symbol.name, symbol.address, symbol.size, binding, kind)
-
-
-def names_something(symbol: drgn.Symbol) -> bool:
+def names_something(name: str, size: int) -> bool:
     """Labels that the compiler made up (.LC0), and arm64's marks of data ($d), do not; tables of
     kallsyms have no size, and other things lie behind the last of them (4.18: strings).
     """
-    label = symbol.name.startswith((".L", "$"))
-    return not label and (symbol.size > 0 or not symbol.name.startswith("kallsyms_"))
+    label = name.startswith((".L", "$"))
+    return not label and (size > 0 or not name.startswith("kallsyms_"))

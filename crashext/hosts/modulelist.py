@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from crashext.hosts.base import Host, Layout, Member, Module, ReadFault, Symbol, UnknownLayout
 
@@ -32,6 +34,7 @@ _ELF_SYMBOL = np.dtype(
         ("size", "<u8"),
     ]
 )
+_NO_SYMBOLS = np.zeros(0, _ELF_SYMBOL), b""
 STB_GLOBAL = 1
 _LEAST_LETTER = ord("?")
 """Of nm's letters for a symbol; ELF's own info byte is less."""
@@ -96,15 +99,60 @@ def _areas(host: Host, row: bytes, layout: Layout) -> Iterator[tuple[int, int]]:
             yield base, base + size
 
 
-def module_symbols(host: Host, address: int, module: Module) -> Iterator[ModuleSymbol]:
+class ModuleSymbols:
+    """Of one module, made when somebody asks: a machine has a hundred thousand."""
+
+    def __init__(self, entries: NDArray[np.void], strings: bytes, module: Module) -> None:
+        entries = entries[entries["section"] != 0]  # else defined elsewhere
+        text = np.frombuffer(strings, np.uint8)
+        entries = entries[text[entries["name"]] != 0]
+        self._entries, self._strings, self._module = entries, strings, module.name
+        self._starts = entries["value"]
+        self._ends = self._starts + entries["size"]
+
+    def __iter__(self) -> Iterator[ModuleSymbol]:
+        return map(self._made, range(len(self._entries)))
+
+    def at(self, address: int) -> list[ModuleSymbol]:
+        """Those whose range holds an address; what has no size covers nothing."""
+        word = np.uint64(address)
+        inside = np.flatnonzero((self._starts <= word) & (word < self._ends))
+        return [self._made(row) for row in inside.tolist()]
+
+    def named(self, name: str) -> ModuleSymbol | None:
+        """The first of that name."""
+        if name.encode("ascii", "backslashreplace") not in self._strings:
+            return None
+        return next((s for s in self if s.symbol.name == name), None)
+
+    def _made(self, row: int) -> ModuleSymbol:
+        name, info, _, _, value, size = self._entries[row].tolist()
+        strings = self._strings
+        text = strings[name : strings.find(b"\0", name)].decode("ascii", "backslashreplace")
+        known = self._later[row] if info >= _LEAST_LETTER else info >> 4 == STB_GLOBAL
+        return ModuleSymbol(Symbol(text, value, size, self._module), bool(known))
+
+    @cached_property
+    def _later(self) -> NDArray[np.bool_]:
+        """Whether one before has its address."""
+        later = np.ones(len(self._entries), np.bool_)
+        later[np.unique(self._starts, return_index=True)[1]] = False
+        return later
+
+
+def module_symbols(host: Host, address: int, module: Module) -> ModuleSymbols:
     """Symbols that a module's kallsyms holds; none where they are not in the dump.
 
     Before 1c7651f43777 (5.2) nm's letter of each stood in place of its binding. ELF has the global
     ones behind the local ones: of two that share an address the second is the one to be global.
     """
+    return ModuleSymbols(*(_symbol_table(host, address) or _NO_SYMBOLS), module)
+
+
+def _symbol_table(host: Host, address: int) -> tuple[NDArray[np.void], bytes] | None:
     layout, table = host.layout("struct module"), host.layout("struct mod_kallsyms")
     if layout is None:
-        return
+        return None
     try:
         at, table = address, table or layout
         if "kallsyms" in layout:
@@ -112,26 +160,12 @@ def module_symbols(host: Host, address: int, module: Module) -> Iterator[ModuleS
         row = host.read(at, table.size) if at else bytes(table.size)
         count = _in(row, table["num_symtab"])
         if not 0 < count <= _MAX_SYMBOLS:
-            return
+            return None
         raw = host.read(_in(row, table["symtab"]), count * _ELF_SYMBOL.itemsize)
         entries = np.frombuffer(raw, _ELF_SYMBOL)
-        strings = _strings(host, _in(row, table["strtab"]), int(entries["name"].max()))
+        return entries, _strings(host, _in(row, table["strtab"]), int(entries["name"].max()))
     except (ReadFault, UnknownLayout):
-        return
-    seen: set[int] = set()
-    for name, info, section, value, size in zip(
-        entries["name"].tolist(),
-        entries["info"].tolist(),
-        entries["section"].tolist(),
-        entries["value"].tolist(),
-        entries["size"].tolist(),
-        strict=True,
-    ):
-        text = strings[name : strings.find(b"\0", name)].decode("ascii", "backslashreplace")
-        if text and section:  # 0: defined elsewhere
-            is_global = value in seen if info >= _LEAST_LETTER else info >> 4 == STB_GLOBAL
-            seen.add(value)
-            yield ModuleSymbol(Symbol(text, value, size, module.name), is_global)
+        return None
 
 
 def _strings(host: Host, address: int, last: int) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from hashlib import blake2b
 
 from crashext.hosts.base import Host, ReadFault
 from crashext.hosts.keeping import keep
@@ -12,6 +13,9 @@ from crashext.kernel.btf_modules import module_btf
 from crashext.kernel.btf_unit import parse, parse_kernel, strings_of
 
 _MAX_KERNEL = 64 << 20  # a distribution's kernel has 4 to 6 MB
+_MOST_CHECKED = 1 << 12
+_CHECKED: dict[tuple[bytes, tuple[int, int]], bool] = {}
+"""Modules' BTF by what it is, not the data itself, which would stay in memory."""
 
 
 def read_btf(host: Host) -> Btf | None:
@@ -36,9 +40,18 @@ def _blobs(host: Host) -> tuple[bytes, tuple[tuple[str, bytes], ...]] | None:
     if kernel is None or unit is None:
         return None
     base = len(unit.starts) + 1, len(unit.strings)
-    modules = ((name, data, parse(name, data)) for name, data in module_btf(host))
-    whole = ((name, data) for name, data, unit in modules if unit and not defect(unit, base))
-    return kernel, tuple(whole)
+    return kernel, tuple((name, data) for name, data in module_btf(host) if _whole(data, base))
+
+
+def _whole(data: bytes, base: tuple[int, int]) -> bool:
+    """Whether a module's BTF is that. A dump is asked for them twice, first for names alone."""
+    key = blake2b(data, digest_size=16).digest(), base
+    if key not in _CHECKED:
+        if len(_CHECKED) >= _MOST_CHECKED:
+            _CHECKED.clear()
+        unit = parse("", data)
+        _CHECKED[key] = unit is not None and not defect(unit, base)
+    return _CHECKED[key]
 
 
 def read_names(host: Host) -> bytes:

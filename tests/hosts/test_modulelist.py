@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from crashext.hosts.base import Module
-from crashext.hosts.modulelist import ModuleSymbol, module_list, module_symbols
+from crashext.hosts.modulelist import ModuleSymbols, module_list, module_symbols
 from tests.fake import FakeHost, layout, word
 
 MODULE, KALLSYMS, SYMBOLS, STRINGS = (0xFFFFFFFFC0001000 + 0x1000 * i for i in range(4))
@@ -22,7 +22,7 @@ SYMTAB = (
 )
 
 
-def symbols(letters: str = "") -> list[ModuleSymbol]:
+def symbols(letters: str = "", size: int = 0x20) -> ModuleSymbols:
     """What is read of `SYMTAB`; nm's `letters` in place of st_info, as before 5.2."""
     host = FakeHost(
         layout("struct module", 64, kallsyms=(16, 8)),
@@ -33,16 +33,17 @@ def symbols(letters: str = "") -> list[ModuleSymbol]:
     strings, table = b"\0", b""
     for i, (name, info, at) in enumerate(SYMTAB):
         info = ord(letters[i]) if letters else info
-        table += struct.pack("<IBBHQQ", len(strings), info, 0, 1, START + at, 0x20)
+        table += struct.pack("<IBBHQQ", len(strings), info, 0, 1, START + at, size)
         strings += name.encode() + b"\0"
     host.put(SYMBOLS, table)
     host.put(STRINGS, strings)
-    return list(module_symbols(host, MODULE, LOADED))
+    return module_symbols(host, MODULE, LOADED)
 
 
 @pytest.mark.parametrize("letters", ["", "tttt"], ids=["5.2", "before"])
 def test_of_two_that_share_an_address_the_global_one_is_known(letters: str) -> None:
-    found = symbols(letters)
+    found = list(symbols(letters))
+    assert symbols(letters).at(START + 0x9F) == found[1:3]
     assert [s.symbol.name for s in found] == [name for name, _, _ in SYMTAB]
     assert [s.symbol.address - START for s in found] == [at for _, _, at in SYMTAB]
     assert [s.is_global for s in found if s.symbol.address == START + 0x80] == [False, True]
@@ -50,6 +51,21 @@ def test_of_two_that_share_an_address_the_global_one_is_known(letters: str) -> N
 
 def test_bindings_are_those_of_elf_where_it_still_has_them() -> None:
     assert [s.is_global for s in symbols()] == [False, False, True, True]
+
+
+def test_an_address_is_in_the_symbols_that_cover_it() -> None:
+    found = symbols()
+    assert [s.symbol.name for s in found.at(START + 0x40)] == ["bond_open"]
+    assert found.at(START + 0x60) == []
+    assert symbols(size=0).at(START + 0x40) == []
+
+
+def test_a_symbol_is_found_by_its_whole_name() -> None:
+    found = symbols().named("bond_xmit")
+    assert found is not None
+    assert found.symbol.address == START + 0x100
+    assert symbols().named("bond") is None
+    assert symbols().named("bond_close") is None
 
 
 def listed(*rows: tuple[str, int, int, int]) -> list[Module]:

@@ -16,6 +16,7 @@ from dataclasses import replace
 from crashext.analysis.likeness.words import WordMap
 from crashext.analysis.origin.content import BEYOND
 from crashext.analysis.origin.content import RUNG as CONTENT
+from crashext.analysis.origin.group import Group
 from crashext.analysis.origin.mentions import Symbols
 from crashext.analysis.origin.places import code_of, frees_of, located
 from crashext.analysis.origin.pointed import Pointed
@@ -23,7 +24,6 @@ from crashext.analysis.origin.tracing import trace_command
 from crashext.analysis.origin.weighing import (
     AGAINST,
     ASKS,
-    Group,
     Hints,
     of_size,
     other_weight,

@@ -131,7 +131,7 @@ def _find(view: KernelView, cache: SlabCache, held: Sequence[tuple[int, int]]) -
     known = requests_of(view.host, view.caches)
     places = list(known.from_cache(cache))
     texts = known.mentions(family(cache.name)[0].startswith("kmalloc-"))
-    foreign = foreign_of(view.host)
+    foreign = foreign_of(known)
     result = []
     looked = 0
     for word, offset in held:

@@ -47,7 +47,7 @@ def code_of(view: KernelView, cache: SlabCache) -> CodeOf | None:
 
 
 def _code(view: KernelView, known: Requests, cache: SlabCache) -> CodeOf:
-    foreign = foreign_of(view.host)
+    foreign = foreign_of(known)
     places: list[Allocating] = []
     unsure: list[Request] = []
     for r in known.from_cache(cache):
@@ -106,9 +106,9 @@ def counted(known: Requests, places: Sequence[Allocating]) -> tuple[Allocating, 
     )
 
 
-def foreign_of(host: Host) -> dict[str, str]:
+def foreign_of(known: Requests) -> dict[str, str]:
     """Why modules are none of the kernel's own."""
-    return foreign_modules(host)
+    return known.once("foreign", lambda: foreign_modules(known.host))
 
 
 def fits(supposed: tuple[int, ...], cache: SlabCache) -> bool:

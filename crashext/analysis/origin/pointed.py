@@ -135,7 +135,7 @@ def _find(view: KernelView, cache: SlabCache, pointers: Sequence[Pointer]) -> tu
     known = requests_of(view.host, view.caches)
     keepers = known.once("keepers", lambda: Keepers(known))
     bases = known.once("bases", lambda: Bases(known, view.btf))
-    foreign = foreign_of(view.host)
+    foreign = foreign_of(known)
     # Where a function is disassembled for one of its calls, all of them are read.
     holders = [_holder(view, pointer) for pointer in pointers]
     places: list[tuple[Request, list[Keeps]]] = []

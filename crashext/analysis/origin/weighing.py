@@ -9,21 +9,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
+from functools import lru_cache, partial
 
 import numpy as np
 
 from crashext.analysis.likeness.decode import symbolic
-from crashext.analysis.likeness.words import WordMap
+from crashext.analysis.origin.group import ALIKE, SMALL, Group
 from crashext.analysis.origin.mentions import HEAD, HOLDERS, Symbols, Told
 from crashext.analysis.origin.pointed import Found, Pointed
 from crashext.analysis.reach.pointers import RESERVE
 from crashext.analysis.results.callsites import Allocating
 from crashext.analysis.results.evidence import TypeCandidate
 from crashext.analysis.results.texts import MOST_LINES
-from crashext.hosts.base import Bytes
-from crashext.kernel.access import Words
 from crashext.kernel.origin.counting import Counting
 from crashext.kernel.origin.fitting import below_of
 from crashext.kernel.origin.stores import Store
@@ -35,14 +33,9 @@ AGAINST = "but "
 """How a reason begins that speaks against a place."""
 ASKS = "asks for "
 """How a reason begins that any place of that size has."""
-_SAMPLE = 256
-_ALIKE = 0.95
-"""Least share of a group for what all of it is said to hold."""
 _FEW = 0.01
 """Share of a group up to which it does not hold what is stored."""
 _TELLING = 0x10000
-_UNUSED = np.array([0, *(byte * 0x0101010101010101 for byte in (0x5A, 0xBB, 0xCC))], np.uint64)
-"""What is in words that nobody asked for: zeros, or what slub_debug's P and Z fill in."""
 _POISON = 0xDEAD0000  # the upper half of LIST_POISON1 and 2
 
 # Where the lab knows the truth, a module named by content is right more often than e**8 to 1
@@ -58,14 +51,14 @@ _WORD, _MOST_COUNTED = 8, 8
 _LAST, _ANYWHERE = 0.4, 0.1
 """How often objects use the last word that was asked for, and so on with those before it; and the
 share of which nothing is known."""
-_TOO_SMALL = 0.002  # the probability of objects that are larger than what was asked for
+_TOOSMALL = 0.002  # the probability of objects that are larger than what was asked for
 # Of symbols and texts that agree, 5 of 2,968 places beside the true one write the same: they are
 # weighed alike.
 _STORED = {"word": 8.5, "self": 2.5, "poison": 3.0, "number": 3.0, "zero": 0.5}
 _NOT_STORED = {"word": -3.0, "self": -2.5, "poison": -2.0, "number": -1.0, "zero": -1.5}
 _COMMON = 1.5  # of a number that agrees and is all ones, or has less than four bytes
 _UNCERTAIN = 0.5  # of a store that a branch comes before, what it counts where it disagrees
-_FEWER, _SMALL = -0.3, 1024
+_FEWER = -0.3
 """Where a small number was written and is another small number now: it counts."""
 _MOST_NUMBERS, _MOST_STORES = 3.0, 11.0  # of what numbers say against a place, and of all stores
 _MOST_ZEROS = 1.0  # of what is 0 there anyway, in most objects of whatever kind
@@ -75,66 +68,6 @@ _MOST_FILLED, _MOST_EMPTY = 2.0, -4.0
 _CALLED = ((10, 1.0), (4, 0.5), (1, 0.1))
 """Of a function that so many places call; more of them ask for more objects."""
 _NOT_CALLED = -0.9  # that nobody does: through a pointer at best
-
-
-@dataclass(frozen=True)
-class Group:
-    """Some of the objects, and how much of them is used."""
-
-    content: Bytes
-    """A row each."""
-    inside: Words
-    """Words, less the object's own address."""
-    used: int
-    """Bytes up to the end of the last word that nearly all of them use."""
-    full: frozenset[int]
-    """Words, by number, that are not 0 in nearly all of them."""
-    empty: frozenset[int]
-    """Words that are."""
-    _shares: dict[tuple[str, int, int, int], float | None] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, words: WordMap, addresses: Words) -> Group:
-        rows = np.linspace(0, len(addresses) - 1, min(len(addresses), _SAMPLE)).astype(np.intp)
-        values, kinds = words.values[rows], words.kinds[rows]
-        used = 0
-        for i in range(values.shape[1]):
-            _, counts = np.unique(kinds[:, i], return_counts=True)
-            alike = counts.max() >= _ALIKE * len(rows)
-            unused = np.isin(values[:, i], _UNUSED)
-            if alike and (~unused).mean() >= _ALIKE:
-                used = 8 * i + 8
-        content = np.ascontiguousarray(values).view(np.uint8).reshape(len(rows), -1)
-        inside = values - addresses[rows][:, None]
-        zero = (values == 0).mean(axis=0)
-        full, empty = (
-            frozenset(np.flatnonzero(w).tolist()) for w in (zero <= 1 - _ALIKE, zero >= _ALIKE)
-        )
-        return cls(content, inside, used, full, empty)
-
-    def share(self, store: Store) -> float | None:
-        """Of the objects that hold what is stored; None where the store is beyond them."""
-        # A few stores are most places': zeros, and heads of lists.
-        key = store.kind, store.offset, store.size, store.value
-        if key not in self._shares:
-            self._shares[key] = self._share(store)
-        return self._shares[key]
-
-    def _share(self, store: Store) -> float | None:
-        end = store.offset + store.size
-        if end > self.content.shape[1]:
-            return None
-        if store.kind == "self":
-            if store.offset % 8:
-                return None
-            return float((self.inside[:, store.offset // 8] == np.uint64(store.value)).mean())
-        wanted = np.frombuffer(store.value.to_bytes(8, "little")[: store.size], np.uint8)
-        return float((self.content[:, store.offset : end] == wanted).all(axis=1).mean())
-
-    def constant(self, store: Store) -> bool:
-        """Whether nearly all of them hold the same where it is stored."""
-        part = self.content[:, store.offset : store.offset + store.size]
-        return bool((part == part[0]).all(axis=1).mean() >= _ALIKE)
 
 
 def other_weight(cache: SlabCache, certain: bool) -> float:
@@ -248,6 +181,7 @@ def _as_often_as(called: int | None) -> float:
     return next((weight for least, weight in _CALLED if called >= least), _NOT_CALLED)
 
 
+@lru_cache(1 << 12)  # most of a cache's places ask for one of a few sizes, or for any
 def of_size(sizes: tuple[int, ...], used: int, possible: range) -> float:
     """How probable it is that objects of a size use so many bytes, as a logarithm."""
     if not possible or not used:
@@ -261,7 +195,7 @@ def of_size(sizes: tuple[int, ...], used: int, possible: range) -> float:
 def _use(used: int, size: int, possible: range) -> float:
     spare = -(-size // 8) - -(-used // 8)
     if spare < 0:
-        return _TOO_SMALL
+        return _TOOSMALL
     near = (1 - _ANYWHERE) * _LAST * (1 - _LAST) ** spare
     return near + _ANYWHERE / max(1, len(possible))
 
@@ -282,7 +216,7 @@ def of_count(counting: Counting | None, group: Group, possible: range) -> tuple[
     sizes += np.uint64(counting.base)
     least = max(possible.start, group.used - _WORD + 1)
     fit = (sizes >= np.uint64(least)) & (sizes < np.uint64(possible.stop))
-    if fit.mean() >= _ALIKE:
+    if fit.mean() >= ALIKE:
         return tuple(np.unique(sizes[fit]).tolist()[:_MOST_COUNTED])
     return () if fit.mean() <= _FEW else None
 
@@ -327,9 +261,9 @@ def _agreement(store: Store, group: Group) -> tuple[str, bool | None]:
     """What kind of store it is, and whether the objects hold it; None where that says nothing."""
     kind = _kind(store)
     share = group.share(store)
-    if share is None or _FEW < share < _ALIKE:
+    if share is None or _FEW < share < ALIKE:
         return kind, None
-    if share >= _ALIKE:
+    if share >= ALIKE:
         return kind, True
     # What is linked into a list later, or counts, is another in each object: that is no argument.
     expected = kind in ("number", "zero", "self") or store.value >> 47
@@ -346,14 +280,12 @@ def _common(store: Store) -> bool:
 
 def _counts(store: Store, group: Group) -> bool:
     """Whether what was a small number is another one now, as counts of references are."""
-    if store.kind == "self" or not store.value < _SMALL:
+    if store.kind == "self" or not store.value < SMALL:
         return False
     if store.size < 4:
         # A byte may be one of many flags; counts and states begin with 0, also two in one store.
         return not store.value
-    part = group.content[:, store.offset : store.offset + store.size].astype(np.uint64)
-    weights = np.uint64(1) << np.arange(store.size, dtype=np.uint64) * np.uint64(8)
-    return bool(((part * weights).sum(axis=1) < _SMALL).mean() >= _ALIKE)
+    return group.small(store)
 
 
 def _kind(store: Store) -> str:

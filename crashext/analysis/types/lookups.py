@@ -39,6 +39,7 @@ class Lookups:
         self._symbols: dict[int, Symbol | None] = {}
         self._functions: dict[int, tuple[int, ...]] = {}
         self._alike: dict[tuple[int, int], bool] = {}
+        self._enumerators: dict[int, frozenset[int]] = {}
 
     def gain(self, items: Items, number: int, seen: Observed) -> float:
         """By the words alone."""
@@ -54,7 +55,10 @@ class Lookups:
         """The values that an enum's field may have."""
         if field.form != Form.ENUM:
             return None
-        return frozenset(self.btf.enumerators(self.btf.strip(field.type)))
+        if field.type not in self._enumerators:
+            values = self.btf.enumerators(self.btf.strip(field.type))
+            self._enumerators[field.type] = frozenset(values)
+        return self._enumerators[field.type]
 
     def holes(self, items: Items, number: int) -> list[tuple[int, int]]:
         """Bytes of a struct that no field has."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cache, cached_property, lru_cache
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ import capstone
 from crashext.kernel.origin.instruction import Instruction, slot
 from crashext.kernel.origin.lines import Lines
 
-_MOST_TEXTS = 1 << 16
+MOST_TEXTS = 1 << 16
 MOST_CODE = 1 << 17  # bytes of one function; larger ones are tables of code, or nonsense
 
 _WIDE = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", *(f"r{n}" for n in range(8, 16)))
@@ -125,7 +125,7 @@ class Code:
         known = self._texts[i]
         if known is None:
             every, encoding = _known(self.isa.machine), self._encodings[i]
-            if len(every) >= _MOST_TEXTS:
+            if len(every) >= MOST_TEXTS:
                 every.clear()
             known = self._texts[i] = every[encoding] = self._form(*self.all.words(i))
         return known
@@ -166,7 +166,7 @@ class Code:
             self._reached[key] = tuple(self._stretches(name, i, most))
         return self._reached[key]
 
-    def _stretches(self, name: str, i: int, most: int) -> Iterator[Stretch]:
+    def _stretches(self, name: str, i: int, most: int) -> Iterable[Stretch]:
         (jumps, barred), stack = self._ways, self.isa.stack
         wanted = {name, stack} if name.startswith(f"[{stack}") else {name}
         texts, seen = self._texts, set[int]()

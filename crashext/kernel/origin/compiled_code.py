@@ -9,13 +9,13 @@ from __future__ import annotations
 import ctypes
 import re
 from array import array
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import overload
 
 from capstone import _cs, _cs_insn
 
 from crashext.kernel.compiled import library
-from crashext.kernel.origin.code import X86_64, Code, Isa, Stretch, Text
+from crashext.kernel.origin.code import MOST_TEXTS, X86_64, Code, Isa, Stretch, Text
 from crashext.kernel.origin.instruction import Instruction
 from crashext.kernel.origin.lines import Lines, disassembler
 
@@ -28,6 +28,8 @@ _NO_SLOT = 1
 _PLACE = re.compile(r"\[(rsp|rbp)(?: ([+-]) (0x[0-9a-f]{1,10}|\d))?\]", re.ASCII)
 _SIZES = {kind: array(kind).itemsize for kind in "BHIQi"}
 _LINE = 32  # sizeof(struct line)
+_TEXTS: dict[bytes, Text] = {}
+"""By mnemonic and operands: most occur again and again."""
 
 
 class _Fields(ctypes.Structure):
@@ -121,19 +123,30 @@ class CompiledLines(Lines):
             self._words[i] = known
         return known
 
+    def operate_on(self, operands: str, first: int) -> bool:
+        """See `Lines`; no words are made for it."""
+        end = self._starts[min(first, len(self.addresses))]
+        return self._text.find(f"\0{operands}\0".encode("ascii"), 0, end) >= 0
+
+    def raw(self, i: int) -> bytes:
+        """Mnemonic and operands, not put in words."""
+        return self._text[self._starts[i] : self._starts[i + 1] - 1]
+
     def words(self, i: int) -> tuple[str, str]:
         """Mnemonic and operands."""
-        both = self._text[self._starts[i] : self._starts[i + 1] - 1].decode("ascii")
+        both = self.raw(i).decode("ascii")
         mnemonic, _, operands = both.partition("\0")
         return mnemonic, operands
 
-    def set_last(self, registers: int, on_stack: int, i: int, most: int) -> Iterator[Stretch]:
+    def set_last(self, registers: int, on_stack: int, i: int, most: int) -> list[Stretch]:
         """See `Code.set_last`; of a mask of registers, or a slot of the stack by number."""
         table = self._table or self._tables()
         found = self._loops.crashext_set_last(ctypes.addressof(table), i, registers, on_stack, most)
         ways = iter(self._ways[: 3 * found])
-        for length, sets, entered in zip(ways, ways, ways, strict=True):
-            yield Stretch(length, None if sets < 0 else sets, bool(entered))
+        return [
+            Stretch(length, None if sets < 0 else sets, bool(entered))
+            for length, sets, entered in zip(ways, ways, ways, strict=True)
+        ]
 
     def _tables(self) -> _Table:
         """What the loop needs beside the lines."""
@@ -158,7 +171,13 @@ class CompiledCode(Code):
         self._reached = {}
 
     def _text(self, i: int) -> Text:
-        return self._form(*self.all.words(i))
+        raw = self.all.raw(i)
+        known = _TEXTS.get(raw)
+        if known is None:
+            if len(_TEXTS) >= MOST_TEXTS:
+                _TEXTS.clear()
+            known = _TEXTS[raw] = self._form(*self.all.words(i))
+        return known
 
     def about(self, i: int, end: int, names: Collection[str]) -> int:
         wanted = _ANYTHING
@@ -171,7 +190,7 @@ class CompiledCode(Code):
                 return j
         return end
 
-    def _stretches(self, name: str, i: int, most: int) -> Iterator[Stretch]:
+    def _stretches(self, name: str, i: int, most: int) -> Iterable[Stretch]:
         registers, on_stack = _BIT.get(name, 0), 0
         if not registers:
             on_stack = _number(name)

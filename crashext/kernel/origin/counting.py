@@ -69,6 +69,8 @@ def _noting(walk: type[Walk]) -> Any:
     class Noting(walk):  # type: ignore[misc, valid-type]
         """One that remembers which registers are stored where."""
 
+        everywhere = True
+
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
             self.noted: list[tuple[int, int, int, str]] = []

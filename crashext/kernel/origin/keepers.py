@@ -14,7 +14,7 @@ from crashext.kernel.origin.fitting import Request
 from crashext.kernel.origin.instruction import Instruction
 from crashext.kernel.origin.kept import Kept, stepped
 from crashext.kernel.origin.requests import Requests
-from crashext.kernel.origin.stores import stores_after
+from crashext.kernel.origin.stores import kept_after
 
 _DEEPEST = 2
 _MOST_COPIES = 2
@@ -146,8 +146,6 @@ class Keepers:
             return _NOTHING
         if known.code.all[at].jumps:
             return frozenset(), ((caller, inside),)
-        walk = functions.reader.walk
-        given = {walk.result: inside}
-        filled = stores_after(known.code, known, at, self._requests.callees, walk, given)
-        kept = frozenset(filled.kept)
-        return kept, () if filled.returned is None else ((caller, filled.returned),)
+        callees, walk = self._requests.callees, functions.reader.walk
+        kept, returned = kept_after(known, at, callees, walk, inside)
+        return kept, () if returned is None else ((caller, returned),)

@@ -43,7 +43,7 @@ class Kept(NamedTuple):
 
 def framed(code: Code) -> bool:
     """Whether rbp is the frame of a function, and what is stored beside it on the stack."""
-    return any(one.operands == "rbp, rsp" for one in code.all[:_PROLOGUE])
+    return code.all.operate_on("rbp, rsp", _PROLOGUE)
 
 
 def kept_by(one: Instruction, pointers: Mapping[str, int], frame: bool) -> Kept | None:

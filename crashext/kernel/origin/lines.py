@@ -83,6 +83,10 @@ class Lines(Sequence[Instruction]):
         starts = [address - last for address in self.addresses]
         return [data[a : a + n] for a, n in zip(starts, self._sizes, strict=True)]
 
+    def operate_on(self, operands: str, first: int) -> bool:
+        """Whether one of the `first` instructions has these operands."""
+        return any(one.operands == operands for one in self[:first])
+
     def turns(self, letters: str) -> Iterator[tuple[int, int | None, bool]]:
         """Where control may go elsewhere than on: (place, address, whether it never goes on), of
         those whose mnemonics begin with one of `letters`; None where that is to no one address."""

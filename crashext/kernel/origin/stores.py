@@ -111,6 +111,16 @@ def stores_after(
     return Filled(tuple(sorted(told, key=lambda s: s.offset)), words, kept, walk.returned)
 
 
+def kept_after(
+    known: Constants, call: int, called: Called, way: type[Walk], inside: int
+) -> tuple[frozenset[Kept], int | None]:
+    """Where the pointer that the call returns is kept, and how far into the object what the
+    function returns leads; the call's own leads `inside` bytes into it."""
+    walk = way(known.code, known, called, {way.result: inside})
+    walk.follow(call + 1, writes=False)
+    return frozenset(walk.kept), walk.returned
+
+
 def _dull(store: Store) -> int:
     if store.kind == "self" or store.value >= _TELLING:
         return 0
@@ -122,6 +132,8 @@ class Walk:
 
     result = "rax"
     """Where functions return."""
+    everywhere = False
+    """Whether it is looked at what other ways write, of which none is counted."""
 
     def __init__(
         self,
@@ -144,18 +156,21 @@ class Walk:
         self.returned: int | None = None
         self._framed = framed(code)
         self._forks: list[tuple[int, dict[str, int]]] = []
+        self._writes = True
+        """What it writes is asked about."""
 
-    def follow(self, i: int | None) -> None:
-        """Go on from the instruction at place `i`."""
+    def follow(self, i: int | None, writes: bool = True) -> None:
+        """Go on from the instruction at place `i`; without `writes` only what is kept and returned
+        is asked about."""
         seen: set[int] = set()
+        self._writes = writes
         self._along(i, seen)
         # What is written elsewhere may be or may not; where the address is kept is as good there.
         written, passed = dict(self.written), list(self.passed)
-        for _ in range(_MOST_FORKS):
-            if not self._forks:
-                break
-            i, self._pointers = self._forks.pop(0)
-            self._along(i, seen)
+        self._writes = self.everywhere
+        for place, pointers in self._forks:  # which grow meanwhile
+            self._pointers = pointers
+            self._along(place, seen)
         self.written, self.passed = written, passed
 
     def _along(self, i: int | None, seen: set[int]) -> None:
@@ -164,7 +179,7 @@ class Walk:
             # Most instructions are about something else.
             end = min(length, i + _MOST_INSTRUCTIONS)
             stop = self._code.about(i, end, self._pointers) if self._pointers else i
-            for place in range(i, min(stop + 1, length)):
+            for place in range(i, stop + (stop < length)):
                 if place in seen or len(seen) >= _MOST_INSTRUCTIONS:
                     return
                 seen.add(place)
@@ -173,7 +188,9 @@ class Walk:
             i = self._step(stop) if stop < end else stop
 
     def _fork(self, one: Instruction) -> None:
-        """Another way that leads from there."""
+        """Another way that leads from there; no more are followed than so many."""
+        if len(self._forks) >= _MOST_FORKS:
+            return
         inside = self._code.at(one.target or 0)
         if inside is not None:
             self._forks.append((inside, dict(self._pointers)))
@@ -181,7 +198,7 @@ class Walk:
     def _step(self, i: int) -> int | None:
         one = self._code.all[i]
         if one.jumps:
-            return self._jump(i, one) if one.unconditional else self._branch(i)
+            return self._jump(i, one) if one.unconditional else self._branch(i, one)
         if one.ends_block:
             if one.mnemonic.endswith("ret"):
                 self._return()
@@ -191,7 +208,8 @@ class Walk:
         elif one.mnemonic == "push":
             self._push(i, one)
         self._keep(one)
-        self._store(i, one)
+        if self._writes:
+            self._store(i, one)
         self._move(i, one)
         return i + 1
 
@@ -207,8 +225,8 @@ class Walk:
         if self.returned is None:
             self.returned = self._pointers.get(self.result)
 
-    def _branch(self, i: int) -> int | None:
-        one, before = self._code.all[i], self._code.all[i - 1]
+    def _branch(self, i: int, one: Instruction) -> int | None:
+        before = self._code.all[i - 1]
         parts = before.parts
         asked = REGISTERS.get(parts[0], ("", 0))[0] if parts else ""
         if before.mnemonic == "test" and len(set(parts)) == 1 and asked in self._pointers:
@@ -232,14 +250,16 @@ class Walk:
             return
         if self._called.copies(one.target):
             into, source, size = arguments[:3]
-            self._copied(i, self._pointers.get(into), source, size, 1)
+            if self._writes:
+                self._copied(i, self._pointers.get(into), source, size, 1)
             return
         for number, register in enumerate(arguments):
             at = self._pointers.get(register)
             if at is None:
                 continue
-            for written in self._called.written(one.target, number, self._depth):
-                self._by_callee(i, at, written)
+            if self._writes:
+                for written in self._called.written(one.target, number, self._depth):
+                    self._by_callee(i, at, written)
             for kept in self._called.kept(one.target, number, self._depth):
                 self.kept.add(kept._replace(inside=kept.inside + at))
 

@@ -13,8 +13,8 @@ class Arm64Walk(Walk):
 
     result = "x0"
 
-    def _branch(self, i: int) -> int | None:
-        one, before = self._code.all[i], self._code.all[i - 1]
+    def _branch(self, i: int, one: Instruction) -> int | None:
+        before = self._code.all[i - 1]
         parts = one.parts
         if one.mnemonic in ("cbz", "cbnz") and _whole(parts[0]) in self._pointers:
             return i + 1 if one.mnemonic == "cbz" else self._code.at(one.target or 0)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from crashext.analysis.origin.weighing import Group, of_count
+from crashext.analysis.origin.group import Group
+from crashext.analysis.origin.weighing import of_count
 from crashext.kernel.origin.counting import Counting
 
 TABLE = Counting(64, 8, 4, 4)

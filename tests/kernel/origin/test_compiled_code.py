@@ -24,6 +24,10 @@ def assert_alike(loops: CDLL, data: bytes, address: int) -> int:
     assert len(two.all) == count
     assert list(two.all.addresses) == one.all.addresses
     assert list(two.all) == list(one.all)
+    for i in range(0, count, max(1, count // 8)):
+        for first in (i, i + 1):
+            operands = one.all[i].operands
+            assert two.all.operate_on(operands, first) == one.all.operate_on(operands, first)
     written = {name for i in range(count) for name in one.writes(i)} - {""}
     for i in range(count):
         assert two.writes(i) == one.writes(i), one.all[i]
