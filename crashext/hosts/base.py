@@ -16,7 +16,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from crashext.hosts.faults import HostError, ReadFault, UnknownLayout
+from crashext.hosts.faults import GONE, HostError, ReadFault, UnknownLayout
 from crashext.hosts.layouts import Layout, Member
 
 __all__ = [
@@ -79,6 +79,10 @@ class Info:
     """The VMCOREINFO note's ``KEY=VALUE`` lines; empty where the source has none."""
     damage: str = ""
     """Why memory is missing that the dump was to hold, and how much; "" where none is."""
+
+    def fault(self, address: int) -> ReadFault:
+        """That memory at `address` is not to be read."""
+        return ReadFault(address, GONE) if self.live else ReadFault(address)
 
 
 @dataclass(frozen=True)

@@ -174,7 +174,10 @@ class CrashHost:
         return self._info
 
     def read(self, address: int, size: int) -> bytes:
-        data = self._read(address, size)
+        try:
+            data = self._read(address, size)
+        except ReadFault as fault:
+            raise self._info.fault(fault.address) from fault
         return data if self._tags is None else self._tags.off_bytes(address, data)
 
     def _whole_pages(self, pages: list[int]) -> list[bytes | None]:

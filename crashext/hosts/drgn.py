@@ -22,7 +22,6 @@ from crashext.hosts.base import (
     Layout,
     Mask,
     Module,
-    ReadFault,
     Symbol,
     Types,
     coalesce,
@@ -143,7 +142,7 @@ class DrgnHost:
         try:
             return self._memory(address, size)
         except (drgn.FaultError, ValueError, OverflowError) as error:
-            raise ReadFault(address) from error
+            raise self._info.fault(address) from error
 
     def read_many(self, addresses: Addresses, size: int) -> tuple[Bytes, Mask]:
         if self._tagged:

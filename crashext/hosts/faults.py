@@ -11,6 +11,9 @@ class HostError(Exception):
     """The source cannot be used: one line for the user, what is wrong and what to do."""
 
 
+GONE = "the running kernel freed it, or does not give it; ask again"
+
+
 class ReadFault(Exception):
     """Memory at `address` is not in the dump, not mapped, or not readable."""
 

@@ -33,7 +33,7 @@ from crashext.hosts.kallsyms_check import (
     require_tokens,
     require_wholes,
 )
-from crashext.hosts.kallsyms_packed import TOKENS, VARIABLES, PackedNames
+from crashext.hosts.kallsyms_packed import TOKENS, PackedNames
 from crashext.hosts.kallsyms_search import Tables, find_tables
 from crashext.hosts.percpu import PERCPU_END
 
@@ -56,6 +56,7 @@ _VARIABLES = (  # from, up to, bytes that the largest has fewer than
     ("__bss_start", "__bss_stop", 1 << 30),
     ("__start_rodata", "__end_rodata", 3 << 15),  # cpu_bit_bitmap; tables without names are larger
 )
+_CODE = (("_text", "_etext"), ("_sinittext", "_einittext"))
 _LEAST = 7  # letters: two shorter names may well be a bit apart
 _KSYMTAB = 24  # bytes: the largest struct kernel_symbol; strings without a symbol follow the last
 
@@ -82,7 +83,9 @@ class Kallsyms:
         """
         for other in self.packed.near(name) if len(name) >= _LEAST else ():
             at = self.by_name.get(other)
-            if at is None or has_witness(other, self.by_name) or other in genuine():
+            if at is None or self._is_code(at):
+                continue
+            if has_witness(other, self.by_name) or other in genuine():
                 continue
             sides = (np.searchsorted(self.addresses, np.uint64(at), s) for s in ("left", "right"))
             rows = [row for row in range(*map(int, sides)) if self.packed.name(row)[1:] == other]
@@ -92,11 +95,13 @@ class Kallsyms:
 
     def needs_witness(self, name: str) -> bool:
         """Whether a name is a variable's that no module links with: only code says where it is."""
-        at = np.uint64(self.by_name[name])
-        sides = (np.searchsorted(self.addresses, at, side) for side in ("left", "right"))
-        symbols = {self.packed.name(row) for row in range(*map(int, sides))}
-        variable = any(letter + name in symbols for letter in VARIABLES)
+        variable = not self._is_code(self.by_name[name])
         return variable and EXPORT + name not in self.by_name and not _MARKER.match(name)
+
+    def _is_code(self, address: int) -> bool:
+        """Not by nm's letter: 7.2 gives some variables that of functions."""
+        edges = ((self.by_name.get(first), self.by_name.get(last, 0)) for first, last in _CODE)
+        return any(first is not None and first <= address < last for first, last in edges)
 
     def below(self, end: int) -> Iterator[tuple[int, str]]:
         """(address, name) of each symbol below an address."""

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 TOKENS = 256
 _CODES = TOKENS + 2
-VARIABLES = "bBdDrR"
-"""Letters that nm prints before their names."""
+_LETTERS = "bBdDrRtT"
+"""Those of nm's before the names of variables: a function's, too, on 7.2."""
 _ROW = 3  # bytes of kallsyms_seqs_of_names
 
 
@@ -102,7 +102,7 @@ class PackedNames:
     def near(self, name: str) -> Iterator[str]:
         """Names that a flipped bit makes of a variable's `name`, as it would be packed."""
         seen = set[tuple[str, bytes]]()
-        for letter in VARIABLES:
+        for letter in _LETTERS:
             form = self._packing.form(letter + name)
             for at, code in enumerate(form):
                 before, behind = self._packing.text(form[:at])[1:], form[at + 1 :]
@@ -115,16 +115,12 @@ class PackedNames:
                     yield before + (token if at else token[1:]) + rest
 
     def becomes(self, row: int, name: str) -> bool:
-        """Whether a flipped bit makes the symbol of a row a variable of that name, and it would be
-        in its place among all names.
+        """Whether a flipped bit makes the symbol of a row, which is no function, one of that name,
+        and it would be in its place among all names.
         """
         packed = self._of(row)
-        forms = (self._packing.form(letter + name) for letter in VARIABLES)
-        hits = [form for form in forms if _bits_apart(packed, form) == 1]
-        # The first token has nm's letter, which may be flipped with it.
-        variable = self._packing.text(packed[:1])[:1] in VARIABLES
-        hits = [form for form in hits if variable or form[1:] == packed[1:]]
-        return bool(hits) and self._fits(row, name)
+        forms = (self._packing.form(letter + name) for letter in _LETTERS)
+        return any(_bits_apart(packed, form) == 1 for form in forms) and self._fits(row, name)
 
     def _fits(self, row: int, name: str) -> bool:
         """Whether the row could have that name where the kernel has put names in order."""

@@ -92,10 +92,25 @@ def test_a_damaged_name_is_still_in_its_place_among_all() -> None:
 
 
 def test_functions_and_what_macros_make_have_other_witnesses() -> None:
-    assert table([PACKING.form("Tmax_pfm")]).a_bit_apart("max_pfl", set) == ""
+    for edges in (("_text", "_etext"), ("_sinittext", "_einittext")):
+        for letter, code, found in (("T", 16, ""), ("T", 0, "max_pfm"), ("R", 16, "")):
+            symbols = table([PACKING.form(letter + "max_pfm")])
+            known = {**symbols.by_name, **dict(zip(edges, (0, code), strict=True))}
+            assert replace(symbols, by_name=known).a_bit_apart("max_pfl", set) == found
     assert table([PACKING.form("Rmax_pfm")]).a_bit_apart("max_pfl", set) == "max_pfm"
     # Of 7.2: get_free_pages() was __get_free_pages(), whose name is a token away.
     assert table([PACKING.form("r__flags_pfm")]).a_bit_apart("__flags_pfl", set) == ""
+
+
+def test_what_lies_outside_the_code_is_a_variable_whatever_its_letter() -> None:
+    """7.2 has `T` of some; where code does not name those, they have been moved."""
+    symbols = table([PACKING.form("Tmax_pfn"), PACKING.form("Tslab_caches")])
+    known = {**symbols.by_name, "_text": 0, "_etext": 16}
+    found = replace(symbols, by_name=known)
+    assert not found.needs_witness("max_pfn")
+    assert found.needs_witness("slab_caches")
+    exported = replace(symbols, by_name={**known, "__ksymtab_slab_caches": 0})
+    assert not exported.needs_witness("slab_caches")
 
 
 def test_long_names_have_two_bytes_of_length() -> None:

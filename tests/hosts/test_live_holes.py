@@ -16,6 +16,7 @@ import pytest
 from crashext.commands import entry
 from crashext.commands.place import Place
 from crashext.hosts.bare import BareHost
+from crashext.hosts.base import ReadFault
 from crashext.hosts.directmap import NO_MAP
 from crashext.kernel.btf_layouts import CarriedTypes
 from tests.conftest import lab_dump
@@ -90,6 +91,9 @@ def test_holes_accuse_nobody_falsely(holes: Callable[[Running], Refuses]) -> Non
     with redirect_stdout(out):
         assert entry.leakscan(["--json"], Place("drgn", lambda: host)) == 0
     assert host.refused > 100
+    host.refuses = lambda address, size: True
+    with pytest.raises(ReadFault, match="the running kernel freed it, or does not give it"):
+        host.read(host.address_of("slab_caches") or 0, 8)
     document = json.loads(out.getvalue())
     assert document["verdicts"]
     for verdict in document["verdicts"]:

@@ -113,12 +113,14 @@ def reachability_of(marked: Reach) -> Reachability:
     total = coverage.present + coverage.missing
     doubts = misgivings(marked)
     notes = [f"do not believe it: {doubt}" for doubt in doubts]
+    live = marked.view.host.info().live
     if coverage.missing and coverage.missing >= total // 200:
+        lack = "was not given by the running kernel" if live else "is not in this dump"
+        of_zeros = "level 1 of makedumpfile leaves out pages of zeros, which point at nothing"
         notes.append(
             f"{percent_of(coverage.missing, total)} of kernel memory "
-            f"({plural(coverage.missing, 'page')}) is not in this dump: what only they point at "
-            "looks like an orphan (level 1 of makedumpfile leaves out pages of zeros, which point "
-            "at nothing)"
+            f"({plural(coverage.missing, 'page')}) {lack}: what only they point at looks like an "
+            "orphan" + ("" if live else f" ({of_zeros})")
         )
     if coverage.missing_slab:
         notes.append(
@@ -149,7 +151,7 @@ def reachability_of(marked: Reach) -> Reachability:
         )
     if newer := untested(marked.view.host.info().release):
         notes.append(newer)
-    if marked.view.host.info().live:
+    if live:
         notes.append("memory changed while it was read: an orphan may be an object on the move")
     return Reachability(
         pages_present=coverage.present,
