@@ -90,15 +90,21 @@ def sources_into(
     return np.concatenate(found)
 
 
-def neighbours(
-    sources: NDArray[np.int32], targets: NDArray[np.int32], of: NDArray[np.int32]
-) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Targets of all edges whose source is in `of`, and for each which of `of` it came from.
-
-    `sources` is ascending. Returns int32[m] and int64[m].
-    """
+def edges_of(
+    sources: NDArray[np.int32], of: NDArray[np.int32]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """For each of `of`: its first edge, and how many it has. `sources` is ascending."""
     low = np.searchsorted(sources, of, side="left")
-    count = np.searchsorted(sources, of, side="right") - low
-    origin = np.repeat(np.arange(len(of)), count)
+    return low, np.searchsorted(sources, of, side="right") - low
+
+
+def neighbours(
+    targets: NDArray[np.int32], low: NDArray[np.int64], count: NDArray[np.int64]
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Targets of the edges that `edges_of` found, and for each which of `of` it came from.
+
+    Returns int32[m] and int64[m].
+    """
+    origin = np.repeat(np.arange(len(low)), count)
     begin = np.repeat(low - (np.cumsum(count) - count), count)
     return targets[begin + np.arange(len(origin))], origin

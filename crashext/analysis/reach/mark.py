@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from crashext.analysis.reach.edges import neighbours
+from crashext.analysis.reach.edges import edges_of, neighbours
 from crashext.analysis.reach.references import References
 from crashext.distinct import distinct
 from crashext.store import Column, Store
@@ -37,12 +38,22 @@ class Marks:
         self.reached = np.zeros(slots, np.bool_)
         self.via: Slots32 = self.store.filled(slots, np.int32, -1)
 
-    def led(self, nodes: Slots32, above: Slots32) -> None:
-        """Nodes were reached through those `above`: they may lie anywhere in `via`."""
-        step = _SCATTERED if self.store.on_disk else max(1, len(nodes))
-        for begin in range(0, len(nodes), step):
-            self.via[nodes[begin : begin + step]] = above[begin : begin + step]
+    def led(self, nodes: Slots32, above: Slots32) -> Slots32:
+        """Nodes were reached, each through the first of those `above`; the nodes, each once.
+
+        They may lie anywhere in `via`.
+        """
+        if not self.store.on_disk:
+            # Of several values for one place the last is what stays.
+            self.via[nodes[::-1]] = above[::-1]
+            return distinct(nodes)
+        nodes, first = np.unique(nodes, return_index=True)
+        above = above[first]
+        for begin in range(0, len(nodes), _SCATTERED):
+            piece = slice(begin, begin + _SCATTERED)
+            self.via[nodes[piece]] = above[piece]
             self.store.release()
+        return nodes
 
 
 def mark(marks: Marks, sources: Slots32, targets: Slots32, start: NDArray[np.int32]) -> None:
@@ -64,9 +75,8 @@ def extend(marks: Marks, sources: Slots32, targets: Slots32) -> bool:
         fresh = reached[source] & ~reached[target]
         if not fresh.any():
             continue
-        level, first = np.unique(target[fresh], return_index=True)
+        level = marks.led(target[fresh], source[fresh])
         reached[level] = True
-        marks.led(level, source[fresh][first])
         _levels(marks, sources, targets, level)
         any_more = True
     return any_more
@@ -89,12 +99,11 @@ def _levels(marks: Marks, sources: Slots32, targets: Slots32, level: NDArray[np.
             continue
         following = _Level(marks.store)
         parts = _PARTS if marks.store.on_disk else 1
-        for some in _pieces(sources, level, _WIDE // parts, _EDGES // parts):
-            found, origin = neighbours(sources, targets, some)
+        for some, low, count in _pieces(sources, level, _WIDE // parts, _EDGES // parts):
+            found, origin = neighbours(targets, low, count)
             fresh = ~reached[found]
-            found, first = np.unique(found[fresh], return_index=True)
+            found = marks.led(found[fresh], some[origin[fresh]])
             reached[found] = True
-            marks.led(found, some[origin[fresh][first]])
             following.add(found)
             marks.store.release()
         level = following.nodes()
@@ -128,13 +137,18 @@ class _Level:
 
 def _pieces(
     sources: Slots32, level: NDArray[np.int32], wide: int, most: int
-) -> Iterator[NDArray[np.int32]]:
-    """A level in pieces of few nodes and few edges: a hundred thousand nodes may have millions."""
+) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]]:
+    """A level in pieces of few nodes and few edges: a hundred thousand nodes may have millions.
+
+    With each node its first edge and how many it has.
+    """
     for begin in range(0, len(level), wide):
         some = level[begin : begin + wide]
-        edges = np.searchsorted(sources, some, side="right")
-        edges = np.cumsum(edges - np.searchsorted(sources, some, side="left"))
-        yield from np.split(some, np.searchsorted(edges, np.arange(most, edges[-1], most)))
+        low, count = edges_of(sources, some)
+        edges = np.cumsum(count)
+        ends = np.searchsorted(edges, np.arange(most, edges[-1], most)).tolist()
+        for first, end in pairwise((0, *ends, len(some))):
+            yield some[first:end], low[first:end], count[first:end]
 
 
 def _narrow(

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
+from pathlib import Path
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from crashext.analysis.reach import mark as marking
-from crashext.analysis.reach.edges import neighbours
+from crashext.analysis.reach.edges import edges_of, neighbours
 from crashext.analysis.reach.mark import Marks, mark
+from crashext.store import FileStore, Store
+from crashext.store import FileStore, Store
 
 Ints = NDArray[np.int32]
 
@@ -121,9 +125,25 @@ def test_nothing_to_start_from_reaches_nothing() -> None:
     assert not marks.reached.any()
 
 
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_a_node_is_reached_through_the_first_that_leads_to_it(
+    on_disk: bool, tmp_path: Path
+) -> None:
+    marks = Marks(100_000, FileStore(tmp_path) if on_disk else Store())
+    rng = np.random.default_rng(5)
+    nodes = rng.integers(100_000, size=60_000).astype(np.int32)
+    above = np.arange(60_000, dtype=np.int32)
+    first: dict[int, int] = {}
+    for node, by in zip(nodes.tolist(), above.tolist(), strict=True):
+        first.setdefault(node, by)
+    assert marks.led(nodes, above).tolist() == sorted(first)
+    assert {n: int(marks.via[n]) for n in first} == first
+    assert (marks.via >= 0).sum() == len(first)
+
+
 def test_neighbours_say_where_they_came_from() -> None:
     sources, targets = np.array([1, 1, 4, 7], np.int32), np.array([9, 8, 1, 1], np.int32)
-    found, origin = neighbours(sources, targets, np.array([4, 2, 1], np.int32))
+    found, origin = neighbours(targets, *edges_of(sources, np.array([4, 2, 1], np.int32)))
     assert (found.tolist(), origin.tolist()) == ([1, 9, 8], [0, 2, 2])
 
 
