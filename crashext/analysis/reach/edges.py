@@ -11,6 +11,8 @@ from crashext.store import Store
 
 _AT_ONCE = 1 << 22
 """Edges that are sorted in memory."""
+_NOTED = 1 << 23
+"""Edges of which it may be noted where each node's begin: a tenth of the time of looking it up."""
 
 
 class Edges:
@@ -90,18 +92,33 @@ def sources_into(
     return np.concatenate(found)
 
 
-def edges_of(
-    sources: NDArray[np.int32], of: NDArray[np.int32]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """For each of `of`: its first edge, and how many it has. `sources` is ascending."""
-    low = np.searchsorted(sources, of, side="left")
-    return low, np.searchsorted(sources, of, side="right") - low
+class BySource:
+    """The edges of nodes, where edges are ascending by source."""
+
+    def __init__(self, sources: Nodes32, store: Store) -> None:
+        """Of edges in memory it is noted where each node's begin: 8 bytes a node that has some."""
+        self._sources, self._begin = sources, None
+        if len(sources) and not store.on_disk and len(sources) <= _NOTED:
+            first = np.flatnonzero(sources[1:] != sources[:-1])
+            self._begin = np.concatenate(([0], first + 1, [len(sources)])).astype(np.int32)
+            self._sources = sources[self._begin[:-1]]
+
+    def of(self, nodes: Nodes32) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """For each node its first edge, and how many it has."""
+        low = np.searchsorted(self._sources, nodes)
+        if self._begin is None:
+            return low, np.searchsorted(self._sources, nodes, side="right") - low
+        some = self._sources[np.minimum(low, len(self._sources) - 1)] == nodes
+        begin = self._begin[low].astype(np.int64)
+        return begin, np.where(
+            some, self._begin[np.minimum(low + 1, len(self._sources))] - begin, 0
+        )
 
 
 def neighbours(
     targets: NDArray[np.int32], low: NDArray[np.int64], count: NDArray[np.int64]
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Targets of the edges that `edges_of` found, and for each which of `of` it came from.
+    """Targets of the edges that `BySource` found, and for each which of `of` it came from.
 
     Returns int32[m] and int64[m].
     """

@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from crashext.analysis.reach.edges import edges_of, neighbours
+from crashext.analysis.reach.edges import BySource, neighbours
 from crashext.analysis.reach.references import References
 from crashext.distinct import distinct
 from crashext.store import Column, Store
@@ -92,14 +92,15 @@ def mark_pages(marks: Marks, references: References, start: NDArray[np.int32]) -
 
 
 def _levels(marks: Marks, sources: Slots32, targets: Slots32, level: NDArray[np.int32]) -> None:
-    reached = marks.reached
+    reached, by_source = marks.reached, None
     while len(level):
         if len(level) <= _NARROW:
             level = _narrow(marks, sources, targets, level.tolist())
             continue
         following = _Level(marks.store)
+        by_source = by_source or BySource(sources, marks.store)
         parts = _PARTS if marks.store.on_disk else 1
-        for some, low, count in _pieces(sources, level, _WIDE // parts, _EDGES // parts):
+        for some, low, count in _pieces(by_source, level, _WIDE // parts, _EDGES // parts):
             found, origin = neighbours(targets, low, count)
             fresh = ~reached[found]
             found = marks.led(found[fresh], some[origin[fresh]])
@@ -136,7 +137,7 @@ class _Level:
 
 
 def _pieces(
-    sources: Slots32, level: NDArray[np.int32], wide: int, most: int
+    by_source: BySource, level: NDArray[np.int32], wide: int, most: int
 ) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]]:
     """A level in pieces of few nodes and few edges: a hundred thousand nodes may have millions.
 
@@ -144,7 +145,7 @@ def _pieces(
     """
     for begin in range(0, len(level), wide):
         some = level[begin : begin + wide]
-        low, count = edges_of(sources, some)
+        low, count = by_source.of(some)
         edges = np.cumsum(count)
         ends = np.searchsorted(edges, np.arange(most, edges[-1], most)).tolist()
         for first, end in pairwise((0, *ends, len(some))):

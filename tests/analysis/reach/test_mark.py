@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections import deque
 from pathlib import Path
-from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from crashext.analysis.reach import edges as edges_module
 from crashext.analysis.reach import mark as marking
-from crashext.analysis.reach.edges import edges_of, neighbours
+from crashext.analysis.reach.edges import BySource, neighbours
 from crashext.analysis.reach.mark import Marks, mark
-from crashext.store import FileStore, Store
 from crashext.store import FileStore, Store
 
 Ints = NDArray[np.int32]
@@ -141,10 +140,19 @@ def test_a_node_is_reached_through_the_first_that_leads_to_it(
     assert (marks.via >= 0).sum() == len(first)
 
 
-def test_neighbours_say_where_they_came_from() -> None:
+@pytest.mark.parametrize("noted", [True, False])
+def test_neighbours_say_where_they_came_from(noted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edges_module, "_NOTED", 100 if noted else 0)
     sources, targets = np.array([1, 1, 4, 7], np.int32), np.array([9, 8, 1, 1], np.int32)
-    found, origin = neighbours(targets, *edges_of(sources, np.array([4, 2, 1], np.int32)))
+    of = BySource(sources, Store()).of(np.array([4, 2, 1, 0, 9], np.int32))
+    found, origin = neighbours(targets, *of)
     assert (found.tolist(), origin.tolist()) == ([1, 9, 8], [0, 2, 2])
+
+
+def test_where_no_node_has_an_edge_there_is_no_neighbour() -> None:
+    none = np.zeros(0, np.int32)
+    found, _ = neighbours(none, *BySource(none, Store()).of(np.array([4, 2], np.int32)))
+    assert not len(found)
 
 
 def test_a_wide_level_of_nodes_with_many_edges_each_is_followed_in_pieces(
