@@ -2,7 +2,7 @@
 
 All groups of all caches are compared by `python -m tests.end_to_end.by_record`, which takes half a
 minute; here are those of some caches, and what the index of calls has to hold of the largest. The
-weights were counted on the everyday kernel: guests of others (`make test-kernels`) are the proof.
+weights were counted on the everyday kernel; `make test-kernels` asks guests of others, too.
 """
 
 from __future__ import annotations

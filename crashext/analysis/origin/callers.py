@@ -71,7 +71,8 @@ def rank_callers(
     group = Group.of(words, addresses)
     named = next((a for a in allocators if a.rung == CONTENT and a.module), None)
     beyond = tuple(w for p in pointers if _all(p) and not p.own for w in p.symbols)
-    symbols, pointed = Symbols(view, cache, words, head, beyond), Pointed(view, cache, pointers)
+    symbols = Symbols.find(view, cache, words, head, beyond)
+    pointed = Pointed(view, cache, pointers)
     hints = Hints(
         "" if named is None else named.module,
         named is not None and BEYOND in named.note,
@@ -79,6 +80,7 @@ def rank_callers(
         symbols,
         pointed,
         sizes_of(view, cache),
+        head,
     )
     known = {place.site.address for place in code.places}
     named_too = {p.site.address: p for p in (*symbols.more, *pointed.more)}

@@ -55,17 +55,23 @@ class Told:
     """Not they name it, but who calls them."""
 
 
+@dataclass(frozen=True)
 class Symbols:
     """What the symbols that a group holds say of the places that may have allocated it."""
 
-    def __init__(
-        self,
+    told: tuple[Told, ...] = ()
+    more: tuple[Allocating, ...] = ()
+    """Places of the kernel itself whose size is not constant, and which name one."""
+
+    @classmethod
+    def find(
+        cls,
         view: KernelView,
         cache: SlabCache,
         words: WordMap,
         head: Head | None = None,
         beyond: Sequence[int] = (),
-    ) -> None:
+    ) -> Symbols:
         held = _held(words)
         if head is not None:
             held.append((int(head.address), HEAD))
@@ -76,7 +82,7 @@ class Symbols:
             key = f"named {cache.name} " + ",".join(f"{w:x}" for w, _ in held)
             found = answered(view.host, key, tuple[Named, ...], lambda: _find(view, cache, held))
         named = found or ()
-        self._told = [
+        told = tuple(
             Told(
                 int(one.word),
                 one.offset,
@@ -87,19 +93,24 @@ class Symbols:
                 bool(one.handed),
             )
             for one in named
-        ]
-        self.more: tuple[Allocating, ...] = tuple(
-            {a.site.address: a for one in named for a in one.more}.values()
         )
-        """Places of the kernel itself whose size is not constant, and which name one."""
+        return cls(told, tuple({a.site.address: a for one in named for a in one.more}.values()))
 
-    def of(self, call: int, stored: set[int]) -> tuple[float, list[Told]]:
+    def of(
+        self, call: int, stored: set[int], contradicted: bool = False
+    ) -> tuple[float, list[Told]]:
         """The weight for the place that calls at `call`, and the symbols that it names; what it
-        is seen to write was weighed already."""
+        is seen to write was weighed already.
+
+        Where the objects contradict what it writes, what only their holders have says nothing for
+        it: that is of the holders first, and many places have to do with those.
+        """
         # A list's head is written where one is put on it, but is in the last of them alone.
-        new = [t for t in self._told if t.offset < 0 or t.word not in stored]
+        new = [t for t in self.told if t.offset < 0 or t.word not in stored]
         asked = [t for t in new if t.weight > 0]
         named = [t for t in asked if call in t.calls]
+        if contradicted:
+            named = [t for t in named if t.offset != HOLDERS]
         if not asked:
             return 0.0, []
         if not named:

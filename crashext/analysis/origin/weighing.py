@@ -20,7 +20,7 @@ from crashext.analysis.origin.mentions import HEAD, HOLDERS, Symbols, Told
 from crashext.analysis.origin.pointed import Found, Pointed
 from crashext.analysis.reach.pointers import RESERVE
 from crashext.analysis.results.callsites import Allocating
-from crashext.analysis.results.evidence import TypeCandidate
+from crashext.analysis.results.evidence import Head, TypeCandidate
 from crashext.analysis.results.texts import MOST_LINES
 from crashext.kernel.origin.counting import Counting
 from crashext.kernel.origin.fitting import below_of
@@ -41,6 +41,8 @@ _POISON = 0xDEAD0000  # the upper half of LIST_POISON1 and 2
 # Where the lab knows the truth, a module named by content is right more often than e**8 to 1
 # against any one of the kernel's other places.
 _NAMED, _NAMED_BEYOND, _TYPED, _FOREIGN = 8.0, 6.0, 6.0, 1.0
+_HUNG = 3.0
+"""They hang at a variable of the module: other code can put them there where it is handed that."""
 _VARYING, _ANY_CACHE = -2.5, -6.0
 _SUPPOSED, _OTHERWISE = -0.5, -4.0
 """A size by what variables are now: it fits, or it does not."""
@@ -90,6 +92,8 @@ class Hints:
     pointed: Pointed
     sizes: range
     """Sizes in bytes that requests for a kmalloc cache have; none for another cache."""
+    head: Head | None = None
+    """What they hang at."""
 
 
 Reason = str | Callable[[], str]
@@ -115,6 +119,9 @@ def weigh(
     elif hints.type is not None and site.module == hints.type.module:
         weight += _TYPED
         reasons.append(f"in {site.module}, whose {hints.type.name} they may be")
+    elif hints.head is not None and site.module and site.module == hints.head.module:
+        weight += _HUNG
+        reasons.append(f"in {site.module}, at whose {hints.head.name or 'variable'} they hang")
     if place.foreign:
         weight += _FOREIGN
         if not reasons:
@@ -129,6 +136,7 @@ def weigh(
     elif site.sizes:
         reasons.append(f"{ASKS}{'/'.join(map(str, site.sizes))} bytes")
     told = numbers = zeros = 0.0
+    contradicted = False
     for store in place.stores:
         kind, agrees = _agreement(store, group)
         if agrees is None or (store.doubtful and not agrees):
@@ -145,9 +153,11 @@ def weigh(
             else:
                 told += against
         if kind != "zero":
+            contradicted |= not agrees
             reasons.append(partial(_told, view, store, agrees))
     weight += _covers(place, group) + _as_often_as(place.called)
-    by_name, names = hints.symbols.of(int(site.address), {int(s.value) for s in place.stores})
+    stored = {int(s.value) for s in place.stores}
+    by_name, names = hints.symbols.of(int(site.address), stored, contradicted)
     told += max(-_MOST_NUMBERS, numbers) + min(_MOST_ZEROS, zeros)
     weight += max(-_MOST_STORES, min(_MOST_STORES, told)) + by_name
     reasons += [partial(_names, view, told) for told in names]

@@ -16,7 +16,8 @@ from crashext.kernel.origin.stores import Written
 from crashext.kernel.origin.thunks import meant
 
 _LONGEST, _LONGEST_OF_MANY = 2048, 4096
-"""Bytes of a function that is looked into; of one with more arguments than registers."""
+"""Bytes of a function that is looked into; of one that gets it after `_MANY` other arguments."""
+_MANY = 6
 _DEEPEST = 2
 _COPY = ("memcpy", "__memcpy", "memmove", "__memmove")
 
@@ -78,7 +79,7 @@ class Callees:
             return _NOTHING
         symbol = self._host.symbol_at(target)
         registers = self._reader.isa.arguments
-        longest = _LONGEST if argument < len(registers) else _LONGEST_OF_MANY
+        longest = _LONGEST if argument < _MANY else _LONGEST_OF_MANY
         if symbol is None or symbol.address != target or not 0 < symbol.size <= longest:
             return _NOTHING
         known = self._functions.whole(symbol)

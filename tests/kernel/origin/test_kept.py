@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 
 import pytest
 
@@ -16,7 +17,7 @@ from crashext.kernel.origin.requests import Requests
 from crashext.kernel.origin.stores import Filled, stores_after
 from crashext.kernel.origin.stores_arm64 import Arm64Walk
 from crashext.kernel.slab.caches import Caches
-from tests.fake import slab_cache
+from tests.fake import INFO, slab_cache
 from tests.kernel.origin.peeking import known_callees
 from tests.kernel.origin.test_stores import AT, CALL, CALLEE, OTHER, RET, Sized, call, filled
 
@@ -208,3 +209,24 @@ def test_no_answer_depends_on_which_place_was_asked_about_before() -> None:
     # Two calls up are followed, no more.
     kept = [bool(found) for _, found in sorted(forwards.items())]
     assert kept == [False, False, False, True, True, True]
+
+
+@pytest.mark.parametrize(
+    ("length", "argument", "kept"),
+    [(3000, 7, True), (3000, 0, False), (2000, 0, True), (5000, 7, False)],
+)
+def test_arm64_looks_into_as_large_a_function_for_an_argument_after_many(
+    length: int, argument: int, kept: bool
+) -> None:
+    """alloc_vmap_area(): x7 has what x86-64 pushes."""
+
+    class Long(Sized):
+        def symbol_at(self, address: int) -> Symbol | None:
+            return Symbol("alloc_vmap_area", CALLEE, length, "")
+
+    # str x7 or x0, [x19, #0x38]; ret
+    words = (0xF9001E67 if argument == 7 else 0xF9001E60, 0xD65F03C0)
+    host = Long(info=replace(INFO, arch="aarch64"))
+    host.put(CALLEE, struct.pack("<2I", *words) + b"\x1f\x20\x03\xd5" * (length // 4 - 2))
+    found = {(k.where, k.at, k.inside, k.base) for k in known_callees(host).kept(CALLEE, argument)}
+    assert found == ({("member", 0x38, 0, "x19")} if kept else set())
