@@ -46,7 +46,7 @@ test-kernels: $(VENV)/installed-dev lab-packages
 	$(BIN)/python -m tests.record_support $(VENV)/kernels.xml
 	CRASHEXT_KERNELS=1 $(BIN)/pytest tests/end_to_end/test_callers_by_record.py \
 	    tests/end_to_end/test_by_truth.py tests/end_to_end/test_allocation_tags.py \
-	    tests/end_to_end/test_many_cgroups.py tests/giant/test_cpus.py
+	    tests/end_to_end/test_many_cgroups.py tests/end_to_end/test_numa.py tests/giant/test_cpus.py
 
 test-no-debug-info: LAB_SCENARIO := default@arm64
 test-no-debug-info: $(VENV)/installed-dev lab-packages

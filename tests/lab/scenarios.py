@@ -262,6 +262,13 @@ SCENARIOS = {
             append="possible_cpus=512",
         ),
         Scenario(
+            "numa",
+            "one leak, on 16 NUMA nodes with a hole of 128 MiB between two of them",
+            {"nodes": 20_000, "living": 1_000},
+            memory="1G",
+            append="numa=fake=16 memmap=128M$384M",
+        ),
+        Scenario(
             "trace",
             "one slow leak under traffic 300 times busier, traced",
             {"leases": 500, "packets": 300, "trace": 1},
