@@ -53,7 +53,7 @@ _WORD, _MOST_COUNTED = 8, 8
 _LAST, _ANYWHERE = 0.4, 0.1
 """How often objects use the last word that was asked for, and so on with those before it; and the
 share of which nothing is known."""
-_TOOSMALL = 0.002  # the probability of objects that are larger than what was asked for
+_TOO_SMALL = 0.002  # the probability of objects that are larger than what was asked for
 # Of symbols and texts that agree, 5 of 2,968 places beside the true one write the same: they are
 # weighed alike.
 _STORED = {"word": 8.5, "self": 2.5, "poison": 3.0, "number": 3.0, "zero": 0.5}
@@ -205,7 +205,7 @@ def of_size(sizes: tuple[int, ...], used: int, possible: range) -> float:
 def _use(used: int, size: int, possible: range) -> float:
     spare = -(-size // 8) - -(-used // 8)
     if spare < 0:
-        return _TOOSMALL
+        return _TOO_SMALL
     near = (1 - _ANYWHERE) * _LAST * (1 - _LAST) ** spare
     return near + _ANYWHERE / max(1, len(possible))
 
