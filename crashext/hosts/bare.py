@@ -112,6 +112,8 @@ class BareHost(UnindexedHost):
         if elsewhere or name in _MAY_HAVE_NO_USE:
             return
         if self._kallsyms.needs_witness(name) and self._named is not None:
+            if address in self._named and self._kallsyms.is_alone(name):
+                return
             right = self._named.elsewhere(self._kallsyms.addresses, address)
             if right is not None:
                 raise HostError(

@@ -93,6 +93,15 @@ class Kallsyms:
                 return other
         return ""
 
+    def is_alone(self, name: str) -> bool:
+        """Whether no other variable is said to be where this one is: keys of locks without lockdep
+        take no room, and what marks a place is none.
+        """
+        at = np.uint64(self.by_name[name])
+        first, last = (int(np.searchsorted(self.addresses, at, side)) for side in ("left", "right"))
+        names = (self.names[row] for row in range(first, last))
+        return all(n == name or _LOCK_KEY.match(n) or _MARKER.match(n) for n in names)
+
     def needs_witness(self, name: str) -> bool:
         """Whether a name is a variable's that no module links with: only code says where it is."""
         variable = not self._is_code(self.by_name[name])

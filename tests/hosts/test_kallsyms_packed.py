@@ -113,6 +113,18 @@ def test_what_lies_outside_the_code_is_a_variable_whatever_its_letter() -> None:
     assert not exported.needs_witness("slab_caches")
 
 
+@pytest.mark.parametrize(
+    ("other", "alone"), [("__key.12", True), ("__end_once", True), ("pool", False)]
+)
+def test_a_key_of_locks_takes_no_room_from_the_variable_that_is_there(
+    other: str, alone: bool
+) -> None:
+    symbols = table([PACKING.form(f"b{name}") for name in (other, "slab_caches")])
+    both = np.zeros(2, np.uint64)
+    found = replace(symbols, addresses=both, by_name=dict.fromkeys((other, "slab_caches"), 0))
+    assert found.is_alone("slab_caches") == alone
+
+
 def test_long_names_have_two_bytes_of_length() -> None:
     long = "B" + "a" * 200
     found = table([PACKING.form(long), PACKING.form("Bend")])

@@ -196,9 +196,9 @@ def of_size(sizes: tuple[int, ...], used: int, possible: range) -> float:
     """How probable it is that objects of a size use so many bytes, as a logarithm."""
     if not possible or not used:
         return 0.0
-    words = possible[7::8]
+    words = possible[7::8] or possible[-1:]
     if not sizes:
-        return math.log(sum(_use(used, size, words) for size in words) / max(1, len(words)))
+        return math.log(sum(_use(used, size, words) for size in words) / len(words))
     return math.log(max(_use(used, size, words) for size in sizes))
 
 

@@ -16,6 +16,7 @@ from crashext.kernel.origin.instruction import Instruction
 from crashext.kernel.origin.stores import Walk
 
 _DEEPEST = 8
+_QUESTIONS = 1000  # of one request: registers at joins of joins would be asked for without end
 _MOST = 1 << 20
 _LEAST_STEP = 2  # bytes; a number of bytes is in the objects' size itself
 _NUMBER = re.compile(r"#?(-?(?:0x[0-9a-f]+|\d+))", re.ASCII)
@@ -45,10 +46,20 @@ class _Sum(NamedTuple):
     """What set the number, or a register that the caller did; None for none."""
 
 
+class _Asked:
+    """What sets registers, with each answer kept and not many questions."""
+
+    def __init__(self, known: Constants) -> None:
+        self.code, self.registers, self.set_at = known.code, known.registers, known.set_at
+        self.told = dict[tuple[int, str], _Sum]()
+        self.left = _QUESTIONS
+
+
 def counting(known: Constants, call: int, register: str, walk: type[Walk]) -> Counting | None:
     """Of a request at the place `call`, whose size is in a register; None where it is no such sum,
     or the function is not seen to keep the number."""
-    size = _sum(known, call, register, 0)
+    asked = _Asked(known)
+    size = _sum(asked, call, register, 0)
     if size is None or size.of is None or not _LEAST_STEP <= size.step < _MOST:
         return None
     if not 0 < size.base < _MOST:
@@ -59,7 +70,7 @@ def counting(known: Constants, call: int, register: str, walk: type[Walk]) -> Co
         name, bits = known.registers.get(operand, ("", 0))
         if bits < 32 or offset < 0:
             continue
-        kept = _sum(known, i, name, 0)
+        kept = _sum(asked, i, name, 0)
         if kept is not None and kept == _Sum(0, 1, size.of):
             return Counting(size.base, size.step, offset, length)
     return None
@@ -84,10 +95,12 @@ def _noting(walk: type[Walk]) -> Any:
     return Noting
 
 
-def _sum(known: Constants, i: int, register: str, depth: int) -> _Sum | None:
+def _sum(known: _Asked, i: int, register: str, depth: int) -> _Sum | None:
     """What a 64-bit register holds when control comes to the place `i`."""
-    if depth > _DEEPEST:
-        return None
+    told = known.told.get((i, register))
+    if told is not None or depth > _DEEPEST or known.left <= 0:
+        return told
+    known.left -= 1
     sums = set[_Sum]()
     for at in known.set_at(i, register):
         if at is None:
@@ -96,10 +109,13 @@ def _sum(known: Constants, i: int, register: str, depth: int) -> _Sum | None:
             sums |= set(_set_by(known, at, register, depth))
         if len(sums) > 1:
             return None
-    return next(iter(sums), None)
+    found = next(iter(sums), None)
+    if found is not None:  # else the depth may be why
+        known.told[i, register] = found
+    return found
 
 
-def _set_by(known: Constants, at: int, register: str, depth: int) -> Iterator[_Sum]:
+def _set_by(known: _Asked, at: int, register: str, depth: int) -> Iterator[_Sum]:
     """What an instruction sets it to; nothing for all ones, which gets no memory."""
     one = known.code.all[at]
     name, parts = one.mnemonic, one.parts
@@ -127,7 +143,7 @@ def _set_by(known: Constants, at: int, register: str, depth: int) -> Iterator[_S
     yield itself if found is None else found
 
 
-def _of(known: Constants, at: int, operand: str, depth: int) -> _Sum | None:
+def _of(known: _Asked, at: int, operand: str, depth: int) -> _Sum | None:
     number = _NUMBER.fullmatch(operand)
     if number is not None:
         return _Sum(int(number[1], 0), 0, None)
@@ -145,7 +161,7 @@ def _scaled(one: _Sum | None, factor: int) -> _Sum | None:
     return None if one is None else _Sum(one.base * factor, one.step * factor, one.of)
 
 
-def _address(known: Constants, at: int, one: Instruction, depth: int) -> _Sum | None:
+def _address(known: _Asked, at: int, one: Instruction, depth: int) -> _Sum | None:
     """lea rdi, [rax*8 + 0x18]"""
     memory = MEMORY.fullmatch(one.parts[1])
     if memory is None or "rip" in memory[2] or "rsp" in memory[2]:
@@ -161,7 +177,7 @@ def _address(known: Constants, at: int, one: Instruction, depth: int) -> _Sum | 
     return total
 
 
-def _added(known: Constants, at: int, parts: tuple[str, ...], depth: int) -> _Sum | None:
+def _added(known: _Asked, at: int, parts: tuple[str, ...], depth: int) -> _Sum | None:
     """add rdi, 0x40; add x0, x1, x2, lsl #3"""
     shifted = _SHIFTED.fullmatch(parts[3]) if len(parts) == 4 else None
     if len(parts) == 4 and shifted is None:
@@ -173,7 +189,7 @@ def _added(known: Constants, at: int, parts: tuple[str, ...], depth: int) -> _Su
     return _plus(_of(known, at, one, depth), last)
 
 
-def _times(known: Constants, at: int, name: str, parts: tuple[str, ...], depth: int) -> _Sum | None:
+def _times(known: _Asked, at: int, name: str, parts: tuple[str, ...], depth: int) -> _Sum | None:
     """shl rdi, 6; lsl x0, x1, #3; imul rdi, rsi, 0x38"""
     number = _NUMBER.fullmatch(parts[-1])
     if number is None or len(parts) not in (2, 3):

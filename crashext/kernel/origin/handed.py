@@ -64,9 +64,9 @@ def _named_by_x86(data: NDArray[np.uint8], start: int, address: int) -> Iterator
     for first in range(0, len(data), _PIECE):
         for shift in range(first, first + 4):
             room = min(_PIECE, len(data) - shift) // 4
-            numbers = np.frombuffer(data, "<i4", max(0, room), shift)
-            if not len(numbers):
+            if room <= 0:
                 continue
+            numbers = np.frombuffer(data, "<i4", room, shift)
             ends = np.arange(room, dtype=np.int32) * np.int32(4)
             led = _low(address - start - shift - 4)
             hit = (numbers == _low(address)) | (numbers + ends == led)

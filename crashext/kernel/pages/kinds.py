@@ -106,6 +106,8 @@ def page_kinds(size: int, slab: SlabFields, values: PageValues) -> PageKinds | N
     halves = (values.page_type, values.refcount)
     usual = all(m is None or (m.size == 8 and not m.bit_size) for m in whole)
     usual &= all(m is None or (m.size == 4 and not m.bit_size) for m in halves)
+    inside = (0 <= m.offset <= size - m.size for m in (*whole, *halves) if m is not None)
+    usual &= all(inside)  # debug info may be of another kernel, or damaged
     usual &= max(len(values.tables), len(values.frozen)) <= _MOST
     if known is None or link is None or not usual:
         return None

@@ -87,6 +87,9 @@ class SlabFields:
             return None
         if self.flag is None and (kind is None or kind.size != 4):
             return None
+        used = (flags, link) if kind is None else (flags, link, kind)
+        if not all(0 <= m.offset <= rows.shape[1] - m.size for m in used):
+            return None
         rows, found = np.ascontiguousarray(rows), np.empty(len(rows), np.bool_)
         loops.crashext_slab_heads(
             *(rows.ctypes.data, rows.shape[1], len(rows), flags.offset),

@@ -89,3 +89,10 @@ def test_arm64(made: tuple[int, int]) -> None:
     code = Code(struct.pack("<6I", *words), AT, ISA)
     known = Arm64Constants(code, lambda _: None)
     assert counting(known, 3, "x0", Arm64Walk) == Counting(0x40, 8, 0, 4)
+
+
+def test_joins_of_joins_are_not_asked_about_without_end() -> None:
+    """Nine joins that ten ways lead to each: a billion questions, were each asked."""
+    way = b"\x74\x05\x48\x8d\x3f\xeb"  # je +5; lea rdi, [rdi]; jmp to the join
+    join = b"".join(way + bytes([7 * (9 - i)]) for i in range(10))
+    assert found(join * 9 + HEAD + CALL + TO_0 + RET) is None

@@ -86,3 +86,9 @@ def test_arm64(between: int) -> None:
 def test_on_arm64_another_register_is_another_address() -> None:
     words = [0x90000001, 0x91000000 | 0x500 << 10 | 2 << 5 | 1, 0x94000000 | 62]
     assert handed(struct.pack("<3I", *words), "aarch64") == set()
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 3, 5])
+def test_text_of_a_few_bytes_names_nothing(length: int) -> None:
+    pieces = ((AT, np.zeros(length, np.uint8)),)
+    assert set(Handed(Functions(), Text(pieces)).of(CALLBACK)) == set()
