@@ -55,7 +55,7 @@ def _build_in_suite(kernel: Kernel, source: Path, target: Path) -> None:
     itself. 5.10 has no BTF of modules at all.
     """
     with TemporaryDirectory(prefix=".module-", dir=kernel.root / "work") as folder:
-        inside = f"/work/{Path(folder).name}"
+        inside = f"/{Path(folder).relative_to(kernel.root)}"  # as it is called in there
         shutil.copytree(source, folder, dirs_exist_ok=True)
         headers = f"/usr/src/linux-headers-{kernel.release}"
         cross = CROSS.get(kernel.arch, ())

@@ -38,11 +38,11 @@ _ALIGNED = np.uint64(7)
 def drop_old_stacks(nodes: Nodes, references: References, stacks: Stacks) -> int:
     """Have edges that come of such words alone say nothing; how many those are.
 
-    They are led to what a root holds anyway: of the others there may be too many to copy. Where
+    They are led back to where they come from: of the others there may be too many to copy. Where
     edges are in files, which are only read, nothing is done.
     """
     table = nodes.table
-    if not len(stacks.ended) or not len(references.root_target) or table.store.on_disk:
+    if not len(stacks.ended) or table.store.on_disk:
         return 0
     tasks = table.at(stacks.ended)
     tasks = tasks[tasks >= 0]
@@ -50,7 +50,7 @@ def drop_old_stacks(nodes: Nodes, references: References, stacks: Stacks) -> int
     stale = set(_named_by_frames(nodes, _holders(nodes, references.source[found], tasks), tasks))
     ends = references.source[found].tolist(), references.target[found].tolist()
     gone = found[np.array([edge in stale for edge in zip(*ends, strict=True)], np.bool_)]
-    references.target[gone] = references.root_target[0]
+    references.target[gone] = references.source[gone]
     return len(gone)
 
 
