@@ -22,8 +22,9 @@ from tests.conftest import ask, lab_dump, lab_host, on, opened
 from tests.end_to_end.guests import addresses, census
 
 _BEYOND = {"vmalloc": "vmalloc", "pages0": "pages"}
-"""Of what is no slab object: the kind that `--orphans` gives it. Of pages all orders are one."""
-_SAME = ("pages1", "pages2", "pages3")
+"""Of what is no slab object: the kind that `--orphans` gives it."""
+_SAME = ("pages1", "pages2", "pages3", "nodes_later")
+"""Parts that are one group with another: pages of all orders, and nodes that were lost later."""
 _GONE = ("freed",)
 """Of freed objects nothing is asked."""
 _HELD = ("messages", "rcu_calls", "rcu_frees")

@@ -20,6 +20,8 @@ from crashext.kernel.origin.thunks import meant
 
 _MOST = 8
 """Functions that name a symbol; where more do, it is handed to anybody."""
+_MOST_PLACES = 1 << 12
+"""In all text; where bytes say a symbol more often they are no code."""
 _PIECE = 1 << 20
 _ADRP, _ADRP_MASK = np.uint32(0x90000000), np.uint32(0x9F000000)
 _ADD, _ADD_MASK = np.uint32(0x91000000), np.uint32(0xFFC00000)
@@ -43,12 +45,14 @@ class Handed:
     def _find(self, address: int) -> frozenset[int]:
         find = _named_by_arm64 if self._arm64 else _named_by_x86
         naming: dict[int, int] = {}
+        places = 0
         for start, data in self._text.pieces:
             for place in find(data, start, address):
                 function = self._host.symbol_at(place)
                 if function is not None and function.size:
                     naming[function.address] = function.size
-                if len(naming) > _MOST:
+                places += 1
+                if len(naming) > _MOST or places > _MOST_PLACES:
                     return frozenset()
         found = set[int]()
         for function_at, size in naming.items():

@@ -92,3 +92,17 @@ def test_on_arm64_another_register_is_another_address() -> None:
 def test_text_of_a_few_bytes_names_nothing(length: int) -> None:
     pieces = ((AT, np.zeros(length, np.uint8)),)
     assert set(Handed(Functions(), Text(pieces)).of(CALLBACK)) == set()
+
+
+def test_text_that_is_nothing_but_a_symbol_hands_it_to_nobody() -> None:
+    """All of it in one function, so that those who name it are few."""
+
+    class One(FakeHost):
+        def symbol_at(self, address: int) -> Symbol | None:
+            asked.append(address)
+            return Symbol("all", AT, 1 << 20, "")
+
+    asked: list[int] = []
+    noise = np.full(1 << 18, CALLBACK & 0xFFFFFFFF, "<u4").view(np.uint8)
+    assert set(Handed(One(), Text(((AT, noise),))).of(CALLBACK)) == set()
+    assert len(asked) < 5000
