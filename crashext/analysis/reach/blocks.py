@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from crashext.analysis.reach.chance import Chance
 from crashext.analysis.reach.mark import Marks
 from crashext.analysis.reach.nodes import Nodes
 from crashext.analysis.reach.scan import readable_frames
@@ -19,6 +20,7 @@ from crashext.kernel.access import Words
 from crashext.kernel.byframe import ByFrame
 from crashext.kernel.compiled import PhysicalLoops, library
 from crashext.kernel.pages.frames import Frames, FrameUse
+from crashext.kernel.pages.numbers import flags_of_timers
 
 _TABLE_FLAGS = np.uint64(0xFFF0000000000FFF)
 """Bits of an entry of a page table that are no address: x86-64, EPT and VT-d alike."""
@@ -33,6 +35,8 @@ ends at a page); SA_RESTORER, 0x4000000; a cache's own flags, as 0x40030000 (6.1
 MOST_ALIKE = 8
 """Of a page in use no more words know the physical address, but for page tables: one word in all
 blocks of a busy 6.1. Flags and powers of two, as 0x40040000 or 0x3f000000, are in 10 to 734."""
+
+_TIMER_CPU = 0x3FFFF  # TIMER_CPUMASK, of flags: there are not as many CPUs as a page has bytes
 
 Known = tuple[Words, NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]
 """Of words: the direct-map offset, the node that it is in, the block that it names, and the page
@@ -103,7 +107,7 @@ class PhysicalAddresses:
         is."""
         wanted = readable_frames(nodes.view, frames, present, FrameUse.SLAB, FrameUse.KERNEL)
         wanted.set(tables[tables < len(wanted)], np.bool_(False))
-        self._nodes, self._wanted = nodes, wanted
+        self._nodes, self._frames, self._wanted = nodes, frames, wanted
         self._shift = np.uint64(nodes.view.space.page_shift)
         self._entries = nodes.view.space.page_size // 8
         self._limit = np.uint64(len(nodes.of_frame) << nodes.view.space.page_shift)
@@ -167,7 +171,8 @@ class PhysicalAddresses:
         """Blocks that nothing but such an address leads to, by whom something leads to, or by
         words outside of all nodes.
 
-        A number that is in many words is none: addresses of pages are rarely told so often.
+        A number that is in many words is none: addresses of pages are rarely told so often. Nor
+        are those that `Chance` takes for numbers.
         """
         result = np.zeros(len(self._nodes.blocks.first), np.bool_)
         if not self._found:
@@ -178,9 +183,24 @@ class PhysicalAddresses:
         _, which, times = np.unique(frame, return_inverse=True, return_counts=True)
         live &= (frame < 0) | (times[which] <= MOST_ALIKE)
         live &= ~marks.reached[node]
+        live[live] = ~self._of_timers(where[live], frame[live])
+        lost = self._nodes.blocks.first[~marks.reached[self._nodes.first_block :]]
+        chance = Chance(self._nodes, self._frames, lost)
+        some = np.flatnonzero(live & (frame >= 0))
+        live[some] = chance.counts(where[some], frame[some], holder[some])
         block = node[live] - np.int32(self._nodes.first_block)
         result[block] = True
         return WeaklyHeld(result, block, where[live])
+
+    def _of_timers(self, where: Words, frame: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """Which words that name page frames are flags of timers."""
+        view = self._nodes.view
+        result = (frame > 0) & (frame << self._shift.astype(np.int64) & _TIMER_CPU == 0)
+        if not result.any():
+            return np.asarray(result, np.bool_)
+        at = where[result] + np.uint64(view.space.direct.start)
+        result[result] = flags_of_timers(view.host, view.space, at)
+        return np.asarray(result, np.bool_)
 
     def _of_numbers(self, holder: NDArray[np.int32]) -> NDArray[np.bool_]:
         """Which of some nodes are of `NO_ADDRESSES`."""
