@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -99,6 +100,8 @@ NEWEST_SUITE = "sid"
 """Whose kernel the everyday tests look at too; `make test-kernels` has the whole gallery of it."""
 
 
+# Asked of every dump of a suite, and apt takes seconds to answer on a busy machine.
+@lru_cache
 def suite_kernel(cache: Path, suite: Suite) -> Kernel:
     """Name the kernel of `suite`; its package lists are fetched where that was not done yet."""
     apt = _Apt(_folder(cache, suite) / "apt")
@@ -115,6 +118,7 @@ def suite_kernel(cache: Path, suite: Suite) -> Kernel:
     return Kernel(release, version, root, suite=suite.name, arch=suite.arch)
 
 
+@lru_cache
 def suite_source(cache: Path, suite: Suite) -> tuple[str, str]:
     """Name and version of the package with the kernel's source in `suite`."""
     apt = _Apt(_folder(cache, suite) / "apt")
