@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 from crashext.hosts.faults import HostError
 
 _NEAR_SYMBOL = re.compile(r"([A-Za-z_][\w.]*) *([+-] *(?:0x[0-9a-fA-F]+|[1-9][0-9]*))")
+_NEITHER = "{} is neither a hexadecimal address nor a symbol of this kernel"
 _ADDRESS_DIGITS = 8  # a shorter word of letters, such as dead or add, may be a symbol
 
 
@@ -31,6 +32,8 @@ class Evaluating(Protocol):
 
 def address_of(host: Symbols, text: str) -> int:
     """The address that a word of the command line means. Raises `HostError` where it means none."""
+    if not text.isascii():  # bytes that are no text cannot even be asked for
+        raise HostError(_NEITHER.format(text))
     digits = text.removeprefix("0x")
     number = text.startswith("0x") or len(digits) >= _ADDRESS_DIGITS or text[:1].isdigit()
     if number and re.fullmatch(r"[0-9a-fA-F]{1,16}", digits):
@@ -45,5 +48,5 @@ def address_of(host: Symbols, text: str) -> int:
     if symbol is None and isinstance(host, Evaluating):
         symbol = host.evaluate(text)
     if symbol is None:
-        raise HostError(f"{text} is neither a hexadecimal address nor a symbol of this kernel")
+        raise HostError(_NEITHER.format(text))
     return symbol

@@ -166,7 +166,13 @@ def open_view(host: Host, record: Path | None, question: Question) -> Iterator[O
     recorder = None if record is None else RecordingHost(host)
     view = keep(host, "view", lambda: _view(host), large=True) if recorder is None else None
     opened = Opened(view or _view(recorder or host), question)
-    yield opened
+    try:
+        yield opened
+    except (HostError, UnknownLayout) as error:
+        if not isinstance(host, RecordedHost) or not host.unanswered:
+            raise
+        # Of a session it would be said of the kernel: that it has no such symbol, no memory map.
+        raise HostError(f"{error}; {_holds(host)} and may lack this one") from error
     if isinstance(host, PlacingHost):
         host.require_places()
     if recorder is not None and record is not None:
@@ -199,12 +205,16 @@ def _short(command: str) -> str:
     return command if held is None else held.short
 
 
+def _holds(host: RecordedHost) -> str:
+    return f"this session holds the answer to '{_short(host.command)}'"
+
+
 def _require(host: RecordedHost, question: Question) -> None:
     """A session knows what it was recorded for: another cache would look empty, not unknown."""
     held = held_by(host.command)
     if held is None or held.answers(question):
         return
-    holds = f"this session holds the answer to '{held.short}'"
+    holds = _holds(host)
     strange = next((name for name in question.subjects if name not in held.subjects), None)
     if strange is None:
         raise HostError(f"{holds}: ask it that")

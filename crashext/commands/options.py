@@ -229,6 +229,8 @@ def objsim_options(given: argparse.Namespace, place: Place) -> ObjsimOptions | E
         return ExcerptOptions(given.text, given.size, _settings(given), _printing(given))
     if given.size is not None:
         raise Refusal("--size is for --text: a kernel knows the size of its objects")
+    if given.as_type is not None and not given.as_type.isascii():
+        raise Refusal(f"no kernel has a type {given.as_type}")  # its bytes may be no text at all
     if not given.addresses:
         raise Refusal("give the address of an object, or --text FILE")
     if given.list and len(given.addresses) > 1:

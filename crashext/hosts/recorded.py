@@ -25,6 +25,7 @@ from crashext.hosts.base import (
     SourceHost,
     Symbol,
 )
+from crashext.hosts.derived import derived
 from crashext.hosts.session import MAX_MEMORY, NONSENSE, damaged, load, write
 
 _MAX_STRUCT = 1 << 20
@@ -61,7 +62,7 @@ class RecordingHost:
         if key not in known:
             paused, self._paused = self._paused, True
             try:
-                answer = compute()
+                answer = derived(self._host, key, compute)  # a session has it, too
             finally:
                 self._paused = paused
             known[key] = answer

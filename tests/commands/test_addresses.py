@@ -39,7 +39,18 @@ def test_a_word_means_an_address(text: str, address: int) -> None:
     assert address_of(HOST, text) == address
 
 
-@pytest.mark.parametrize("text", ["no_such", "dead", "ffff8881234567890123", "linux_banner+zz", ""])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no_such",
+        "dead",
+        "ffff8881234567890123",
+        "linux_banner+zz",
+        "",
+        "\udcff\udcfe",
+        "\u0663" * 9,
+    ],
+)
 def test_a_word_that_means_none_is_told(text: str) -> None:
     with pytest.raises(HostError, match="neither a hexadecimal address nor a symbol"):
         address_of(HOST, text)

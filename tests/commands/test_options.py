@@ -137,6 +137,7 @@ def test_crashs_own_walker_has_no_session() -> None:
         "--text file",
         "--text file --size 8 0x10",
         "--text file --size 8 --as list_head",
+        "-c core 0x10 --as \udcff",
         "--text file --size 8 -r session",
         "--text file --size 8 --record session",
         "-c core " + "0x10 " * 17,

@@ -122,3 +122,18 @@ def test_a_session_refuses_what_it_was_not_asked(tmp_path: Path) -> None:
         in run("leakscan", "-r", session, "kmaloc-8").err
     )
     assert run("leakscan", "-r", session, "dentry").status == 0
+
+
+@pytest.mark.parametrize("asked", ["init_task", "leaklab_ops+8", "0xffff89b382c75500"])
+def test_what_a_session_lacks_is_not_said_of_the_kernel(asked: str) -> None:
+    ran = run("objsim", "-r", SESSIONS / "many-leaks.session", asked)
+    assert (ran.status, ran.out, ran.err.count("\n")) == (2, "", 1)
+    assert ran.err.endswith("; this session holds the answer to 'leakscan' and may lack this one\n")
+
+
+def test_a_session_recorded_from_a_session_answers_as_it_did(tmp_path: Path) -> None:
+    """With the answers that it keeps, for what they were worked out from is in neither."""
+    first, second = SESSIONS / "many-leaks.session", tmp_path / "again.session"
+    ran = run("leakscan", "-r", first, "--record", second)
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.out == run("leakscan", "-r", first).out == run("leakscan", "-r", second).out
