@@ -47,9 +47,10 @@ def _run(command: str, arguments: list[str], script: str = "") -> int:
         # Only now, as these need a Python that is new enough.
         from crashext.commands import entry
         from crashext.commands.place import Place
-        from crashext.commands.process import be_thrifty
+        from crashext.commands.process import be_thrifty, open_what_was_closed
         from crashext.resident.interrupts import Interrupts
 
+        open_what_was_closed()
         be_thrifty()
         place = Place(start=partial(_started, script=script))
         with Interrupts().command(last=True):

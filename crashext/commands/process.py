@@ -11,8 +11,19 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 
 _NEW = 50_000  # new containers until the youngest are searched; Python's default is 700
+
+_STREAMS = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
+
+
+def open_what_was_closed() -> None:
+    """A standard stream that was closed (`>&-`) swallows what it is given: to Python it is None,
+    and the next file that is opened would get its number."""
+    for name, mode in _STREAMS:
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
 
 
 def be_thrifty() -> None:
