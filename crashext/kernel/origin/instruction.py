@@ -13,6 +13,7 @@ _ENDS = frozenset(("jmp", "ret", "ud2", "int3", "b", "br", "brk", "udf", "eret",
 _TESTS = frozenset(("cbz", "cbnz", "tbz", "tbnz"))
 _OUTSIDE = re.compile(r", (?![^\[]*\])")  # commas that are not inside a memory operand
 _HEX = re.compile(r"0x[0-9a-f]{1,16}", re.ASCII)
+_DECIMAL = 9
 _SLOT = re.compile(r"\[(?:rsp|rbp)(?: [+-] 0x[0-9a-f]+| [+-] \d)?\]", re.ASCII)
 
 
@@ -77,6 +78,11 @@ def target(operands: str) -> int | None:
 def ends(mnemonic: str) -> bool:
     """Whether control does not come out at the end of what is called so."""
     return mnemonic in _ENDS or mnemonic.endswith(" ret")
+
+
+def slot_at(base: str, offset: int) -> str:
+    """How that of a base register is spelled: numbers up to nine are decimal."""
+    return f"[{base} + {offset if offset <= _DECIMAL else hex(offset)}]"
 
 
 def slot(operand: str) -> str | None:

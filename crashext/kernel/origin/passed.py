@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from crashext.kernel.origin.code import Code
+from crashext.kernel.origin.instruction import slot_at
 
 _NEAR = 12
 """Instructions between a push and the call that it is for, at most."""
@@ -35,11 +36,11 @@ def slot_of(code: Code, number: int) -> str:
     frame = 0
     for one in code.all[:_PROLOGUE]:
         if one.operands == "rbp, rsp":
-            return f"[rbp + {_WORD * (further + 2):#x}]"
+            return slot_at("rbp", _WORD * (further + 2))
         if one.mnemonic == "push":
             frame += _WORD
         taken = _FRAME.fullmatch(one.operands) if one.mnemonic == "sub" else None
         if taken is not None:
             frame += int(taken[1], 0)
             break
-    return f"[rsp + {frame + _WORD * (further + 1):#x}]"
+    return slot_at("rsp", frame + _WORD * (further + 1))

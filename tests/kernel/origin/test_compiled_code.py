@@ -34,12 +34,12 @@ def assert_alike(loops: CDLL, data: bytes, address: int) -> int:
         assert two.touches(i) == one.touches(i), one.all[i]
         touched = one.touches(i)
         names = {"rax", "r15", "rsp", *(touched or ()), *sorted(written)[i % 7 :: 7]} - {""}
-        for name in sorted(names | {"[rsp + 0x8]", "[rbp - 0x38]"}):
+        for name in sorted(names | {"[rsp + 8]", "[rbp - 0x38]"}):
             about = one.about(i, i + 1, (name,)) == i
             assert (two.about(i, i + 1, (name,)) == i) is about, (one.all[i], name)
     slots = sorted(name for name in written if name.startswith("["))
     for i in range(0, count, max(1, count // 8)):
-        for name in (*_WIDE, *slots[:4], "[rsp + 0x8]", "eax"):
+        for name in (*_WIDE, *slots[:4], "[rsp + 8]", "eax"):
             for most in (4, 4000):
                 one._reached.clear()
                 two._reached.clear()

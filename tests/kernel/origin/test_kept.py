@@ -113,6 +113,14 @@ def test_a_function_that_is_called_keeps_what_is_pushed_for_it(prologue: bytes) 
     assert told(other) == set()
 
 
+def test_what_is_pushed_for_a_function_without_a_frame_is_eight_bytes_above_its_stack() -> None:
+    """Capstone spells that in decimal: [rsp + 8]."""
+    text = CALL + b"\x50"  # push rax
+    text += call(AT + len(text), CALLEE) + RET
+    load, keep = b"\x48\x8b\x4c\x24\x08", b"\x48\x89\x4f\x38"  # rcx = [rsp + 8]; [rdi + 0x38] = rcx
+    assert told(filled(text, (CALLEE, load + keep + RET))) == {("member", 0x38, 0, "rdi")}
+
+
 @pytest.mark.parametrize(
     ("text", "returned"),
     [(RET, 0), (b"\x48\x83\xc0\x10" + RET, 0x10), (b"\x31\xc0" + RET, None)],
