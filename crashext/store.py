@@ -80,9 +80,16 @@ class FileStore(Store):
         return column.array(writable=True)
 
     def release(self) -> None:
-        if self._maps and _shared() - self._base > _VISIBLE:
+        if not self._maps:
+            return
+        # Libraries and dumps that are mapped count, too: what remains of them is no reason to give
+        # back again and again, and where they shrink ours has no more room than before.
+        visible = _shared()
+        self._base = min(self._base, visible)
+        if visible - self._base > _VISIBLE:
             for each in self._maps:
                 each.madvise(mmap.MADV_DONTNEED)
+            self._base = _shared()
 
     def file(self) -> int:
         """A new one."""

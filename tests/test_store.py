@@ -62,3 +62,25 @@ def test_there_is_no_room_in_a_folder_that_cannot_be_written_or_is_memory(tmp_pa
         found = os.statvfs(tmp_path)
         assert free(tmp_path) <= found.f_bavail * found.f_frsize
     assert store._kind(Path("/proc")) == "proc"
+
+
+def test_files_of_others_that_stay_visible_are_given_back_for_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a debugger that maps its files: our own are not pushed out again and again."""
+
+    class Mapping:
+        times = 0
+
+        def madvise(self, _: int) -> None:
+            self.times += 1
+
+    visible = 10 << 20
+    monkeypatch.setattr(store, "_shared", lambda: visible)
+    files, ours = FileStore(tmp_path), Mapping()
+    files._maps = {ours}  # type: ignore[assignment]
+    told = []
+    for visible in (20 << 20, 60 << 20, 60 << 20, 70 << 20, 80 << 20, 5 << 20, 15 << 20, 30 << 20):  # noqa: B007
+        files.release()
+        told.append(ours.times)
+    assert told == [0, 1, 1, 1, 2, 2, 2, 3]
