@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from crashext.analysis.page_holders import page_holders, weak_holders
@@ -31,6 +34,31 @@ def test_a_holder_has_all_that_hangs_at_it_and_the_largest_as_example() -> None:
     )
     assert page_holders(marked, frames((lost, 2))) == ()
     assert page_holders(marked, np.zeros(0, np.int64)) == ()
+
+
+def test_whoever_allocated_most_is_named_and_the_others_are_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kernel = Kernel()
+    sizes = (4, 3, 3, 2, 1)
+    blocks = [kernel.block(n) for n in sizes]
+    kernel.variable("pool", *blocks)
+    by = dict(zip(blocks, ("a+0x1", "b+0x2", "b+0x2", "c+0x3"), strict=False))
+    records = {
+        (at - DIRECT) // PAGE: ("alloc-tag", "allocated-by", who, "mod") for at, who in by.items()
+    }
+    monkeypatch.setattr(
+        "crashext.analysis.page_holders.recorded_pages",
+        lambda view, first: {f: records[f] for f in first.tolist() if f in records},
+    )
+    of_all = frames(*zip(blocks, sizes, strict=True))
+    largest = PagesHolder("pool", "", 5, 13 * PAGE, U64(blocks[0]))
+    assert page_holders(kernel.marked(), of_all) == (
+        replace(largest, allocator="b+0x2 [mod]", allocator_share=6 / 13, other_allocators=2),
+    )
+    by_one = dict.fromkeys(records, ("page-owner", "allocated-by", "a+0x1", ""))
+    records = by_one | {(blocks[4] - DIRECT) // PAGE: next(iter(by_one.values()))}
+    assert page_holders(kernel.marked(), of_all) == (replace(largest, allocator="a+0x1"),)
 
 
 def test_what_knows_physical_addresses_is_named() -> None:

@@ -71,6 +71,11 @@ def test_who_holds_the_others_is_named_and_the_largest_can_be_looked_at() -> Non
         "  next:    objsim 0xffff888000400000",
         "             how the largest of them is held, and by what",
     ]
+    most = replace(ring, allocator_share=0.625, other_allocators=2)
+    assert printed(replace(held, held=(most,)))[0] == (
+        "       2.0 MiB  held by the variable ring [drv], 62.5 % allocated by drv_fill+0x8 [drv] "
+        "(2 others)"
+    )
     older = replace(held, held=(replace(ring, example=None),), weak_by=())
     assert printed(older)[1:] == [
         "       1.0 MiB  weakly held: somebody has their physical addresses"

@@ -120,7 +120,11 @@ class PagesHolder:
     example: U64 | None = None
     """Where the largest block begins."""
     allocator: str = ""
-    """Who allocated that one, by a record of the kernel's; "" where it kept none."""
+    """Who allocated most of the largest, by records of the kernel's; "" where it kept none."""
+    allocator_share: float = 1.0
+    """Of their bytes."""
+    other_allocators: int = 0
+    """How many others there are."""
 
 
 @dataclass(frozen=True, slots=True)

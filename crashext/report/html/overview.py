@@ -26,6 +26,7 @@ from crashext.report.html.made import Made, limits_section, made_section, of_ker
 from crashext.report.html.memory import memory_section
 from crashext.report.html.verdicts import answer_of, first_section, other_sections
 from crashext.report.memory_text import memory_lines
+from crashext.report.pages_text import allocated
 from crashext.report.reach_text import nameless
 from crashext.wording import called, percent, percent_of, root_text, size_text, some_of
 
@@ -123,7 +124,7 @@ def _pages(facts: Facts, amounts: Amounts) -> Iterator[Section]:
             Cell(called(h.root, h.module)),
             size(h.bytes),
             number(h.blocks),
-            Cell(h.allocator),
+            Cell(allocated(h).replace("allocated by ", "")),
         )
         for h in pages.held
     ]
