@@ -6,12 +6,19 @@ another kernel. For symbols this does not hold: there are too many (pti_init, pt
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Callable, Container, Mapping
 
 from crashext.hosts.base import HostError, Member
 
 _LEAST = 4  # letters: two shorter names may well be a bit apart
 _BITS = 7  # of a letter of ASCII
+
+
+class DamagedTypes(HostError):
+    """What was asked of the kernel's BTF is not as kernels have it."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"the kernel's BTF is damaged: {what}: give its vmlinux with -s")
 
 
 def a_bit_apart(name: str, known: Container[str]) -> str:
@@ -27,20 +34,29 @@ def a_bit_apart(name: str, known: Container[str]) -> str:
 
 
 def require_absent(name: str, known: Container[str]) -> None:
-    """Raises `HostError` where a damaged `name` is among those `known`."""
+    """Raises `DamagedTypes` where a damaged `name` is among those `known`."""
     other = a_bit_apart(name, known)
     if other:
-        raise HostError(
-            f"the kernel's BTF is damaged: {other} is there, one bit from {name}, and not that: "
-            "give its vmlinux with -s"
-        )
+        raise DamagedTypes(f"{other} is there, one bit from {name}, and not that")
 
 
 class Members(dict[str, Member]):
-    """Members of a struct: any other name is absent, and not damaged."""
+    """Members of a struct, where what is asked for and missing may be there damaged."""
+
+    def __init__(
+        self, members: Mapping[str, Member], elsewhere: Callable[[str], Member | None]
+    ) -> None:
+        """`elsewhere` is asked for what is missing: None where the kernel does not have it. It
+        raises `HostError` where that cannot be told.
+        """
+        super().__init__(members)
+        self.elsewhere = elsewhere
 
     def __contains__(self, name: object) -> bool:
-        found = super().__contains__(name)
-        if not found:
-            require_absent(str(name), self.keys())
+        return super().__contains__(name) or self.elsewhere(str(name)) is not None
+
+    def __missing__(self, name: str) -> Member:
+        found = self.elsewhere(name)
+        if found is None:
+            raise KeyError(name)
         return found

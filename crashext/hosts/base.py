@@ -25,6 +25,7 @@ __all__ = [
     "Bytes",
     "CommandHost",
     "DebugFilesHost",
+    "DebugTypesHost",
     "Host",
     "HostError",
     "Info",
@@ -158,6 +159,15 @@ class Types(Protocol):
     def layout(self, type_name: str) -> Layout | None: ...
 
     def enumerator(self, name: str) -> int | None: ...
+
+
+@runtime_checkable
+class DebugTypesHost(Protocol):
+    """A host that knows types from debug files, whatever the dump carries."""
+
+    def debug_layout(self, type_name: str) -> Layout | None: ...
+
+    def debug_enumerator(self, name: str) -> int | None: ...
 
 
 @runtime_checkable

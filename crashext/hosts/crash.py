@@ -338,12 +338,20 @@ class CrashHost:
             found = self._types.layout(type_name)
             if found is not None or not self._gdb_knows_more:
                 return found
+        return self.debug_layout(type_name)
+
+    def debug_layout(self, type_name: str) -> Layout | None:
+        """gdb's answer."""
         return self._bridge.layout(type_name)
 
     @cache  # noqa: B019
     def enumerator(self, name: str) -> int | None:
         if self._types is not None and self._types.known:
             return self._types.enumerator(name)
+        return self.debug_enumerator(name)
+
+    def debug_enumerator(self, name: str) -> int | None:
+        """gdb's answer."""
         return self._bridge.enumerator(name)
 
     def crash_command(self, line: str) -> str:

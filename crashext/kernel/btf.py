@@ -14,7 +14,16 @@ from numpy.typing import NDArray
 
 from crashext.kernel.btf_types import MAX_CHAIN, MAX_NAME, MODIFIERS, VOID, BtfKind, BtfTypes
 from crashext.kernel.btf_unit import parse, parse_kernel
+from crashext.kernel.btf_words import EACH
 
+_NAMED_ENTRIES = {
+    kind: EACH[kind]
+    for kind in (
+        *(BtfKind.STRUCT, BtfKind.UNION, BtfKind.ENUM, BtfKind.ENUM64),
+        BtfKind.FUNC_PROTO,
+    )
+}
+"""Words of each entry, the first of which is a name's place."""
 _MANY = 1 << 10
 _MANY_ASKED = 64
 _Named = tuple[NDArray[np.int64], NDArray[np.int64]]
@@ -247,6 +256,62 @@ class Btf(BtfTypes):
         owner = int(np.searchsorted(self._starts[1:], places[0], side="right"))
         low, high = self._words[places[0] + 1 : places[0] + 3].tolist()
         return low | (high << 32 if self.kind[owner] == BtfKind.ENUM64 else 0)
+
+    def enumerator_row(self, name: str) -> tuple[list[int], int]:
+        """The values of the enum whose enumerator `enumerator` takes, as declared, and which it is;
+        none where it is one of 64 bits.
+        """
+        places = self._called(name, self._enumerator_names)
+        if not places:
+            return [], 0
+        owner = int(np.searchsorted(self._starts[1:], places[0], side="right"))
+        if self.kind[owner] != BtfKind.ENUM:
+            return [], 0
+        values = [value for _, value in self._entries(owner, 2)]
+        return values, (places[0] - self._start[owner] - 3) // 2
+
+    def places_of(self, kind: BtfKind) -> set[int]:
+        """Where in the text the names of a kind's types begin."""
+        numbers = np.flatnonzero(self._kinds == kind)
+        return set(self._places(self._starts[numbers], numbers).tolist())
+
+    def enumerator_places(self) -> set[int]:
+        """Where enumerators' begin."""
+        return set(self._enumerator_names[0].tolist())
+
+    def member_places(self, number: int) -> set[int]:
+        """Where those of a type's members begin, through nameless ones."""
+        found = set[int]()
+        for (name, *_), member in zip(self._entries(number, 3), self.members(number), strict=True):
+            inner = self.strip(member.type)
+            if member.name:
+                found.add(self._place(number, name))
+            elif self.kind[inner] in (BtfKind.STRUCT, BtfKind.UNION) and inner != number:
+                found |= self.member_places(inner)
+        return found
+
+    def unused(self, name: str) -> int:
+        """Where the text has a name that nothing is called; -1 where something is, and where it
+        has it not.
+        """
+        at = self._text.find(b"\0" + name.encode() + b"\0") + 1
+        return at if name and at and at not in self._used else -1
+
+    def text_at(self, place: int) -> str:
+        """The name that begins at a place of the text."""
+        return self._text[place : self._text.find(b"\0", place)].decode("ascii", "backslashreplace")
+
+    @cached_property
+    def _used(self) -> set[int]:
+        """Places of names that something is called."""
+        found = [self._places(self._starts, np.arange(len(self)))]
+        for kind, width in _NAMED_ENTRIES.items():
+            owners = np.flatnonzero(self._kinds == kind)
+            counts = self._counts[owners]
+            nth = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+            at = np.repeat(self._starts[owners] + 3, counts) + width * nth
+            found.append(self._places(at, np.repeat(owners, counts)))
+        return set(np.unique(np.concatenate(found)).tolist())
 
     def find(self, name: str, module: str | None = None) -> int | None:
         """The type called ``struct x``, ``union x``, or any of these called ``x``, or a typedef;

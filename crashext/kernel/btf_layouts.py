@@ -5,13 +5,14 @@ one. It knows the format through `btf` only.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 
-from crashext.hosts.absent import Members, a_bit_apart, require_absent
-from crashext.hosts.base import Host, Layout
+from crashext.hosts.absent import DamagedTypes, Members, a_bit_apart, require_absent
+from crashext.hosts.base import DebugTypesHost, Host, Layout, Member
 from crashext.kernel.btf import Btf
+from crashext.kernel.btf_asked import elsewhere, miscounted, misplaced, out_of_row
 from crashext.kernel.btf_memory import read_btf, read_kernel_btf, read_names
 from crashext.kernel.btf_types import BtfKind
 
@@ -28,17 +29,50 @@ class BtfLayouts:
         self._enumerators: dict[str, int | None] = {}
 
     def require_no_type(self, name: str) -> None:
-        """Raises `HostError` where ``struct x`` is missing because its name is damaged."""
+        """Raises `DamagedTypes` where ``struct x`` is missing because its name is damaged."""
         word, _, rest = name.rpartition(" ")
         kind = BtfKind.UNION if word == "union" else BtfKind.STRUCT
         require_absent(rest, self._btf.named(kind))
+        self._require_no_place(rest, self._btf.places_of(kind))
+
+    def require_no_member(self, type_name: str, name: str) -> None:
+        """The same for a member of a type that is there."""
+        number = self._btf.find(type_name)
+        if number is not None:
+            require_absent(name, self._btf.layout_of(number, type_name).members)
+            self._require_no_place(name, self._btf.member_places(number))
 
     def require_no_enumerator(self, name: str) -> None:
         """The same for an enumerator."""
-        if name not in self._texts:
-            other = a_bit_apart(name, self._texts)
-            if self.enumerator(other) is not None:
-                require_absent(name, {other})
+        if name in self._texts:
+            self._require_no_place(name, self._btf.enumerator_places())
+            return
+        other = a_bit_apart(name, self._texts)
+        if self.enumerator(other) is not None:
+            require_absent(name, {other})
+
+    def _require_no_place(self, name: str, places: Container[int]) -> None:
+        other = elsewhere(self._btf, name, places)
+        if other:
+            raise DamagedTypes(f"nothing is called {name}, but something {other}, one bit from it")
+
+    def require_fitting(self, type_name: str) -> None:
+        """Raises `DamagedTypes` where a type does not lie as compilers lay one out."""
+        number = self._btf.find(type_name)
+        member = "" if number is None else misplaced(self._btf, number)
+        if member:
+            raise DamagedTypes(f"{member} of {type_name} is where no compiler puts it")
+
+    def require_in_row(self, name: str) -> None:
+        """Raises `DamagedTypes` where an enumerator is not what its neighbours, or arrays, say."""
+        values, nth = self._btf.enumerator_row(name)
+        if not values:
+            return
+        if out_of_row(values, nth):
+            raise DamagedTypes(f"{name} is {values[nth]}, among enumerators that count past it")
+        other = miscounted(self._btf, name, values[nth])
+        if other:
+            raise DamagedTypes(f"{name} is {values[nth]}, and {other} has not so many elements")
 
     @cached_property
     def _texts(self) -> frozenset[str]:
@@ -98,7 +132,8 @@ class CarriedTypes:
     """The types that a dump carries in its own memory, for a host that has no better source.
 
     What the kernel's own BTF knows is answered from that; the modules' is read for other names.
-    Where it is `alone`, with no debug file behind it, what it lacks may not be there damaged.
+    What is damaged there is answered from debug files, unless it is `alone`, without any: then that
+    is an error.
     """
 
     def __init__(self, host: Host, alone: bool = False) -> None:
@@ -116,15 +151,36 @@ class CarriedTypes:
         kernel = self._kernel
         if kernel is None:
             return None
+        types = kernel
         found = kernel.layout(type_name)
         if found is None and self._of_modules(type_name):
-            found = self._everything(kernel).layout(type_name)
-        if not self._alone:
-            return found
-        if found is None:
-            kernel.require_no_type(type_name)
-            return None
-        return replace(found, members=Members(found.members))
+            types = self._everything(kernel)
+            found = types.layout(type_name)
+        try:
+            if found is None:
+                kernel.require_no_type(type_name)
+                return None
+            types.require_fitting(type_name)
+        except DamagedTypes as damage:
+            return self._debug_layout(type_name, damage)
+        return replace(
+            found, members=Members(found.members, partial(self._member, types, type_name))
+        )
+
+    def _member(self, types: BtfLayouts, type_name: str, name: str) -> Member | None:
+        """One that its type seems to lack."""
+        try:
+            types.require_no_member(type_name, name)
+        except DamagedTypes as damage:
+            layout = self._debug_layout(type_name, damage)
+            return None if layout is None else layout.members.get(name)
+        return None
+
+    def _debug_layout(self, type_name: str, damage: DamagedTypes) -> Layout | None:
+        """What debug files say in BTF's stead."""
+        if self._alone or not isinstance(self._host, DebugTypesHost):
+            raise damage
+        return self._host.debug_layout(type_name)
 
     def _of_modules(self, type_name: str) -> bool:
         """Whether a module may have it. Reading the modules' types asks for layouts itself."""
@@ -143,9 +199,19 @@ class CarriedTypes:
 
     def enumerator(self, name: str) -> int | None:
         """Value of an enumerator of the kernel; None where no enum of its has it."""
-        found = None if self._kernel is None else self._kernel.enumerator(name)
-        if found is None and self._alone and self._kernel is not None:
-            self._kernel.require_no_enumerator(name)
+        kernel = self._kernel
+        if kernel is None:
+            return None
+        found = kernel.enumerator(name)
+        try:
+            if found is None:
+                kernel.require_no_enumerator(name)
+            else:
+                kernel.require_in_row(name)
+        except DamagedTypes:
+            if self._alone or not isinstance(self._host, DebugTypesHost):
+                raise
+            return self._host.debug_enumerator(name)
         return found
 
     @property

@@ -14,7 +14,7 @@ _TAINTS = ((0, "proprietary"), (12, "from outside the kernel's tree"), (13, "not
 def foreign_modules(host: Host) -> dict[str, str]:
     """Name -> why it is none of the kernel's own; others are left out."""
     layout, head = host.layout("struct module"), host.address_of("modules")
-    if layout is None or head is None or not {"list", "name", "taints"} <= set(layout.members):
+    if layout is None or head is None or any(m not in layout for m in ("list", "name", "taints")):
         return {}
     found = {}
     for module in entries(host, head, layout["list"].offset, _MOST):

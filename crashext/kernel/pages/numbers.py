@@ -51,7 +51,7 @@ def _bounds(host: Host) -> Words:
 
 def _flags(host: Host) -> Words:
     layout, head = host.layout("struct super_block"), host.address_of("super_blocks")
-    if layout is None or head is None or not {"s_list", "s_flags"} <= layout.members.keys():
+    if layout is None or head is None or any(m not in layout for m in ("s_list", "s_flags")):
         return np.zeros(0, np.uint64)
     found = entries(host, head, layout["s_list"].offset, _MAX_SUPERBLOCKS)
     return np.fromiter(found, np.uint64) + np.uint64(layout["s_flags"].offset)

@@ -170,7 +170,7 @@ def _tasks(view: KernelView, table: SlotTable) -> _Tasks:
     found = [np.zeros((0, 6), np.uint64)]
     names = [np.zeros((0, _COMM), np.uint8)]
     if layout is not None and "stack" in layout:
-        members = [layout.members.get(n) for n in ("stack", "pid", "on_cpu", "exit_state")]
+        members = [layout.first_of(n) for n in ("stack", "pid", "on_cpu", "exit_state")]
         comm = layout["comm"].offset
         for addresses, rows in _task_rows(view, table, layout.size):
             columns = [

@@ -1,0 +1,127 @@
+"""What is asked of BTF must fit: a struct lies as compilers lay it out, an enumerator in its enum's
+row, a name in its place.
+
+A flipped bit makes types that are possible, and none that a compiler would make. What all types
+of a kernel keep to is in `btf_check`; a few of tens of thousands do not keep to this (a driver's
+struct with unnamed bit fields), so it is asked of those only that answers are read with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from itertools import takewhile
+
+from crashext.kernel.btf import Btf
+from crashext.kernel.btf_types import MAX_CHAIN, BtfKind
+
+_DEEPEST = 32
+_AGGREGATES = (BtfKind.STRUCT, BtfKind.UNION)
+_PLACE_BITS = 24
+_COUNTED = {
+    "NR_VM_ZONE_STAT_ITEMS": (
+        ("struct zone", "vm_stat", 8),
+        ("struct per_cpu_zonestat", "vm_stat_diff", 1),
+    ),
+    "NR_VM_NODE_STAT_ITEMS": (
+        ("struct pglist_data", "vm_stat", 8),
+        ("struct per_cpu_nodestat", "vm_node_stat_diff", 1),
+    ),
+    "NR_LRU_LISTS": (("struct lruvec", "lists", 16),),
+    "NR_MM_COUNTERS": (("struct mm_rss_stat", "count", 8),),
+}
+"""Arrays of as many elements: type, member, and bytes of an element (3.10 to 7.2)."""
+_ROW = 3
+"""Enumerators on either side of one that must count, for its own value to be foreseen."""
+
+
+def misplaced(btf: Btf, number: int) -> str:
+    """The member, or "its end", that compilers would not put where it is; "" where all fits.
+
+    Between two members is no more than what the second one's alignment takes, and in a struct that
+    is not packed each scalar is aligned.
+    """
+    return _misplaced(btf, number, 0)
+
+
+def _misplaced(btf: Btf, number: int, depth: int) -> str:
+    if btf.kind[number] not in _AGGREGATES or depth > _DEEPEST:
+        return ""
+    is_union = btf.kind[number] == BtfKind.UNION
+    size = btf.size(number)
+    end, bits = 0, False
+    most, wrong = 1, ""
+    for member in btf.members(number):
+        begin, length = member.bit_offset // 8, btf.size(member.type)
+        own = _alignment(btf, member.type, 0)
+        most = max(most, own)
+        if not member.bit_size:
+            if not bits and not _padded(end, begin) and not is_union:
+                return member.name or "a nameless member"
+            if begin % own:
+                wrong = wrong or member.name or "a nameless member"
+            if not member.name and (inner := _misplaced(btf, btf.strip(member.type), depth + 1)):
+                return inner
+        bits = bool(member.bit_size)
+        last = (member.bit_offset + member.bit_size + 7) // 8 if bits else begin + length
+        end = max(end, last) if is_union else last
+    if not bits and not _padded(end, size):
+        return "its end"
+    return wrong if size % most == 0 else ""
+
+
+def _padded(end: int, begin: int) -> bool:
+    """Whether something that ends at `end` may be followed by something at `begin`."""
+    return begin - end < max(1, begin & -begin)
+
+
+def _alignment(btf: Btf, number: int, depth: int) -> int:
+    """What compilers align a type to at least: one byte where it may be packed."""
+    inner = btf.strip(number)
+    kind = btf.kind[inner]
+    for _ in range(MAX_CHAIN):
+        if kind != BtfKind.ARRAY:
+            break
+        inner = btf.strip(btf.array(inner)[0])
+        kind = btf.kind[inner]
+    if kind in _AGGREGATES:
+        return 1
+    size = btf.size(inner)
+    return size if kind in (BtfKind.INT, BtfKind.PTR, BtfKind.ENUM) and size in (2, 4, 8) else 1
+
+
+def out_of_row(values: list[int], nth: int) -> bool:
+    """Whether a bit of an enum's value has flipped: it is none of its row's, and is with that bit.
+
+    `values` are the enum's, as declared. Each counts on from the one before, or says otherwise, and
+    is counted on from; the last may repeat one. A row that goes on past one which is off by a bit
+    is none that is asked for.
+    """
+    before, after = values[max(0, nth - _ROW) : nth][::-1], values[nth + 1 : nth + 1 + _ROW]
+    foreseen = before[0] + 1 if before else 0
+    if (values[nth] ^ foreseen).bit_count() != 1 or (not after and values[nth] in before):
+        return False
+    counted = takewhile(bool, (value == foreseen - i for i, value in enumerate(before, 1)))
+    count_on = takewhile(bool, (value == foreseen + i for i, value in enumerate(after, 1)))
+    further = sum(count_on)
+    return sum(counted) + further >= _ROW and (further > 0 or not after)
+
+
+def miscounted(btf: Btf, name: str, value: int) -> str:
+    """The array of as many elements as an enumerator says, where that has another number of them;
+    "" where none has.
+    """
+    for type_name, member, size in _COUNTED.get(name, ()):
+        number = btf.find(type_name)
+        found = None if number is None else btf.layout_of(number, type_name).members.get(member)
+        if found is not None and found.size != size * value:
+            return f"{member} of {type_name}"
+    return ""
+
+
+def elsewhere(btf: Btf, name: str, places: Container[int]) -> str:
+    """What is called by a name whose place is one bit from that of `name`, which nothing is called
+    by; "" where nothing is. `places` are those where the names of its kind begin.
+    """
+    at = btf.unused(name)
+    others = (at ^ 1 << bit for bit in range(_PLACE_BITS if at > 0 else 0))
+    return next((btf.text_at(other) for other in others if other in places), "")
