@@ -13,6 +13,16 @@ _UNKNOWN = 1 << 62
 """An upper bound that nobody knows."""
 
 
+def missing(live: bool) -> str:
+    """Why memory was not read, after "is" or "are": a dump lacks it, or a `live` kernel does."""
+    return "not given by the running kernel" if live else "not in the dump"
+
+
+def looked_in(live: bool) -> str:
+    """Where something was looked for."""
+    return "in the running kernel" if live else "in this dump"
+
+
 def plural(n: int, noun: str) -> str:
     """``1 object``, ``2,000 objects``"""
     return f"{n:,} {noun}" + ("s" if n != 1 else "")

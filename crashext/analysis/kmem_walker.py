@@ -29,7 +29,7 @@ from crashext.kernel.addresses import address_space
 from crashext.procfs.crashkmem import CacheRow, KmemText, parse, parse_names
 from crashext.progress import Progress
 from crashext.skipped import Skipped
-from crashext.wording import plural
+from crashext.wording import missing, plural
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_.:()][A-Za-z0-9_.:()-]{0,127}", re.ASCII)
 _LIKE_HEX = re.compile(r"[0-9A-Fa-fxX]+", re.ASCII)
@@ -204,7 +204,7 @@ class _Examiner:
             next_steps=_next_steps(groups, size),
             walker="kmem",
         )
-        return report, [*_gaps(shown, seen), *self._sheaves(row, seen)]
+        return report, [*_gaps(shown, seen, self._host.info().live), *self._sheaves(row, seen)]
 
     def _read(self, shown: KmemText, size: int, rng: np.random.Generator) -> _Seen:
         room = max(1, MAX_SAMPLE_BYTES // size)
@@ -305,7 +305,7 @@ def _slot_size(shown: KmemText, object_size: int) -> int:
     return object_size
 
 
-def _gaps(shown: KmemText, seen: _Seen) -> list[Skipped]:
+def _gaps(shown: KmemText, seen: _Seen, live: bool) -> list[Skipped]:
     """What this way of looking missed."""
     row = shown.cache
     assert row is not None
@@ -324,7 +324,7 @@ def _gaps(shown: KmemText, seen: _Seen) -> list[Skipped]:
             effect,
         ),
         ("listed objects beyond the sample", seen.undrawn, "drawn at random: not looked at"),
-        ("listed objects missing from the dump", seen.unread, "they may hold anything"),
+        (f"listed objects that are {missing(live)}", seen.unread, "they may hold anything"),
     ):
         if count > 0:
             gaps.append(Skipped(f"{row.name}: {what}", count, so))

@@ -145,7 +145,7 @@ def _scaled(counts: Counter[int], scale: float) -> tuple[tuple[int, int], ...]:
 def described(label: Label | None, modules: list[str]) -> tuple[str, str]:
     """What a label says in words, and the module that it names."""
     if label is None:
-        return "not in the dump", ""
+        return "not read", ""
     by, kind, detail, module = label
     if by in BY_RECORD:
         return f"allocated by {detail}", module

@@ -14,6 +14,7 @@ from crashext.analysis.results.standing import Thing
 from crashext.analysis.types.members import Structure, members
 from crashext.hosts.base import U64, ReadFault
 from crashext.kernel.slab.view import KernelView, Slot
+from crashext.wording import missing
 
 _SHOWN = 128
 """Bytes of what is no object that are shown, from the address on."""
@@ -44,7 +45,7 @@ def look(
     try:
         data = np.frombuffer(view.host.read(slot.address, size), np.uint8)[None]
     except ReadFault:
-        note = "its page is not in the dump"
+        note = f"its page is {missing(view.host.info().live)}"
         return Subject(asked, at, slot.cache.name, size, state, note, ()), None
     words = classifier.classify(data, np.array([slot.address], np.uint64))
     decoder = Decoder(view.host, view, classifier)

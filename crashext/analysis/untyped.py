@@ -13,6 +13,7 @@ from crashext.analysis.settings import Settings
 from crashext.hosts.base import U64, Host, Module, ReadFault, UnknownLayout
 from crashext.hosts.percpu import PERCPU_END
 from crashext.kernel.addresses import address_space
+from crashext.wording import missing
 
 _SHOWN = 256  # bytes
 _PIECE = 64
@@ -49,7 +50,7 @@ def _subject(host: Host, classifier: Classifier, decoder: Decoder, address: int)
     where = f"{symbolic(host, address)}; " if symbol is not None else ""
     data = _read(host, start) if address >= PERCPU_END else b""
     if not data:
-        note = f"{where}not in this dump, or no address of the kernel"
+        note = f"{where}{missing(host.info().live)}, or no address of the kernel"
         return Subject(U64(address), U64(start), None, 0, "", note, (), kind="none")
     words = classifier.classify(np.frombuffer(data, np.uint8)[None], np.array([start], np.uint64))
     shown = decode_object(decoder, words, 0, len(data), None, 0)

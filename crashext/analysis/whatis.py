@@ -25,7 +25,7 @@ from crashext.kernel.roots.places import Place, PlaceKind
 from crashext.kernel.roots.places import symbolic as named
 from crashext.kernel.roots.stacks import Stack
 from crashext.kernel.slab.view import KernelView
-from crashext.wording import plural
+from crashext.wording import missing, plural
 
 _USES = {
     FrameUse.ANON: "anonymous user memory",
@@ -133,7 +133,7 @@ class WhatIs:
         if known is not None:
             return replace(known, details=lines)
         if use is None or use is FrameUse.ABSENT:
-            what = f"page frame {frame:#x}, whose struct page is not in this dump"
+            what = f"page frame {frame:#x}, whose struct page is {missing(view.host.info().live)}"
             return Thing("page", what, start, view.space.page_size, "unknown")
         of = "the memory map: struct pages" if place.kind is PlaceKind.STRUCT_PAGE else _USES[use]
         return Thing(

@@ -11,6 +11,7 @@ from crashext.kernel.btf import Btf
 from crashext.kernel.btf_check import defect
 from crashext.kernel.btf_modules import module_btf
 from crashext.kernel.btf_unit import parse, parse_kernel, strings_of
+from crashext.wording import missing
 
 _MAX_KERNEL = 64 << 20  # a distribution's kernel has 4 to 6 MB
 _MOST_CHECKED = 1 << 12
@@ -79,7 +80,7 @@ def _kernel_btf(host: Host) -> tuple[bytes | None, str]:
     try:
         data = keep(host, "kernel BTF", lambda: host.read(start, stop - start), large=True)
     except ReadFault:
-        return None, "part of it is not in the dump"
+        return None, f"part of it is {missing(host.info().live)}"
     why = _kernel_defect(data)
     return (None, why) if why else (data, "")
 

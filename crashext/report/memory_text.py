@@ -120,7 +120,7 @@ def _unaccounted(rest: Unaccounted, rows: int) -> Iterator[str]:
     if rest.with_kmalloc:
         yield f"  {plural(rest.with_kmalloc, 'page')} of large kmalloc()s are among these pages"
     if rest.unreadable:
-        yield f"  {part_of(rest.unreadable, rest.sampled, 'sampled page')} are not in the dump"
+        yield f"  {part_of(rest.unreadable, rest.sampled, 'sampled page')} could not be read"
     for group in rest.groups[:rows]:
         pages = plural(group.pages, "page")
         yield f"  {percent(group.share):>7}  {pages:>14}  {COLUMN}{_group(group)}"

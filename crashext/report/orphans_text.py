@@ -23,7 +23,7 @@ from crashext.report.lines import line
 from crashext.report.reach_text import reachability_lines
 from crashext.report.safe import safe
 from crashext.report.text import footer
-from crashext.wording import bracketed, called, percent_of, plural, size_text, some_of
+from crashext.wording import bracketed, called, looked_in, percent_of, plural, size_text, some_of
 
 _FEW_GROUPS = 12
 _FEW_NOTES = 3
@@ -54,7 +54,8 @@ def orphan_answer(report: OrphanReport) -> str:
             answer += f"; {plural(count, noun)}" + (" of pages" if kind == "pages" else "")
             answer += f" unreachable, {size}"
     if report.reachability.misgivings:
-        answer = "not understood in this dump, so not to be believed: " + answer
+        where = looked_in(report.kernel.live)
+        answer = f"not understood {where}, so not to be believed: {answer}"
     return answer
 
 

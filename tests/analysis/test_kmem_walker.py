@@ -235,7 +235,7 @@ def test_objects_that_are_not_in_the_dump_are_owned_up_to(nodes: str) -> None:
     text = nodes.replace("NODE 0 PARTIAL", "  [ffff000000000000]\n  [deadbeef00]\nNODE 0 PARTIAL")
     report = scan(session(text), "kmalloc-32")
     assert only_cache(report).sampled == len(allocated_in(nodes))
-    assert skipped(report)["kmalloc-32: listed objects missing from the dump"] == 2
+    assert skipped(report)["kmalloc-32: listed objects that are not in the dump"] == 2
 
 
 def test_complaints_of_crash_are_passed_on(nodes: str) -> None:

@@ -21,6 +21,7 @@ from crashext.kernel.slab.usage import Usage, usage
 from crashext.kernel.slab.view import KernelView
 from crashext.progress import Progress
 from crashext.skipped import Skipped
+from crashext.wording import missing
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ def cache_gaps(view: KernelView, cache: SlabCache, sample: Sample) -> list[Skipp
     if sample.unreadable:
         gaps.append(
             Skipped(
-                f"{cache.name}: slots in pages that are not in the dump",
+                f"{cache.name}: slots in pages that are {missing(view.host.info().live)}",
                 sample.unreadable,
                 "they may hold anything: intervals are widened by them",
             )

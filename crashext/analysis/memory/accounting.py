@@ -19,6 +19,7 @@ from crashext.distinct import among
 from crashext.kernel.counters.meminfo import KernelCounters
 from crashext.kernel.counters.tasks import Unread, processes_of
 from crashext.kernel.counters.vmstat import read_cpu_free
+from crashext.kernel.lacking import Lacking
 from crashext.kernel.pages.areas import Areas
 from crashext.kernel.pages.filesystems import Tmpfs, read_tmpfs
 from crashext.kernel.pages.frames import Frames
@@ -37,7 +38,7 @@ from crashext.kernel.slab.view import KernelView
 from crashext.procfs.counters import MemInfo
 from crashext.procfs.processes import Process
 from crashext.procfs.vmallocinfo import VmallocInfo
-from crashext.wording import size_text
+from crashext.wording import missing, size_text
 
 _FEW = 32
 
@@ -92,8 +93,9 @@ def account(
     if counted is None:
         return None
     rng = np.random.default_rng(seed)
-    processes, unread = processes_of(view.host, view.space)
-    tmpfs = read_tmpfs(view.host, view.space)
+    lacking = Lacking()
+    processes, unread = processes_of(view.host, view.space, lacking)
+    tmpfs = read_tmpfs(view.host, view.space, lacking)
     pages = (
         PageCount(view, counters, meminfo, mapped, frames, rest, rng) if frames and rest else None
     )
@@ -115,7 +117,11 @@ def account(
         processes=processes[:_FEW],
         process_count=len(processes),
         tmpfs=tmpfs[:_FEW],
-        limits=tuple(_limits(counters, meminfo, frames, areas, unread)),
+        limits=(
+            *_limits(counters, meminfo, frames, areas, unread, missing(view.host.info().live)),
+            *lacking.sentences,
+            *(() if rest is None else rest.limits),
+        ),
     )
 
 
@@ -202,6 +208,7 @@ def _limits(
     frames: Frames | None,
     areas: Areas,
     unread: Unread | None,
+    absent: str,
 ) -> Iterator[str]:
     if counters.vmstat is None:
         yield "the kernel's page counters cannot be read"
@@ -214,10 +221,10 @@ def _limits(
     if frames is None:
         yield "the memory map was not classified: the counters stand alone"
     elif frames.missing:
-        yield f"{frames.missing:,} page frames have no struct page in the dump: in no part"
+        yield f"{frames.missing:,} page frames have struct pages that are {absent}: in no part"
     if frames is not None and frames.guess is not None:
         yield (
-            f"{int(frames.guess.pages.sum()):,} page frames are not in the dump: that they are "
+            f"{int(frames.guess.pages.sum()):,} page frames are {absent}: that they are "
             f"user pages and free ones is by {frames.guess.looked:,} of them, drawn at random"
         )
     if areas.faults:

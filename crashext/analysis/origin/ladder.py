@@ -38,7 +38,7 @@ from crashext.kernel.slab.caches import SlabCache
 from crashext.kernel.slab.descriptors import SlabKind, slab_kind
 from crashext.kernel.slab.families import parent
 from crashext.kernel.slab.view import KernelView
-from crashext.wording import plural, size_text, some_of
+from crashext.wording import looked_in, plural, size_text, some_of
 
 MAX_OBJECTS = 4096
 """Objects of a group that are looked at, spread over it."""
@@ -322,14 +322,15 @@ class Ladder:
             options.append("kmemleak=on")
         if keeps_owners(host):
             options.append("page_owner=on")
+        where = looked_in(host.info().live)
         if not options:
             debug_option = "SLUB_DEBUG" if slab_kind(host) is SlabKind.SLUB else "DEBUG_SLAB"
             return (
-                "cannot tell who allocated them: no record in this dump, and this kernel is built "
+                f"cannot tell who allocated them: no record {where}, and this kernel is built "
                 f"without {debug_option}, PAGE_OWNER, DEBUG_KMEMLEAK and MEM_ALLOC_PROFILING"
             )
         return (
-            "cannot tell who allocated them: no record in this dump; booted with "
+            f"cannot tell who allocated them: no record {where}; booted with "
             f"{' or '.join(options)} the kernel would have noted it"
         )
 

@@ -23,6 +23,7 @@ from crashext.kernel.origin.requests import Requests, requests_of
 from crashext.kernel.slab.caches import SlabCache
 from crashext.kernel.slab.view import KernelView
 from crashext.skipped import Skipped
+from crashext.wording import missing
 
 _MOST_PLACES = 2048  # that a ranking looks at
 _MOST_UNSURE = 64  # places whose cache is not known, of a cache that no place is known to be for
@@ -133,14 +134,14 @@ def _find(view: KernelView, cache: SlabCache) -> SitesReport:
         varying=_in_order(view.host, [r for r in places if not certain(r)]),
         freed=_in_order(view.host, freed),
         text=known.text,
-        skipped=_missing(known.missing),
+        skipped=_missing(known.missing, view.host.info().live),
     )
 
 
-def _missing(text: int) -> tuple[Skipped, ...]:
+def _missing(text: int, live: bool) -> tuple[Skipped, ...]:
     if not text:
         return ()
-    return (Skipped("bytes of text", text, "not in the dump: calls there are not known"),)
+    return (Skipped("bytes of text", text, f"{missing(live)}: calls there are not known"),)
 
 
 def _in_order(host: Host, requests: list[Request]) -> tuple[CallSite, ...]:

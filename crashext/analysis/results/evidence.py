@@ -15,7 +15,7 @@ from crashext.analysis.results.estimate import Estimate, Share
 from crashext.analysis.results.texts import MOST_LINES, Text
 from crashext.hosts.base import U64
 
-HIDDEN = "what holds them may be in pages that this dump lacks"
+HIDDEN = "what holds them may be in pages that could not be read"
 """Explanation of orphans that are no more than missing pages can account for."""
 
 

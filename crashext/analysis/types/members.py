@@ -30,6 +30,7 @@ from crashext.kernel.btf_types import BtfKind
 from crashext.kernel.errnos import error_name
 from crashext.kernel.fields import Field, Fields, Form, flat
 from crashext.kernel.slab.view import KernelView
+from crashext.wording import missing
 
 _MAX_SIZE = 1 << 20
 _MAX_MEMBERS = 8192
@@ -211,7 +212,7 @@ def members(
         raw = data[slot.offset : end].tobytes()
         value = None
         if not ok[slot.offset // 8 : (end + 7) // 8].all():
-            meaning = "not in the dump"
+            meaning = missing(view.host.info().live)
         elif slot.form in (Form.CHARS, Form.BYTES):
             meaning = _text(raw) if slot.form == Form.CHARS else _bytes(raw)
         elif slot.count > 1:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from crashext.analysis.verdict.facts import Facts
 from crashext.analysis.verdict.verdict import Outcome, Verdict, Where
 
-_UNSEEN = "in memory that the dump lacks, or kept as something other than an address"
+_UNSEEN = "in memory that could not be read, or kept as something other than an address"
 _LEAK: Mapping[Where, str] = {
     "slab": f"a pointer to one of them that was not seen: {_UNSEEN}",
     "vmalloc": f"a pointer into one of the areas that was not seen: {_UNSEEN}",

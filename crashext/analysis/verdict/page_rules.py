@@ -21,7 +21,7 @@ from crashext.analysis.verdict.thresholds import (
 )
 from crashext.analysis.verdict.verdict import Culprit, Verdict
 from crashext.analysis.verdict.wording import allocated_by, confidence, doubts, little
-from crashext.wording import called, percent, percent_of, plural, root_text, size_text
+from crashext.wording import called, looked_in, percent, percent_of, plural, root_text, size_text
 
 _SAYS = 0.05
 _TELLS = 0.25  # share of the pages that speak of a module
@@ -146,7 +146,7 @@ def _misunderstood_pages(facts: Facts, pages: PagesFact) -> Verdict:
         size,
         "low",
         f"cannot tell: nothing seems to lead to {size_text(size)} of pages, but pages were not "
-        "understood in this dump",
+        f"understood {looked_in(facts.source == 'live')}",
         (
             "what page frames are used for could not be told"
             if differ is None

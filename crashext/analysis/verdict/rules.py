@@ -46,7 +46,7 @@ from crashext.analysis.verdict.unjudged import unexplained, unjudged_slab
 from crashext.analysis.verdict.user_rules import user_space
 from crashext.analysis.verdict.verdict import Culprit, Outcome, Verdict, Where
 from crashext.analysis.verdict.wording import confidence, doubts, not_seen
-from crashext.wording import called, percent_of, plural, size_text
+from crashext.wording import called, looked_in, percent_of, plural, size_text
 
 _SUSPECTS = 3
 _SEVERITY = get_args(Outcome)
@@ -116,7 +116,7 @@ def misunderstood(facts: Facts) -> Verdict | None:
         "low",
         "cannot tell: "
         + (f"{size_text(size)} of slab objects look unreachable, but " if size else "")
-        + "who points at what was not understood in this dump",
+        + f"who points at what was not understood {looked_in(facts.source == 'live')}",
         (*seen.misgivings, *_suspects(facts, seen)),
         tuple(n for n in seen.notes if not any(m in n for m in seen.misgivings)),
         of_largest_cache(facts, "what is in the largest cache, and how much of it is alike"),

@@ -27,7 +27,7 @@ from crashext.analysis.verdict.thresholds import (
 from crashext.analysis.verdict.verdict import Confidence, Culprit, Verdict
 from crashext.analysis.verdict.wording import allocated_by, confidence, doubts, little
 from crashext.kernel.slab.families import parent
-from crashext.wording import percent, percent_of, plural, root_text, size_text, some_of
+from crashext.wording import missing, percent, percent_of, plural, root_text, size_text, some_of
 
 _NAMED = 3  # caches of memory cgroups
 
@@ -58,9 +58,10 @@ def _may_be_hidden(facts: Facts, some: list[UnreachableFact]) -> bool:
 
 def _hidden(facts: Facts, found: Verdict) -> Verdict:
     says = f"cannot tell: {found.says.split(':')[0].replace('are leaked', 'look unreachable')}"
-    where = "slab pages that this dump lacks"
+    lacks = missing(facts.source == "live")
+    where = f"slab pages that are {lacks}"
     if much_lost(facts):
-        where = f"the {percent(lost_share(facts))} of kernel memory that this dump lacks"
+        where = f"the {percent(lost_share(facts))} of kernel memory that is {lacks}"
     return replace(
         found,
         kind="cannot-tell",

@@ -27,6 +27,8 @@ class Clock:
 
     now: int
     hz: int | None
+    live: bool = False
+    """Of the running kernel: ages are those of now."""
 
     def age(self, when: int) -> int:
         """Jiffies since `when`; negative for what lies in the future."""
@@ -51,7 +53,8 @@ class Clock:
             unit = " s"
         else:
             low, high = f"{youngest:,}", f"{oldest:,}"
-        return f"{low if low == high else f'{low} to {high}'}{unit} before the dump"
+        before = "ago" if self.live else "before the dump"
+        return f"{low if low == high else f'{low} to {high}'}{unit} {before}"
 
 
 def _seconds(value: float) -> str:
@@ -61,7 +64,7 @@ def _seconds(value: float) -> str:
 def clock(host: Host) -> Clock | None:
     """The kernel's clock; None where jiffies cannot be read."""
     now = variable(host, "jiffies_64")
-    return None if now is None else Clock(now, tick_rate(host))
+    return None if now is None else Clock(now, tick_rate(host), host.info().live)
 
 
 def uptime(host: Host) -> float | None:

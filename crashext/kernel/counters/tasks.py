@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from crashext.hosts.base import Host, Layout, ReadFault, UnknownLayout
-from crashext.kernel.access import string
+from crashext.hosts.base import Host, Layout, ReadFault
+from crashext.kernel.access import require, string
 from crashext.kernel.addresses import AddressSpace
+from crashext.kernel.lacking import Lacking
 from crashext.kernel.lists import entries
 from crashext.kernel.pages.percpu import percpu_sum
 from crashext.procfs.processes import Process
@@ -37,21 +38,29 @@ def read_processes(host: Host, space: AddressSpace) -> tuple[Process, ...]:
 
     Processes that share one mm (vfork) come once, under the first of them.
     """
-    return processes_of(host, space)[0]
+    return processes_of(host, space, Lacking())[0]
 
 
 def processes_of(
-    host: Host, space: AddressSpace, most: int = _MOST_PARTS
+    host: Host, space: AddressSpace, lacking: Lacking, most: int = _MOST_PARTS
 ) -> tuple[tuple[Process, ...], Unread | None]:
     """The same, and whose counters stand for more than was read.
 
     Where counters have a part on each CPU (6.2), at most `most` parts are read, those of the
     processes that are largest without.
     """
-    task, first = host.layout("struct task_struct"), host.address_of("init_task")
-    mm = host.layout("struct mm_struct")
-    if task is None or mm is None or first is None or "tasks" not in task:
-        return (), None
+    first = host.address_of("init_task")
+    if first is not None:
+        with lacking.leaves_out("processes and their memory are not known"):
+            return _processes(host, space, first, most)
+    return (), None
+
+
+def _processes(
+    host: Host, space: AddressSpace, first: int, most: int
+) -> tuple[tuple[Process, ...], Unread | None]:
+    """Raises `UnknownLayout`."""
+    task, mm = require(host, "struct task_struct"), require(host, "struct mm_struct")
     node, pointer = task["tasks"].offset, task["mm"].offset
     found: list[tuple[Process, int]] = []
     seen: set[int] = set()
@@ -65,7 +74,7 @@ def processes_of(
             comm = string(host, at + task["comm"].offset, _COMM)
             memory = _Memory(address, host.read(address, mm.size), _unfolded(host, task, at))
             found.append((_process(host, space, mm, memory, pid, comm, False), address))
-        except (ReadFault, UnknownLayout):
+        except ReadFault:
             continue
     found.sort(key=lambda f: _size(f[0]))
     parts = len(space.percpu_offsets) * _parts(host, mm)

@@ -9,6 +9,7 @@ import numpy as np
 from crashext.hosts.base import Host
 from crashext.kernel.access import column
 from crashext.kernel.memmap import MemoryMap
+from crashext.wording import missing
 
 _FLAGS = (
     "locked",
@@ -82,7 +83,7 @@ def describe_page(host: Host, memory: MemoryMap, pfn: int) -> str:
     layout = host.layout("struct page")
     rows, ok = memory.rows(np.array([pfn], np.uint64))
     if layout is None or not ok[0]:
-        return f"page frame {pfn:#x}, whose struct page is not in the dump"
+        return f"page frame {pfn:#x}, whose struct page is {missing(host.info().live)}"
 
     def field(*names: str) -> int | None:
         member = layout.first_of(*names) if layout else None

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from crashext.hosts.base import Host, Layout, ReadFault, UnknownLayout
-from crashext.kernel.access import string, u64
+from crashext.kernel.access import require, string, u64
 from crashext.kernel.addresses import AddressSpace
+from crashext.kernel.lacking import Lacking
 from crashext.kernel.lists import entries
 from crashext.kernel.pages.percpu import percpu_sum
 
@@ -56,23 +57,14 @@ class _Inodes:
     """The inodes of superblocks, on this kernel."""
 
     def __init__(self, host: Host) -> None:
+        """Raises `UnknownLayout`."""
         self.host = host
-        self.inode, self.block = host.layout("struct inode"), host.layout("struct super_block")
-        self.mapping = host.layout("struct address_space")
-        self.dentry, self.name = host.layout("struct dentry"), host.layout("struct qstr")
-        self.known = all(
-            layout is not None and all(m in layout for m in members)
-            for layout, members in (
-                (self.inode, ("i_sb_list", "i_data")),
-                (self.block, ("s_inodes",)),
-                (self.mapping, ("nrpages",)),
-            )
-        )
+        self.inode = require(host, "struct inode", "i_sb_list", "i_data")
+        self.block = require(host, "struct super_block", "s_inodes", "s_list", "s_op")
+        self.mapping = require(host, "struct address_space", "nrpages")
 
     def pages(self, superblock: int, limit: int) -> list[tuple[int, int]]:
         """(inode, pages in its own mapping) of each inode."""
-        if not self.known or self.inode is None or self.block is None or self.mapping is None:
-            return []
         at = self.inode["i_data"].offset + self.mapping["nrpages"].offset
         found = []
         head = superblock + self.block["s_inodes"].offset
@@ -84,13 +76,14 @@ class _Inodes:
         return found
 
     def path(self, inode: int) -> str:
-        """Path from the root of its filesystem; "" for one without a name."""
-        if self.inode is None or self.dentry is None or "i_dentry" not in self.inode:
-            return ""
+        """Path from the root of its filesystem; "" for one without a name. Raises
+        `UnknownLayout`.
+        """
+        dentry = require(self.host, "struct dentry")
         # d_alias went into the union d_u: 946e51f2bf37 (3.19).
-        alias = self.dentry.first_of("d_alias", "d_u")
+        alias = dentry.first_of("d_alias", "d_u")
         if alias is None:
-            return ""
+            raise UnknownLayout("struct dentry has neither d_alias nor d_u in this kernel")
         try:
             node = u64(self.host, inode + self.inode["i_dentry"].offset)
             return "/".join(["", *self.names(node - alias.offset)]) if node else ""
@@ -98,13 +91,14 @@ class _Inodes:
             return ""
 
     def names(self, dentry: int, stop: int = 0) -> list[str]:
-        """Names from the root of a filesystem, or from `stop`, down to `dentry`."""
-        if self.dentry is None or self.name is None:
-            return []
-        at = self.dentry["d_name"].offset + self.name["name"].offset
+        """Names from the root of a filesystem, or from `stop`, down to `dentry`. Raises
+        `UnknownLayout`.
+        """
+        layout, name = require(self.host, "struct dentry"), require(self.host, "struct qstr")
+        at = layout["d_name"].offset + name["name"].offset
         names: list[str] = []
         for _ in range(_MAX_DEPTH):
-            parent = u64(self.host, dentry + self.dentry["d_parent"].offset)
+            parent = u64(self.host, dentry + layout["d_parent"].offset)
             if parent == dentry or dentry == stop:
                 break
             names.append(string(self.host, u64(self.host, dentry + at), _NAME))
@@ -115,71 +109,84 @@ class _Inodes:
 def buffer_pages(host: Host) -> int | None:
     """Pages of block devices' own page cache: meminfo's Buffers."""
     symbol = host.address_of("blockdev_superblock")
-    inodes = _Inodes(host)
-    if symbol is None or not inodes.known:
+    if symbol is None:
         return None
     try:
-        return sum(n for _, n in inodes.pages(u64(host, symbol), _MAX_INODES))
-    except ReadFault:
+        return sum(n for _, n in _Inodes(host).pages(u64(host, symbol), _MAX_INODES))
+    except (ReadFault, UnknownLayout):
         return None
 
 
-def read_tmpfs(host: Host, space: AddressSpace) -> tuple[Tmpfs, ...]:
+def read_tmpfs(host: Host, space: AddressSpace, lacking: Lacking) -> tuple[Tmpfs, ...]:
     """Every shmem filesystem, the largest first."""
-    block = host.layout("struct super_block")
     head, operations = host.address_of("super_blocks"), host.address_of("shmem_ops")
-    inodes = _Inodes(host)
-    if block is None or head is None or operations is None or not inodes.known:
+    found: list[Tmpfs] = []
+    if head is None or operations is None:
         return ()
-    found = []
-    left = _MAX_INODES
-    for superblock in entries(host, head, block["s_list"].offset, _MAX_SUPERBLOCKS):
-        try:
-            if u64(host, superblock + block["s_op"].offset) != operations:
+    with lacking.leaves_out("tmpfs and its kin are not found"):
+        inodes = _Inodes(host)
+        block, left = inodes.block, _MAX_INODES
+        for superblock in entries(host, head, block["s_list"].offset, _MAX_SUPERBLOCKS):
+            try:
+                if u64(host, superblock + block["s_op"].offset) != operations:
+                    continue
+                files = inodes.pages(superblock, left)
+                complete = len(files) < left
+                left -= len(files)
+                found.append(_describe(space, inodes, superblock, files, complete, lacking))
+            except ReadFault:
                 continue
-            files = inodes.pages(superblock, left)
-            complete = len(files) < left
-            left -= len(files)
-            found.append(_describe(host, space, inodes, block, superblock, files, complete))
-        except (ReadFault, UnknownLayout):
-            continue
-        if left <= 0:
-            break
+            if left <= 0:
+                break
     return tuple(sorted(found, key=lambda t: (-t.bytes, t.mounted)))
 
 
 def _describe(
-    host: Host,
     space: AddressSpace,
     inodes: _Inodes,
-    block: Layout,
     superblock: int,
     files: list[tuple[int, int]],
     complete: bool,
+    lacking: Lacking,
 ) -> Tmpfs:
-    kind = ""
-    types = host.layout("struct file_system_type")
-    if types is not None and "s_type" in block:
+    """What cannot be told of it costs nothing else of it."""
+    host, block = inodes.host, inodes.block
+    kind = mounted = ""
+    used: int | None = None
+    limit: int | None = None
+    with lacking.leaves_out("kinds of tmpfs are not known"):
+        types = require(host, "struct file_system_type")
         pointer = u64(host, superblock + block["s_type"].offset)
         kind = string(host, u64(host, pointer + types["name"].offset), _NAME)
+    with lacking.leaves_out("limits of tmpfs are not known"):
+        used, limit = _blocks(host, space, u64(host, superblock + block["s_fs_info"].offset))
+    with lacking.leaves_out("where tmpfs are mounted is not known"):
+        mounted = _mounted(host, inodes, superblock)
     largest = sorted((f for f in files if f[1]), key=lambda f: -f[1])[:_LARGEST]
-    used, limit = _blocks(host, space, u64(host, superblock + block["s_fs_info"].offset))
+    names = [""] * len(largest)
+    with lacking.leaves_out("files of tmpfs are shown without names"):
+        names = [inodes.path(inode) for inode, _ in largest]
     return Tmpfs(
         kind=kind,
-        mounted=_mounted(host, inodes, block, superblock),
+        mounted=mounted,
         bytes=sum(n for _, n in files) * space.page_size,
         used=None if used is None else used * space.page_size,
         limit=None if limit is None else limit * space.page_size,
         files=len(files),
         complete=complete,
-        largest=tuple(ShmemFile(inodes.path(i), n * space.page_size) for i, n in largest),
+        largest=tuple(
+            ShmemFile(name, n * space.page_size)
+            for name, (_, n) in zip(names, largest, strict=True)
+        ),
     )
 
 
 def _blocks(host: Host, space: AddressSpace, info: int) -> tuple[int | None, int | None]:
-    """(pages used, pages at most): counted only where there is a limit, shmem_inode_acct_block."""
-    layout = host.layout("struct shmem_sb_info")
-    if layout is None or not info or "used_blocks" not in layout:
+    """(pages used, pages at most): counted only where there is a limit, shmem_inode_acct_block.
+    Raises `UnknownLayout`.
+    """
+    layout = require(host, "struct shmem_sb_info", "used_blocks", "max_blocks")
+    if not info:
         return None, None
     try:
         limit = u64(host, info + layout["max_blocks"].offset)
@@ -191,11 +198,12 @@ def _blocks(host: Host, space: AddressSpace, info: int) -> tuple[int | None, int
     return None if used is None else max(0, used), limit
 
 
-def _mounted(host: Host, inodes: _Inodes, block: Layout, superblock: int) -> str:
-    """Path of the first mount that is in a namespace, as seen from that namespace's root."""
-    mount, vfs = host.layout("struct mount"), host.layout("struct vfsmount")
-    if mount is None or vfs is None or "s_mounts" not in block:
-        return ""
+def _mounted(host: Host, inodes: _Inodes, superblock: int) -> str:
+    """Path of the first mount that is in a namespace, as seen from that namespace's root. Raises
+    `UnknownLayout`.
+    """
+    mount, vfs = require(host, "struct mount"), require(host, "struct vfsmount")
+    block = inodes.block
     root_at = mount["mnt"].offset + vfs["mnt_root"].offset
     for at in _mounts(host, mount, superblock + block["s_mounts"].offset):
         # NULL and MNT_NS_INTERNAL, an error pointer, are the kernel's own mounts.
@@ -223,3 +231,5 @@ def _mounts(host: Host, mount: Layout, head: int) -> Iterator[int]:
             seen.add(at)
             yield at
             at = u64(host, at + mount["mnt_next_for_sb"].offset)
+    else:
+        raise UnknownLayout("struct mount is in no list of its superblock in this kernel")

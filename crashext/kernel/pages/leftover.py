@@ -20,6 +20,7 @@ from crashext.hosts.base import U64, Bytes, Layout, Member
 from crashext.kernel.access import Words, column, require
 from crashext.kernel.addresses import Range
 from crashext.kernel.compound import tails
+from crashext.kernel.lacking import Lacking
 from crashext.kernel.memmap import BLOCK_PAGES
 from crashext.kernel.pages.areas import VM_ALLOC, Areas, read_areas
 from crashext.kernel.pages.frames import FramePass, Frames, FrameUse, frames
@@ -85,6 +86,8 @@ class Leftover:
     """int64[n]: page frames of those tables, ascending."""
     frames: NDArray[np.int64]
     """int64[n]: what is left, ascending."""
+    limits: tuple[str, ...] = ()
+    """What could not be taken off, in sentences."""
 
 
 @dataclass(frozen=True)
@@ -213,8 +216,9 @@ def leftover(view: KernelView, frames: Frames, areas: Areas) -> Leftover:
     percpu = take(percpu_frames(host, space, areas))
     own = user_tops(host, space, view.memory, frames.use)
     tables = union(kernel_tables(host, space), own)
-    walked, tracing = take(tables), take(raw_pages(host, space))
-    return Leftover(vmalloc, percpu, walked, tracing, tables, left.frames())
+    lacking = Lacking()
+    walked, tracing = take(tables), take(raw_pages(host, space, lacking))
+    return Leftover(vmalloc, percpu, walked, tracing, tables, left.frames(), lacking.sentences)
 
 
 def blocks(view: KernelView, frames: NDArray[np.int64], rng: np.random.Generator) -> Blocks:

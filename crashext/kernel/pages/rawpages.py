@@ -4,20 +4,22 @@ No counter has them, and tracing buffers and the depot may grow to gigabytes: wi
 they would look like a leak. Of trace buffers beyond 512 MiB the rest stays without a name.
 
 Sources: kernel/trace/ftrace.c, ring_buffer.c, trace.h, lib/stackdepot.c (5.10 to 6.12). What this
-kernel does not lay out as they do is not taken off.
+kernel does not lay out as they do is not taken off, and that is said.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
 
 from crashext.distinct import distinct
-from crashext.hosts.base import Host, Layout, ReadFault, UnknownLayout
-from crashext.kernel.access import u64, variable, words_at
+from crashext.hosts.base import Host, Layout, Member, ReadFault
+from crashext.kernel.access import require, u64, variable, words_at
 from crashext.kernel.addresses import AddressSpace
+from crashext.kernel.lacking import Lacking
 from crashext.kernel.lists import entries
 
 _MAX_GROUPS = 1 << 16
@@ -29,14 +31,16 @@ _MAX_ORDER = 10
 _FLAGS = 3  # low bits of a link between buffer pages: RB_PAGE_HEAD, RB_PAGE_UPDATE
 
 
-def raw_pages(host: Host, space: AddressSpace) -> NDArray[np.int64]:
+def raw_pages(host: Host, space: AddressSpace, lacking: Lacking) -> NDArray[np.int64]:
     """Page frames of ftrace's records, of trace buffers, and of the stack depot: ascending."""
     found: list[tuple[int, int]] = []
-    for source in (_ftrace_records, _trace_buffers, _depot_pools):
-        try:
+    for what, source in (
+        ("ftrace's records", _ftrace_records),
+        ("trace buffers", _trace_buffers),
+        ("the stack depot", _depot_pools),
+    ):
+        with suppress(ReadFault), lacking.leaves_out(f"pages of {what} count as unaccounted"):
             found.extend(source(host, space))
-        except (ReadFault, UnknownLayout):
-            continue
     frames = [
         np.arange(space.pfn(address), space.pfn(address) + pages, dtype=np.int64)
         for address, pages in found
@@ -47,10 +51,10 @@ def raw_pages(host: Host, space: AddressSpace) -> NDArray[np.int64]:
 
 def _ftrace_records(host: Host, space: AddressSpace) -> Iterator[tuple[int, int]]:
     """(address, pages) of each group of dyn_ftrace records: one for each traceable function."""
-    layout, record = host.layout("struct ftrace_page"), host.layout("struct dyn_ftrace")
     at = variable(host, "ftrace_pages_start")
-    if layout is None or record is None:
+    if not at:
         return
+    layout, record = require(host, "struct ftrace_page"), require(host, "struct dyn_ftrace")
     for _group in range(_MAX_GROUPS):
         if not at:
             return
@@ -59,25 +63,26 @@ def _ftrace_records(host: Host, space: AddressSpace) -> Iterator[tuple[int, int]
         if order is not None:
             pages = 1 << order if order <= _MAX_ORDER else 0
         else:  # a count of records, before there was an order
-            size = (_number(row, layout, "size") or 0) * record.size
+            size = _taken(row, layout["size"]) * record.size
             pages = min(-(-size // space.page_size), 1 << _MAX_ORDER)
-        yield _number(row, layout, "records") or 0, pages
-        at = _number(row, layout, "next") or 0
+        yield _taken(row, layout["records"]), pages
+        at = _taken(row, layout["next"])
 
 
 def _number(row: bytes, layout: Layout, name: str) -> int | None:
-    if name not in layout:
-        return None
-    member = layout[name]
+    return _taken(row, layout[name]) if name in layout else None
+
+
+def _taken(row: bytes, member: Member) -> int:
     return int.from_bytes(row[member.offset : member.offset + member.size], "little")
 
 
 def _trace_buffers(host: Host, space: AddressSpace) -> Iterator[tuple[int, int]]:
     """(address, pages) of every page of every CPU of every tracing instance."""
-    instance, holder = host.layout("struct trace_array"), host.layout("struct array_buffer")
-    head = host.address_of("ftrace_trace_arrays")
-    if instance is None or holder is None or head is None:
-        return
+    head, holder = host.address_of("ftrace_trace_arrays"), host.layout("struct array_buffer")
+    if head is None or holder is None:
+        return  # 1c5eb4481e01 (5.8) gave it that name
+    instance = require(host, "struct trace_array", "array_buffer")
     left = _MAX_BUFFER_PAGES
     members = [instance[m] for m in ("array_buffer", "max_buffer") if m in instance]
     at = instance["list"].offset
@@ -92,10 +97,8 @@ def _trace_buffers(host: Host, space: AddressSpace) -> Iterator[tuple[int, int]]
 
 
 def _buffer(host: Host, buffer: int, cpus: int) -> Iterator[tuple[int, int]]:
-    outer, inner = host.layout("struct trace_buffer"), host.layout("struct ring_buffer_per_cpu")
-    page = host.layout("struct buffer_page")
-    if outer is None or inner is None or page is None:
-        return
+    outer, page = require(host, "struct trace_buffer"), require(host, "struct buffer_page")
+    inner = require(host, "struct ring_buffer_per_cpu")
     # Sub-buffers of several pages came with 2808e31ec12e (6.8).
     order = 0
     if "subbuf_order" in outer:

@@ -10,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
-from crashext.hosts.base import Host, Symbol
+from crashext.hosts.base import Host, Info, Symbol
 from crashext.hosts.derived import derived
 from crashext.kernel.access import UnknownLayout
 from crashext.kernel.addresses import AddressSpace, address_space
@@ -23,6 +23,7 @@ from crashext.kernel.slab.objects import SlabReader, State
 from crashext.kernel.slab.pointers import SlabPointers
 from crashext.kernel.slab.slabs import MAP_BUDGET, Along, SlabIndex, find_slabs, fits
 from crashext.progress import Progress, silent
+from crashext.wording import missing
 
 
 class NoMemoryMap(UnknownLayout):
@@ -74,7 +75,7 @@ class KernelView:
                 self.host, self.memory, self.caches, wanted, seed, progress, budget, along
             )
             if not len(index.address):
-                why = _no_slab(index, len(self.caches.all), self.host.info().damage)
+                why = _no_slab(index, len(self.caches.all), self.host.info())
                 raise NoMemoryMap(why) if index.missing else UnknownLayout(why)
             self._index, self._pointers = index, None
             self._whole = whole
@@ -162,12 +163,12 @@ class KernelView:
         return self.host.symbol_at(address)
 
 
-def _no_slab(index: SlabIndex, caches: int, damage: str) -> str:
+def _no_slab(index: SlabIndex, caches: int, info: Info) -> str:
     """Why no slab was found, as far as the pass itself can tell."""
     why = "no page frame is marked as a slab"
     if index.missing:
-        why = f"{index.missing:,} struct pages are not in the dump"
+        why = f"{index.missing:,} struct pages are {missing(info.live)}"
     elif index.unknown or index.impossible:
         why = f"{index.unknown:,} slabs name no known cache, {index.impossible:,} are impossible"
     said = f"no slab was found of {caches} caches ({why}): the memory map cannot be read"
-    return f"{said}; the dump is {damage}" if damage else said
+    return f"{said}; the dump is {info.damage}" if info.damage else said

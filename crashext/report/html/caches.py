@@ -185,7 +185,7 @@ def _owners(group: Group, amounts: Amounts) -> Iterator[Block]:
         yield Points("Who allocated them:", tuple(said))
     if group.absent_rungs:
         absent = Points("", tuple(f"no {rung}" for rung in group.absent_rungs))
-        yield Details("Records of allocations that this dump does not have", (absent,))
+        yield Details("Records of allocations that this kernel does not have", (absent,))
 
 
 def _trace(trace: JoinedTrace, answer: str, amounts: Amounts) -> Iterator[Section]:

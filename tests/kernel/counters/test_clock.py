@@ -51,6 +51,7 @@ def test_ages_across_the_overflow_of_32_bits_and_into_the_future() -> None:
     assert known.age((1 << 32) + 1001) == -1
     assert known.ago(1500, 1500) == "6.0 s before the dump"
     assert known.ago(25, 250_000) == "0.1 to 1,000 s before the dump"
+    assert Clock(known.now, 250, live=True).ago(1500, 1500) == "6.0 s ago"
 
 
 def test_time_since_boot_in_jiffies() -> None:

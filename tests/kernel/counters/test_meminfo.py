@@ -11,6 +11,7 @@ from crashext.kernel.addresses import AddressSpace, Range
 from crashext.kernel.counters.meminfo import KernelCounters
 from crashext.kernel.counters.tasks import Unread, processes_of, read_processes
 from crashext.kernel.counters.vmstat import read_cpu_free, read_vmstat
+from crashext.kernel.lacking import Lacking
 from crashext.kernel.lists import entries
 from crashext.kernel.pages.filesystems import read_tmpfs
 from crashext.kernel.pages.percpu import percpu_sum
@@ -138,7 +139,7 @@ def test_processes_are_drgns(name: str) -> None:
 @pytest.mark.parametrize("name", ["default", "pages", *(n for n in ("tmpfs",) if n in DUMPS)])
 def test_files_in_memory_are_the_shmem_pages(name: str) -> None:
     view = lab_view(name)
-    mounts = read_tmpfs(view.host, view.space)
+    mounts = read_tmpfs(view.host, view.space, Lacking())
     assert all(t.complete for t in mounts)
     assert sum(t.bytes for t in mounts) == counters(name).meminfo().sizes["Shmem"]
     # Nothing was swapped out: where tmpfs counts for itself it must say the same.
@@ -287,11 +288,11 @@ def test_of_too_many_processes_the_largest_are_read_on_all_cpus() -> None:
         host.put(mm, (word(8192, 0) + counters).ljust(0x200, b"\0"))
         for cpu in (0x1000, 0x2000):
             host.put(0x500000 + 0x10000 * number + cpu, (5).to_bytes(4, "little") * 16)
-    processes, unread = processes_of(host, SPACE, most=2 * 4 * len(SPACE.percpu_offsets))
+    processes, unread = processes_of(host, SPACE, Lacking(), most=2 * 4 * len(SPACE.percpu_offsets))
     assert [(p.pid, p.rss_anon) for p in processes] == [
         (2, 31 * 4096),
         (1, 21 * 4096),
         (0, 1 * 4096),
     ]
     assert unread == Unread(1, 3 * 2 * 32 * 4096)
-    assert processes_of(host, SPACE)[1] is None
+    assert processes_of(host, SPACE, Lacking())[1] is None
