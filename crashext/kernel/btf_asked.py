@@ -35,7 +35,7 @@ _ROW = 3
 
 
 def misplaced(btf: Btf, number: int) -> str:
-    """The member, or "its end", that compilers would not put where it is; "" where all fits.
+    """The member, or "the end", that compilers would not put where it is; "" where all fits.
 
     Between two members is no more than what the second one's alignment takes, and in a struct that
     is not packed each scalar is aligned.
@@ -65,7 +65,7 @@ def _misplaced(btf: Btf, number: int, depth: int) -> str:
         last = (member.bit_offset + member.bit_size + 7) // 8 if bits else begin + length
         end = max(end, last) if is_union else last
     if not bits and not _padded(end, size):
-        return "its end"
+        return "the end"
     return wrong if size % most == 0 else ""
 
 

@@ -54,7 +54,7 @@ class BtfLayouts:
     def _require_no_place(self, name: str, places: Container[int]) -> None:
         other = elsewhere(self._btf, name, places)
         if other:
-            raise DamagedTypes(f"nothing is called {name}, but something {other}, one bit from it")
+            raise DamagedTypes(f"nothing is called {name}; {other} is, one bit away, in its place")
 
     def require_fitting(self, type_name: str) -> None:
         """Raises `DamagedTypes` where a type does not lie as compilers lay one out."""
