@@ -161,7 +161,7 @@ def _answer(command: Callable[[], int]) -> Any:
     return json.loads(out.getvalue()) if status == 0 else f"status {status}"
 
 
-class _Places:
+class Places:
     """Where in the BTF's bytes things are."""
 
     def __init__(self, data: bytes) -> None:
@@ -232,7 +232,7 @@ class Trial:
 def trials(whole: Answers, count: int, seed: int) -> list[Trial]:
     """As many of each kind; of each, any place that is asked for, and any of its bits."""
     places: dict[str, list[Site]] = {}
-    for site in _Places(whole.data).sites(whole.asked):
+    for site in Places(whole.data).sites(whole.asked):
         places.setdefault(site.kind, []).append(site)
     chance = random.Random(seed)
     found = []

@@ -71,7 +71,7 @@ def _misplaced(btf: Btf, number: int, depth: int) -> str:
 
 def _padded(end: int, begin: int) -> bool:
     """Whether something that ends at `end` may be followed by something at `begin`."""
-    return begin - end < max(1, begin & -begin)
+    return 0 <= begin - end < max(1, begin & -begin)
 
 
 def _alignment(btf: Btf, number: int, depth: int) -> int:
