@@ -33,15 +33,17 @@ from crashext.commands import entry
 from crashext.commands.opening import open_program
 from crashext.commands.place import Place
 from crashext.hosts.absent import Members
-from crashext.hosts.base import HostError, Layout, Member
+from crashext.hosts.base import HostError, Info, Layout, Member
 from crashext.hosts.keeping import Kept
 from crashext.kernel.btf import Btf
 from crashext.kernel.btf_layouts import CarriedTypes
 from crashext.kernel.btf_types import BtfKind
+from tests.fake import FakeHost
 from tests.lab import Dump, build, scenario
 from tests.no_debug_info import alone, differences, questions
 
 KERNELS = ("default", "default@sid")
+_START = 0xFFFFFFFF82000000
 _LOW_BITS = 16
 """Of a number: what is flipped above makes an impossible one of any."""
 OUTCOMES = (
@@ -73,11 +75,12 @@ class Answers:
     documents: dict[str, Any]
     said: str
     asked: tuple[tuple[str, str], ...] = ()
-    """(type, member), (type, "") and ("", enumerator) that were asked for and are there."""
+    """(type, member), (type, "") and ("", enumerator) that were asked for, there or not."""
     start: int = 0
     """Address of the BTF."""
     data: bytes = b""
     """The BTF, where it was noted what was asked for."""
+    info: Info | None = None
 
 
 class _Noting(Members):
@@ -88,15 +91,12 @@ class _Noting(Members):
         self._note = note
 
     def __contains__(self, name: object) -> bool:
-        found = super().__contains__(name)
-        if found:
-            self._note(str(name))
-        return found
+        self._note(str(name))
+        return super().__contains__(name)
 
     def __getitem__(self, name: str) -> Member:
-        member = super().__getitem__(name)
         self._note(name)
-        return member
+        return super().__getitem__(name)
 
 
 class _NotingTypes(CarriedTypes):
@@ -105,10 +105,10 @@ class _NotingTypes(CarriedTypes):
     asked: set[tuple[str, str]] = set()  # noqa: RUF012 - one process, one dump
 
     def layout(self, type_name: str) -> Layout | None:
+        self.asked.add((type_name, ""))
         found = super().layout(type_name)
         if found is None:
             return None
-        self.asked.add((type_name, ""))
         assert isinstance(found.members, Members)
         note = partial(self._of, type_name)
         return replace(found, members=_Noting(found.members, note))
@@ -117,10 +117,8 @@ class _NotingTypes(CarriedTypes):
         self.asked.add((type_name, member))
 
     def enumerator(self, name: str) -> int | None:
-        found = super().enumerator(name)
-        if found is not None:
-            self.asked.add(("", name))
-        return found
+        self.asked.add(("", name))
+        return super().enumerator(name)
 
 
 def ask(dump: Dump, damage: dict[int, bytes], noting: bool = False) -> Answers:
@@ -151,7 +149,8 @@ def ask(dump: Dump, damage: dict[int, bytes], noting: bool = False) -> Answers:
                     documents["objsim ADDR"] = _answer(command)
         start, stop = (host.address_of(f"__{end}_BTF") or 0 for end in ("start", "stop"))
         data = host.read(start, stop - start) if noting else b""
-    return Answers(documents, said.getvalue(), tuple(sorted(_NotingTypes.asked)), start, data)
+    asked = tuple(sorted(_NotingTypes.asked))
+    return Answers(documents, said.getvalue(), asked, start, data, host.info())
 
 
 def _answer(command: Callable[[], int]) -> Any:
@@ -228,6 +227,56 @@ class Trial:
         at = self.site.offset + self.bit // 8
         return {start + at: bytes([data[at] ^ 1 << self.bit % 8])}
 
+    def damaged(self, data: bytes) -> bytes:
+        """The BTF with the bit flipped."""
+        ((at, byte),) = self.damage(0, data).items()
+        return data[:at] + byte + data[at + 1 :]
+
+
+class _OnlyBtf(FakeHost):
+    """A kernel's BTF, and what VMCOREINFO says of it."""
+
+    def __init__(self, data: bytes, info: Info) -> None:
+        super().__init__(symbols={"__start_BTF": _START, "__stop_BTF": _START + len(data)})
+        self._data, self._info = data, info
+
+    def info(self) -> Info:
+        return self._info
+
+    def read(self, address: int, size: int) -> bytes:
+        if address == _START:
+            return self._data
+        return super().read(address, size)
+
+
+def refusal(data: bytes, whole: Answers) -> tuple[str, str]:
+    """(outcome, what is said) where damaged BTF is refused; ("", "") where it is not.
+
+    What any question asked for is asked for again: this takes a tenth of asking all questions.
+    """
+    assert whole.info is not None
+    types = CarriedTypes(_OnlyBtf(data, whole.info), alone=True)
+    if not types.known:
+        return OUTCOMES[0], types.problem
+    try:
+        for of, name in whole.asked:
+            layout = types.layout(of) if of else None
+            if not of:
+                types.enumerator(name)
+            elif name and layout is not None:
+                layout.first_of(name)
+    except HostError as error:
+        return OUTCOMES[1], str(error)
+    return "", ""
+
+
+def try_one(dump: Dump, trial: Trial, whole: Answers) -> tuple[str, list[str]]:
+    """What becomes of the answers, and where they differ."""
+    what, said = refusal(trial.damaged(whole.data), whole)
+    if what:
+        return what, [said]
+    return outcome(whole, ask(dump, trial.damage(whole.start, whole.data)))
+
 
 def trials(whole: Answers, count: int, seed: int) -> list[Trial]:
     """As many of each kind; of each, any place that is asked for, and any of its bits."""
@@ -271,11 +320,10 @@ def measure(name: str, count: int, seed: int, processes: int) -> Counter[tuple[s
     with pool:
         whole = pool.apply(ask, (dump, {}, True))
         chosen = trials(whole, count, seed)
-        damages = [(dump, trial.damage(whole.start, whole.data)) for trial in chosen]
         found = Counter[tuple[str, str]]()
-        pending = [pool.apply_async(ask, damage) for damage in damages]
-        for trial, damaged in zip(chosen, pending, strict=True):
-            what, details = outcome(whole, damaged.get())
+        pending = [pool.apply_async(try_one, (dump, trial, whole)) for trial in chosen]
+        for trial, tried in zip(chosen, pending, strict=True):
+            what, details = tried.get()
             found[trial.site.kind, what] += 1
             line = f"{name}: {trial.site.kind} of {trial.site.of}, bit {trial.bit}: {what}"
             print("\n  ".join([line, *(d[:300] for d in details[:6])]), file=sys.stderr, flush=True)
