@@ -23,6 +23,7 @@ LOST_SLAB = (*LOST, "sessions", "requests")
 RECALL = 0.98
 _SETTINGS = Settings(250_000, 0, 0.7, "hamming", 1)
 _BELOW_A_TASK = 6  # objects
+_BELOW_A_FILE, _BELOW_ALL_FILES = 1, 3  # its security blob; the credentials of who opened them
 
 
 @few
@@ -79,7 +80,22 @@ def unexplained(name: str) -> int:
     known = found.table.at(np.concatenate([np.zeros(0, np.uint64), *guilty]))
     others = len(np.setdiff1d(found.unreachable(), known))
     below = _BELOW_A_TASK * int(truth.get("tasks", {"count": 0})["count"])
+    if files := asked_files(name):
+        below += unreachable_files(name) + _BELOW_A_FILE * files + _BELOW_ALL_FILES
     return max(0, others - explained(name) - below)
+
+
+def asked_files(name: str) -> int:
+    """How many open files were lost; the module that did it does not know where they are."""
+    return int(lab_dump(name).truth()["parameters"].get("lost_files", 0))
+
+
+def unreachable_files(name: str) -> int:
+    """How many open files the mark finds."""
+    found, cache = marked(name), lab_view(name).caches.find("filp")
+    assert cache is not None
+    number = lab_view(name).caches.index(cache)
+    return int((found.table.caches(found.unreachable()) == number).sum())
 
 
 def explained(name: str) -> int:

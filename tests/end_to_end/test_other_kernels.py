@@ -34,6 +34,7 @@ from tests.end_to_end.guests import (
     LOST_SLAB,
     RECALL,
     addresses,
+    asked_files,
     census,
     classes,
     compared_with_drgn,
@@ -42,8 +43,10 @@ from tests.end_to_end.guests import (
     marked,
     overview,
     unexplained,
+    unreachable_files,
 )
 from tests.hosts.recompressed import recompressed
+from tests.kernel.pages import test_pagetables
 from tests.lab import NEWEST_SUITE, OWN_KERNELS, SUITES
 
 SCENARIOS = ("healthy", "innocent", "default")
@@ -126,12 +129,16 @@ def test_the_verdicts_name_what_was_lost(name: str, record_property: Note) -> No
 RECORDS = ("slub-track", "alloc-tag")
 """Of DEBUG_SLAB and of allocation profiling: the kernel's own notes of who allocated an object."""
 
-GALLERY = [f"{name}@{NEWEST_SUITE}" for name in (*gallery.GUILTY, *gallery.INNOCENT)]
+WHOLE_GALLERY = (NEWEST_SUITE, "arm64-trixie")
+"""Suites: the newest kernel of x86-64, and one of arm64."""
+GALLERY = [
+    f"{name}@{suite}" for suite in WHOLE_GALLERY for name in (*gallery.GUILTY, *gallery.INNOCENT)
+]
 
 
 @pytest.mark.parametrize("name", GALLERY)
-@only_if(ASKED, "make test-kernels has the gallery of the newest kernel")
-def test_the_newest_kernel_has_the_whole_gallery(name: str, record_property: Note) -> None:
+@only_if(ASKED, "make test-kernels has the gallery of the newest kernel, and of one of arm64")
+def test_the_whole_gallery_has_the_right_verdicts(name: str, record_property: Note) -> None:
     if name.partition("@")[0] in gallery.GUILTY:
         gallery.test_the_verdict_is_right(name)
     else:
@@ -141,30 +148,34 @@ def test_the_newest_kernel_has_the_whole_gallery(name: str, record_property: Not
 
 
 @pytest.mark.parametrize("name", GALLERY)
-@only_if(ASKED, "make test-kernels has the gallery of the newest kernel")
-def test_the_mark_of_the_newest_kernel_is_right_in_the_whole_gallery(name: str) -> None:
+@only_if(ASKED, "make test-kernels has the gallery of the newest kernel, and of one of arm64")
+def test_the_mark_is_right_in_the_whole_gallery(name: str) -> None:
     """All that was lost is unreachable, what is in use is not, and nobody innocent is."""
     for part, facts in lab_dump(name).truth()["parts"].items():
         if part in LOST_SLAB:
             assert lost_share(name, part) >= RECALL, part
         elif facts["caches"] and not part.startswith("freed"):
             assert (classes(name, part) == Class.HELD).all(), part
+    if lost := asked_files(name):
+        assert RECALL * lost <= unreachable_files(name) <= lost
     assert unexplained(name) == 0
 
 
-_ON_ARM64 = (
-    *("nodes", "private", "twin", "vmalloc", "tasks"),
-    *("chain", "messages", "pages", "two"),
-)
-ARM64_GALLERY = [f"{name}@arm64-trixie" for name in _ON_ARM64]
-"""Beside what all kernels are asked."""
+OTHER_PROCESSORS = ("default@arm64-64k+cortex-a57", "default@arm64-trixie+max")
+"""Kernels for addresses of 52 bits, with 48 and 52 of them, on the other processor."""
 
 
-@pytest.mark.parametrize("name", ARM64_GALLERY)
-@only_if(ASKED, "make test-kernels has more of the gallery on arm64")
-def test_arm64_has_the_same_classes_and_culprits(name: str) -> None:
-    gallery.test_the_verdict_is_right(name)
-    test_the_mark_of_the_newest_kernel_is_right_in_the_whole_gallery(name)
+@pytest.mark.parametrize("name", OTHER_PROCESSORS)
+@only_if(ASKED, "make test-kernels has kernels of arm64 on other processors")
+def test_another_processor_of_arm64_has_other_tables_and_the_same_answers(name: str) -> None:
+    test_pagetables.test_addresses_of_every_kind_are_where_drgn_finds_them(name)
+    compared_with_drgn(name)
+    assert misgivings(marked(name)) == ()
+    test_the_mark_is_right_in_the_whole_gallery(name)
+    test_pages_that_were_lost_and_no_others_are_unreachable(name)
+    verdicts = [(v["class"], v["where"], v["culprit"]) for v in overview(name)["verdicts"]]
+    usual = overview(name.partition("+")[0])["verdicts"]
+    assert verdicts == [(v["class"], v["where"], v["culprit"]) for v in usual]
 
 
 @pytest.mark.parametrize("form", decompress.LIBRARIES)
@@ -209,7 +220,7 @@ def test_pages_that_were_lost_and_no_others_are_unreachable(name: str) -> None:
     assert len(np.intersect1d(blocks, lost)) >= RECALL * len(lost)
 
 
-@pytest.mark.parametrize("name", [f"accounted@{suite}" for suite in SUITES if "arm64" not in suite])
+@pytest.mark.parametrize("name", [f"accounted@{suite}" for suite in SUITES])
 @only_if(ASKED, "make test-kernels has a guest in a memory cgroup for each suite")
 def test_what_a_memory_cgroup_is_charged_for_is_nobodys_leak(name: str) -> None:
     """Page tables of a type of their own until 5.11; slabs whose vector is one of their objects."""

@@ -20,14 +20,13 @@ from .build import (
 from .distribution import DISTRIBUTION_PACKAGES
 from .errors import LabError, MissingToolsError
 from .own_kernel import own_kernel_packages
-from .packages import APT_PACKAGES, ARM64_PACKAGES
+from .packages import APT_PACKAGES, arm64_packages
 from .scenarios import OWN_KERNELS, SCENARIOS, Scenario, scenario
 from .suites import NEWEST_SUITE, SUITES
 from .truth import read_addresses
 
 __all__ = [
     "APT_PACKAGES",
-    "ARM64_PACKAGES",
     "DISTRIBUTION_PACKAGES",
     "NEWEST_SUITE",
     "OWN_KERNELS",
@@ -37,6 +36,7 @@ __all__ = [
     "LabError",
     "MissingToolsError",
     "Scenario",
+    "arm64_packages",
     "build",
     "cache_folder",
     "must_boot_distribution",

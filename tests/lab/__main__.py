@@ -9,11 +9,11 @@ from pathlib import Path
 
 from . import (
     APT_PACKAGES,
-    ARM64_PACKAGES,
     DISTRIBUTION_PACKAGES,
     SCENARIOS,
     LabError,
     MissingToolsError,
+    arm64_packages,
     build,
     cache_folder,
     own_kernel_packages,
@@ -35,7 +35,7 @@ def main() -> int:
             if kernel not in (DEBIAN, *SUITES):
                 packages |= own_kernel_packages(kernel)
         if any(SUITES[kernel].arch == "arm64" for kernel in kernels if kernel in SUITES):
-            packages |= set(ARM64_PACKAGES.values())
+            packages |= arm64_packages()
         if any(scenario(name).distribution for name in options.scenarios):
             packages |= set(DISTRIBUTION_PACKAGES.values())
         print(" ".join(sorted(packages)))

@@ -23,7 +23,7 @@ from .own_kernel import SOURCES, compile_kernel, own_kernel
 from .packages import NATIVE, Kernel, fetch, newest_kernel, require_tools
 from .program_build import SOURCE as PROGRAM
 from .program_build import build_program
-from .qemu import CPU_OF_ANY_PAGES, EMULATORS, Guest, Machine
+from .qemu import EMULATORS, Guest, Machine, processor
 from .run import run
 from .scenarios import DEBIAN, Scenario
 from .suites import SUITES, fetch_suite, suite_kernel
@@ -224,6 +224,8 @@ def _key(scenario: Scenario, kernel: Kernel) -> str:
     if kernel.arch != NATIVE:
         inputs.append("kdump")
     inputs.extend(path.read_text() for path in first_programs(scenario))
+    if scenario.processor:
+        inputs.append(scenario.processor)
     return sha256(json.dumps(inputs).encode()).hexdigest()[:10]
 
 
@@ -282,7 +284,7 @@ def _boot_and_dump(
         else:
             program = work / "labuser" if scenario.needs_program else None
             if program is not None:
-                build_program(program)
+                build_program(kernel, program)
             extra = None
             if scenario.extra:
                 with _lock(cache_folder() / "modules", tell):
@@ -296,7 +298,7 @@ def _boot_and_dump(
             disks=disks,
             console=building / "console.log",
             arch=kernel.arch,
-            cpu=CPU_OF_ANY_PAGES if kernel.large_pages else "",
+            cpu=processor(scenario.processor, kernel.large_pages),
         )
         with Guest(machine) as guest:
             if scenario.parameters.get("nodes_later"):

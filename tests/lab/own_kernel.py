@@ -16,10 +16,9 @@ from hashlib import sha256
 from pathlib import Path
 
 from .errors import LabError, MissingToolsError
-from .packages import ARM64_PACKAGES, NATIVE, Kernel, download, newest_dependency, staged
+from .packages import NATIVE, Kernel, arm64_packages, download, newest_dependency, staged
 from .run import run
 from .suites import (
-    ARM64_COMPILER,
     CROSS,
     NEWEST_SUITE,
     SUITES,
@@ -45,9 +44,6 @@ KERNEL_PACKAGES = {
     "xz": "xz-utils",
 }
 """Program looked for on PATH -> Debian package; needed beyond `APT_PACKAGES`."""
-
-CROSS_PACKAGES = {"aarch64-linux-gnu-gcc": ARM64_COMPILER}
-"""Of kernels of arm64, beside the others."""
 
 IMAGES = {"amd64": ("x86", "bzImage"), "arm64": ("arm64", "Image")}
 """Debian's name of an architecture -> the kernel's, and that of the file to boot."""
@@ -89,7 +85,7 @@ def own_kernel_packages(name: str) -> set[str]:
     """The Debian packages that the kernel `name` needs beyond those of every dump."""
     needed = {*KERNEL_PACKAGES.values(), *HEADER_PACKAGES.values()}
     if _arch(name) == "arm64":
-        needed |= {*CROSS_PACKAGES.values(), *ARM64_PACKAGES.values()}
+        needed |= arm64_packages()
     return needed
 
 
@@ -104,7 +100,7 @@ def compile_kernel(cache: Path, kernel: Kernel) -> None:
     """
     if kernel.root.is_dir():
         return
-    _require_tools(kernel)
+    _require_tools()
     with staged(kernel.root) as building:
         tree = building / "source"
         _unpack_source(cache, kernel, building, tree)
@@ -191,9 +187,8 @@ def _unpack_source(cache: Path, kernel: Kernel, building: Path, tree: Path) -> N
     shutil.rmtree(building / "package")
 
 
-def _require_tools(kernel: Kernel) -> None:
-    programs = {**KERNEL_PACKAGES, **(CROSS_PACKAGES if kernel.arch == "arm64" else {})}
-    missing = {package for tool, package in programs.items() if shutil.which(tool) is None}
+def _require_tools() -> None:
+    missing = {package for tool, package in KERNEL_PACKAGES.items() if shutil.which(tool) is None}
     missing |= {package for header, package in HEADER_PACKAGES.items() if not header.is_file()}
     if missing:
         raise MissingToolsError(

@@ -101,14 +101,33 @@ class Kernel:
         return re.search(r"-\d+k$", self.release) is not None
 
 
-ARM64_PACKAGES = {"qemu-system-aarch64": "qemu-system-arm"}
+ARM64_GCC = "aarch64-linux-gnu-gcc"
+ARM64_COMPILER = "gcc-aarch64-linux-gnu"
+"""The package that brings it, here and in other suites."""
+
+ARM64_PACKAGES = {
+    "qemu-system-aarch64": "qemu-system-arm",
+    ARM64_GCC: ARM64_COMPILER,
+}
 """Of guests of arm64, beside the others."""
+
+ARM64_FILES = {Path("/usr/aarch64-linux-gnu/lib/libc.a"): "libc6-dev-arm64-cross"}
+"""File that the guest's program is linked with -> Debian package that brings it."""
+
+
+def arm64_packages() -> set[str]:
+    """The Debian packages that guests of arm64 need beyond those of every dump."""
+    return {*ARM64_PACKAGES.values(), *ARM64_FILES.values()}
 
 
 def require_tools(kernel: Kernel) -> None:
     """Raise `MissingToolsError` unless every program that a dump of `kernel` takes is on PATH."""
-    programs = {**APT_PACKAGES, **(ARM64_PACKAGES if kernel.arch == "arm64" else {})}
-    missing = sorted({pkg for tool, pkg in programs.items() if shutil.which(tool) is None})
+    arm64 = kernel.arch == "arm64"
+    programs = {**APT_PACKAGES, **(ARM64_PACKAGES if arm64 else {})}
+    absent = {package for tool, package in programs.items() if shutil.which(tool) is None}
+    if arm64:
+        absent |= {package for file, package in ARM64_FILES.items() if not file.is_file()}
+    missing = sorted(absent)
     if missing:
         raise MissingToolsError("missing Debian packages: apt-get install " + " ".join(missing))
 

@@ -32,8 +32,9 @@ class Emulator:
     command_line: str = COMMAND_LINE
 
 
-CPU_OF_ANY_PAGES = "max,pauth-impdef=on"
-"""A Cortex-A57 has no pages of 16 KiB; without the other, pointer authentication takes the time."""
+_MAX = "max,pauth-impdef=on"
+"""What QEMU has of arm64's; without the latter, pointer authentication takes the time."""
+
 
 EMULATORS = {
     "amd64": Emulator(("qemu-system-x86_64",), "qemu64,+rdrand,+rdseed"),
@@ -41,6 +42,14 @@ EMULATORS = {
         ("qemu-system-aarch64", "-M", "virt"), "cortex-a57", COMMAND_LINE.replace("S0", "AMA0")
     ),
 }
+
+
+def processor(asked: str, large_pages: bool) -> str:
+    """QEMU's words for the CPU that is `asked` for; "" for the usual one of the architecture.
+
+    That of arm64, a Cortex-A57, has no pages of 16 KiB, and no addresses of 52 bits.
+    """
+    return {"": _MAX if large_pages else "", "max": _MAX}.get(asked, asked)
 
 
 @dataclass(frozen=True)

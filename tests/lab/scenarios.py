@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -27,6 +28,9 @@ OWN_KERNELS = {
 _MORE_MEMORY = {"arm64-64k": "1G"}
 """Of kernels whose pages are too large for the usual guest: each file takes 64 KiB."""
 
+
+_READERS_HOLD_THEIR_CPU = ("bullseye", "arm64", "arm64-trixie", "arm64-16k", *OWN_KERNELS)
+"""Kernels without CONFIG_PREEMPT_RCU: the scenario ``rcu`` has a module more there."""
 
 MODULE_PARAMETERS = (
     "nodes",
@@ -89,6 +93,8 @@ class Scenario:
     extra: str = ""
     """A module of its own, built from the folder of that name in ``modules/`` and loaded before
     all else. Only such a scenario's dumps depend on its source."""
+    processor: str = ""
+    """QEMU's name of the CPU, where it is not the usual one of the kernel."""
     kernel: str = DEBIAN
     """Debian's binary kernel, that of another of its suites by name (suites.py), or the NAME of a
     ``kernels/NAME.config``, which takes minutes to compile (own_kernel.py)."""
@@ -367,9 +373,10 @@ def scenario(name: str) -> Scenario:
     """The scenario called `name`, or a `LabError` that lists them.
 
     ``NAME@SUITE`` is scenario NAME on the kernel of another Debian suite, ``NAME@slab`` on one of
-    our own.
+    our own, ``NAME@SUITE+CPU`` on another processor.
     """
     base, _, suite = name.partition("@")
+    suite, _, processor = suite.partition("+")
     try:
         chosen = SCENARIOS[base]
     except KeyError:
@@ -381,7 +388,11 @@ def scenario(name: str) -> Scenario:
     if chosen.kernel != DEBIAN:
         raise LabError(f"scenario {base} has a kernel of its own, {chosen.kernel}")
     parameters = _SMALLER.get(base, chosen.parameters)
-    chosen = replace(chosen, name=name, kernel=suite, parameters=parameters)
+    if re.search(r"-\d+k$", suite) and {"pagetables_mib", "hugetlb"} & {*parameters}:
+        raise LabError(f"{base}: guest/labuser.c knows the tables of pages of 4 KiB, not {suite}'s")
+    chosen = replace(chosen, name=name, kernel=suite, parameters=parameters, processor=processor)
+    if base == "rcu" and suite in _READERS_HOLD_THEIR_CPU:
+        chosen = replace(chosen, extra="heldrcu")
     if suite not in OWN_KERNELS:
         return chosen
     return chosen.changed({}, _MORE_MEMORY.get(suite), OWN_KERNELS[suite])

@@ -22,6 +22,7 @@ from tempfile import TemporaryDirectory
 
 from .errors import LabError
 from .packages import (
+    ARM64_COMPILER,
     DOWNLOAD_TIMEOUT,
     UNPACK_TIMEOUT,
     Kernel,
@@ -41,7 +42,6 @@ BUILD_PACKAGES = (
 )
 """What kbuild runs beside its own tools; the compiler's version is the headers' to name."""
 
-ARM64_COMPILER = "gcc-aarch64-linux-gnu"
 CROSS = {"arm64": ("ARCH=arm64", "CROSS_COMPILE=aarch64-linux-gnu-")}
 """What make is told more where a kernel is not of this machine's architecture."""
 

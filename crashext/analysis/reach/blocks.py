@@ -21,9 +21,11 @@ from crashext.kernel.byframe import ByFrame
 from crashext.kernel.compiled import PhysicalLoops, library
 from crashext.kernel.pages.frames import Frames, FrameUse
 from crashext.kernel.pages.numbers import flags_of_timers
+from crashext.kernel.pages.pagetables import encryption_bit
 
 _TABLE_FLAGS = np.uint64(0xFFF0000000000FFF)
-"""Bits of an entry of a page table that are no address: x86-64, EPT and VT-d alike."""
+"""Bits of an entry of a page table that are no address: x86-64, EPT and VT-d alike. One more where
+memory is encrypted."""
 _PRESENT = np.uint64(3)
 _ENTRIES_LEAST = 4  # used entries that a page needs to be taken for a table
 _MAX_SPLIT = 10  # MAX_ORDER: no allocation is larger
@@ -111,9 +113,10 @@ class PhysicalAddresses:
         self._shift = np.uint64(nodes.view.space.page_shift)
         self._entries = nodes.view.space.page_size // 8
         self._limit = np.uint64(len(nodes.of_frame) << nodes.view.space.page_shift)
+        self._flags = _TABLE_FLAGS | np.uint64(encryption_bit(nodes.view.host))
         self._loops = None
         if (known := library()) is not None:
-            bits = (int(_TABLE_FLAGS), int(_PRESENT))
+            bits = (int(self._flags), int(_PRESENT))
             rest = (nodes.view.space.page_shift, nodes.first_block, _ENTRIES_LEAST)
             self._loops = PhysicalLoops(known, nodes.of_frame, *bits, *rest)
         self._silent = silent_numbers(nodes.view)
@@ -136,8 +139,8 @@ class PhysicalAddresses:
         kept |= self._nodes.table.row_of_page[(where >> self._shift).astype(np.intp)] < 0
         kept &= ~self._silent.holds(where)
         known = words[at[kept]]
-        frame = ((known & ~_TABLE_FLAGS) >> self._shift).astype(np.int32)
-        frame[known & _TABLE_FLAGS != 0] = -1
+        frame = ((known & ~self._flags) >> self._shift).astype(np.int32)
+        frame[known & self._flags != 0] = -1
         return where[kept], holder[kept], node[kept], frame
 
     def find(
@@ -152,10 +155,10 @@ class PhysicalAddresses:
         self, words: Words, wanted: NDArray[np.bool_]
     ) -> tuple[NDArray[np.signedinteger], NDArray[np.int32]]:
         """What `PhysicalLoops` finds."""
-        place = words & ~_TABLE_FLAGS
+        place = words & ~self._flags
         inside = (place < self._limit) & (place != 0)
         # An address alone; in a page full of entries of a page table, with their flags.
-        alone = words & _TABLE_FLAGS == 0
+        alone = words & self._flags == 0
         at = np.flatnonzero(inside & (alone | _in_tables(words, inside, self._entries)))
         node = self._nodes.of_frame[(place[at] >> self._shift).astype(np.int64)]
         hit = node >= self._nodes.first_block

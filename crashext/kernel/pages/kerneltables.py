@@ -94,8 +94,8 @@ def _seconds(host: Host, form: Format, tops: Words, page: int) -> Words:
     """The second top tables that are in use: they lead where the first do for user space."""
     both, ok = host.read_many(np.append(tops, tops + np.uint64(page)), 8 * form.kernel)
     first, second = np.ascontiguousarray(both).view("<u8").reshape(2, -1, form.kernel)
-    users = first & form.frame
-    same = (users == second & form.frame).all(axis=1) & (users != 0).any(axis=1)
+    users = form.physical(first)
+    same = (users == form.physical(second)).all(axis=1) & (users != 0).any(axis=1)
     return np.asarray((tops + np.uint64(page))[same & ok.reshape(2, -1).all(axis=0)], np.uint64)
 
 
@@ -169,7 +169,7 @@ def _below(
     limit = (space.direct.end - space.direct.start) >> space.page_shift
     total = 0
     for level in range(levels):
-        frames = distinct((entry[form.leads_on(entry)] & form.frame) >> np.uint64(space.page_shift))
+        frames = distinct(space.frames(form.physical(entry[form.leads_on(entry)])))
         frames = frames[frames < np.uint64(limit)]
         total += len(frames)
         if not len(frames) or total > _MAX_TABLES:

@@ -29,7 +29,11 @@ class Format:
     shifts: tuple[int, ...]
     """Bits of an address below those that choose an entry, from the top table on."""
     frame: np.uint64
-    """Bits of an entry that are a physical address."""
+    """Bits of an entry that are a physical address ..."""
+    high: np.uint64
+    """... and those that are the highest bits of one, and stand lower in the entry ..."""
+    lift: np.uint64
+    """... by so many."""
     mask: np.uint64
     """What these bits of an entry of an upper table ..."""
     table: np.uint64
@@ -46,12 +50,17 @@ class Format:
         """Entries of an upper table that lead to another table."""
         return np.asarray(entries & self.mask == self.table, np.bool_)
 
+    def physical(self, entries: Words) -> Words:
+        """Physical addresses that entries lead to."""
+        return np.asarray(entries & self.frame | (entries & self.high) << self.lift, np.uint64)
+
 
 _X86_HUGE, _X86_ENTRIES = 1 << 7, 512
-_X86_FRAME = 0x000FFFFFFFFFF000  # also takes off the encryption bit's usual place (51 up)
-_ARM64_FRAME = 0x0000FFFFFFFFF000
+_LEAST_ENCRYPTION = 32
+_X86_FRAME = 0x000FFFFFFFFFF000
 _ARM64_TABLE = np.uint64(3), np.uint64(3)
-_MOST_BITS = 52
+_MOST_BITS, _FEWER_BITS = 52, 48
+_LARGEST_PAGES = 16  # page_shift
 _ARM64_OTHERS = ("tramp_pg_dir", "idmap_pg_dir")  # arch/arm64/kernel/vmlinux.lds.S
 
 
@@ -65,7 +74,8 @@ def table_format(host: Host) -> Format | None:
         shifts = _arm64_shifts(page, bits)
         top = 1 << bits - shifts[0]
         others = tuple(a for n in _ARM64_OTHERS if (a := host.address_of(n)) is not None)
-        return Format(root, others, shifts, np.uint64(_ARM64_FRAME), *_ARM64_TABLE, top, 0)
+        place = _arm64_place(page, bits)
+        return Format(root, others, shifts, *place, *_ARM64_TABLE, top, 0)
     # init_level4_pgt was renamed init_top_pgt by 65ade2f872b4 (4.13).
     root = host.address_of("init_top_pgt") or host.address_of("init_level4_pgt")
     if root is None:
@@ -73,9 +83,19 @@ def table_format(host: Host) -> Format | None:
     five = _notes(host).get("NUMBER(pgtable_l5_enabled)", "0") == "1"
     shifts = (48, 39, 30, 21, 12) if five else (39, 30, 21, 12)
     mask = np.uint64(_X86_HUGE | 1)
-    return Format(
-        root, (), shifts, np.uint64(_X86_FRAME), mask, np.uint64(1), _X86_ENTRIES, _X86_ENTRIES // 2
-    )
+    place = np.uint64(_X86_FRAME & ~encryption_bit(host)), np.uint64(0), np.uint64(0)
+    return Format(root, (), shifts, *place, mask, np.uint64(1), _X86_ENTRIES, _X86_ENTRIES // 2)
+
+
+def encryption_bit(host: Host) -> int:
+    """The bit of an entry that says that the memory is encrypted, of AMD's SME and SEV; or 0.
+
+    It is one of those of an address: the 47th, or the 51st. 65f750e5457a (5.1) noted it.
+    """
+    text = _notes(host).get("NUMBER(sme_mask)", "")
+    mask = int(text) if text.isascii() and text.isdigit() else 0
+    # One bit, and none that memory of a machine needs: else the note is damaged.
+    return mask if mask.bit_count() == 1 and mask >> _LEAST_ENCRYPTION and mask <= _X86_FRAME else 0
 
 
 def _address_bits(host: Host, page: int) -> int | None:
@@ -83,7 +103,7 @@ def _address_bits(host: Host, page: int) -> int | None:
 
     Where those would do with fewer levels, the tables have fewer (9684ec186f8f, 6.9, of pages of 4
     and 16 KiB). With 64 KiB they have as many: then the top table is that of 52 bits, of which such
-    a processor is told the end. bbdbc11804ff (5.7) noted what is in force.
+    a processor is told the end. bbdbc11804ff (5.9) noted what is in force.
     """
     most = vmcoreinfo_number(_notes(host), "VA_BITS")
     unused = vmcoreinfo_number(_notes(host), "TCR_EL1_T1SZ")
@@ -98,6 +118,22 @@ def _address_bits(host: Host, page: int) -> int | None:
 
 def _arm64_shifts(page: int, bits: int) -> tuple[int, ...]:
     return tuple(reversed(range(page, bits, page - 3)))  # entries are of 8 bytes
+
+
+def _arm64_place(page: int, bits: int) -> tuple[np.uint64, np.uint64, np.uint64]:
+    """`Format.frame`, `high` and `lift`, of tables for so many bits of virtual addresses.
+
+    Physical ones of 52 bits have their highest in those below 16 that pages of 64 KiB leave, and
+    that are 0 where they are of 48 (75387b92635e, 4.16). With smaller pages they take those that
+    say else who shares the memory. Nothing notes that, but a kernel has them where its virtual
+    addresses have 52 bits, and nowhere else: 352b0395b505, and arch/arm64/Kconfig (6.9).
+    """
+    low = (1 << _FEWER_BITS) - (1 << page)
+    if page == _LARGEST_PAGES:
+        return np.uint64(low), np.uint64(0xF000), np.uint64(36)
+    if bits <= _FEWER_BITS:
+        return np.uint64(low), np.uint64(0), np.uint64(0)
+    return np.uint64(low | 3 << _FEWER_BITS), np.uint64(0x300), np.uint64(42)
 
 
 def _notes(host: Host) -> dict[str, str]:
@@ -122,10 +158,11 @@ def physical(host: Host, space: AddressSpace, addresses: Addresses) -> tuple[Wor
         walking &= form.present(entries)
         leaf = walking & (~form.leads_on(entries) | (shift == form.shifts[-1]))
         inside = np.uint64((1 << shift) - 1)
-        result[leaf] = (entries[leaf] & form.frame & ~inside) | (addresses[leaf] & inside)
+        leads_to = form.physical(entries)
+        result[leaf] = (leads_to[leaf] & ~inside) | (addresses[leaf] & inside)
         done |= leaf
         walking &= ~leaf
-        tables = np.uint64(space.direct.start) + (entries & form.frame)
+        tables = np.uint64(space.direct.start) + leads_to
     return result, done
 
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from drgn.helpers.linux.mm import follow_phys
 
+from crashext.kernel.addresses import Range
 from crashext.kernel.byframe import ByFrame
 from crashext.kernel.pages.frames import FrameUse
 from crashext.kernel.pages.kerneltables import unmarked_tables, user_tops
-from crashext.kernel.pages.pagetables import physical
+from crashext.kernel.pages.pagetables import encryption_bit, physical
 from tests.conftest import lab_host, lab_view
 from tests.fake import INFO, layout, word
 from tests.kernel.machine import DIRECT, TEXT, VMEMMAP, Machine
@@ -199,6 +200,67 @@ def test_tables_of_other_pages_have_other_numbers_of_entries(
         made.host.put(DIRECT + (level << page), word(*table))
     found, ok = physical(made.host, made.space, np.array([address], np.uint64))
     assert (ok.tolist(), found.tolist()) == ([True], [0x45670123])
+
+
+_LINEAR = 0xFFF0000000000000  # of 52 bits
+
+
+@pytest.mark.parametrize(
+    ("page", "used", "entry", "expected"),
+    [
+        (16, 52, 0x45679000, 0x9 << 48 | 0x45670000),
+        (16, 48, 0x45679000, 0x9 << 48 | 0x45670000),
+        (16, 52, 0x45670F00, 0x45670000),
+        (14, 52, 0x2 << 48 | 0x45670100, 0x6 << 48 | 0x45670000),
+        (14, 47, 0x45670300, 0x45670000),
+        (12, 52, 0x1 << 48 | 0x45670300, 0xD << 48 | 0x45670000),
+        (12, 48, 0x45670300, 0x45670000),
+    ],
+)
+def test_memory_and_tables_of_arm64_may_lie_beyond_256_tib(
+    page: int, used: int, entry: int, expected: int
+) -> None:
+    """The highest bits of an address are where the processor has them; where it has no such
+    addresses, and pages are not of 64 KiB, these bits say who shares the memory."""
+    notes = {"NUMBER(VA_BITS)": "52", "NUMBER(TCR_EL1_T1SZ)": hex(64 - used)}
+    info = replace(INFO, arch="aarch64", page_size=1 << page, vmcoreinfo=notes)
+    made = Machine(16, info=info)
+    space = replace(made.space, direct=Range(_LINEAR, (1 << 64) - 1))
+    root = made.host.symbols["swapper_pg_dir"] = _LINEAR + (1 << page)
+    bits = 52 if page == 16 else used  # those tables are of 52 bits, whatever is in force
+    shifts = tuple(reversed(range(page, bits, page - 3)))
+    address = (1 << 64) - (1 << used - 1) + 0x123
+    high = expected >> 48
+    for level, shift in enumerate(shifts):
+        count = 1 << bits - shift if level == 0 else 1 << page - 3
+        # The tables below the top lie one behind the other, as far up as the memory.
+        below = high << 12 if page == 16 else (high & 3) << 48 | high >> 2 << 8
+        below |= level + 2 << page
+        table = [0] * count
+        table[address >> shift & count - 1] = (entry if shift == page else below) | 3
+        at = root if level == 0 else _LINEAR + (high << 48) + (level + 1 << page)
+        made.host.put(at, word(*table))
+    found, ok = physical(made.host, space, np.array([address], np.uint64))
+    assert (ok.tolist(), found.tolist()) == ([True], [expected | 0x123])
+
+
+@pytest.mark.parametrize("bit", [47, 51])
+def test_encrypted_memory_is_where_it_would_be_otherwise(bit: int) -> None:
+    """Of AMD's SME and SEV: each entry has a bit more, which the kernel notes."""
+    made = Machine(16, info=replace(INFO, vmcoreinfo={"NUMBER(sme_mask)": str(1 << bit)}))
+    made.host.symbols["init_top_pgt"] = DIRECT + 0x1000
+    table = [0] * 512
+    table[0] = 0x2000 | 1 << bit | 1
+    made.host.put(DIRECT + 0x1000, word(*table))
+    made.host.put(DIRECT + 0x2000, word(0x40000000 | 1 << bit | 1 << 7 | 1, *[0] * 511))
+    found, ok = physical(made.host, made.space, np.array([0x12345], np.uint64))
+    assert (found.tolist(), ok.tolist()) == ([0x40012345], [True])
+
+
+@pytest.mark.parametrize("mask", ["0", "-1", "3", "4096", str(1 << 63), "many"])
+def test_nonsense_is_no_bit_of_encryption(mask: str) -> None:
+    made = Machine(16, info=replace(INFO, vmcoreinfo={"NUMBER(sme_mask)": mask}))
+    assert encryption_bit(made.host) == 0
 
 
 def test_a_kernel_without_a_known_root_maps_nothing() -> None:
