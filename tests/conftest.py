@@ -26,7 +26,7 @@ import crashext
 from crashext.commands import entry
 from crashext.hosts.drgn import DrgnHost
 from crashext.hosts.drgn import open_core as _open_core
-from crashext.kernel import compiled
+from crashext.kernel import compiled, loops
 from crashext.kernel.btf_layouts import CarriedTypes
 from crashext.kernel.slab.view import KernelView
 from tests.lab import (
@@ -68,7 +68,7 @@ def lab() -> None:
 def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     """The compiled loops, as pip builds them."""
     need_lab()
-    path = tmp_path_factory.mktemp("compiled") / compiled.build_name()
+    path = tmp_path_factory.mktemp("compiled") / loops.build_name()
     flags = ["-O3", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
     sources = sorted(map(str, Path(compiled.__file__).parent.glob("*.c")))
     subprocess.run(["cc", *flags, "-o", str(path), *sources], check=True)

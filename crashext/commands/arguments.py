@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -29,6 +29,19 @@ _SAYS_WHERE = re.compile(
     r"(-[ckrs]|--(?:core|kernel|replay|symbols|no-debuginfod|procfs)(?==|$))"
 )  # options that a shell's command line has, and a tool's has not
 _OPEN = {"crash": "the open dump", "drgn": "the program's memory"}
+
+
+class _Version(argparse.Action):
+    """`--version`: also whether what is slow without them is compiled."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:  # noqa: A002
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from crashext.kernel.loops import state  # here, as every command has this option
+
+        print(f"crashext {__version__}\n{state()}")
+        parser.exit()
 
 
 class Parser(argparse.ArgumentParser):
@@ -236,7 +249,9 @@ def _source(parser: Parser, place: Place) -> None:
     source.add_argument(
         "--record", metavar="FILE", type=Path, help="also record this run as a session"
     )
-    parser.add_argument("--version", action="version", version=f"crashext {__version__}")
+    parser.add_argument(
+        "--version", action=_Version, help="show the version, and whether loops are compiled"
+    )
     if not place.inside:
         completion_option(parser)
 

@@ -5,6 +5,11 @@
  */
 #include "compiled.h"
 
+int32_t crashext_version(void)
+{
+	return LOOPS_VERSION;
+}
+
 void crashext_locate(const struct slots *slots, const uint64_t *offsets, int64_t count,
 		     int64_t *found, uint64_t *within)
 {

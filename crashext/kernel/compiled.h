@@ -7,6 +7,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* What loops.py expects: one more with every change that it could notice. */
+enum { LOOPS_VERSION = 1 };
+
 /* byframe.ByFrame of int32 or bool: rows of page frames, of which those alike are kept once. */
 struct by_frame {
 	const int32_t *number;	/* row of a stretch; NULL: rows has a value for each page frame */

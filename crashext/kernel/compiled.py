@@ -6,9 +6,7 @@ Everything has a slower twin in numpy, which is what tests compare with: nobody 
 from __future__ import annotations
 
 import ctypes
-import os
 from functools import cache
-from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +15,7 @@ from numpy.typing import NDArray
 
 from crashext.kernel.access import Words
 from crashext.kernel.byframe import ByFrame
-
-_LIBRARY = "_compiled"
-_OFF = "CRASHEXT_NUMPY"
-"""Set in the environment: do without."""
+from crashext.kernel.loops import installed, opened
 
 
 class FrameTable(ctypes.Structure):
@@ -64,42 +59,38 @@ class _Physical(ctypes.Structure):
     ]
 
 
-def build_name() -> str:
-    """What the library's file is called beside this one."""
-    return _LIBRARY + EXTENSION_SUFFIXES[0]
-
-
 @cache
 def library() -> ctypes.CDLL | None:
     """The loops; None where they were not compiled."""
-    if os.environ.get(_OFF):
-        return None
-    return load(Path(__file__).with_name(build_name()))
+    found = installed()
+    return None if isinstance(found, str) else _declared(found)
 
 
 def load(path: Path) -> ctypes.CDLL | None:
     """Those of a file; None where it is missing, or of another machine or version."""
-    try:
-        found = ctypes.CDLL(str(path))
-        slots = ctypes.POINTER(SlotsTable)
-        words, count = ctypes.c_void_p, ctypes.c_int64
-        found.crashext_locate.argtypes = [slots, words, count, words, words]
-        found.crashext_locate.restype = None
-        found.crashext_pointers.argtypes = [words, words, words, count, ctypes.c_uint64, words]
-        found.crashext_pointers.restype = count
-        found.crashext_kinds_of_pages.argtypes = [words, words, count, words, words]
-        found.crashext_kinds_of_pages.restype = ctypes.c_uint32
-        offset = ctypes.c_int32
-        found.crashext_slab_heads.argtypes = [
-            *(words, count, count, offset, offset, offset, ctypes.c_uint32, offset, words)
-        ]
-        found.crashext_slab_heads.restype = None
-        physical = ctypes.POINTER(_Physical)
-        found.crashext_physical.argtypes = [physical, words, count, words, words, words]
-        found.crashext_physical.restype = count
-        _of_code(found)
-    except (OSError, AttributeError):
-        return None
+    found = opened(path)
+    return None if isinstance(found, str) else _declared(found)
+
+
+def _declared(found: ctypes.CDLL) -> ctypes.CDLL:
+    """With what each function takes and returns."""
+    slots = ctypes.POINTER(SlotsTable)
+    words, count = ctypes.c_void_p, ctypes.c_int64
+    found.crashext_locate.argtypes = [slots, words, count, words, words]
+    found.crashext_locate.restype = None
+    found.crashext_pointers.argtypes = [words, words, words, count, ctypes.c_uint64, words]
+    found.crashext_pointers.restype = count
+    found.crashext_kinds_of_pages.argtypes = [words, words, count, words, words]
+    found.crashext_kinds_of_pages.restype = ctypes.c_uint32
+    offset = ctypes.c_int32
+    found.crashext_slab_heads.argtypes = [
+        *(words, count, count, offset, offset, offset, ctypes.c_uint32, offset, words)
+    ]
+    found.crashext_slab_heads.restype = None
+    physical = ctypes.POINTER(_Physical)
+    found.crashext_physical.argtypes = [physical, words, count, words, words, words]
+    found.crashext_physical.restype = count
+    _of_code(found)
     return found
 
 
