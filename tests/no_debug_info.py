@@ -24,6 +24,7 @@ from typing import Any
 from crashext.commands import entry
 from crashext.commands.opening import open_dump
 from crashext.commands.place import Place
+from crashext.hosts.base import Host
 from crashext.hosts.keeping import Kept
 from tests.lab import Dump, build, scenario
 
@@ -81,24 +82,30 @@ def questions(dump: Dump) -> list[list[str]]:
 def ask_all(dump: Dump, core: Path, symbols: Sequence[Path]) -> Asked:
     """Every question to a dump that is opened once."""
     said = StringIO()
-    documents: dict[str, Any] = {}
     with redirect_stderr(said):
         try:
             host = open_dump(core, symbols, debuginfod=False)
         except Exception as error:
             return Asked({}, str(error))
-        vars(host)["kept"] = Kept(lambda: 0)
-        place = Place("drgn", lambda: host)
-        for question in questions(dump):
-            text = _printed(partial(entry.leakscan, [*question, "--json"], place))
-            documents[" ".join(["leakscan", *question])] = text
-            if not question or question[0].startswith("-"):
-                continue
-            members = re.findall(r'"address": "(0x[0-9a-f]+)"', json.dumps(text))
-            if members:
-                text = _printed(partial(entry.objsim, [members[0], "--json"], place))
-                documents["objsim ADDR"] = text
+        documents = ask(host, dump)
     return Asked(documents, said.getvalue())
+
+
+def ask(host: Host, dump: Dump) -> dict[str, Any]:
+    """Every question to what is open: a document by question."""
+    documents: dict[str, Any] = {}
+    vars(host)["kept"] = Kept(lambda: 0)
+    place = Place("drgn", lambda: host)
+    for question in questions(dump):
+        text = _printed(partial(entry.leakscan, [*question, "--json"], place))
+        documents[" ".join(["leakscan", *question])] = text
+        if not question or question[0].startswith("-"):
+            continue
+        members = re.findall(r'"address": "(0x[0-9a-f]+)"', json.dumps(text))
+        if members:
+            text = _printed(partial(entry.objsim, [members[0], "--json"], place))
+            documents["objsim ADDR"] = text
+    return documents
 
 
 def _printed(command: Any) -> Any:

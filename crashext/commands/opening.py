@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from crashext.commands.download import downloaded
 from crashext.commands.options import Source
@@ -18,6 +18,7 @@ from crashext.hosts.base import Host, HostError, KernelMissing, ReadFault, Unkno
 from crashext.hosts.kallsyms_named import PlacingHost
 from crashext.hosts.keeping import keep
 from crashext.hosts.mapped import let_go
+from crashext.hosts.modulesymbols import DoubtingHost
 from crashext.hosts.readers import ManyReaders
 from crashext.hosts.recorded import RecordedHost, RecordingHost
 from crashext.hosts.session import MAX_MEMORY
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 NO_DEBUG_INFO = "no debug info: types from the kernel's own BTF; file and line not known"
 BY_ITSELF = "debug info: {}, which has this kernel's build ID"
 FUNCTIONS_ONLY = "its own symbols are functions only (no CONFIG_KALLSYMS_ALL)"
+
+
+_DOUBTS = "doubted symbols"
 
 
 class NoTypes(HostError):
@@ -175,6 +179,8 @@ def open_view(host: Host, record: Path | None, question: Question) -> Iterator[O
         raise HostError(f"{error}; {_holds(host)} and may lack this one") from error
     if isinstance(host, PlacingHost):
         host.require_places()
+    for line in _doubts(host, recorder):
+        tell(question.program, line)
     if recorder is not None and record is not None:
         try:
             recorder.save(record, opened.question.command)
@@ -187,6 +193,18 @@ def open_view(host: Host, record: Path | None, question: Question) -> Iterator[O
             f"this session was recorded with '{_short(host.command)}' and lacks the answer to "
             f"{plural(host.unanswered, 'question')} of this run: what they concern is missing here",
         )
+
+
+def _doubts(host: Host, recorder: RecordingHost | None) -> list[str]:
+    """What is wrong with symbols that the answer rests on, or would have shown."""
+    found: Any = []
+    if isinstance(host, RecordedHost):
+        found = host.derived(_DOUBTS, list)
+    elif isinstance(host, DoubtingHost):
+        found = host.doubts()
+    if found and recorder is not None:
+        recorder.derived(_DOUBTS, lambda: found)
+    return [line for line in found if isinstance(line, str)] if isinstance(found, list) else []
 
 
 def _view(host: Host) -> KernelView:

@@ -6,12 +6,22 @@ another kernel. For symbols this does not hold: there are too many (pti_init, pt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 
 from crashext.hosts.base import HostError, Member
 
 _LEAST = 4  # letters: two shorter names may well be a bit apart
 _BITS = 7  # of a letter of ASCII
+SPELLINGS = (
+    frozenset({"slub_debug", "slab_debug"}),  # 6.9
+    frozenset({"stack_slabs", "stack_pools"}),  # 6.3
+    frozenset({"tk_core", "timekeeper_data"}),
+    frozenset({"slab_caches", "cache_chain"}),
+    frozenset({"cpu_possible_bits", "__cpu_possible_mask"}),
+    frozenset({"init_level4_pgt", "init_top_pgt"}),
+    frozenset({"_text", "_stext"}),
+)
+"""Symbols of one thing: a kernel that has the one lacks the other, be they ever so alike."""
 
 
 class DamagedTypes(HostError):
@@ -25,12 +35,19 @@ def a_bit_apart(name: str, known: Container[str]) -> str:
     """The one of `known` that differs from `name` in one bit; "" where none does."""
     if len(name) < _LEAST:
         return ""
-    others = (
-        f"{name[:i]}{chr(ord(letter) ^ 1 << bit)}{name[i + 1 :]}"
-        for i, letter in enumerate(name)
-        for bit in range(_BITS)
-    )
-    return next((other for other in others if other in known), "")
+    return next((other for other in bit_flips(name) if other in known), "")
+
+
+def is_respelt(name: str, other: str) -> bool:
+    """Whether these are names that kernels of different age have for one thing."""
+    return any(name in both and other in both for both in SPELLINGS)
+
+
+def bit_flips(name: str) -> Iterator[str]:
+    """What a flipped bit makes of a name of ASCII."""
+    for i, letter in enumerate(name):
+        for bit in range(_BITS):
+            yield f"{name[:i]}{chr(ord(letter) ^ 1 << bit)}{name[i + 1 :]}"
 
 
 def require_absent(name: str, known: Container[str]) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from crashext.hosts.base import HostError, ReadFault, Symbol
 from crashext.hosts.kallsyms import read_kallsyms
 from crashext.hosts.kallsyms_check import DAMAGED, require_percpu
-from crashext.hosts.kallsyms_named import Named, named_in
+from crashext.hosts.kallsyms_named import Named, is_better_placed, named_in
 from crashext.hosts.percpu import percpu_table
 from crashext.hosts.symboltable import Symbols, SymbolTable
 from crashext.hosts.unindexed import UnindexedHost
@@ -40,6 +40,7 @@ class BareHost(UnindexedHost):
         text = program["VMCOREINFO"].string_().decode("ascii", "replace")
         vmcoreinfo = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
         self._missing, self._asked, self._placed = set[str](), set[str](), set[str]()
+        self._doubts = list[str]()
         self._genuine: Callable[[], Collection[str]] | None = None
         self._kallsyms = read_kallsyms(_reader(program), vmcoreinfo)
         super().__init__(program, source, core)
@@ -115,11 +116,19 @@ class BareHost(UnindexedHost):
             if address in self._named and self._kallsyms.is_alone(name):
                 return
             right = self._named.elsewhere(self._kallsyms.addresses, address)
-            if right is not None:
-                raise HostError(
-                    f"{DAMAGED}: no code names {name} at {address:#x}, but what is at {right:#x}, "
-                    f"one bit from there: {_CURE}"
-                )
+            if right is None:
+                return
+            where = f"no code names {name} at {address:#x}, but what is at {right:#x}, "
+            where += "one bit from there"
+            if is_better_placed(right, address):
+                raise HostError(f"{DAMAGED}: {where}: {_CURE}")
+            self._doubts.append(
+                f"{where}: if its own symbols (kallsyms) are damaged, the answer is wrong; to be "
+                f"sure, {_CURE}"
+            )
+
+    def doubts(self) -> list[str]:
+        return [*self._doubts, *super().doubts()]
 
     @cached_property
     def _named(self) -> Named | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from crashext.hosts.drgn_modules import LoadedSymbols, names_something
 from crashext.hosts.drgn_plugins import no_prompt, uninterrupted
 from crashext.hosts.dumpfile import DumpFile, build_id, examine
 from crashext.hosts.modulelist import module_list
+from crashext.hosts.modulesymbols import FunctionTypes
 from crashext.hosts.nodebuginfo import NoDebugInfo
 from crashext.hosts.percpu import PERCPU_END, percpu_table, symbol_in
 from crashext.hosts.readers import Reader, open_readers
@@ -66,7 +67,7 @@ class DrgnHost:
         self._program = program
         self._source = source
         self.jobs = 1
-        self._of_modules = LoadedSymbols()
+        self._of_modules = LoadedSymbols(self._functions_of)
         self._types: Types | None = None
         # Not functools.cache, which would hold this host, and the dump, for good.
         self._addresses: dict[str, int | None] = {}
@@ -287,6 +288,17 @@ class DrgnHost:
     def _module_list(self) -> list[tuple[int, Module]]:
         """By address. drgn leaves out one whose notes are not in the dump."""
         return sorted(module_list(self), key=lambda found: found[1].ranges)
+
+    def _functions_of(self, module: str) -> Collection[str]:
+        types = self._types
+        return types.module_functions(module) if isinstance(types, FunctionTypes) else ()
+
+    def doubts(self) -> list[str]:
+        return [
+            f"the symbols of {module} in this kernel's memory are damaged ({why}): "
+            "what is in it has an address and no name"
+            for module, why in self._of_modules.damaged()
+        ]
 
     def module_files(self) -> Mapping[str, Path]:
         return {

@@ -15,6 +15,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from crashext.hosts.absent import is_respelt
 from crashext.hosts.base import HostError, ReadFault, Symbol
 from crashext.hosts.kallsyms_check import (
     DAMAGED,
@@ -83,7 +84,7 @@ class Kallsyms:
         """
         for other in self.packed.near(name) if len(name) >= _LEAST else ():
             at = self.by_name.get(other)
-            if at is None or self._is_code(at):
+            if at is None or self._is_code(at) or is_respelt(name, other):
                 continue
             if has_witness(other, self.by_name) or other in genuine():
                 continue

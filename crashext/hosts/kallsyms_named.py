@@ -22,6 +22,7 @@ _MODRM, _RELATIVE = 0xC7, 0x05
 """Of the byte before a displacement: bits without the register, and the addressing by distance."""
 _TWO_BYTES, _NARROW, _REX = 0x0F, 0x66, 0x40
 _BITS = range(32)
+_ALIGNED = 16
 
 
 def _table(opcodes: dict[int, tuple[int, ...]]) -> Rows:
@@ -75,8 +76,8 @@ class PlacingHost(Protocol):
     """A host whose symbols have no witness but the kernel's code."""
 
     def require_places(self) -> None:
-        """Each variable that was asked for is where code names it; raises `HostError`. To be asked
-        before an answer is given: it reads all text.
+        """Each variable that was asked for is where code names it, or may be; raises `HostError`.
+        To be asked before an answer is given: it reads all text.
         """
 
 
@@ -96,8 +97,12 @@ class Named:
         return at < len(self.named) and int(self.named[at]) == address - self.low
 
     def elsewhere(self, addresses: NDArray[np.uint64], address: int) -> int | None:
-        """Where the variable at `address` is meant to be, a bit away; None where it may well be
+        """Where the variable at `address` may be meant to be, a bit away; None where it may well be
         right. `addresses` are those of all symbols, sorted.
+
+        Code may name no more of a variable than a member: of 25,677 variables of 6.1 and 7.2 that
+        code does not name, all of them whole, 761 have something a bit away that it does name.
+        Where that `is_better_placed` (2 of them) it comes first.
         """
         first = int(np.searchsorted(addresses, np.uint64(address)))
         last = int(np.searchsorted(addresses, np.uint64(address), side="right"))
@@ -108,5 +113,12 @@ class Named:
         taken = addresses[max(first - 1, 0) : last + 1].tolist()
         # 7.x keeps distances from where they stand: a bit of one is added or taken away.
         others: Iterator[int] = (address + sign * (1 << bit) for bit in _BITS for sign in (1, -1))
-        right = (a for a in others if below < a < above and a in self and a not in taken)
-        return next(right, None)
+        right = [a for a in others if below < a < above and a in self and a not in taken]
+        return next((a for a in right if is_better_placed(a, address)), next(iter(right), None))
+
+
+def is_better_placed(one: int, other: int) -> bool:
+    """Whether a variable begins sooner at `one` than at `other`, which compilers align less than
+    what is larger than a pointer.
+    """
+    return other % _ALIGNED != 0 and one & -one > other & -other

@@ -13,7 +13,7 @@ from crashext.hosts.absent import DamagedTypes, Members, a_bit_apart, require_ab
 from crashext.hosts.base import DebugTypesHost, Host, Layout, Member
 from crashext.kernel.btf import Btf
 from crashext.kernel.btf_asked import elsewhere, miscounted, misplaced, out_of_row
-from crashext.kernel.btf_memory import read_btf, read_kernel_btf, read_names
+from crashext.kernel.btf_memory import module_functions, read_btf, read_kernel_btf, read_names
 from crashext.kernel.btf_types import BtfKind
 
 _FACT = re.compile(r"(SIZE|OFFSET)\((\w+)(?:\.(\w+))?\)")
@@ -224,6 +224,10 @@ class CarriedTypes:
     def functions(self) -> set[str]:
         """Names of the kernel's functions: BTF has them beside kallsyms, in plain text."""
         return set() if self._kernel is None else self._kernel.functions()
+
+    def module_functions(self, module: str) -> set[str]:
+        """Names of a module's functions; none where the dump has no types of it."""
+        return set() if self._kernel is None else module_functions(self._host, module)
 
     def percpu(self) -> dict[str, int]:
         """Per-CPU variables of the image: how far from the first each is."""

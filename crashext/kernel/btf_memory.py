@@ -10,6 +10,7 @@ from crashext.hosts.keeping import keep
 from crashext.kernel.btf import Btf
 from crashext.kernel.btf_check import defect
 from crashext.kernel.btf_modules import module_btf
+from crashext.kernel.btf_types import BtfKind
 from crashext.kernel.btf_unit import parse, parse_kernel, strings_of
 from crashext.wording import missing
 
@@ -53,6 +54,23 @@ def _whole(data: bytes, base: tuple[int, int]) -> bool:
         unit = parse("", data)
         _CHECKED[key] = unit is not None and not defect(unit, base)
     return _CHECKED[key]
+
+
+def module_functions(host: Host, module: str) -> set[str]:
+    """Names of the functions that a module's BTF has."""
+    blobs = read_blobs(host)
+    if blobs is None:
+        return set()
+    kernel = strings_of(blobs[0])
+    found = set[str]()
+    for unit in (parse(name, data) for name, data in blobs[1] if name == module):
+        if unit is None:
+            continue
+        kinds = unit.words[unit.starts + 1] >> 24 & 0x1F
+        strings = kernel + unit.strings  # a module's begin where the kernel's end
+        for at in unit.words[unit.starts[kinds == BtfKind.FUNC]].tolist():
+            found.add(strings[at : strings.find(b"\0", at)].decode("ascii", "replace"))
+    return found - {""}
 
 
 def read_names(host: Host) -> bytes:

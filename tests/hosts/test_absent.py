@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
-from crashext.hosts.absent import Members, a_bit_apart, require_absent
+import crashext
+from crashext.hosts.absent import (
+    SPELLINGS,
+    Members,
+    a_bit_apart,
+    is_respelt,
+    require_absent,
+)
 from crashext.hosts.base import HostError, Layout, Member, UnknownLayout
 
 
@@ -45,3 +55,15 @@ def test_a_damaged_member_is_one_that_is_known_from_elsewhere() -> None:
     assert found["cpu_slab"].offset == 8
     assert found.first_of("cpu_sheaves", "cpu_slab") == Member(8, 8)
     assert "cpu_sheaves" not in found
+
+
+def test_what_is_asked_for_by_either_name_is_not_damaged_by_having_the_other() -> None:
+    """A kernel that has slub_debug lacks slab_debug, however alike they are packed."""
+    either = re.compile(r'address_of\("(\w+)"\) or \w+\.address_of\("(\w+)"\)')
+    sources = Path(crashext.__file__).parent.rglob("*.py")
+    pairs = [pair for path in sources for pair in either.findall(path.read_text())]
+    assert ("slub_debug", "slab_debug") in pairs
+    for one, other in pairs:
+        assert is_respelt(one, other), (one, other)
+    assert not is_respelt("slub_debug", "stack_slabs")
+    assert all(len(both) == 2 for both in SPELLINGS)

@@ -11,7 +11,8 @@ import pytest
 from crashext.commands.opening import open_dump
 from crashext.hosts.bare import BareHost
 from crashext.hosts.base import HostError, Module
-from crashext.hosts.modulelist import module_list, module_symbols
+from crashext.hosts.modulelist import module_list
+from crashext.hosts.modulesymbols import module_symbols
 from crashext.kernel.btf_layouts import BtfLayouts, CarriedTypes, disagreement
 from crashext.kernel.btf_memory import read_kernel_btf
 from tests.conftest import alone, lab_dump, lab_host
@@ -144,9 +145,16 @@ def test_a_variable_that_moved_is_not_where_code_names_it() -> None:
             continue  # out of order
         passed += 1
         host.address_of("totalreserve_pages")
-        with pytest.raises(HostError, match="no code names totalreserve_pages at 0x"):
+        if 1 << bit < 16:  # what is aligned less than the place that code names
+            with pytest.raises(HostError, match="no code names totalreserve_pages at 0x"):
+                host.require_places()
+        else:  # that may be a member
             host.require_places()
+            (line,) = host.doubts()
+            assert line.startswith("no code names totalreserve_pages at 0x")
     assert passed
+    whole.require_places()
+    assert whole.doubts() == []
 
 
 def test_an_exported_symbol_that_moved_is_found_out() -> None:
@@ -259,18 +267,21 @@ def test_functions_of_a_module_that_is_still_initialised_are_named() -> None:
     assert host.read(init, 8) == bytes(8)
     base = max(end for m in host.modules() for _, end in m.ranges) + 0x10000
     table = int.from_bytes(host.read(at + layout["kallsyms"].offset, 8), "little")
-    entries = int.from_bytes(host.read(table + kallsyms["symtab"].offset, 8), "little")
-    count = int.from_bytes(host.read(table + kallsyms["num_symtab"].offset, 4), "little")
+    row = host.read(table, kallsyms.size)
+    entries = int.from_bytes(row[kallsyms["symtab"].offset :][:8], "little")
+    count = int.from_bytes(row[kallsyms["num_symtab"].offset :][:4], "little")
     rows = np.frombuffer(host.read(entries, 24 * count), "<u8").reshape(-1, 3)
     address = next(
         s.symbol.address for s in module_symbols(host, at, module) if s.symbol.name == LEAKING
     )
-    row = int(np.flatnonzero(rows[:, 1] == address)[0])
+    moved = int(np.flatnonzero(rows[:, 1] == address)[0])
     doctored = loaded(
         {
             init + area["base"].offset: base.to_bytes(8, "little"),
             init + area["size"].offset: (0x2000).to_bytes(4, "little"),
-            entries + 24 * row + 8: (base + 0x1000).to_bytes(8, "little"),
+            at + layout["kallsyms"].offset: base.to_bytes(8, "little"),
+            base: row,  # with all symbols, which the kernel makes fewer in the end
+            entries + 24 * moved + 8: (base + 0x1000).to_bytes(8, "little"),
         }
     )
     assert (base, base + 0x2000) in leaklab(doctored)[1].ranges
