@@ -15,7 +15,7 @@ from __future__ import annotations
 import random
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -94,7 +94,7 @@ def _open(memory: Memory) -> BareHost:
     return host
 
 
-def _outcome(before: dict[Any, Any], after: Callable[[Any], Any]) -> str:
+def _outcome(before: Mapping[Any, Any], after: Callable[[Any], Any]) -> str:
     """How the same questions are answered now."""
     both = ((_shown(was), _shown(after(key))) for key, was in before.items())
     differing = [(was, now) for was, now in both if was != now]
@@ -214,13 +214,13 @@ def flip_kernel(path: Path, asked: Asked, count: int) -> Counter[tuple[str, str]
     return found
 
 
-def _kernel_outcome(memory: Memory, asked: Asked, before: dict[int, Symbol | None]) -> str:
+def _kernel_outcome(memory: Memory, asked: Asked, before: Mapping[int, Symbol]) -> str:
     try:
         host = _open(memory)
     except HostError:
         return "refused"
     try:
-        outcomes = {_outcome(asked.names, host.address_of), _outcome(dict(before), host.symbol_at)}
+        outcomes = {_outcome(asked.names, host.address_of), _outcome(before, host.symbol_at)}
         host.require_places()
     except HostError:
         return "told"
