@@ -23,7 +23,7 @@ from .own_kernel import SOURCES, compile_kernel, own_kernel
 from .packages import NATIVE, Kernel, fetch, newest_kernel, require_tools
 from .program_build import SOURCE as PROGRAM
 from .program_build import build_program
-from .qemu import EMULATORS, Guest, Machine, processor
+from .qemu import EMULATORS, Guest, Machine, booted, processor
 from .run import run
 from .scenarios import DEBIAN, Scenario
 from .suites import SUITES, fetch_suite, suite_kernel
@@ -300,12 +300,15 @@ def _boot_and_dump(
             arch=kernel.arch,
             cpu=processor(scenario.processor, kernel.large_pages),
         )
-        with Guest(machine) as guest:
+
+        def dump_guest(guest: Guest) -> None:
             if scenario.parameters.get("nodes_later"):
                 earlier = scenario.changed({"nodes_later": 0})
                 _dump_guest(guest, machine, earlier, building / BEFORE, work / BEFORE, tell)
                 guest.go_on()
             _dump_guest(guest, machine, scenario, building, work, tell)
+
+        booted(machine, dump_guest)
 
 
 def _dump_guest(

@@ -22,7 +22,7 @@ from .errors import LabError, MissingToolsError
 from .initramfs import Archive, add_modules
 from .module_build import build_module
 from .packages import fetch, newest_kernel, require_tools
-from .qemu import Guest, Machine
+from .qemu import Machine, booted
 from .run import run
 from .truth import unpack_disk
 
@@ -86,8 +86,7 @@ def run_live(into: Path) -> Path:
             # With QEMU 7.2's AVX2 numpy.argsort() gives a wrong order: see reach/selfcheck.py.
             cpu="max,la57=off,avx2=off",
         )
-        with Guest(machine) as guest:
-            guest.wait_for(READY, TIMEOUT)
+        booted(machine, lambda guest: guest.wait_for(READY, TIMEOUT))
         unpack_disk(out, into / "out")
     return into / "out"
 
