@@ -78,7 +78,8 @@ def test_50_interruptions_at_random_moments(crash: Crash) -> None:
     (engine,) = crash.engines()
     os.kill(crash.terminal.pid, signal.SIGKILL)
     assert gone(engine)
-    crash.terminal.close(force=True)
+    crash.terminal.wait()
+    crash.terminal.close()
 
 
 def test_a_reader_that_leaves_early_gets_the_prompt_back(crash: Crash) -> None:
