@@ -210,7 +210,11 @@ def _reach(
     page_blocks = blocks(view, left, generator("page blocks"))
     plan = Plan(whole, budget, len(areas.start), len(view.caches.all))
     giants, short = plan.giants(), 0
-    chosen = drawn = sampled_rows(view, whole, giants, generator)
+
+    def draw(giants: tuple[int, ...]) -> NDArray[np.int64]:
+        return sampled_rows(view, whole, giants, plan.targets(len(giants)), generator)
+
+    chosen = drawn = draw(giants)
     attempt, beyond = 0, subset(whole, np.zeros(0, np.int64))
     while True:
         give_back()
@@ -231,7 +235,7 @@ def _reach(
         if len(more) > len(giants):
             # What is lost needs more room than is left: a sample of it does.
             giants = more
-            chosen = drawn = sampled_rows(view, whole, giants, generator)
+            chosen = drawn = draw(giants)
             del table, graph, physical, along, references, marks, unsure, doubtful, index
             continue
         if not plan.on_disk and not attempt and len(giants) > len(whole.crowds):
@@ -242,7 +246,7 @@ def _reach(
             fits = set(less) == set(whole.crowds)  # else it costs a pass, and a sample remains
             if fits and needed <= room_on_disk:
                 plan, giants = on_disk, less
-                chosen = drawn = sampled_rows(view, whole, giants, generator)
+                chosen = drawn = draw(giants)
                 del table, graph, physical, along, references, marks, unsure, doubtful, index
                 continue
             short = needed if fits else 0

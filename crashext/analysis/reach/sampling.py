@@ -34,8 +34,9 @@ _AREA_BYTES = 110
 _CACHE_BYTES = 4 << 10
 _BASE_BYTES = 290 << 20  # Python, numpy, drgn and what it keeps of a kernel's debug info
 _MUCH = 0.25
-_TARGETS = 8192
-"""Slots of a sampled cache."""
+_FEWEST, _TARGETS = 1 << 13, 1 << 15
+"""Slots of a sampled cache: as many as there is room for in so much of what is left."""
+_OF_SAMPLES = 0.25
 _PIECE = 1 << 18
 
 
@@ -63,6 +64,11 @@ class Plan:
         """Bytes of files that are needed where these caches are sampled."""
         judged = ~np.isin(self.whole.cache, np.array(giants, np.uint16))
         return int(self.whole.objects[judged].sum(dtype=np.int64)) * _FILE_BYTES
+
+    def targets(self, giants: int) -> int:
+        """How many slots to judge of each of so many sampled caches."""
+        room = _OF_SAMPLES * self._room / (_SLOT_BYTES + _LOST_BYTES)
+        return min(_TARGETS, max(_FEWEST, int(room / max(1, giants))))
 
     def giants(self, lost: NDArray[np.int64] | None = None) -> tuple[int, ...]:
         """Caches to sample, largest first, so that the rest fits.
@@ -123,14 +129,16 @@ def sampled_rows(
     view: KernelView,
     index: SlabIndex,
     giants: tuple[int, ...],
+    targets: int,
     generator: Callable[[str], np.random.Generator],
 ) -> NDArray[np.int64]:
-    """Rows of the index to judge: all but most slabs of giant caches."""
+    """Rows of the index to judge: all but most slabs of giant caches, of which so many slots are
+    enough."""
     keep = ~np.isin(index.cache, np.array(giants, np.uint16))
     for cache in giants:
         rows = generator(view.caches.all[cache].name).permutation(index.rows_of(cache))
         slots = np.cumsum(index.objects[rows].astype(np.int64))
-        keep[rows[: int(np.searchsorted(slots, _TARGETS)) + 1]] = True
+        keep[rows[: int(np.searchsorted(slots, targets)) + 1]] = True
     return np.flatnonzero(keep)
 
 

@@ -108,3 +108,16 @@ def test_a_disk_that_is_full_leaves_a_sample(files: int, monkeypatch: pytest.Mon
     assert marked.giants
     assert marked.short
     assert any("of disk to" in note for note in reachability_of(marked).notes)
+
+
+@pytest.mark.parametrize(
+    ("budget", "giants", "targets"),
+    [(500, 1, 1 << 15), (500, 10, 1 << 15), (500, 400, 1 << 13), (64, 1, 1 << 13)],
+)
+def test_few_sampled_caches_have_more_objects_each_and_many_stay_within_the_budget(
+    monkeypatch: pytest.MonkeyPatch, budget: int, giants: int, targets: int
+) -> None:
+    monkeypatch.undo()
+    kernel, _ = filled(held=True)
+    plan = Plan(kernel.marked(64 << 20).whole, budget << 20, areas=0, caches=0)
+    assert plan.targets(giants) == targets
