@@ -309,7 +309,9 @@ def outcome(whole: Answers, damaged: Answers) -> tuple[str, list[str]]:
 
 def _limits(document: Any) -> list[Any]:
     """What a document says that it leaves out."""
-    return list(document.get("skipped", ())) if isinstance(document, dict) else []
+    if not isinstance(document, dict):
+        return []
+    return [*document.get("skipped", ()), *document.get("facts", {}).get("limits", ())]
 
 
 def measure(name: str, count: int, seed: int, processes: int) -> Counter[tuple[str, str]]:

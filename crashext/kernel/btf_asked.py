@@ -11,11 +11,57 @@ from __future__ import annotations
 from collections.abc import Container
 from itertools import takewhile
 
+from crashext.hosts.layouts import Layout
 from crashext.kernel.btf import Btf
 from crashext.kernel.btf_types import MAX_CHAIN, BtfKind
 
 _DEEPEST = 32
+_WORD = 8
 _AGGREGATES = (BtfKind.STRUCT, BtfKind.UNION)
+_EVERYWHERE = {
+    "struct address_space": "nrpages",
+    "struct dentry": "d_name d_parent",
+    "struct file_system_type": "name",
+    "struct inode": "i_data i_dentry i_sb_list",
+    "struct kmem_cache": "list name object_size size",
+    "struct mm_struct": "pgd rss_stat",
+    "struct mount": "mnt mnt_mountpoint mnt_ns mnt_parent",
+    "struct page": "",
+    "struct per_cpu_pages": "count lists",
+    "struct pglist_data": "node_zones",
+    "struct qstr": "name",
+    "struct rb_node": "rb_left rb_right",
+    "struct super_block": "s_fs_info s_inodes s_list s_mounts s_op s_type",
+    "struct task_struct": "comm mm pid stack tasks tgid thread",
+    "struct thread_struct": "cpu_context sp",  # arm64's, and x86-64's, each asked of its own
+    "struct vfsmount": "mnt_root",
+    "struct vm_struct": "addr caller flags nr_pages pages",
+    "struct vmap_area": "list rb_node va_end va_start",
+    "struct zone": "managed_pages present_pages spanned_pages",
+}
+"""What every kernel with BTF has, whatever its options (4.18 to 7.2)."""
+_WHERE_THERE = {
+    "struct cpu_context": "sp",
+    "struct module": "list name state",
+    "struct percpu_counter": "count",
+    "struct rcu_data": "cblist",
+    "struct rcu_segcblist": "len",
+}
+"""The same of types that some options leave out."""
+_WORDS = {
+    "struct dentry": "d_parent",
+    "struct kmem_cache": "ctor name",
+    "struct mm_struct": "pgd",
+    "struct mount": "mnt_mountpoint mnt_ns mnt_parent",
+    "struct super_block": "s_fs_info s_op s_type",
+    "struct task_struct": "active_mm mm stack",
+    "struct thread_struct": "sp",
+    "struct vfsmount": "mnt_root",
+    "struct vm_struct": "addr caller pages",
+    "struct vmap_area": "va_end va_start",
+    "struct zone": "managed_pages present_pages spanned_pages",
+}
+"""Pointers and longs, of 8 bytes."""
 _PLACE_BITS = 24
 _COUNTED = {
     "NR_VM_ZONE_STAT_ITEMS": (
@@ -87,6 +133,20 @@ def _alignment(btf: Btf, number: int, depth: int) -> int:
         return 1
     size = btf.size(inner)
     return size if kind in (BtfKind.INT, BtfKind.PTR, BtfKind.ENUM) and size in (2, 4, 8) else 1
+
+
+def is_everywhere(type_name: str, member: str = "") -> bool:
+    """Whether every kernel with BTF has this type, or this member of a type that is there."""
+    if not member:
+        return type_name in _EVERYWHERE
+    members = _EVERYWHERE.get(type_name) or _WHERE_THERE.get(type_name, "")
+    return member in members.split()
+
+
+def no_word(layout: Layout) -> str:
+    """The member that is known to be a word and is none; "" where all are."""
+    known = _WORDS.get(layout.name, "").split()
+    return next((m for m in known if m in layout and layout[m].size != _WORD), "")
 
 
 def out_of_row(values: list[int], nth: int) -> bool:

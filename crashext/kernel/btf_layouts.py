@@ -12,7 +12,14 @@ from functools import cached_property, partial
 from crashext.hosts.absent import DamagedTypes, Members, a_bit_apart, require_absent
 from crashext.hosts.base import DebugTypesHost, Host, Layout, Member
 from crashext.kernel.btf import Btf
-from crashext.kernel.btf_asked import elsewhere, miscounted, misplaced, out_of_row
+from crashext.kernel.btf_asked import (
+    elsewhere,
+    is_everywhere,
+    miscounted,
+    misplaced,
+    no_word,
+    out_of_row,
+)
 from crashext.kernel.btf_memory import module_functions, read_btf, read_kernel_btf, read_names
 from crashext.kernel.btf_types import BtfKind
 
@@ -34,6 +41,8 @@ class BtfLayouts:
         kind = BtfKind.UNION if word == "union" else BtfKind.STRUCT
         require_absent(rest, self._btf.named(kind))
         self._require_no_place(rest, self._btf.places_of(kind))
+        if is_everywhere(name):
+            raise DamagedTypes(f"there is no {name}, which every kernel until 7.2 has")
 
     def require_no_member(self, type_name: str, name: str) -> None:
         """The same for a member of a type that is there."""
@@ -41,6 +50,8 @@ class BtfLayouts:
         if number is not None:
             require_absent(name, self._btf.layout_of(number, type_name).members)
             self._require_no_place(name, self._btf.member_places(number))
+            if is_everywhere(type_name, name):
+                raise DamagedTypes(f"{type_name} has no {name}, as every kernel until 7.2")
 
     def require_no_enumerator(self, name: str) -> None:
         """The same for an enumerator."""
@@ -62,6 +73,10 @@ class BtfLayouts:
         member = "" if number is None else misplaced(self._btf, number)
         if member:
             raise DamagedTypes(f"{member} of {type_name} is where no compiler puts it")
+        layout = self.layout(type_name)
+        short = "" if layout is None else no_word(layout)
+        if short:
+            raise DamagedTypes(f"{short} of {type_name} is no word, as in every kernel until 7.2")
 
     def require_in_row(self, name: str) -> None:
         """Raises `DamagedTypes` where an enumerator is not what its neighbours, or arrays, say."""
