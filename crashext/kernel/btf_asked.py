@@ -160,8 +160,12 @@ def out_of_row(values: list[int], nth: int) -> bool:
     foreseen = before[0] + 1 if before else 0
     if (values[nth] ^ foreseen).bit_count() != 1 or (not after and values[nth] in before):
         return False
+    # The first of some may have two names: NR_LRU_BASE, NR_INACTIVE_ANON.
+    twice = after[:1] == [foreseen] and values[nth] not in before[:1]
     counted = takewhile(bool, (value == foreseen - i for i, value in enumerate(before, 1)))
-    count_on = takewhile(bool, (value == foreseen + i for i, value in enumerate(after, 1)))
+    count_on = takewhile(
+        bool, (value == foreseen + i for i, value in enumerate(after, 0 if twice else 1))
+    )
     further = sum(count_on)
     return sum(counted) + further >= _ROW and (further > 0 or not after)
 

@@ -71,6 +71,7 @@ def test_compilers_leave_no_more_room_than_alignment_takes(
         ([0, 1, 6, 3, 4], 2, True),
         ([4, 1, 2, 3], 0, True),
         ([0, 1, 2, 7], 3, True),
+        ([8, 0, 1, 2], 0, True),  # the first has two names
         ([0, 1, 2, 2], 3, False),  # the last is the largest, by another name
         ([0, 1, 1, 2, 3], 2, False),  # an alias
         ([0, 1, 5, 6, 7], 2, False),  # said to count on from there
