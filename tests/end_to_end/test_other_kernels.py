@@ -161,6 +161,17 @@ def test_the_mark_is_right_in_the_whole_gallery(name: str) -> None:
     assert unexplained(name) == 0
 
 
+FURTHER = ("rcu@bullseye", *(f"{n}@arm64-16k" for n in ("process", "tmpfs", "pagecache", "rcu")))
+"""Of x86-64 without CONFIG_PREEMPT_RCU, and what user space does with pages of 16 KiB."""
+
+
+@pytest.mark.parametrize("name", FURTHER)
+@only_if(ASKED, "make test-kernels has more of the gallery on two other kernels")
+def test_further_guests_have_the_right_verdicts(name: str, record_property: Note) -> None:
+    gallery.test_the_verdict_is_right(name)
+    record_property("verdicts", 1)
+
+
 OTHER_PROCESSORS = ("default@arm64-64k+cortex-a57", "default@arm64-trixie+max")
 """Kernels for addresses of 52 bits, with 48 and 52 of them, on the other processor."""
 
