@@ -17,7 +17,7 @@ import pytest
 
 from tests.conftest import lab_dump, only_if
 from tests.in_crash.processes import gone
-from tests.in_crash.test_crash import BUILDS, PROMPT, Crash
+from tests.in_crash.test_crash import BUILDS, Crash
 from tests.lab import read_addresses
 
 pytestmark = only_if(
@@ -63,14 +63,7 @@ def test_50_interruptions_at_random_moments(crash: Crash) -> None:
             crash.terminal.sendcontrol("c")
         said = crash.answer(line)
         assert not UNCLEAN.search(said), (line, said)
-        # Ctrl-C that found the prompt already there makes another one, and may eat what is typed.
-        for _ in range(3):
-            crash.terminal.sendline(f"p {moment}+1000")
-            if not crash.terminal.expect([rf"= {moment + 1000}(?=[\r\n])", "command not found"]):
-                break
-        else:
-            raise AssertionError(f"crash does not answer after {line}")
-        crash.terminal.expect(PROMPT)
+        crash.settle(moment)
         assert len(crash.engines()) <= 1
     assert "kmalloc-32: 200,000" in crash.ask("leakscan --no-refs kmalloc-32")
     assert crash.descriptors() == descriptors
