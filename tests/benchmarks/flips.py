@@ -210,7 +210,10 @@ def flip_kernel(path: Path, asked: Asked, count: int) -> Counter[tuple[str, str]
         byte, bit = _bits(rng, *at)
         memory = Memory(path)
         memory.loosen(byte, 1)[0] ^= bit
-        found[kind, _kernel_outcome(memory, asked, before)] += 1
+        outcome = _kernel_outcome(memory, asked, before)
+        found[kind, outcome] += 1
+        if outcome == "changed":
+            print(f"{kind} of {kallsyms.packed.name(row)[1:]}, bit {bit:#x}", file=sys.stderr)
     return found
 
 
