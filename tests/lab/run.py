@@ -10,9 +10,13 @@ from pathlib import Path
 from .errors import LabError
 
 
+LONG_ENOUGH = 600.0
+"""Seconds that a busy machine may take for what takes one by itself: apt's lists have 60 MB."""
+
+
 def run(
     command: Sequence[str | Path],
-    timeout: float = 60.0,
+    timeout: float = LONG_ENOUGH,
     cwd: Path | None = None,
     keep_fds: Sequence[int] = (),
 ) -> str:
