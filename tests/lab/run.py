@@ -9,7 +9,6 @@ from pathlib import Path
 
 from .errors import LabError
 
-
 LONG_ENOUGH = 600.0
 """Seconds that a busy machine may take for what takes one by itself: apt's lists have 60 MB."""
 
