@@ -10,8 +10,11 @@ from crashext.kernel.access import Words
 from crashext.kernel.markers import LIST_POISON
 
 POISON = np.array([m.value for m in LIST_POISON if m.name == "LIST_POISON2"], np.uint64)
-_FLAGS = np.uint64(7)
-_WAIT_LIST = 2  # words from a rw_semaphore's owner to its list of those who wait
+_READER = np.uint64(1)
+_COUNT, _WAIT_LIST = -1, 2
+"""Words from a rw_semaphore's owner to its count, and to its list of those who wait: between them
+are its two locks."""
+_LARGEST_COUNT = np.uint64(1 << 32)
 
 
 def left_over(words: Words, at: NDArray[np.intp], start: np.uint64) -> Mask:
@@ -19,14 +22,20 @@ def left_over(words: Words, at: NDArray[np.intp], start: np.uint64) -> Mask:
 
     The `next` of a node that list_del_rcu() or hlist_del_rcu() took off its list, for readers
     that are still there: LIST_POISON2 follows it. And the owner of a rw_semaphore that was read:
-    RWSEM_READER_OWNED is set, and nobody waits (kernel/locking/rwsem.c: "may contain stale
-    pointer"; 4.x to 6.12).
+    RWSEM_READER_OWNED is set, and nobody waits or spins (kernel/locking/rwsem.c: "may contain
+    stale pointer"; 5.3 to 7.2). An xarray's entry for a node has other flags (XA_INTERNAL, 2), and
+    a list head behind it may be of its neighbour.
     """
     following = words[np.minimum(at + 1, len(words) - 1)]
     gone = np.zeros(len(at), np.bool_)
     for poison in POISON:
         gone |= following == poison
-    flagged = np.flatnonzero(words[at] & _FLAGS)
-    waiting = np.minimum(at[flagged] + _WAIT_LIST, len(words) - 1)
-    gone[flagged] |= words[waiting] == start + (waiting.astype(np.uint64) << np.uint64(3))
+    # What of a semaphore is not among `words` is taken to say that it is none.
+    inside = (at + _COUNT >= 0) & (at + _WAIT_LIST + 1 < len(words))
+    read = np.flatnonzero(inside & (words[at] & _READER != 0))
+    owner = at[read]
+    waiting = owner + _WAIT_LIST
+    itself = start + (waiting.astype(np.uint64) << np.uint64(3))
+    idle = (words[waiting] == itself) & (words[waiting + 1] == itself) & (words[owner + 1] == 0)
+    gone[read] |= idle & (words[owner + _COUNT] < _LARGEST_COUNT)
     return gone

@@ -249,6 +249,20 @@ def test_words_that_what_stands_beside_them_gives_away_hold_nothing(kernel: Kern
     assert class_of(kernel.marked(), unlinked, read) == [HELD, HELD]
 
 
+def test_a_tagged_pointer_is_held_whatever_its_neighbour_begins_with(kernel: Kernel) -> None:
+    """The xarray's head of an irq_domain of 6.12, the last words of its object: a list_head that is
+    empty, and first in the next one, had been taken for those who wait at a semaphore."""
+    node, entry, counted, spun_for = (kernel.object() for _ in range(4))
+    tree = kernel.object("kmalloc-96", 0xCC0 << 32, node | 2, 0)
+    other = kernel.object("kmalloc-96", 0, entry | 2, 0)
+    flags = kernel.object("kmalloc-96", 1 << 40, counted | 1, 0)
+    locked = kernel.object("kmalloc-96", 0, spun_for | 1, 1)
+    for holder in (tree, other, flags, locked):
+        kernel.write(holder + 24, holder + 24, holder + 24)
+    kernel.variable("holders", tree, other, flags, locked)
+    assert class_of(kernel.marked(), node, entry, counted, spun_for) == [HELD] * 4
+
+
 def test_pages_that_kfree_rcu_keeps_for_later_hold_nothing_but_the_next(kernel: Kernel) -> None:
     freed, kept = kernel.object(), [kernel.page() for _ in range(3)]
     for page, following in pairwise(kept):
