@@ -24,9 +24,8 @@ _PADDING = "__pfx_"
 _COLD = ".cold"
 _SIZES = (4051, 4093, 8191, 16381, 32749, 65521)
 """Of bfd's hash table: as it begins, and as it grows (bfd/hash.c)."""
-_ORDERED = (
-    10  # names: as many are in no linker's order by chance, but for one, once in 40,000 times
-)
+_ORDERED = 11
+"""Names: as many are in no linker's order by chance, but for one, once in 60,000 times."""
 _WORD = (1 << 64) - 1
 
 
@@ -44,12 +43,23 @@ def no_name(names: Sequence[bytes]) -> str:
 
 
 def out_of_order(names: Sequence[bytes]) -> bool:
-    """Whether but one of a linker's global names stand in the order of its hash table."""
+    """Whether one of a linker's global names, and no other, is out of the order of its hash
+    table."""
     if len(names) < _ORDERED:
         return False
     hashes = np.array([_bfd_hash(name) for name in names], np.uint64)
-    fewest = min(int((np.diff((hashes % np.uint64(s)).astype(np.int64)) < 0).sum()) for s in _SIZES)
-    return 0 < fewest <= 2
+    each = [(hashes % np.uint64(size)).astype(np.int64) for size in _SIZES]
+    return not any(map(_ascending, each)) and any(map(_ascending_but_one, each))
+
+
+def _ascending(places: NDArray[np.int64]) -> bool:
+    return bool((np.diff(places) >= 0).all())
+
+
+def _ascending_but_one(places: NDArray[np.int64]) -> bool:
+    """Whether they ascend where they do not but for one of the first two that do not."""
+    first = int(np.argmax(np.diff(places) < 0))
+    return any(_ascending(np.delete(places, at)) for at in (first, first + 1))
 
 
 def _bfd_hash(name: bytes) -> int:

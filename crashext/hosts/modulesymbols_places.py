@@ -24,6 +24,9 @@ Rows = NDArray[np.int64]
 _SHARED = (b"__BTF_ID__", b"__mod_")
 """Of .BTF_ids, where the last of a list is said to be as long as all of it, and second names of
 tables of devices."""
+_TAG = re.compile(rb"(?:.*\.)?_alloc_tag(?:\.\d+)*", re.DOTALL)
+"""Of allocations, a static variable of each: the kernel keeps all modules' in memory of its own
+(0db6f8d7820a, 6.13), as they may outlive them."""
 _BITS = np.uint64(1) << np.arange(64, dtype=np.uint64)
 _WORD = 8
 # What GNU as and the kernel put between functions: nothing, traps, and instructions that do none.
@@ -68,8 +71,11 @@ class Places:
         its instructions can be read, too.
         """
         sized = np.flatnonzero(entries["size"] > 0)
-        shared = np.array([names[row].startswith(_SHARED) for row in sized.tolist()], np.bool_)
-        rows = sized[~shared]
+        apart = [
+            names[row].startswith(_SHARED) or _TAG.fullmatch(names[row]) is not None
+            for row in sized.tolist()
+        ]
+        rows = sized[~np.array(apart, np.bool_)]
         rows = rows[np.lexsort((entries["size"][rows], entries["value"][rows]))]
         self.rows: Rows = rows
         self._starts, self._sizes = entries["value"][rows], entries["size"][rows]

@@ -147,13 +147,21 @@ def test_the_order_of_another_linker_is_none() -> None:
     assert not out_of_order(LINKED[3::-1])  # few are so by chance
 
 
-def placed(*rows: tuple[int, int, int, bool], text: bytes = b"") -> Places:
+def test_names_in_no_linkers_order_are_not_taken_for_one_out_of_it() -> None:
+    """lld's: in runs that ascend as often as chance has it, and none of them is out of place."""
+    names = [b"driver_%d" % i for i in range(2000)]
+    assert not any(out_of_order(names[at : at + 11]) for at in range(0, len(names), 3))
+
+
+def placed(
+    *rows: tuple[int, int, int, bool], text: bytes = b"", named: tuple[bytes, ...] = ()
+) -> Places:
     """Symbols of offset, size, section, and whether it is code."""
     entries = np.zeros(len(rows), [("value", "<u8"), ("size", "<u8"), ("section", "<u2")])
     for i, (at, size, section, _) in enumerate(rows):
         entries[i] = (START + at, size, section)
     code = np.array([is_code for *_, is_code in rows], np.bool_)
-    names = [b"symbol_%d" % i for i in range(len(rows))]
+    names = named or [b"symbol_%d" % i for i in range(len(rows))]
     return Places(entries, names, code, [Piece(START, text)] if text else ())
 
 
@@ -171,6 +179,14 @@ def test_a_symbol_among_those_of_another_section_is_astray() -> None:
     assert placed(*rows).outside([(START, START + 0x200)]) is None
     assert placed(*rows).outside([(START, START + 0x10C)]) == 3
     assert placed(*rows).outside([]) is not None
+
+
+def test_tags_of_allocations_are_in_memory_of_their_own() -> None:
+    rows = [(0, 16, 1, True), (0x90000, 40, 2, False), (0x90028, 40, 2, False)]
+    areas = [(START, START + 0x200)]
+    tags = (b"run", b"_alloc_tag.12", b"run._alloc_tag")  # GNU's name, and clang's
+    assert placed(*rows, named=tags).outside(areas) is None
+    assert placed(*rows, named=(b"run", b"_alloc_tag", b"tags")).outside(areas) == 2
 
 
 TEXT = bytes.fromhex("554889e55dc3").ljust(16, b"\xcc") * 2 + b"\x90" * 16 + b"\x55" * 15 + b"\xc3"
