@@ -67,13 +67,20 @@ class Members(dict[str, Member]):
         raises `HostError` where that cannot be told.
         """
         super().__init__(members)
-        self.elsewhere = elsewhere
+        self._elsewhere = elsewhere
+        self._missing: dict[str, Member | None] = {}
 
     def __contains__(self, name: object) -> bool:
-        return super().__contains__(name) or self.elsewhere(str(name)) is not None
+        return super().__contains__(name) or self._found(str(name)) is not None
 
     def __missing__(self, name: str) -> Member:
-        found = self.elsewhere(name)
+        found = self._found(name)
         if found is None:
             raise KeyError(name)
         return found
+
+    def _found(self, name: str) -> Member | None:
+        """Looked for once: it takes milliseconds, and is asked of each process again."""
+        if name not in self._missing:
+            self._missing[name] = self._elsewhere(name)
+        return self._missing[name]

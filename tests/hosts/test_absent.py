@@ -57,6 +57,15 @@ def test_a_damaged_member_is_one_that_is_known_from_elsewhere() -> None:
     assert "cpu_sheaves" not in found
 
 
+def test_what_is_missing_is_looked_for_once() -> None:
+    asked = []
+    found = Layout("struct kmem_cache", 16, Members(KNOWN, asked.append))
+    for _ in range(3):
+        assert "cpu_sheaves" not in found
+        assert found.first_of("cpu_sheaves", "cpu_slac") == KNOWN["cpu_slac"]
+    assert asked == ["cpu_sheaves"]
+
+
 def test_what_is_asked_for_by_either_name_is_not_damaged_by_having_the_other() -> None:
     """A kernel that has slub_debug lacks slab_debug, however alike they are packed."""
     either = re.compile(r'address_of\("(\w+)"\) or \w+\.address_of\("(\w+)"\)')
