@@ -10,6 +10,8 @@ objects does. Where little is lost each word counts: what hits that, knows it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,7 +24,7 @@ from crashext.kernel.slab.objects import State
 _CHANCE = 0.01
 _FEW = 8  # lost blocks that begin at numbers as round; fewer give no share
 _ORDERS = 11  # a multiple of so many powers of two of pages is how round a number is
-_MOST_READ = 1 << 20  # bytes of an area or block
+_MOST_READ = 1 << 20  # bytes of an area or block; of larger ones a page
 _MOST_OBJECTS = 4096
 _EITHER = (FrameUse.ABSENT, FrameUse.RESERVED, FrameUse.UNKNOWN)
 """Named by addresses and by numbers, as the first megabytes are, where small numbers lead."""
@@ -47,18 +49,22 @@ class Chance:
         """Which of some words count, at direct-map offsets, in nodes or outside of all, -1, that
         name such page frames."""
         kept = ~self._likely[_orders(frame)]
-        known: dict[tuple[int, ...], bool] = {}
+        known: dict[tuple[int, int], bool | None] = {}
         for i in np.flatnonzero(~kept).tolist():
             node, where = int(holder[i]), int(at[i])
-            whole = (node,) if node >= 0 else (-1, where >> self._shift)
-            if whole not in known:
-                known[whole] = self._addresses(self._words_beside(node, where))
-            kept[i] = known[whole]
-            if not kept[i] and 0 <= node < self._nodes.first_area:
+            if 0 <= node < self._nodes.first_area:
+                # First, as a million objects of one cache have one answer.
                 cache, inside = place = self._place(node, where)
                 if place not in known:
                     known[place] = self._addresses(self._words_at(cache, inside))
                 kept[i] = known[place]
+            for piece in self._pieces(node, where) if not kept[i] else ():
+                if piece not in known:
+                    words = self._words_of(piece)
+                    known[piece] = None if words is None else self._addresses(words)
+                if known[piece] is not None:
+                    kept[i] = known[piece]
+                    break
         return np.asarray(kept, np.bool_)
 
     def _addresses(self, words: Words) -> bool:
@@ -68,24 +74,35 @@ class Chance:
         frames = frames[(frames > 0) & (frames < len(self._use))]
         if not len(frames):
             return False
-        lost = np.isin(frames, self._lost)
+        lost = self._is_lost(frames)
         if _beyond_chance(lost, float(self._lost_share[_orders(frames)].mean())):
             return True
         use = self._use[frames]
         return _beyond_chance((use != FrameUse.FREE)[~np.isin(use, _EITHER)], self._used)
 
-    def _words_beside(self, node: int, where: int) -> Words:
-        """Those of a node, or of the page at a direct-map offset that belongs to none."""
-        begin, length = self._nodes.table.start + (where >> self._shift << self._shift), 0
+    def _is_lost(self, frames: NDArray[np.int64]) -> Mask:
+        """numpy's isin() goes through all that is lost for a handful of words."""
+        if not len(self._lost):
+            return np.zeros(len(frames), np.bool_)
+        near = np.minimum(np.searchsorted(self._lost, frames), len(self._lost) - 1)
+        return np.asarray(self._lost[near] == frames, np.bool_)
+
+    def _pieces(self, node: int, where: int) -> Iterator[tuple[int, int]]:
+        """(address, bytes) of a node, unless only its beginning would be read; then of the page at
+        a direct-map offset, which was in the dump."""
         if node >= 0:
             one = np.array([node], np.int64)
             begin, length = int(self._nodes.addresses(one)[0]), int(self._nodes.bytes(one)[0])
-        length = min(length or 1 << self._shift, _MOST_READ)
+            if 0 < length <= _MOST_READ:
+                yield begin, length & ~7
+        yield self._nodes.table.start + (where >> self._shift << self._shift), 1 << self._shift
+
+    def _words_of(self, piece: tuple[int, int]) -> Words | None:
+        """None where some is not in the dump."""
         try:
-            data = self._nodes.view.host.read(begin, length & ~7)
+            return np.frombuffer(self._nodes.view.host.read(*piece), "<u8")
         except ReadFault:
-            return np.zeros(0, np.uint64)
-        return np.frombuffer(data, "<u8")
+            return None
 
     def _place(self, slot: int, where: int) -> tuple[int, int]:
         """The index of its cache, and where in the object."""

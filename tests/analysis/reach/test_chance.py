@@ -7,6 +7,7 @@ from math import comb
 import numpy as np
 import pytest
 
+from crashext.analysis.reach import chance
 from crashext.analysis.reach.chance import _beyond_chance
 from crashext.analysis.reach.reachability import Reach
 from tests.fake import layout
@@ -54,6 +55,26 @@ def test_a_ring_of_which_most_is_held_otherwise_holds_the_rest(kernel: Kernel) -
     ring = [page - DIRECT for page in (*users, pages[5])]
     kernel.variable("known", kernel.object("kmalloc-1024", *ring))
     assert held(kernel.marked(), pages) == 1
+
+
+def test_a_ring_holds_beyond_what_is_read_of_a_large_area(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chance, "_MOST_READ", 2 * PAGE)
+    ring = kernel.area(3)
+    kernel.variable("known", ring)
+    pages = lose(kernel, 64)
+    kernel.write(ring + 2 * PAGE, *(page - DIRECT for page in pages[:8]))
+    assert held(kernel.marked(), pages) == 8
+
+
+def test_a_ring_holds_though_a_page_beside_it_is_not_in_the_dump(kernel: Kernel) -> None:
+    ring = kernel.area(3)
+    kernel.variable("known", ring)
+    pages = lose(kernel, 64)
+    kernel.write(ring + 2 * PAGE, *(page - DIRECT for page in pages[:8]))
+    kernel.lose(kernel.host.mapped[ring])
+    assert held(kernel.marked(), pages) == 8
 
 
 @pytest.mark.parametrize("addresses", [True, False])
