@@ -67,7 +67,7 @@ class Members(dict[str, Member]):
         raises `HostError` where that cannot be told.
         """
         super().__init__(members)
-        self._elsewhere = elsewhere
+        self.elsewhere = elsewhere
         self._missing: dict[str, Member | None] = {}
 
     def __contains__(self, name: object) -> bool:
@@ -82,5 +82,5 @@ class Members(dict[str, Member]):
     def _found(self, name: str) -> Member | None:
         """Looked for once: it takes milliseconds, and is asked of each process again."""
         if name not in self._missing:
-            self._missing[name] = self._elsewhere(name)
+            self._missing[name] = self.elsewhere(name)
         return self._missing[name]

@@ -28,6 +28,9 @@ _TAG = re.compile(rb"(?:.*\.)?_alloc_tag(?:\.\d+)*", re.DOTALL)
 """Of allocations, a static variable of each: the kernel keeps all modules' in memory of its own
 (0db6f8d7820a, 6.13), as they may outlive them."""
 _BITS = np.uint64(1) << np.arange(64, dtype=np.uint64)
+_MOST_TRIED = 1 << 24
+"""Places that symbols are tried in: beyond, it is not padding as is known here that is between
+functions, and nothing is told by it."""
 _WORD = 8
 # What GNU as and the kernel put between functions: nothing, traps, and instructions that do none.
 _PADDING = re.compile(
@@ -135,12 +138,16 @@ class Places:
     def _of_code(self, rows: Rows) -> int | None:
         starts, ends = self._starts[rows], self._ends[rows]
         gaps = np.flatnonzero(starts[1:] > ends[:-1])
+        left = _MOST_TRIED
         for at in gaps.tolist():
             low, high = int(ends[at]), int(starts[at + 1])
             if self._is_padding(low, high):
                 continue
             if self._is_cut(starts, ends, at, high):
                 return int(rows[at])
+            if left <= 0:
+                break
+            left -= len(rows) * len(_BITS)
             moved = starts[:, None] ^ _BITS
             fits = (moved >= low) & (moved < high)
             for row, bit in np.argwhere(fits).tolist():

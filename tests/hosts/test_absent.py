@@ -58,8 +58,13 @@ def test_a_damaged_member_is_one_that_is_known_from_elsewhere() -> None:
 
 
 def test_what_is_missing_is_looked_for_once() -> None:
-    asked = []
-    found = Layout("struct kmem_cache", 16, Members(KNOWN, asked.append))
+    asked: list[str] = []
+
+    def elsewhere(name: str) -> Member | None:
+        asked.append(name)
+        return None
+
+    found = Layout("struct kmem_cache", 16, Members(KNOWN, elsewhere))
     for _ in range(3):
         assert "cpu_sheaves" not in found
         assert found.first_of("cpu_sheaves", "cpu_slac") == KNOWN["cpu_slac"]

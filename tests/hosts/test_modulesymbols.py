@@ -9,6 +9,7 @@ import drgn
 import numpy as np
 import pytest
 
+from crashext.hosts import modulesymbols_places
 from crashext.hosts.bare import BareHost
 from crashext.hosts.base import Module
 from crashext.hosts.drgn_modules import LoadedSymbols
@@ -206,6 +207,16 @@ def test_what_is_between_functions_is_padding(
     rows: list[tuple[int, int, int, bool]], wrong: int | None
 ) -> None:
     assert placed(*rows, text=TEXT).displaced(frozenset()) == wrong
+
+
+def test_where_nothing_is_padding_few_places_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of garbage, or what another compiler puts there."""
+    tried = []
+    monkeypatch.setattr(modulesymbols_places, "_MOST_TRIED", 64 * 300 * 2)
+    monkeypatch.setattr(Places, "_came_from", lambda *_: tried.append(_))
+    rows = [(64 * i, 32, 1, True) for i in range(300)]
+    assert placed(*rows, text=b"\xc3" * 64 * 300).displaced(frozenset()) is None
+    assert len(tried) == 2
 
 
 def test_of_two_variables_in_one_place_one_was_moved_there() -> None:
