@@ -89,7 +89,9 @@ def arm64_ranges(
 def vmcoreinfo_number(vmcoreinfo: Mapping[str, str], name: str) -> int | None:
     """``NUMBER(name)`` as an unsigned 64-bit value; None where it is not there or no number."""
     text = vmcoreinfo.get(f"NUMBER({name})", "")
-    return int(text, 0) % _SPACE if _NUMBER.fullmatch(text) else None
+    if not _NUMBER.fullmatch(text):
+        return None
+    return int(text, 16 if text.startswith("0x") else 10) % _SPACE
 
 
 def untagged(addresses: Addresses) -> Addresses:

@@ -281,13 +281,17 @@ class Btf(BtfTypes):
 
     def member_places(self, number: int) -> set[int]:
         """Where those of a type's members begin, through nameless ones."""
-        found = set[int]()
-        for (name, *_), member in zip(self._entries(number, 3), self.members(number), strict=True):
-            inner = self.strip(member.type)
-            if member.name:
-                found.add(self._place(number, name))
-            elif self.kind[inner] in (BtfKind.STRUCT, BtfKind.UNION) and inner != number:
-                found |= self.member_places(inner)
+        found, seen, new = set[int](), {number}, [number]
+        while new and len(seen) < _MANY:
+            owner = new.pop()
+            entries = self._entries(owner, 3)
+            for (name, *_), member in zip(entries, self.members(owner), strict=True):
+                inner = self.strip(member.type)
+                if member.name:
+                    found.add(self._place(owner, name))
+                elif self.kind[inner] in (BtfKind.STRUCT, BtfKind.UNION) and inner not in seen:
+                    seen.add(inner)
+                    new.append(inner)
         return found
 
     def unused(self, name: str) -> int:

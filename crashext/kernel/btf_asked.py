@@ -15,7 +15,7 @@ from crashext.hosts.layouts import Layout
 from crashext.kernel.btf import Btf
 from crashext.kernel.btf_types import MAX_CHAIN, BtfKind
 
-_DEEPEST = 32
+_MOST_INSIDE = 256  # nameless structs and unions of one type
 _WORD = 8
 _AGGREGATES = (BtfKind.STRUCT, BtfKind.UNION)
 _EVERYWHERE = {
@@ -86,12 +86,14 @@ def misplaced(btf: Btf, number: int) -> str:
     Between two members is no more than what the second one's alignment takes, and in a struct that
     is not packed each scalar is aligned.
     """
-    return _misplaced(btf, number, 0)
+    return _misplaced(btf, number, set())
 
 
-def _misplaced(btf: Btf, number: int, depth: int) -> str:
-    if btf.kind[number] not in _AGGREGATES or depth > _DEEPEST:
+def _misplaced(btf: Btf, number: int, seen: set[int]) -> str:
+    """`seen` are the types that were looked at: damaged ones may hold one another."""
+    if btf.kind[number] not in _AGGREGATES or number in seen or len(seen) > _MOST_INSIDE:
         return ""
+    seen.add(number)
     is_union = btf.kind[number] == BtfKind.UNION
     size = btf.size(number)
     end, bits = 0, False
@@ -105,7 +107,7 @@ def _misplaced(btf: Btf, number: int, depth: int) -> str:
                 return member.name or "a nameless member"
             if begin % own:
                 wrong = wrong or member.name or "a nameless member"
-            if not member.name and (inner := _misplaced(btf, btf.strip(member.type), depth + 1)):
+            if not member.name and (inner := _misplaced(btf, btf.strip(member.type), seen)):
                 return inner
         bits = bool(member.bit_size)
         last = (member.bit_offset + member.bit_size + 7) // 8 if bits else begin + length

@@ -122,7 +122,7 @@ def disagreement(types: BtfLayouts, vmcoreinfo: Mapping[str, str]) -> str:
     """
     for key, text in vmcoreinfo.items():
         ours = _said_of(types, key) if text.isdecimal() else None
-        if ours is not None and ours != int(text):
+        if ours is not None and str(ours) != text:  # which may be longer than int() takes
             return f"holds damaged BTF: {key} is {ours} there, {text} in VMCOREINFO"
     return ""
 

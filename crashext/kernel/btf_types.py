@@ -17,7 +17,7 @@ from crashext.hosts.layouts import Layout, Member
 
 MAX_NAME = 256
 MAX_CHAIN = 64  # modifiers and typedefs around one type
-_MAX_NESTING = 32  # of anonymous structs and unions
+_MOST_INSIDE = 256  # anonymous structs and unions of one type
 VOID = 0
 
 
@@ -166,11 +166,15 @@ class BtfTypes(ABC):
     def layout_of(self, number: int, name: str) -> Layout:
         """How a struct or union lies in memory, as a host words it."""
         members: dict[str, Member] = {}
-        self._flatten(number, 0, members, 0)
+        self._flatten(number, 0, members, set())
         return Layout(name, self.size(number), members)
 
-    def _flatten(self, number: int, base: int, members: dict[str, Member], depth: int) -> None:
-        """Collect members with offsets from the outermost struct, through anonymous ones."""
+    def _flatten(self, number: int, base: int, members: dict[str, Member], seen: set[int]) -> None:
+        """Collect members with offsets from the outermost struct, through anonymous ones.
+
+        Each of those once, `seen`: it has no other names. Damaged ones may hold one another.
+        """
+        seen.add(number)
         for member in self.members(number):
             bits = base + member.bit_offset
             if member.name:
@@ -185,5 +189,6 @@ class BtfTypes(ABC):
                 )
                 continue
             inner = self.strip(member.type)
-            if self.kind[inner] in (BtfKind.STRUCT, BtfKind.UNION) and depth < _MAX_NESTING:
-                self._flatten(inner, bits, members, depth + 1)
+            aggregate = self.kind[inner] in (BtfKind.STRUCT, BtfKind.UNION)
+            if aggregate and inner not in seen and len(seen) < _MOST_INSIDE:
+                self._flatten(inner, bits, members, seen)

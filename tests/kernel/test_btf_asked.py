@@ -43,6 +43,19 @@ def node(*members: tuple[int, int, int], size: int) -> Btf:
     return Btf(blob(*types, text=NAMES))
 
 
+def test_types_that_hold_one_another_are_looked_at_once() -> None:
+    """No compiler makes such; each is whole by itself. Twice each: 2**32 ways lead down."""
+    union = 5
+    types = (
+        record(NODE, union, 3, 4, 0, 2, 0, 0, 2, 0, VALUE, 3, 0),
+        record(INNER, union, 3, 4, 0, 1, 0, 0, 1, 0, NEXT, 3, 0),
+        record(A_INT, INT, 0, 4, 32),
+    )
+    btf = Btf(blob(*types, text=NAMES))
+    assert misplaced(btf, 1) == ""
+    assert btf.member_places(1) == {VALUE, NEXT}
+
+
 @pytest.mark.parametrize(
     ("members", "size", "where"),
     [

@@ -92,8 +92,7 @@ def encryption_bit(host: Host) -> int:
 
     It is one of those of an address: the 47th, or the 51st. 65f750e5457a (5.1) noted it.
     """
-    text = _notes(host).get("NUMBER(sme_mask)", "")
-    mask = int(text) if text.isascii() and text.isdigit() else 0
+    mask = vmcoreinfo_number(_notes(host), "sme_mask") or 0
     # One bit, and none that memory of a machine needs: else the note is damaged.
     return mask if mask.bit_count() == 1 and mask >> _LEAST_ENCRYPTION and mask <= _X86_FRAME else 0
 

@@ -258,7 +258,7 @@ def test_encrypted_memory_is_where_it_would_be_otherwise(bit: int) -> None:
     assert (found.tolist(), ok.tolist()) == ([0x40012345], [True])
 
 
-@pytest.mark.parametrize("mask", ["0", "-1", "3", "4096", str(1 << 63), "many"])
+@pytest.mark.parametrize("mask", ["0", "-1", "3", "00", "4096", str(1 << 63), "9" * 5000, "many"])
 def test_nonsense_is_no_bit_of_encryption(mask: str) -> None:
     made = Machine(16, info=replace(INFO, vmcoreinfo={"NUMBER(sme_mask)": mask}))
     assert encryption_bit(made.host) == 0
