@@ -155,6 +155,7 @@ class CarriedTypes:
         self._host, self._alone = host, alone
         self._all: BtfLayouts | None = None
         self._asked = False
+        self._enumerators: dict[str, int | None] = {}
 
     @property
     def known(self) -> bool:
@@ -214,6 +215,11 @@ class CarriedTypes:
 
     def enumerator(self, name: str) -> int | None:
         """Value of an enumerator of the kernel; None where no enum of its has it."""
+        if name not in self._enumerators:  # a millisecond, and asked of each process again
+            self._enumerators[name] = self._enumerator(name)
+        return self._enumerators[name]
+
+    def _enumerator(self, name: str) -> int | None:
         kernel = self._kernel
         if kernel is None:
             return None

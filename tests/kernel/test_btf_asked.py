@@ -215,3 +215,13 @@ def test_a_member_that_no_kernel_had_is_absent() -> None:
     types = CarriedTypes(lab_host("default"), alone=True)
     with pytest.raises(UnknownLayout, match="no member mnt_namespaces_of_all"):
         must(types.layout("struct mount"))["mnt_namespaces_of_all"]
+
+
+def test_an_enumerator_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of a process's memory are asked of each process."""
+    types = CarriedTypes(lab_host("default"), alone=True)
+    asked: list[str] = []
+    monkeypatch.setattr(BtfLayouts, "require_in_row", lambda _, name: asked.append(name))
+    values = [types.enumerator("MM_ANONPAGES") for _ in range(3)]
+    assert values == [1] * 3
+    assert asked == ["MM_ANONPAGES"]
