@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import ask, lab_dump, on, recorded, run
+from tests.end_to_end.guests import RECALL
 
 GUILTY = (
     "nodes",
@@ -99,7 +100,8 @@ def test_the_size_of_what_is_lost() -> None:
     for name in ("nodes", "private", "vmalloc", "kmem_test"):
         truth = lab_dump(name).truth()["verdict"]["bytes"]  # what was asked for
         found = overview(name)["verdict"]["bytes"]  # in slots and whole pages
-        assert truth <= found <= 1.1 * truth, name
+        # A word in a stack that nobody has written to since may lead to one of many.
+        assert RECALL * truth <= found <= 1.1 * truth, name
 
 
 def test_the_same_from_a_session(tmp_path: Path) -> None:
