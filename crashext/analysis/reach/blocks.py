@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from crashext.analysis.reach.chance import Chance
 from crashext.analysis.reach.mark import Marks
 from crashext.analysis.reach.nodes import Nodes
 from crashext.analysis.reach.scan import readable_frames
@@ -109,7 +108,7 @@ class PhysicalAddresses:
         is."""
         wanted = readable_frames(nodes.view, frames, present, FrameUse.SLAB, FrameUse.KERNEL)
         wanted.set(tables[tables < len(wanted)], np.bool_(False))
-        self._nodes, self._frames, self._wanted = nodes, frames, wanted
+        self._nodes, self._wanted = nodes, wanted
         self._shift = np.uint64(nodes.view.space.page_shift)
         self._entries = nodes.view.space.page_size // 8
         self._limit = np.uint64(len(nodes.of_frame) << nodes.view.space.page_shift)
@@ -174,8 +173,7 @@ class PhysicalAddresses:
         """Blocks that nothing but such an address leads to, by whom something leads to, or by
         words outside of all nodes.
 
-        A number that is in many words is none: addresses of pages are rarely told so often. Nor
-        are those that `Chance` takes for numbers.
+        A number that is in many words is none: addresses of pages are rarely told so often.
         """
         result = np.zeros(len(self._nodes.blocks.first), np.bool_)
         if not self._found:
@@ -187,10 +185,6 @@ class PhysicalAddresses:
         live &= (frame < 0) | (times[which] <= MOST_ALIKE)
         live &= ~marks.reached[node]
         live[live] = ~self._of_timers(where[live], frame[live])
-        lost = self._nodes.blocks.first[~marks.reached[self._nodes.first_block :]]
-        chance = Chance(self._nodes, self._frames, lost)
-        some = np.flatnonzero(live & (frame >= 0))
-        live[some] = chance.counts(where[some], frame[some], holder[some])
         block = node[live] - np.int32(self._nodes.first_block)
         result[block] = True
         return WeaklyHeld(result, block, where[live])
