@@ -26,6 +26,7 @@ from crashext.hosts.modulesymbols_names import (
     without_its_own,
 )
 from crashext.hosts.modulesymbols_places import Piece, Places
+from crashext.hosts.symboltable import ELF_SYMBOL
 
 _MAX_SYMBOLS = 1 << 18
 _MAX_STRINGS = 1 << 24
@@ -33,16 +34,6 @@ _LONGEST = 512  # KSYM_NAME_LEN
 _MOST_READ = 1 << 27  # bytes of a module's areas
 _PAGE = 4096
 _X86_64 = "x86_64"
-_ELF_SYMBOL = np.dtype(
-    [
-        ("name", "<u4"),
-        ("info", "u1"),
-        ("other", "u1"),
-        ("section", "<u2"),
-        ("value", "<u8"),
-        ("size", "<u8"),
-    ]
-)
 _RESERVED = 0xFF00  # SHN_LORESERVE
 _LEAST_LETTER = ord("?")
 """Of nm's letters for a symbol; ELF's own info byte is less."""
@@ -102,7 +93,7 @@ class ModuleSymbols:
     def __init__(self, table: Table | None, module: Module, damage: str = "") -> None:
         """`damage`: what is wrong with the table; it has no symbols then."""
         self.damage = damage
-        entries, strings = np.zeros(0, _ELF_SYMBOL), b""
+        entries, strings = np.zeros(0, ELF_SYMBOL), b""
         if table is not None and not damage:
             entries, strings = table.entries, table.strings
         entries = entries[entries["section"] != 0]  # else defined elsewhere
@@ -265,12 +256,12 @@ def _symbol_table(host: Host, address: int) -> Table | str:
         core = core and not ("klp" in layout and _in(module, layout, "klp"))
         if not count:
             return ""
-        if core and strtab != symtab + count * _ELF_SYMBOL.itemsize:
+        if core and strtab != symtab + count * ELF_SYMBOL.itemsize:
             return "the table is not as long as it says"
         if count > _MAX_SYMBOLS:
             return ""
-        raw = host.read(symtab, count * _ELF_SYMBOL.itemsize)
-        entries = np.frombuffer(raw, _ELF_SYMBOL)
+        raw = host.read(symtab, count * ELF_SYMBOL.itemsize)
+        entries = np.frombuffer(raw, ELF_SYMBOL)
         starts = entries["name"].astype(np.int64)
         steps = np.diff(starts)
         if core and ((steps <= 0) | (steps > _LONGEST)).any():

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from crashext.hosts.base import Addresses
 from crashext.hosts.percpu import PERCPU_END
 
-_ENTRY = np.dtype(
+ELF_SYMBOL = np.dtype(
     [
         ("name", "<u4"),
         ("info", "u1"),
@@ -78,9 +78,12 @@ def elf_symbols(path: Path, bias: int, ranges: Sequence[tuple[int, int]]) -> Sym
     try:
         with path.open("rb") as file:
             table = ELFFile(file).get_section_by_name(".symtab")
-            if not isinstance(table, SymbolTableSection) or table["sh_entsize"] != _ENTRY.itemsize:
+            if (
+                not isinstance(table, SymbolTableSection)
+                or table["sh_entsize"] != ELF_SYMBOL.itemsize
+            ):
                 return None
-            entries = np.frombuffer(table.data(), _ENTRY)
+            entries = np.frombuffer(table.data(), ELF_SYMBOL)
             text = table.stringtable.data()
     except (OSError, ELFError, ValueError):
         return None
