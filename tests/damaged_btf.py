@@ -9,16 +9,14 @@ size or a value. It prints a table; the status is 1 where an answer changed with
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
 import random
-import re
 import struct
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr
 from dataclasses import dataclass, replace
 from functools import partial
 from io import StringIO
@@ -29,18 +27,16 @@ from typing import Any
 
 import drgn
 
-from crashext.commands import entry
 from crashext.commands.opening import open_program
-from crashext.commands.place import Place
 from crashext.hosts.absent import Members
 from crashext.hosts.base import HostError, Info, Layout, Member
-from crashext.hosts.keeping import Kept
 from crashext.kernel.btf import Btf
 from crashext.kernel.btf_layouts import CarriedTypes
 from crashext.kernel.btf_types import BtfKind
+from tests import no_debug_info
 from tests.fake import FakeHost
 from tests.lab import Dump, build, scenario
-from tests.no_debug_info import alone, differences, questions
+from tests.no_debug_info import alone, differences
 
 KERNELS = ("default", "default@sid")
 _START = 0xFFFFFFFF82000000
@@ -53,7 +49,6 @@ OUTCOMES = (
     "told in the answer",
     "changed without a word",
 )
-_ADDRESS = re.compile(r'"address": "(0x[0-9a-f]+)"')
 _SILENT = OUTCOMES[-1]
 
 
@@ -123,7 +118,7 @@ class _NotingTypes(CarriedTypes):
 
 def ask(dump: Dump, damage: dict[int, bytes], noting: bool = False) -> Answers:
     """All questions to a dump without vmlinux, with other bytes at some addresses."""
-    said, documents = StringIO(), dict[str, Any]()
+    said = StringIO()
     opening = sys.modules[open_program.__module__]
     if noting:
         vars(opening)["CarriedTypes"] = _NotingTypes
@@ -137,27 +132,11 @@ def ask(dump: Dump, damage: dict[int, bytes], noting: bool = False) -> Answers:
             host = open_program(program, core)
         except HostError as error:
             return Answers({}, str(error))
-        vars(host)["kept"] = Kept(lambda: 0)
-        place = Place("drgn", lambda: host)
-        for question in questions(dump):
-            document = _answer(partial(entry.leakscan, [*question, "--json"], place))
-            documents[" ".join(["leakscan", *question])] = document
-            if question and not question[0].startswith("-"):
-                members = _ADDRESS.findall(json.dumps(document))
-                if members:
-                    command = partial(entry.objsim, [members[0], "--json"], place)
-                    documents["objsim ADDR"] = _answer(command)
+        documents = no_debug_info.ask(host, dump)
         start, stop = (host.address_of(f"__{end}_BTF") or 0 for end in ("start", "stop"))
         data = host.read(start, stop - start) if noting else b""
     asked = tuple(sorted(_NotingTypes.asked))
     return Answers(documents, said.getvalue(), asked, start, data, host.info())
-
-
-def _answer(command: Callable[[], int]) -> Any:
-    out = StringIO()
-    with redirect_stdout(out):
-        status = command()
-    return json.loads(out.getvalue()) if status == 0 else f"status {status}"
 
 
 class Places:

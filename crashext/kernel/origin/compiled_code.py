@@ -9,14 +9,12 @@ from __future__ import annotations
 import ctypes
 import re
 from array import array
-from collections.abc import Collection, Iterable, Sequence
-from typing import overload
+from collections.abc import Collection, Iterable
 
 from capstone import _cs, _cs_insn
 
 from crashext.kernel.compiled import library
 from crashext.kernel.origin.code import MOST_TEXTS, X86_64, Code, Isa, Stretch, Text
-from crashext.kernel.origin.instruction import Instruction
 from crashext.kernel.origin.lines import Lines, disassembler
 
 _NAMES = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", *(f"r{n}" for n in range(8, 16)))
@@ -101,27 +99,8 @@ class CompiledLines(Lines):
             )
             _cs.cs_free(found, count)
         self._text = text.tobytes()
-        self._words: dict[int, Instruction] = {}
+        self._known = {}
         self._table: _Table | None = None
-
-    def __len__(self) -> int:
-        return len(self.addresses)
-
-    @overload
-    def __getitem__(self, i: int) -> Instruction: ...
-
-    @overload
-    def __getitem__(self, i: slice) -> Sequence[Instruction]: ...
-
-    def __getitem__(self, i: int | slice) -> Instruction | Sequence[Instruction]:
-        if isinstance(i, slice):
-            return [self[j] for j in range(*i.indices(len(self.addresses)))]
-        known = self._words.get(i)
-        if known is None:
-            at = range(len(self.addresses))[i]
-            known = Instruction(self.addresses[at], self._sizes[at], *self.words(at))
-            self._words[i] = known
-        return known
 
     def operate_on(self, operands: str, first: int) -> bool:
         """See `Lines`; no words are made for it."""

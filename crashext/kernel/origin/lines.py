@@ -56,10 +56,10 @@ class Lines(Sequence[Instruction]):
         self.addresses: Sequence[int] = table["address"].tolist()
         self._sizes: Sequence[int] = table["size"].tolist()
         self._data = data
-        self._known: list[Instruction | None] = [None] * count
+        self._known: dict[int, Instruction] = {}
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self.addresses)
 
     @overload
     def __getitem__(self, i: int) -> Instruction: ...
@@ -69,11 +69,11 @@ class Lines(Sequence[Instruction]):
 
     def __getitem__(self, i: int | slice) -> Instruction | Sequence[Instruction]:
         if isinstance(i, slice):
-            return [self[j] for j in range(*i.indices(len(self._known)))]
-        known = self._known[i]
+            return [self[j] for j in range(*i.indices(len(self.addresses)))]
+        known = self._known.get(i)
         if known is None:
-            i %= len(self._known)
-            known = Instruction(self.addresses[i], self._sizes[i], *self.words(i))
+            at = range(len(self.addresses))[i]
+            known = Instruction(self.addresses[at], self._sizes[at], *self.words(at))
             self._known[i] = known
         return known
 
