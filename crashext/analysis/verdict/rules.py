@@ -226,13 +226,15 @@ def _healthy(facts: Facts) -> Verdict:
         evidence.append(f"all but {size_text(facts.pages.bytes)} of memory is accounted for")
     against = not_seen(facts) if facts.reachability is None else doubts(facts)
     cut = next((limit for limit in facts.limits if limit.startswith(CUT)), "")
+    looked = facts.reachability is not None or facts.unreachable is not None
+    says = "no leak is to be seen" + ("" if looked and not cut else " by the counters")
     return Verdict(
         "healthy",
         "none",
         Culprit(),
         0,
         confidence(facts) if facts.reachability is not None else "low",
-        f"no leak is to be seen by the counters; {cut}" if cut else "no leak is to be seen",
+        f"{says}; {cut}" if cut else says,
         tuple(evidence),
         tuple(text for text in against if not cut or cut not in text),
         _look_closer(facts),
