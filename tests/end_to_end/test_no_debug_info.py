@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Sequence
+from os import SEEK_CUR
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import drgn
+import numpy as np
 import pytest
+from elftools.elf.elffile import ELFFile
 
 from crashext.commands.opening import BY_ITSELF, NO_DEBUG_INFO
 from crashext.hosts.nodebuginfo import require_debug_info
-from tests.conftest import alone, lab_dump, lab_host, on, run
+from crashext.kernel.pages.pagetables import physical
+from tests.conftest import alone, lab_dump, lab_host, lab_view, on, run
+from tests.hosts.test_modulesymbols import leaking
 from tests.lab import read_addresses
 from tests.no_debug_info import without_lines
 
@@ -109,6 +115,44 @@ def test_what_is_missing_is_one_line(
         r"with -s; package linux-image-\S+-dbg \(Debian\) has it; " + says,
         ran.err,
     )
+
+
+@pytest.mark.parametrize("name", ["default", "default@sid"])
+def test_a_module_whose_symbols_are_damaged_is_told_and_gets_no_wrong_name(
+    name: str, tmp_path: Path
+) -> None:
+    """One bit of a function's name, in the file itself."""
+    host, _, symtab, count = leaking(name)
+    function = lab_dump(name).truth()["parts"]["nodes"]["function"]
+    strings = symtab + 24 * count
+    offsets = np.frombuffer(host.read(symtab, 24 * count), "<u4")[::6].tolist()
+    length = len(function) + 1
+    named = [o for o in offsets[1:] if host.read(strings + o, length) == f"{function}\0".encode()]
+    at = strings + named[0] + len("leaklab_")
+    ((place,), _) = physical(lab_host(name), lab_view(name).space, np.array([at], np.uint64))
+    path = tmp_path / "vmcore"
+    shutil.copyfile(lab_dump(name).vmcore, path)
+    with path.open("r+b") as core:
+        memory = [s.header for s in ELFFile(core).iter_segments("PT_LOAD")]
+        (piece,) = (m for m in memory if 0 <= int(place) - m["p_paddr"] < m["p_filesz"])
+        core.seek(piece["p_offset"] + int(place) - piece["p_paddr"])
+        letter = core.read(1)[0]
+        core.seek(-1, SEEK_CUR)
+        core.write(bytes([letter ^ 1]))
+    damaged = run("leakscan", "-c", path, "--json")
+    assert damaged.status == 0
+    assert "the symbols of leaklab in this kernel's memory are damaged" in damaged.err
+    whole = run("leakscan", "-c", alone(name), "--json")
+    assert function in whole.out
+    # Without its names and code, what a module's own functions call themselves is not known.
+    assert "leaklab_leak_" not in damaged.out
+    assert what_is_lost(damaged.document) == what_is_lost(whole.document)
+
+
+def what_is_lost(document: Any) -> list[tuple[Any, ...]]:
+    """What is accused, how surely, and of how much: not who is said to have done it."""
+    verdicts = document["verdicts"]
+    return [(v["class"], v["where"], v["bytes"], v["confidence"]) for v in verdicts]
 
 
 @pytest.mark.parametrize("name", ["vmlinux", "vmlinux-{}", "vmlinux.debug"])
