@@ -138,7 +138,7 @@ def leakscan_parser(place: Place) -> Parser:
             action="append",
             default=[],
             help="the same as PATH: an overview from saved text, or from /proc; repeated, in time "
-            "order, it shows what grew",
+            "order, it shows what grew; files of different kinds are one moment",
         )
     parser.add_argument(
         "--before",

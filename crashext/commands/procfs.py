@@ -13,7 +13,7 @@ from crashext.commands.options import ProcfsOptions
 from crashext.commands.output import Output
 from crashext.commands.place import Place
 from crashext.commands.trace import alone
-from crashext.procfs.saved import saved
+from crashext.procfs.together import moments
 from crashext.progress import Progress
 from crashext.report.asking import Asking
 from crashext.report.documents import ProcFiles, document
@@ -30,7 +30,7 @@ def answer(options: ProcfsOptions, place: Place, progress: Progress) -> Output:
     if options.before is None and len(options.paths) == 1 and is_trace(path):
         how = made_of_files(place, _NO_MEMORY, ["--trace", str(path)])
         return alone(trace_table(path), options.printing, how)
-    moments = [read_snapshot(one, progress) for path in options.paths for one in saved(path)]
+    snapshots = [read_snapshot(one, progress) for one in moments(options.paths)]
     before = (
         None
         if options.before is None
@@ -38,7 +38,7 @@ def answer(options: ProcfsOptions, place: Place, progress: Progress) -> Output:
             options.before, options.symbols, options.settings, progress, options.debuginfod
         )
     )
-    found = report(moments, before)
+    found = report(snapshots, before)
     facts = proc_facts(found)
     verdicts = judge(facts)
     again = asking_of_files(place, live=options.paths[-1] == Path("/proc"))

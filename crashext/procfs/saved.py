@@ -51,6 +51,15 @@ class Recognised:
     lines: int
 
 
+class NothingRecognised(HostError):
+    """A path with no text that this reads."""
+
+    def __init__(self, message: str, what: str) -> None:
+        super().__init__(message)
+        self.what = what
+        """The path."""
+
+
 class Saved:
     """One moment of one machine."""
 
@@ -72,6 +81,11 @@ class Saved:
         known = folder.kinds if folder is not None else ()
         self.live = folder is not None and folder.live
         self.kinds: tuple[str, ...] = tuple(dict.fromkeys((*known, *found)))
+
+    @property
+    def texts(self) -> Mapping[str, list[Section]] | None:
+        """By kind; None where they are not all kept: of a folder, or of a large file."""
+        return self._found if self._folder is None else None
 
     def lines(self, kind: str, progress: Progress | None = None) -> Iterator[str]:
         if kind in self._found:
@@ -121,7 +135,7 @@ class Saved:
 
 
 def saved(path: Path, progress: Progress | None = None) -> list[Saved]:
-    """The moments at `path`, in time order. Raises `HostError` where nothing is recognised."""
+    """The moments at `path`, in time order. Raises `NothingRecognised` where there is none."""
     folder = _folder(path)
     if folder is not None and folder.live:
         return [Saved(path, _of_running_machine(), None, folder)]
@@ -151,7 +165,7 @@ def saved(path: Path, progress: Progress | None = None) -> list[Saved]:
             unread.append(piece.name)
     moments, doubles = in_order(cuts)
     if not moments and folder is None:
-        raise HostError(_nothing(path, pieces, unread))
+        raise NothingRecognised(_nothing(path, pieces, unread), str(path))
     if not moments:
         moments = [({}, None)]
     found = [Saved(path, m, when, None) for m, when in moments[:-1]]
@@ -175,6 +189,10 @@ class _Large(Saved):
         super().__init__(path, {}, path.stat().st_mtime, None)
         self.kinds = (kind,)
         self.recognised = (Recognised(kind, path.name, 0),)
+
+    @property
+    def texts(self) -> None:
+        return None
 
     def lines(self, kind: str, progress: Progress | None = None) -> Iterator[str]:
         if kind not in self.kinds:

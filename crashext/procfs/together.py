@@ -1,0 +1,66 @@
+"""Several paths that somebody named: files of different kinds are one moment of one machine.
+
+`leakscan proc/*` names what `leakscan proc` finds. Where a kind comes again (``meminfo.1
+slabinfo.1 meminfo.2 slabinfo.2``) the next moment begins.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from crashext.procfs.folder import Problem
+from crashext.procfs.saved import NothingRecognised, Saved, saved
+
+_ALONE = "oom"
+"""A kernel's report of one moment that is over: what is beside it is of another."""
+_SHOWN = 5
+
+
+def moments(paths: Sequence[Path]) -> list[Saved]:
+    """What is at `paths`, in their order.
+
+    Raises `HostError` where nothing is recognised in one of them that is no file among others, or
+    in none of them.
+    """
+    if len(paths) == 1:
+        return saved(paths[0])
+    found: list[Saved] = []
+    unknown: list[NothingRecognised] = []
+    for path in paths:
+        try:
+            these = saved(path)
+        except NothingRecognised as error:
+            if not path.is_file():
+                raise
+            unknown.append(error)
+            continue
+        if found and len(these) == 1 and _belong_together(found[-1], these[0]):
+            these = [_joined(found.pop(), these[0])]
+        found += these
+    if not found:
+        raise unknown[0]
+    if unknown:
+        names = [Path(error.what).name for error in unknown]
+        shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+        problem = Problem("files", len(names), f"not recognised: {shown}")
+        found[-1].problems.append(problem)
+    return found
+
+
+def _belong_together(one: Saved, other: Saved) -> bool:
+    kinds = (*one.kinds, *other.kinds)
+    files = one.texts is not None and other.texts is not None
+    return files and len(set(kinds)) == len(kinds) and _ALONE not in kinds
+
+
+def _joined(one: Saved, other: Saved) -> Saved:
+    assert one.texts is not None
+    assert other.texts is not None
+    times = [when for when in (one.moment().modified, other.moment().modified) if when is not None]
+    path = Path(os.path.commonpath([one.path, other.path]))
+    whole = Saved(path, {**one.texts, **other.texts}, max(times, default=None), None)
+    whole.problems += [*one.problems, *other.problems]
+    whole.recognised = (*one.recognised, *other.recognised)
+    return whole
