@@ -57,6 +57,14 @@ class AddressSpace:
     """Bits of an address that are inside a page."""
 
     @property
+    def code(self) -> Range:
+        """Where functions are, of the kernel and of modules, and little else."""
+        ranges = [r for r in (self.image, self.modules) if r.start < r.end]
+        if not ranges:
+            return Range(0, 0)
+        return Range(min(r.start for r in ranges), max(r.end for r in ranges))
+
+    @property
     def page_size(self) -> int:
         """Bytes of a page."""
         return 1 << self.page_shift

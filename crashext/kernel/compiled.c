@@ -29,11 +29,14 @@ struct physical {
 	int64_t entries;	/* words of a page */
 	int32_t page_shift;
 	int32_t first_node;	/* those before are not asked for */
-	int32_t least;		/* used entries that a page needs to be taken for a table */
+	int32_t least;		/* of fewer words that a page uses all must be entries */
 	int32_t unused;
 };
 
-/* Whether most words of a page, where they are not zero, may be entries of a page table. */
+/*
+ * Whether most words of a page, where they are not zero, may be entries of a page table: of few,
+ * all of them.
+ */
 static int is_table(const struct physical *known, const uint64_t *words)
 {
 	int64_t used = 0, entry = 0;
@@ -44,7 +47,7 @@ static int is_table(const struct physical *known, const uint64_t *words)
 		used += words[i] != 0;
 		entry += (place - 1 < known->limit - 1) & ((words[i] & known->present) != 0);
 	}
-	return 2 * entry > used && used >= known->least;
+	return used < known->least ? entry == used : 2 * entry > used;
 }
 
 /*

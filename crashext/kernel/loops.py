@@ -11,7 +11,7 @@ import os
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
-VERSION = 2
+VERSION = 3
 """LOOPS_VERSION of compiled.h; of files that do not tell theirs it is 1."""
 _NEWEST = "crashext_set_last"
 """A function that the oldest of those have not."""

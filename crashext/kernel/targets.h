@@ -20,6 +20,7 @@ struct targets {
 	const uint8_t *of_tasks;	/* of each slab */
 	const uint64_t *poison;		/* what follows a word that holds nothing */
 	int64_t poisons;
+	uint64_t code_start, code_end;	/* addresses of functions */
 	uint64_t direct;		/* address of page frame 0 */
 	uint64_t lowest;		/* no word below leads to anything */
 	uint64_t span;			/* nor one that is so much higher */
@@ -126,6 +127,16 @@ static inline struct lead follow(const struct targets *to, uint64_t word)
 	return lead;
 }
 
+/* Whether words[at] is the last one before a timer that ran out: see leftovers.py. */
+static inline int before_timer(const struct targets *to, const uint64_t *words, int64_t last,
+			       int64_t at)
+{
+	if (at + 4 > last)
+		return 1;
+	return words[at + 2] == 0 && words[at + 4] >= to->code_start &&
+	       words[at + 4] < to->code_end;
+}
+
 static inline int holds_nothing(const struct targets *to, const uint64_t *words, int64_t count,
 			 int64_t at, uint64_t start)
 {
@@ -133,7 +144,7 @@ static inline int holds_nothing(const struct targets *to, const uint64_t *words,
 	uint64_t following = words[at < last ? at + 1 : last];
 
 	for (int64_t i = 0; i < to->poisons; i++)
-		if (following == to->poison[i])
+		if (following == to->poison[i] && !before_timer(to, words, last, at))
 			return 1;
 	/* The owner of a semaphore that was read, where nobody waits: see leftovers.py. */
 	if ((words[at] & 1) && at > 0 && at + 3 <= last) {

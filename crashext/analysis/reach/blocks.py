@@ -26,7 +26,8 @@ _TABLE_FLAGS = np.uint64(0xFFF0000000000FFF)
 """Bits of an entry of a page table that are no address: x86-64, EPT and VT-d alike. One more where
 memory is encrypted."""
 _PRESENT = np.uint64(3)
-_ENTRIES_LEAST = 4  # used entries that a page needs to be taken for a table
+_PAGES_AT_ONCE = 1 << 10
+_ENTRIES_LEAST = 4  # of a page with fewer used words all must be entries, which lead to tables
 _MAX_SPLIT = 10  # MAX_ORDER: no allocation is larger
 _REST_SEEN = 16  # pages with the first: table_perturb of inet_hashtables.c, pages of 16 KiB
 NO_ADDRESSES = ("kmem_cache", "mm_struct", "sighand_cache", "vm_area_struct")
@@ -179,15 +180,51 @@ class PhysicalAddresses:
         if not self._found:
             return WeaklyHeld(result)
         where, holder, node, frame = map(np.concatenate, zip(*self._found, strict=True))
-        live = (holder < 0) | marks.reached[np.maximum(holder, 0)]
-        live &= ~self._of_numbers(holder)
         _, which, times = np.unique(frame, return_inverse=True, return_counts=True)
-        live &= (frame < 0) | (times[which] <= MOST_ALIKE)
-        live &= ~marks.reached[node]
-        live[live] = ~self._of_timers(where[live], frame[live])
-        block = node[live] - np.int32(self._nodes.first_block)
-        result[block] = True
-        return WeaklyHeld(result, block, where[live])
+        some = ~self._of_numbers(holder) & ((frame < 0) | (times[which] <= MOST_ALIKE))
+        some &= ~marks.reached[node]
+        some[some] = ~self._of_timers(where[some], frame[some])
+        entry = frame < 0
+        entries = np.flatnonzero(some & entry)
+        some[entries] = self._of_tables(where[entries], holder[entries], node[entries])
+        where, holder, entry = where[some], holder[some], entry[some]
+        block = node[some] - np.int32(self._nodes.first_block)
+        reached = (holder < 0) | marks.reached[np.maximum(holder, 0)]
+        # An IOMMU's tables know the next level so, and pointers lead to the first one only.
+        below = entry & (holder >= self._nodes.first_block)
+        of_block = np.where(below, holder - np.int32(self._nodes.first_block), 0)
+        live = reached
+        while not result[block[live]].all():
+            result[block[live]] = True
+            live = reached | below & result[of_block]
+        return WeaklyHeld(result, block[live], where[live])
+
+    def _of_tables(
+        self, where: Words, holder: NDArray[np.int32], node: NDArray[np.int32]
+    ) -> NDArray[np.bool_]:
+        """Which entries of page tables count: of pages that use few words, those of a block that
+        lead to what may be a table itself. A page with one number in it says little."""
+        start, shift = np.uint64(self._nodes.view.space.direct.start), self._shift
+        used, _ = self._used(start + (where >> shift << shift))
+        result = used >= _ENTRIES_LEAST
+        few = np.flatnonzero(~result & (holder >= self._nodes.first_block))
+        used, entries = self._used(self._nodes.addresses(node[few].astype(np.int64)))
+        result[few] = 2 * entries >= used
+        return np.asarray(result, np.bool_)
+
+    def _used(self, addresses: Words) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Of pages at direct-map addresses the words that are not zero, and those that may be
+        entries of page tables; of what the dump has not none, as of pages of zeros."""
+        pages, which = np.unique(addresses, return_inverse=True)
+        found = np.zeros((2, len(pages)), np.int64)
+        for begin in range(0, len(pages), _PAGES_AT_ONCE):
+            some = slice(begin, begin + _PAGES_AT_ONCE)
+            data, ok = self._nodes.view.host.read_many(pages[some], 8 * self._entries)
+            words = np.ascontiguousarray(data).view("<u8").reshape(len(ok), -1) * ok[:, None]
+            place = words & ~self._flags
+            entry = (place < self._limit) & (place != 0) & (words & _PRESENT != 0)
+            found[:, some] = np.count_nonzero(words, axis=1), np.count_nonzero(entry, axis=1)
+        return found[0][which], found[1][which]
 
     def _of_timers(self, where: Words, frame: NDArray[np.int32]) -> NDArray[np.bool_]:
         """Which words that name page frames are flags of timers."""
@@ -216,6 +253,7 @@ def _in_tables(words: Words, inside: NDArray[np.bool_], entries: int) -> NDArray
     pages = words[:whole].reshape(-1, entries)
     entry = (inside[:whole] & (words[:whole] & _PRESENT != 0)).reshape(-1, entries)
     used = np.count_nonzero(pages, axis=1)
-    table = (2 * np.count_nonzero(entry, axis=1) > used) & (used >= _ENTRIES_LEAST)
+    entries = np.count_nonzero(entry, axis=1)
+    table = np.where(used < _ENTRIES_LEAST, entries == used, 2 * entries > used)
     result[:whole] = (entry & table[:, None]).reshape(-1)
     return result

@@ -24,7 +24,7 @@ class Leads:
         lowest = min(r.start for r in ranges)
         self._direct = np.uint64(space.direct.start)
         self._lowest, self._span = np.uint64(lowest), np.uint64(max(r.end for r in ranges) - lowest)
-        self._vmemmap = space.vmemmap
+        self._vmemmap, self._code = space.vmemmap, space.code
         self._task = task
 
     def of(self, offset: int, words: Words) -> tuple[NDArray[np.intp], Nodes32, NDArray[np.intp]]:
@@ -38,7 +38,7 @@ class Leads:
         """Indices of words that lead to nodes, and these."""
         nodes, table = self._nodes, self._table
         at = np.flatnonzero(words - self._lowest < self._span)
-        gone = left_over(words, at, self._direct + np.uint64(offset))
+        gone = left_over(words, at, self._direct + np.uint64(offset), self._code)
         if gone.any():
             at = at[np.flatnonzero(~gone)]
         # Objects in a row often hold one pointer: what it leads to is looked up once.

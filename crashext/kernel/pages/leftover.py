@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crashext.distinct import distinct, union
-from crashext.hosts.base import U64, Bytes, Layout, Member
+from crashext.hosts.base import U64, Bytes, Layout, Mask, Member
 from crashext.kernel.access import Words, column, require
 from crashext.kernel.addresses import Range
 from crashext.kernel.compound import tails
@@ -36,6 +36,8 @@ MAX_LOOKED = 1 << 20
 """Page frames whose struct pages are read: 64 MiB of them."""
 _FEW_CALLERS = 64
 _LIST_POISON1 = 0xDEAD000000000100  # include/linux/poison.h
+_MAPPING_FLAGS, _MAPPING_MOVABLE = np.uint64(3), np.uint64(2)  # include/linux/page-flags.h
+_KERNEL_HALF = 1 << 63
 
 
 @dataclass(frozen=True)
@@ -267,7 +269,25 @@ def _split_off(
     found = following == here
     if "pp_magic" in page:
         found |= following == np.uint64(_LIST_POISON1)
-    return np.asarray(found, np.bool_)
+    return np.asarray(found & ~_movable(view, page, rows), np.bool_)
+
+
+def _movable(view: KernelView, page: Layout, rows: Bytes) -> Mask:
+    """Pages of zsmalloc's, of a balloon's and their like, which compaction may move: each is an
+    allocation of its own, but compaction takes them off a list of its own when it is done.
+
+    PAGE_MAPPING_MOVABLE since bda807d44454 (4.8); a page type, PGTY_zsmalloc, since 43d746dc49bb
+    (6.11), and that alone since 84caf98838a3 (6.17).
+    """
+    found = np.zeros(len(rows), np.bool_)
+    mapping, kind = page.first_of("mapping"), page.first_of("page_type")
+    if mapping is not None:
+        value = column(rows, mapping)
+        found |= (value > np.uint64(_KERNEL_HALF)) & (value & _MAPPING_FLAGS == _MAPPING_MOVABLE)
+    number = view.host.enumerator("PGTY_zsmalloc")
+    if kind is not None and number is not None:
+        found |= column(rows, kind) >> np.uint64(24) == np.uint64(number)
+    return found
 
 
 def _some(frames: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:

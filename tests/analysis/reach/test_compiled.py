@@ -29,7 +29,7 @@ from crashext.kernel.slab import descriptors, slots
 from crashext.kernel.slab.objects import State
 from crashext.progress import silent
 from tests.conftest import lab_view
-from tests.kernel.whole import DIRECT, PAGE, VMALLOC, VMEMMAP, Kernel
+from tests.kernel.whole import DIRECT, PAGE, TEXT, VMALLOC, VMEMMAP, Kernel
 
 POISON = 0xDEAD000000000122
 
@@ -64,7 +64,11 @@ def words_like_pointers(known: list[int], count: int, seed: int) -> Words:
     found = np.where(rng.random(count) < 0.7, near, other.astype(np.uint64))
     found = np.repeat(found, rng.integers(1, 5, count))[:count]
     own = np.uint64(DIRECT + 16 * PAGE) + np.arange(count, dtype=np.uint64) * np.uint64(8)
-    return np.where(rng.random(count) < 0.1, own, found)
+    found = np.where(rng.random(count) < 0.1, own, found)
+    timers = np.flatnonzero(found == POISON)
+    timers = timers[(timers < count - 3) & (rng.random(len(timers)) < 0.3)]
+    found[timers + 1], found[timers + 3] = 0, TEXT
+    return found
 
 
 def columns(found: Found) -> dict[str, list[tuple[int, ...]]]:

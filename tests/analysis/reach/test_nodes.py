@@ -184,6 +184,25 @@ def test_physical_addresses_hold_weakly(kernel: Kernel) -> None:
     assert held.owner == "a physical address"
 
 
+def test_each_level_of_an_iommus_tables_holds_the_next(kernel: Kernel) -> None:
+    """A domain knows its first table by pointer; tables of few entries, and empty ones, are usual
+    where a device maps little: VT-d on a 6.1 lost 84 of them."""
+    top, context, second, third, empty = (kernel.page() for _ in range(5))
+    data, other, number = (kernel.page() for _ in range(3))
+    kernel.write(top + 8 * 3, second - DIRECT | 3, context - DIRECT | 1)
+    kernel.write(context + 0x80, second - DIRECT | 1, 0x102)  # a context entry: its domain behind
+    kernel.write(second + 8 * 511, third - DIRECT | 3)
+    kernel.write(third + 8 * 510, empty - DIRECT | 3, data - DIRECT | 3)
+    kernel.write(data, *range(3, 900, 3))
+    kernel.write(other, 1, 2, third - DIRECT | 3)
+    kernel.write(number, data - DIRECT | 1)
+    kernel.variable("known", other, number)
+    assert reached(kernel.marked(), context, second, third, empty, data) == [False] * 5
+    kernel.variable("domain", top)
+    found = reached(kernel.marked(), context, second, third, empty, data)
+    assert found == [True, True, True, True, False]
+
+
 def test_what_lies_behind_the_objects_of_a_slab_holds_nothing(kernel: Kernel) -> None:
     """Left of an earlier use of the page: 4,096 bytes have room for 42 of 96."""
     page, one = kernel.page(), kernel.object("kmalloc-96")

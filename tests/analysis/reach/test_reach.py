@@ -17,6 +17,7 @@ from tests.kernel.whole import (
     DIRECT,
     PAGE,
     RESERVED,
+    TEXT,
     THREAD_SIZE,
     VMEMMAP,
     Kernel,
@@ -247,6 +248,18 @@ def test_words_that_what_stands_beside_them_gives_away_hold_nothing(kernel: Kern
     assert found == [ORPHAN, ORPHAN, HELD, HELD]
     kernel.variable("users", unlinked, 0, read)
     assert class_of(kernel.marked(), unlinked, read) == [HELD, HELD]
+
+
+def test_what_stands_before_a_timer_that_ran_out_holds(kernel: Kernel) -> None:
+    """detach_timer() poisons `next`, the first word of a timer: inet6_dev.stats.icmpv6msgdev stands
+    before rs_timer, and every network card's had been an orphan."""
+    device, unlinked, other = (kernel.object() for _ in range(3))
+    timer = (POISON, 0, 4_294_957_353, TEXT + 0x40, 0x29400000)
+    holder = kernel.object("kmalloc-96", device, *timer)
+    node = kernel.object("kmalloc-96", unlinked, POISON, 0, 7, other)
+    kernel.variable("holders", holder, node)
+    found = class_of(kernel.marked(), device, unlinked, other)
+    assert found == [HELD, ORPHAN, HELD]
 
 
 def test_a_tagged_pointer_is_held_whatever_its_neighbour_begins_with(kernel: Kernel) -> None:

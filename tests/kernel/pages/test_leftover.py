@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from crashext.hosts.base import Member
 from crashext.kernel.pages import leftover
 from crashext.kernel.pages.frames import Frames, FrameUse, frames
 from crashext.kernel.pages.leftover import read_pages
 from crashext.kernel.slab import thinning
 from crashext.kernel.slab.view import KernelView
 from crashext.progress import silent
-from tests.kernel.whole import VMEMMAP, Kernel
+from tests.kernel.whole import DIRECT, PAGE, VMEMMAP, Kernel
 
 TABLES = 640
 SLABS = TABLES * 256 // 4096
+LIST_POISON1 = 0xDEAD000000000100
 
 
 class Counted(Kernel):
@@ -73,3 +77,27 @@ def test_slabs_of_a_crowd_are_apart_whether_or_not_counters_foresaw_it(
     assert kernel.reads == (1 if foreseen else 2)
     assert found.count(FrameUse.APART) == SLABS
     assert (found.use[:] == apart(KernelView(kernel.host)).use[:]).all()
+
+
+@pytest.mark.parametrize("marked_by", ["mapping", "page type"])
+def test_pages_that_compaction_may_move_are_allocations_each(marked_by: str) -> None:
+    """A zram's, of which compaction has moved some: seen on a 6.1 with swap on it."""
+    kernel = Kernel()
+    page = kernel.host.layouts["struct page"]
+    magic = Member(page["lru"].offset, 8)
+    kernel.host.layouts["struct page"] = replace(page, members={**page.members, "pp_magic": magic})
+    kernel.host.enumerators["PGTY_zsmalloc"] = 0xF6
+    pages = [kernel.page() for _ in range(4)]
+    for at, address in enumerate(pages):
+        entry = VMEMMAP + 64 * ((address - DIRECT) // PAGE)
+        kernel.write(entry + 8, 0 if at == 0 else LIST_POISON1)
+        if at == 3 and marked_by == "mapping":
+            kernel.write(entry + 24, DIRECT | 2)
+        elif at == 3:
+            kernel.write(entry + 48, 1 << 32 | 0xF6000000)
+    view = KernelView(kernel.host)
+    rest = read_pages(view, silent).rest.frames
+    found = leftover.blocks(view, rest, np.random.default_rng(0))
+    first = (pages[0] - DIRECT) // PAGE
+    some = (found.first >= first) & (found.first < first + 4)
+    assert found.pages[some].tolist() == [3, 1]
