@@ -331,6 +331,26 @@ class Kernel:
 
     # Areas, stacks and tasks
 
+    def vmap(self, pages: Sequence[int]) -> int:
+        """An area that maps pages of others, of which its vm_struct has no array."""
+        at = self._next_area
+        self._next_area += PAGE * (len(pages) + 1)
+        top = self.host.symbols["init_top_pgt"]
+        for i, page in enumerate(pages):
+            table = top
+            for shift in (39, 30, 21):
+                entry = table + 8 * ((at >> shift) & 511)
+                below = int.from_bytes(self.host.read(entry, 8), "little")
+                if not below:
+                    below = (self.page() - DIRECT) | _TABLE
+                    self.write(entry, below)
+                table = DIRECT + (below & -PAGE)
+            self.write(table + 8 * ((at >> 12) + i & 511), page - DIRECT | _TABLE)
+            self.host.mapped[at + PAGE * i] = page
+        size = PAGE * (len(pages) + 1)
+        self._describe_area(at, size, self.object("kmalloc-64", 0, at, size, 4, 0, 0, 0, CALLER))
+        return at
+
     def area(self, pages: int, caller: int = CALLER, at: int = 0) -> int:
         """A vmalloc area with all its bookkeeping, `at` an address of its own or at the next;
         returns its address."""
@@ -343,10 +363,13 @@ class Kernel:
         maps = [VMEMMAP + 64 * ((p - DIRECT) // PAGE) for p in behind]
         array = self.object("kmalloc-128", *maps)
         vm = self.object("kmalloc-64", 0, at, PAGE * (pages + 1), 2, array, pages, 0, caller)
-        area = self.object("vmap_area", at, at + PAGE * (pages + 1), 0, 0, 0, vm)
+        self._describe_area(at, PAGE * (pages + 1), vm)
+        return at
+
+    def _describe_area(self, at: int, size: int, vm: int) -> None:
+        area = self.object("vmap_area", at, at + size, 0, 0, 0, vm)
         self.write(self._last_area + 8 if self._last_area else self._areas, area + 16)
         self._last_area = area + 16
-        return at
 
     def task(self, pid: int, comm: str, used: int, stack: int | None = None) -> tuple[int, int]:
         """A sleeping task on the task list, `used` bytes of its stack in use: task and stack."""

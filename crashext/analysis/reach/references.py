@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from crashext.analysis.reach.by_arrays import ByArrays
 from crashext.analysis.reach.compiled_pass import CompiledPass
 from crashext.analysis.reach.edges import Edges, placed
+from crashext.analysis.reach.mapped import mapped_blocks
 from crashext.analysis.reach.nodes import Nodes, Nodes32
 from crashext.analysis.reach.scan import KERNEL_USES, Scanner, readable_frames, scan_memory
 from crashext.analysis.reach.sources import Found, sources
@@ -94,6 +95,7 @@ def find_references(
     total = readable.count()
     scanner = _Pointers(nodes, stacks, readable)
     unread = scan_memory(view, readable, present, [scanner, *along], progress, "pointers")
+    scanner.join(*mapped_blocks(nodes))
     seen = readable.join(frames.use, lambda read, use: np.where(read, use, FrameUse.ABSENT))
     counts = seen.tally(max(FrameUse) + 1)
     counts -= np.bincount(frames.use[unread], minlength=len(counts))
@@ -148,6 +150,10 @@ class _Pointers:
             where, target = where[fresh], target[fresh]
             self._kept[target] += 1
             self._rooted[by_page].append((where, target))
+
+    def join(self, source: Nodes32, target: Nodes32) -> None:
+        """Edges that no word is."""
+        self._edges[False].add(source, target)
 
     def result(self, coverage: Coverage) -> References:
         rooted = [*self._rooted[False], *self._rooted[True]]

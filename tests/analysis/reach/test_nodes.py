@@ -164,6 +164,20 @@ def test_the_rest_of_a_split_allocation_may_be_cut_where_a_page_was_the_first_of
     assert reached(kernel.marked(), *pages) == held
 
 
+def test_what_an_area_maps_is_held_where_nobody_else_lists_it(kernel: Kernel) -> None:
+    """A BPF ring buffer: the array of its pages lies in the first of them, which it knows by the
+    area's address."""
+    pages, others = [kernel.page() for _ in range(3)], [kernel.page() for _ in range(2)]
+    buffer, lost = kernel.vmap([*pages, *pages[1:]]), kernel.vmap(others)
+    array = kernel.object("kmalloc-64", *(struct_page(p) for p in pages))
+    kernel.write(pages[0], array)
+    assert reached(kernel.marked(), buffer, array, *pages) == [False] * 5
+    kernel.variable("map", buffer)
+    marked = kernel.marked()
+    assert reached(marked, buffer, array, *pages) == [True] * 5
+    assert reached(marked, lost, *others) == [False] * 3
+
+
 def test_physical_addresses_hold_weakly(kernel: Kernel) -> None:
     """A ring of descriptors that only the device and the driver's shadow copy know."""
     ring, table = kernel.page(), kernel.page()
