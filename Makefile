@@ -6,7 +6,7 @@
 # make test-browser AXE=axe.min.js    pages in Chromium, judged by axe-core's file; half a minute
 # make test-live    leakscan --live in a guest that carries Python; some minutes more
 # make test-kernels    the tests on kernels of Debian's other suites, on two with SLAB, on two that note
-#                      who allocates, and on one with pages of 64 KiB; fetches 4 GB and compiles
+#                      who allocates, and on one with pages of 64 KiB; fetches 8 GB and compiles
 #                      five, each 5 to 25 minutes, once; writes README's table of kernels
 # make test-no-debug-info    the same documents with and without vmlinux, on every kernel of those,
 #                      guest, form and question: prints a table; an hour

@@ -79,7 +79,14 @@ class Suite:
     """The suite's name in Debian's archive, where it is another."""
     arch: str = "amd64"
     flavour: str = ""
-    """What the name of the kernel's package ends in, after the architecture."""
+    """What the name of the kernel's package has beside the architecture: "rt-", or "-16k"."""
+
+    @property
+    def image(self) -> str:
+        """The package that depends on the newest kernel."""
+        if self.flavour.endswith("-"):
+            return f"linux-image-{self.flavour}{self.arch}"
+        return f"linux-image-{self.arch}{self.flavour}"
 
 
 SUITES = {
@@ -88,6 +95,10 @@ SUITES = {
         Suite("bullseye", pahole=""),  # Module BTF began in 5.11: 36e68442d1af.
         Suite("trixie", pahole="pahole"),
         Suite("sid", pahole="pahole"),
+        # Real-time: its locks are other structures, and its slab caches have locks of each CPU.
+        Suite("rt-bullseye", pahole="", debian="bullseye", flavour="rt-"),
+        Suite("rt-trixie", pahole="pahole", debian="trixie", flavour="rt-"),
+        Suite("rt-sid", pahole="pahole", debian="sid", flavour="rt-"),
         # Not pahole: the headers of 12 have no vmlinux, module_build.py calls the machine's own.
         Suite("arm64", pahole="", debian="bookworm", arch="arm64"),
         Suite("arm64-trixie", pahole="pahole", debian="trixie", arch="arm64"),
@@ -106,7 +117,7 @@ def suite_kernel(cache: Path, suite: Suite) -> Kernel:
     """Name the kernel of `suite`; its package lists are fetched where that was not done yet."""
     apt = _Apt(_folder(cache, suite) / "apt")
     apt.prepare(suite)
-    meta = f"linux-image-{suite.arch}{suite.flavour}"
+    meta = suite.image
     named = f"{meta}:{suite.arch}"
     image = first_dependency(
         run(apt.command("apt-cache", "depends", named)), meta, f"{_IMAGE}[0-9]"

@@ -68,6 +68,9 @@ def rest_of_split(nodes: Nodes, marks: Marks) -> NDArray[np.bool_]:
     Leaked pages come one after the other, too: where single pages in a row go on past that order,
     only so many of them are a rest as the largest that was seen has. A row that ends within its
     order may still be a leak, but one reached page in 2**n is aligned to order n.
+
+    Two tables of one size share an allocation (udp_table's hash2, tcp_hashinfo's bhash2): their
+    owner knows its middle too, and the row begins anew there.
     """
     blocks = nodes.blocks
     first, pages = blocks.first, blocks.pages
@@ -81,15 +84,24 @@ def rest_of_split(nodes: Nodes, marks: Marks) -> NDArray[np.bool_]:
     joined = np.append(False, first[1:] == first[:-1] + pages[:-1])
     begins = ~loose | ~joined
     lead = np.maximum.accumulate(np.where(begins, number, 0))
-    held = reached[lead] & ((pages == 1) | blocks.split)[lead] & (lead != number)
+    whole = (pages > 1) & ~blocks.split
+    held = (reached & ~whole)[lead] & (lead != number)
     held &= (pages > 1) | (pages[lead] == 1)  # single pages that follow are anybody's
-    aligned = first[lead] & -first[lead]
-    limit = first[lead] + np.minimum(aligned, 1 << _MAX_SPLIT)
+    aligned = first & -first
+    limit = first[lead] + np.minimum(aligned[lead], 1 << _MAX_SPLIT)
     row = np.cumsum(begins) - 1
     end = (first + pages)[np.append(np.flatnonzero(begins)[1:], len(first)) - 1][row]
     near = np.minimum(limit, first[lead] + _REST_SEEN)
     limit = np.where((pages > 1) | (end <= limit), limit, near)
     result[:] = loose & held & (first + pages <= limit)
+    # The reached page that the row before this one follows.
+    top = lead[np.maximum(lead - 1, 0)]
+    half = first[lead] - first[top]
+    twin = joined[lead] & (reached & ~whole)[lead] & (reached & ~whole)[top]
+    # Pages in all: twice those of the first half, or one more where the middle is inside of a page.
+    twin &= ((end - first[top]) // 2 == half) & (half > 0)
+    twin &= end <= first[top] + np.minimum(aligned[top], 1 << _MAX_SPLIT)
+    result |= loose & twin
     return result
 
 

@@ -143,6 +143,43 @@ def test_single_pages_in_a_row_that_goes_on_past_the_order_are_leaked(
 
 
 @pytest.mark.parametrize(
+    ("middle", "length", "held"),
+    [
+        (20, 40, True),  # tcp_hashinfo of a real-time 6.12
+        (3, 6, True),  # its udp_table
+        (3, 7, True),  # the middle is inside of a page
+        (20, 64, False),  # goes on past two halves
+        (20, 30, False),
+        (40, 80, False),  # past the order
+    ],
+)
+def test_of_two_tables_in_one_allocation_the_middle_is_known_too(
+    kernel: Kernel, middle: int, length: int, held: bool
+) -> None:
+    kernel.align(128)
+    for _ in range(64):
+        kernel.free_page()
+    pages = [kernel.page() for _ in range(length)]
+    for page in pages:
+        kernel.write(struct_page(page) + 8, 0, LIST_POISON2)
+    kernel.variable("table", pages[0], pages[middle])
+    assert all(reached(kernel.marked(), *pages)) == held
+
+
+def test_the_middle_may_look_like_the_first_page_of_a_block(kernel: Kernel) -> None:
+    """udp_table of a real-time 6.12: its second and fourth page were the first ones of two."""
+    kernel.align(8)
+    pages = [kernel.page() for _ in range(6)]
+    for i, page in enumerate(pages):
+        itself = struct_page(page) + 8
+        kernel.write(itself, 0 if i % 2 or not i else itself, itself)
+    kernel.variable("udp_table", pages[0], pages[3])
+    marked = kernel.marked()
+    assert marked.nodes.blocks.pages.tolist()[-4:] == [1, 2, 2, 1]
+    assert reached(marked, *pages) == [True] * 6
+
+
+@pytest.mark.parametrize(
     ("firsts", "held"),
     [
         # The first eight were pages by themselves before; as the TCP stack's hash of 16 pages.
