@@ -16,6 +16,7 @@ from crashext.analysis.reach.nodes import Nodes
 from crashext.analysis.reach.scan import readable_frames
 from crashext.analysis.reach.silent import silent_numbers
 from crashext.kernel.access import Words
+from crashext.kernel.architecture import ARM64, architecture
 from crashext.kernel.byframe import ByFrame
 from crashext.kernel.compiled import PhysicalLoops, library
 from crashext.kernel.pages.frames import Frames, FrameUse
@@ -26,6 +27,9 @@ _TABLE_FLAGS = np.uint64(0xFFF0000000000FFF)
 """Bits of an entry of a page table that are no address: x86-64, EPT and VT-d alike. One more where
 memory is encrypted."""
 _PRESENT = np.uint64(3)
+_VALID = np.uint64(1 << 63)
+"""With this bit alone arm64's GICv3 keeps addresses of tables of its ITS, one level in another:
+GITS_BASER_VALID, its_alloc_table_entry() in drivers/irqchip/irq-gic-v3-its.c (4.5 to 7.2)."""
 _PAGES_AT_ONCE = 1 << 10
 _ENTRIES_LEAST = 4  # of a page with fewer used words all must be entries, which lead to tables
 _MAX_SPLIT = 10  # MAX_ORDER: no allocation is larger
@@ -132,6 +136,9 @@ class PhysicalAddresses:
             rest = (nodes.view.space.page_shift, nodes.first_block, _ENTRIES_LEAST)
             self._loops = PhysicalLoops(known, nodes.of_frame, *bits, *rest)
         self._silent = silent_numbers(nodes.view)
+        self._valid_bit = np.uint64(0)
+        if architecture(nodes.view.host) is ARM64:
+            self._valid_bit = _VALID
         self._found: list[Known] = []
 
     def look(self, offset: int, words: Words) -> Known | None:
@@ -142,6 +149,9 @@ class PhysicalAddresses:
         if not wanted.any():
             return None
         at, node = self.find(words, wanted)
+        if self._valid_bit:
+            more = self._valid(words, wanted)
+            at, node = np.append(at, more[0]), np.append(node, more[1])
         if not len(at):
             return None
         where = np.uint64(offset) + at.astype(np.uint64) * np.uint64(8)
@@ -152,7 +162,7 @@ class PhysicalAddresses:
         kept &= ~self._silent.holds(where)
         known = words[at[kept]]
         frame = ((known & ~self._flags) >> self._shift).astype(np.int32)
-        frame[known & self._flags != 0] = -1
+        frame[known & self._flags & ~(self._valid_bit) != 0] = -1
         return where[kept], holder[kept], node[kept], frame
 
     def find(
@@ -172,7 +182,22 @@ class PhysicalAddresses:
         # An address alone; in a page full of entries of a page table, with their flags.
         alone = words & self._flags == 0
         at = np.flatnonzero(inside & (alone | _in_tables(words, inside, self._entries)))
-        node = self._nodes.of_frame[(place[at] >> self._shift).astype(np.int64)]
+        return self._blocks_of(at, place[at], wanted)
+
+    def _valid(
+        self, words: Words, wanted: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.intp], NDArray[np.int32]]:
+        """The same of addresses with `_VALID` and no other flag."""
+        place = words - self._valid_bit
+        at = np.flatnonzero((place < self._limit) & (place & self._flags == 0) & (place != 0))
+        return self._blocks_of(at, place[at], wanted)
+
+    def _blocks_of(
+        self, at: NDArray[np.intp], place: Words, wanted: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.intp], NDArray[np.int32]]:
+        """Those of the words at indices `at`, which say `place`, that are of wanted pages and name
+        a block."""
+        node = self._nodes.of_frame[(place >> self._shift).astype(np.int64)]
         hit = node >= self._nodes.first_block
         hit[hit] = wanted[at[hit] // self._entries]
         return at[hit], node[hit]
