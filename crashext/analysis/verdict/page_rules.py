@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from crashext.analysis.origin.callers import in_words
 from crashext.analysis.results.evidence import UnreachableMemory
 from crashext.analysis.verdict.commands import of_areas, of_pages
-from crashext.analysis.verdict.facts import Facts, PagesFact, TagFact
+from crashext.analysis.verdict.facts import Facts, PagesFact, PagesHolder, TagFact
 from crashext.analysis.verdict.thresholds import (
     AREAS_LEAST,
     AREAS_SHARE,
@@ -23,6 +23,32 @@ from crashext.analysis.verdict.verdict import Culprit, Verdict
 from crashext.analysis.verdict.wording import allocated_by, confidence, doubts, little
 from crashext.wording import called, looked_in, percent, percent_of, plural, root_text, size_text
 
+_ZSWAP = (
+    "zswap",
+    "compressed pages that would be in swap otherwise: normal where it is on",
+    "grep -r . /sys/module/zswap/parameters # max_pool_percent is its limit",
+)
+_KEEPERS = {
+    "zswap_trees": _ZSWAP,
+    "zswap_pools": _ZSWAP,
+    "zram_index_idr": (
+        "zram",
+        "what was written to its devices, compressed: pages of swap, most often",
+        "grep . /sys/block/zram*/mm_stat # the third number is what each takes",
+    ),
+    "brd_devices": (
+        "brd",
+        "what was written to its RAM disks, until they are removed",
+        "lsblk /dev/ram* # what they are for",
+    ),
+    "nullb_list": (
+        "null_blk",
+        "what was written to its devices, which were told to keep it in memory",
+        "grep . /sys/module/null_blk/parameters/memory_backed # a driver for tests",
+    ),
+}
+"""Variables by which drivers keep what others gave them: name, what it is, what to ask.
+Sources: mm/zswap.c, drivers/block/ (4.19 to 7.2)."""
 _SAYS = 0.05
 _TELLS = 0.25  # share of the pages that speak of a module
 
@@ -166,6 +192,9 @@ def held_pages(facts: Facts) -> Iterator[Verdict]:
             holder.bytes, facts.total
         ):
             continue
+        if holder.root in _KEEPERS:
+            yield _kept(facts, holder)
+            continue
         yield Verdict(
             "held-growth",
             "pages",
@@ -181,6 +210,25 @@ def held_pages(facts: Facts) -> Iterator[Verdict]:
             ("everything is reachable: drivers and filesystems keep pools of pages",),
             of_pages(facts),
         )
+
+
+def _kept(facts: Facts, holder: PagesHolder) -> Verdict:
+    name, means, command = _KEEPERS[holder.root]
+    return Verdict(
+        "known-holder",
+        "pages",
+        Culprit(caller=holder.root, module=holder.module),
+        holder.bytes,
+        "high",
+        f"{name} holds {size_text(holder.bytes)} of pages "
+        f"({percent_of(holder.bytes, facts.total)} of memory): {means}",
+        (
+            f"{plural(holder.blocks, 'block')} of pages, which "
+            f"{root_text(called(holder.root, holder.module))} leads to",
+        ),
+        (),
+        command,
+    )
 
 
 def unaccounted_pages(facts: Facts) -> Iterator[Verdict]:

@@ -228,6 +228,13 @@ def blocks(view: KernelView, frames: NDArray[np.int64], rng: np.random.Generator
     some = _some(frames, rng)
     rows, ok = view.memory.rows(some.astype(np.uint64))
     page = require(view.host, "struct page", "flags")
+    looked = len(some)
+    poison = view.host.enumerator("PG_hwpoison")
+    if poison is not None:
+        # Of memory that failed: taken from its owner, and kept from everybody (mm/memory-failure.c;
+        # 2.6.32 to 7.2; meminfo's HardwareCorrupted). Nobody is to point at it.
+        whole = column(rows, page["flags"]) >> np.uint64(poison) & np.uint64(1) == 0
+        some, rows, ok = some[whole], rows[whole], ok[whole]
     flags = column(rows, page["flags"])
     head_bit = view.host.enumerator("PG_head")
     head = np.zeros(len(some), np.bool_)
@@ -247,7 +254,7 @@ def blocks(view: KernelView, frames: NDArray[np.int64], rng: np.random.Generator
     if kind is not None and mark is not None:  # 6.15 marks them
         kmalloc = column(rows[first], kind) >> np.uint64(24) == np.uint64(mark)
     split = np.logical_and.reduceat(counted & ~tail & ~head, first) if len(first) else kmalloc
-    return Blocks(some[first], pages, head[first], kmalloc, split, len(some))
+    return Blocks(some[first], pages, head[first], kmalloc, split, looked)
 
 
 def _split_off(
@@ -276,8 +283,8 @@ def _movable(view: KernelView, page: Layout, rows: Bytes) -> Mask:
     """Pages of zsmalloc's, of a balloon's and their like, which compaction may move: each is an
     allocation of its own, but compaction takes them off a list of its own when it is done.
 
-    PAGE_MAPPING_MOVABLE since bda807d44454 (4.8); a page type, PGTY_zsmalloc, since 43d746dc49bb
-    (6.11), and that alone since 84caf98838a3 (6.17).
+    PAGE_MAPPING_MOVABLE says so since bda807d44454 (4.8); newer kernels have a page type,
+    PGTY_zsmalloc, at first beside it (6.12) and then alone (7.2).
     """
     found = np.zeros(len(rows), np.bool_)
     mapping, kind = page.first_of("mapping"), page.first_of("page_type")
