@@ -95,7 +95,7 @@ def said(name: str, guilty: bool = True, only: str = "") -> Iterator[Said]:
         if part in _BEYOND:
             callers = _beyond(name, _BEYOND[part])
         elif facts["caches"]:
-            callers = _of_objects(name, part, facts["caches"], guilty and part not in _HELD)
+            callers = _of_objects(name, facts, guilty and part not in _HELD)
         else:
             continue
         yield _said(name, part, facts, callers)
@@ -119,13 +119,15 @@ def _said(name: str, part: str, facts: dict[str, Any], callers: list[dict[str, A
     )
 
 
-def _of_objects(name: str, part: str, caches: list[str], lost: bool) -> list[dict[str, Any]]:
-    """Of the groups of the part's objects, the largest first."""
-    mine = set(addresses(name, part).tolist())
+def _of_objects(name: str, facts: dict[str, Any], lost: bool) -> list[dict[str, Any]]:
+    """Of the groups of the part's objects, the largest first; a function's parts are one."""
+    parts = lab_dump(name).truth()["parts"].items()
+    same = [part for part, others in parts if others["function"] == facts["function"]]
+    mine = {address for part in same for address in addresses(name, part).tolist()}
     if lost:
         groups = sorted(_of(census(name)["orphans"], mine), key=lambda g: -int(g["objects"]))
     else:
-        report = ask("leakscan", *on(name), *caches, "--json").document
+        report = ask("leakscan", *on(name), *facts["caches"], "--json").document
         groups = _of([g for c in report["caches"] for g in c["groups"]], mine)
     return [g["callers"] for g in groups if g["callers"]]
 

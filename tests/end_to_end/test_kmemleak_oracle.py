@@ -59,8 +59,13 @@ def test_what_only_we_find_is_explained(both: tuple[str, set[int], set[int]]) ->
     dead = np.unique(found.references.dead_target).astype(np.int64)
     dead = dead[dead < found.table.count]
     hidden = set(found.table.addresses(dead).tolist())
-    truth = lab_dump(name).truth()["parts"]
-    lost = {a for p in truth if p in LOST for a in read_addresses(lab_dump(name).addresses(p))}
+    dump, truth = lab_dump(name), lab_dump(name).truth()["parts"]
+    lost = {a for p in truth if p in LOST for a in read_addresses(dump.addresses(p))}
+    # Of the areas that the module lost, the one that begins where a free one ends: kmemleak takes
+    # that vmap_area's va_end for a pointer to it.
+    areas = set(read_addresses(dump.addresses("vmalloc"))) if "vmalloc" in truth else set()
+    assert len(areas - theirs) <= 1
+    theirs |= areas
     for address in ours - theirs - explained:
         assert address in lost, hex(address)
         assert address in hidden, hex(address)
