@@ -167,6 +167,7 @@ def classify(
     use, tails, buddies = told.use, told.marked(TAIL), told.marked(BUDDY)
     if len(tails):  # else there is nothing of a compound page in it
         _as_their_heads(fields, block, tails, memory, known, use)
+        _as_the_real_heads(fields, block, memory, known, use)
     uses = 0 if len(tails) else told.uses
     if fields.private is None or not len(buddies):
         return Classified(use, uses, told.marked(HEAD), buddies[:0], np.zeros(0, np.uint64))
@@ -249,6 +250,41 @@ def _as_their_heads(
     use[tails[within]] = use[(heads[within] - np.uint64(block.first_pfn)).astype(np.int64)]
     before = good & ~inside
     use[tails[before]] = known[heads[before].astype(np.int64)]
+
+
+def _as_the_real_heads(
+    fields: PageFields,
+    block: Block,
+    memory: MemoryMap,
+    known: ByFrame[np.uint8],
+    use: NDArray[np.uint8],
+) -> None:
+    """Give what looks like the head of a huge page, and is a tail, the use of the real head.
+
+    Of the struct pages of a huge page most take no memory where hugetlb_free_vmemmap is on: their
+    addresses are mapped to the first page of them again, whose first struct page is the head. It
+    is told by the next one, which knows the real head: page_fixed_fake_head() in page-flags.h
+    (e7d324850bfc, 5.18; until a page of tails took that place in 7.1).
+    """
+    page = memory.space.page_size
+    if page % fields.page.size:
+        return
+    every = page // fields.page.size
+    rows = np.arange(-block.first_pfn % every, len(use) - 1, every)
+    flags = column(block.rows[rows], fields.page["flags"])
+    rows = rows[fields.flag(flags, "head") & block.ok[rows] & block.ok[rows + 1]]
+    rows = rows[fields.tails.among(block.rows[rows + 1])]
+    pfns = np.uint64(block.first_pfn) + rows.astype(np.uint64)
+    following: Bytes = block.rows[rows + 1]
+    heads, good = memory.pfns_of(fields.tails.heads(following, memory.maps_of(pfns + np.uint64(1))))
+    good &= heads < pfns
+    rows, head = rows[good], heads[good].astype(np.int64)
+    inside = head >= block.first_pfn
+    of_head = np.empty(len(rows), np.uint8)
+    of_head[inside] = use[head[inside] - block.first_pfn]
+    of_head[~inside] = known[head[~inside]]
+    huge = of_head == FrameUse.HUGETLB
+    use[rows[huge]] = of_head[huge]
 
 
 def _buddies(fields: PageFields, pages: Structures) -> Mask:

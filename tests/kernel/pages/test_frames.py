@@ -281,6 +281,27 @@ def test_a_huge_page_is_one_in_use_or_waiting_in_its_pool(
     assert np.flatnonzero(use == FrameUse.HUGETLB).tolist() == list(range(16, 24))
 
 
+@pytest.mark.parametrize("references", [0, 1])
+def test_what_looks_like_a_head_amid_a_huge_page_is_of_it(references: int) -> None:
+    """hugetlb_free_vmemmap: each page of its struct pages is the first one again. 168 pages of
+    zeros were unreachable on a 6.1 with 24 huge pages in use."""
+    made = Machine(256, page=FULL_PAGE)
+    made.host.enumerators |= {"PG_head": HEAD, "PG_hugetlb": ACTIVE}
+    for pfn in range(256):
+        made.put(pfn, 48, 0x1_FFFFFFFF)
+    for pfn in range(64, 192):
+        if pfn % 64:
+            made.put(pfn, 8, VMEMMAP + 64 * 64 | 1)
+            made.put(pfn, 0, (pfn % 64 == 1) << ACTIVE)
+        else:
+            made.put(pfn, 0, 1 << HEAD)
+            made.put(pfn, 48, references << 32 | 0xFFFFFFFF)
+    made.put(192, 0, 1 << HEAD)  # a real head, of another kind
+    made.put(193, 8, VMEMMAP + 64 * 192 | 1)
+    use = classified(made).use[:]
+    assert np.flatnonzero(use == FrameUse.HUGETLB).tolist() == list(range(64, 192))
+
+
 @pytest.mark.parametrize(
     ("enumerators", "page_type"),
     [
