@@ -22,6 +22,7 @@ from crashext.kernel.compiled import PhysicalLoops, library
 from crashext.kernel.pages.frames import Frames, FrameUse
 from crashext.kernel.pages.numbers import flags_of_timers
 from crashext.kernel.pages.pagetables import encryption_bit
+from crashext.kernel.slab.view import KernelView
 
 _TABLE_FLAGS = np.uint64(0xFFF0000000000FFF)
 """Bits of an entry of a page table that are no address: x86-64, EPT and VT-d alike. One more where
@@ -32,6 +33,8 @@ _VALID = np.uint64(1 << 63)
 GITS_BASER_VALID, its_alloc_table_entry() in drivers/irqchip/irq-gic-v3-its.c (4.5 to 7.2)."""
 _PAGES_AT_ONCE = 1 << 10
 _ENTRIES_LEAST = 4  # of a page with fewer used words all must be entries, which lead to tables
+_ALIKE = 0.9  # of the words of two pages of a table that are the same
+_HEADS_LEAST = 32  # pointers of a page into itself that say that it is one
 _MAX_SPLIT = 10  # MAX_ORDER: no allocation is larger
 _REST_SEEN = 16  # pages with the first: table_perturb of inet_hashtables.c, pages of 16 KiB
 NO_ADDRESSES = ("kmem_cache", "mm_struct", "sighand_cache", "vm_area_struct")
@@ -106,7 +109,42 @@ def rest_of_split(nodes: Nodes, marks: Marks) -> NDArray[np.bool_]:
     twin &= ((end - first[top]) // 2 == half) & (half > 0)
     twin &= end <= first[top] + np.minimum(aligned[top], 1 << _MAX_SPLIT)
     result |= loose & twin
-    return result
+    return np.asarray(result | _rest_of_tables(nodes, reached, joined), np.bool_)
+
+
+def _rest_of_tables(
+    nodes: Nodes, reached: NDArray[np.bool_], joined: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Blocks of several pages that were split, follow one such that is reached, within the order
+    that it is aligned to, and have the same in them: heads of lists, each of which points at
+    itself. A table that was in several parts in an earlier use: futex_queues of a 5.10, four times
+    two pages.
+    """
+    blocks, view = nodes.blocks, nodes.view
+    first, pages = blocks.first, blocks.pages
+    several = blocks.split & (pages > 1)
+    number = np.arange(len(first))
+    lead = np.maximum.accumulate(np.where(reached | ~several | ~joined, number, 0))
+    held = several & ~reached & reached[lead] & several[lead] & (lead != number)
+    limit = first[lead] + np.minimum(first[lead] & -first[lead], 1 << _MAX_SPLIT)
+    held &= first + pages <= limit
+    some = np.flatnonzero(held)
+    for begin in range(0, len(some), _PAGES_AT_ONCE):
+        row = some[begin : begin + _PAGES_AT_ONCE]
+        mine, inner = _relative(view, first[row])
+        other, _ = _relative(view, first[lead[row]])
+        alike = (mine == other).mean(axis=1) >= _ALIKE
+        held[row] = alike & (inner >= _HEADS_LEAST)
+    return np.asarray(held, np.bool_)
+
+
+def _relative(view: KernelView, frames: NDArray[np.int64]) -> tuple[Words, NDArray[np.int64]]:
+    """Words of pages, those that point into their own page by how far, and how many these are."""
+    start = view.space.addresses(frames.astype(np.uint64))[:, None]
+    data, ok = view.host.read_many(start[:, 0], view.space.page_size)
+    words = np.ascontiguousarray(data).view("<u8").reshape(len(frames), -1) * ok[:, None]
+    inside = words - start < np.uint64(view.space.page_size)
+    return np.where(inside, words - start, words), np.count_nonzero(inside, axis=1)
 
 
 class PhysicalAddresses:

@@ -251,6 +251,25 @@ def test_tables_of_arm64s_interrupts_name_the_next_level_with_one_bit(
     assert reached(kernel.marked(), level2, other) == [known is ARM64, False]
 
 
+@pytest.mark.parametrize("of_table", [True, False])
+def test_the_rest_of_a_table_of_lists_is_told_by_what_is_in_it(
+    kernel: Kernel, of_table: bool
+) -> None:
+    """futex_queues of a 5.10: the memory was four blocks of two pages before."""
+    kernel.align(8)
+    pages = [kernel.page() for _ in range(8)]
+    for i, page in enumerate(pages):
+        itself = struct_page(page) + 8
+        kernel.write(itself, itself if i % 2 else 0, itself)
+        for at in range(page, page + PAGE, 64):
+            head = at + 8 if of_table or i < 2 else 0
+            kernel.write(at, 0, head, head)
+    kernel.variable("futex_queues", pages[0])
+    marked = kernel.marked()
+    assert marked.nodes.blocks.pages.tolist()[-4:] == [2, 2, 2, 2]
+    assert reached(marked, *pages) == [True] * 2 + [of_table] * 6
+
+
 def test_each_level_of_an_iommus_tables_holds_the_next(kernel: Kernel) -> None:
     """A domain knows its first table by pointer; tables of few entries, and empty ones, are usual
     where a device maps little: VT-d on a 6.1 lost 84 of them."""
