@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from crashext.hosts.base import Mask, ReadFault
 from crashext.kernel.access import Words
 from crashext.kernel.byframe import merged
-from crashext.kernel.pages.pagetables import physical
+from crashext.kernel.pages.pagetables import page_tables_of, physical, table_format
 from crashext.kernel.slab.view import KernelView
 
 Numbers = NDArray[np.int64]
 _AT_ONCE = 1 << 16  # blocks whose place is looked up in one go
+_SPLIT_AT_ONCE = 1 << 9  # of those that are mapped page by page
 
 
 @dataclass(frozen=True)
@@ -71,14 +72,57 @@ def map_pieces(view: KernelView) -> MapPieces:
             start, ok = physical(view.host, view.space, memory.block_maps[some])
             sizes = memory.block_pages[some] * np.uint64(memory.page_size)
             columns = (start, start + sizes, memory.block_pfns[some])
-            found.append(_stretches(np.stack([c[ok] for c in columns], axis=1), memory.page_size))
+            rows = np.stack([c[ok] for c in columns], axis=1)
+            tables, split = _tables(view, memory.block_maps[some][ok], sizes[ok])
+            found.append(_stretches(rows[~split], memory.page_size))
+            blocks = np.flatnonzero(split)
+            for first in range(0, len(blocks), _SPLIT_AT_ONCE):
+                few = blocks[first : first + _SPLIT_AT_ONCE]
+                maps = memory.block_maps[some][ok][few]
+                found.append(_page_by_page(view, maps, rows[few, 2], sizes[ok][few], tables[few]))
     except ReadFault:
         found = found[:1]
     rows = np.concatenate(found)
-    rows = rows[np.argsort(rows[:, 0], kind="stable")]
+    rows = rows[np.lexsort((rows[:, 2], rows[:, 0]))]
     start, end, pfn = np.ascontiguousarray(rows.T)
     runs = np.stack([start >> shift, -(-end >> shift)], axis=1)
     return MapPieces(start, end, pfn, memory.page_size, merged(runs))
+
+
+def _tables(view: KernelView, maps: Words, sizes: Words) -> tuple[Words, Mask]:
+    """Page tables that blocks of the memory map are mapped by, of those that lie in one table each
+    and are not mapped by larger pages."""
+    tables, split = page_tables_of(view.host, view.space, maps)
+    bits = np.uint64(2 * view.space.page_shift - 3)  # what one table maps
+    return tables, split & (maps >> bits == (maps + sizes - np.uint64(1)) >> bits)
+
+
+def _page_by_page(
+    view: KernelView, maps: Words, pfns: Words, sizes: Words, tables: Words
+) -> Numbers:
+    """The stretches of blocks that are mapped page by page, as hugetlb_free_vmemmap does it: the
+    struct pages of a huge page, most of which are mapped to one page, and the rest elsewhere than
+    they were. Of several struct pages in one place the first is noted."""
+    page, shift = view.space.page_size, np.uint64(view.space.page_shift)
+    form = table_format(view.host)
+    data, ok = view.host.read_many(tables, page)
+    entries = np.ascontiguousarray(data).view("<u8").reshape(len(tables), -1)
+    index = np.arange(page // 8, dtype=np.uint64)
+    base = maps >> (shift + shift - np.uint64(3)) << (shift + shift - np.uint64(3))
+    where = base[:, None] + (index << shift)[None]
+    good = (where >= maps[:, None]) & (where < (maps + sizes)[:, None]) & ok[:, None]
+    if form is None:
+        return np.zeros((0, 3), np.int64)
+    good &= form.present(entries)
+    inside = where - maps[:, None]
+    struct = np.uint64(view.memory.page_size)
+    place = form.physical(entries)[good]
+    pfn = (pfns[:, None] + inside // struct)[good]
+    order = np.lexsort((pfn, place))
+    place, pfn = place[order], pfn[order]
+    once = np.append(True, place[1:] != place[:-1])[: len(place)]
+    rows = np.stack([place, place + np.uint64(page), pfn], axis=1)[once]
+    return _stretches(rows, view.memory.page_size)
 
 
 def _stretches(blocks: NDArray[np.uint64], page_size: int) -> Numbers:

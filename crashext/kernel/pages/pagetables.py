@@ -165,6 +165,25 @@ def physical(host: Host, space: AddressSpace, addresses: Addresses) -> tuple[Wor
     return result, done
 
 
+def page_tables_of(host: Host, space: AddressSpace, addresses: Addresses) -> tuple[Words, Mask]:
+    """Tables of the last level, with an entry for each page, that kernel virtual addresses are in:
+    ``(uint64[n], ok[n])``; not ok: a larger page is there, or nothing."""
+    form = table_format(host)
+    if form is None or not len(addresses):
+        return np.zeros(len(addresses), np.uint64), np.zeros(len(addresses), np.bool_)
+    tables = np.full(len(addresses), form.root, np.uint64)
+    walking = np.ones(len(addresses), np.bool_)
+    for shift in form.shifts[:-1]:
+        count = form.top if shift == form.shifts[0] else page_size(host) // 8
+        index = addresses >> np.uint64(shift) & np.uint64(count - 1)
+        entries = np.zeros(len(addresses), np.uint64)
+        entries[walking], ok = words_at(host, tables[walking] + index[walking] * np.uint64(8))
+        walking[walking] = ok
+        walking &= form.present(entries) & form.leads_on(entries)
+        tables = np.uint64(space.direct.start) + form.physical(entries)
+    return tables, walking
+
+
 def rows_of(host: Host, tables: Addresses, count: int) -> Words:
     """The first `count` entries of tables, of those that can be read: uint64[n, count]."""
     rows, ok = host.read_many(tables, 8 * count)
