@@ -58,6 +58,19 @@ def test_a_kind_that_comes_again_begins_the_next_moment(tmp_path: Path) -> None:
     )
     assert kinds(paths) == [{"meminfo", "slabinfo"}] * 2
     assert kinds(paths[::2]) == [{"meminfo"}] * 2
+    sorted_by_name = moments(sorted(paths))
+    names = [{one.name for one in moment.recognised} for moment in sorted_by_name]
+    assert names == [{"meminfo.1", "slabinfo.1"}, {"meminfo.2", "slabinfo.2"}]
+    assert kinds([paths[0], paths[2], paths[3]]) == [{"meminfo"}, {"meminfo", "slabinfo"}]
+
+
+def test_one_may_be_named_from_here_and_one_from_the_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = written(tmp_path, meminfo=MEMINFO.format(1), slabinfo=SLABINFO.format(640))
+    monkeypatch.chdir(tmp_path)
+    (moment,) = moments([Path("meminfo"), paths[1]])
+    assert moment.path == tmp_path
 
 
 def test_a_report_of_a_moment_that_is_over_stays_alone(tmp_path: Path) -> None:
@@ -77,9 +90,10 @@ def test_files_of_no_known_kind_are_named_and_left(tmp_path: Path) -> None:
     paths = written(
         tmp_path, cmdline="ro quiet\n", meminfo=MEMINFO.format(1), notes="call the customer\n"
     )
-    (moment,) = moments(paths)
+    (tmp_path / "bus").mkdir()
+    (moment,) = moments([tmp_path / "bus", *paths])
     (problem,) = moment.problems
-    assert (problem.count, problem.effect) == (2, "not recognised: cmdline, notes")
+    assert (problem.count, problem.effect) == (3, "not recognised: bus, cmdline, notes")
 
 
 def test_nothing_but_such_files_is_an_error_that_names_one(tmp_path: Path) -> None:
