@@ -228,13 +228,6 @@ def blocks(view: KernelView, frames: NDArray[np.int64], rng: np.random.Generator
     some = _some(frames, rng)
     rows, ok = view.memory.rows(some.astype(np.uint64))
     page = require(view.host, "struct page", "flags")
-    looked = len(some)
-    poison = view.host.enumerator("PG_hwpoison")
-    if poison is not None:
-        # Of memory that failed: taken from its owner, and kept from everybody (mm/memory-failure.c;
-        # 2.6.32 to 7.2; meminfo's HardwareCorrupted). Nobody is to point at it.
-        whole = column(rows, page["flags"]) >> np.uint64(poison) & np.uint64(1) == 0
-        some, rows, ok = some[whole], rows[whole], ok[whole]
     flags = column(rows, page["flags"])
     head_bit = view.host.enumerator("PG_head")
     head = np.zeros(len(some), np.bool_)
@@ -246,6 +239,10 @@ def blocks(view: KernelView, frames: NDArray[np.int64], rng: np.random.Generator
     # Only the first page of an allocation counts references, unless it was split into pages; no
     # page of a frozen one does.
     alone = (counted & ~tail & ~_split_off(view, page, some, rows)) | head
+    failed = np.zeros(len(some), np.bool_)
+    if (poison := view.host.enumerator("PG_hwpoison")) is not None:
+        failed = flags >> np.uint64(poison) & np.uint64(1) == 1
+        alone |= failed & counted & ~tail
     start = alone | (np.diff(some, prepend=-2) != 1) | ~ok
     first = np.flatnonzero(start)
     pages = np.diff(np.append(first, len(some)))
@@ -253,8 +250,16 @@ def blocks(view: KernelView, frames: NDArray[np.int64], rng: np.random.Generator
     kind, mark = page.first_of("page_type"), view.host.enumerator("PGTY_large_kmalloc")
     if kind is not None and mark is not None:  # 6.15 marks them
         kmalloc = column(rows[first], kind) >> np.uint64(24) == np.uint64(mark)
-    split = np.logical_and.reduceat(counted & ~tail & ~head, first) if len(first) else kmalloc
-    return Blocks(some[first], pages, head[first], kmalloc, split, looked)
+    split, lost = kmalloc, kmalloc
+    if len(first):
+        split = np.logical_and.reduceat(counted & ~tail & ~head, first)
+        # Pages of memory that failed, taken from their owner and kept from everybody: nobody is to
+        # point at them (mm/memory-failure.c; 2.6.32 to 7.2; meminfo's HardwareCorrupted). Of a
+        # larger allocation they stay a part: the kernel cannot take its own memory away.
+        lost = np.logical_and.reduceat(failed, first)
+    first, own = some[first], ~lost
+    heads = head[start]
+    return Blocks(first[own], pages[own], heads[own], kmalloc[own], split[own], len(some))
 
 
 def _split_off(

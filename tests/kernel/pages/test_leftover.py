@@ -14,7 +14,7 @@ from crashext.kernel.pages.leftover import read_pages
 from crashext.kernel.slab import thinning
 from crashext.kernel.slab.view import KernelView
 from crashext.progress import silent
-from tests.kernel.whole import DIRECT, PAGE, VMEMMAP, Kernel
+from tests.kernel.whole import DIRECT, PAGE, VMEMMAP, Kernel, struct_page
 
 TABLES = 640
 SLABS = TABLES * 256 // 4096
@@ -115,3 +115,17 @@ def test_pages_of_memory_that_failed_are_nobodys() -> None:
     assert np.isin(first + np.arange(3), rest).all()
     assert np.isin(first + np.arange(3), found.first).tolist() == [True, False, True]
     assert found.looked == len(rest)
+
+
+@pytest.mark.parametrize("failed", [0, 1, 3])
+def test_of_a_larger_allocation_failed_memory_stays_a_part(failed: int) -> None:
+    """What the kernel itself uses cannot be taken away: MF_IGNORED of memory_failure()."""
+    kernel = Kernel()
+    kernel.host.enumerators["PG_hwpoison"] = 23
+    start = kernel.block(4)
+    kernel.write(struct_page(start + PAGE * failed), 1 << 23)
+    kernel.variable("owner", start)
+    marked = kernel.marked()
+    mine = marked.nodes.blocks.first >= (start - DIRECT) // PAGE
+    assert marked.nodes.blocks.pages[mine].tolist() == [4]
+    assert marked.blocks_reached()[mine].tolist() == [True]
