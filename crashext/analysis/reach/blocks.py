@@ -15,9 +15,10 @@ from crashext.analysis.reach.mark import Marks
 from crashext.analysis.reach.nodes import Nodes
 from crashext.analysis.reach.scan import readable_frames
 from crashext.analysis.reach.silent import silent_numbers
+from crashext.distinct import distinct
 from crashext.kernel.access import Words
 from crashext.kernel.architecture import ARM64, architecture
-from crashext.kernel.byframe import ByFrame
+from crashext.kernel.byframe import ByFrame, spread
 from crashext.kernel.compiled import PhysicalLoops, library
 from crashext.kernel.pages.frames import Frames, FrameUse
 from crashext.kernel.pages.numbers import flags_of_timers
@@ -77,7 +78,8 @@ def rest_of_split(nodes: Nodes, marks: Marks) -> NDArray[np.bool_]:
     order may still be a leak, but one reached page in 2**n is aligned to order n.
 
     Two tables of one size share an allocation (udp_table's hash2, tcp_hashinfo's bhash2): their
-    owner knows its middle too, and the row begins anew there.
+    owner knows its middle too, and the row begins anew there. Not so of three pages: two reached
+    neighbours and a leaked page are frequent where single pages leak.
     """
     blocks = nodes.blocks
     first, pages = blocks.first, blocks.pages
@@ -106,7 +108,7 @@ def rest_of_split(nodes: Nodes, marks: Marks) -> NDArray[np.bool_]:
     half = first[lead] - first[top]
     twin = joined[lead] & (reached & ~whole)[lead] & (reached & ~whole)[top]
     # Pages in all: twice those of the first half, or one more where the middle is inside of a page.
-    twin &= ((end - first[top]) // 2 == half) & (half > 0)
+    twin &= ((end - first[top]) // 2 == half) & (half > 1)
     twin &= end <= first[top] + np.minimum(aligned[top], 1 << _MAX_SPLIT)
     result |= loose & twin
     return np.asarray(result | _rest_of_tables(nodes, reached, joined), np.bool_)
@@ -227,7 +229,8 @@ class PhysicalAddresses:
     ) -> tuple[NDArray[np.intp], NDArray[np.int32]]:
         """The same of addresses with `_VALID` and no other flag."""
         place = words - self._valid_bit
-        at = np.flatnonzero((place < self._limit) & (place & self._flags == 0) & (place != 0))
+        at = np.flatnonzero(place < self._limit)
+        at = at[(place[at] & self._flags == 0) & (place[at] != 0)]
         return self._blocks_of(at, place[at], wanted)
 
     def _blocks_of(
@@ -268,10 +271,17 @@ class PhysicalAddresses:
         # An IOMMU's tables know the next level so, and pointers lead to the first one only.
         below = entry & (holder >= self._nodes.first_block)
         of_block = np.where(below, holder - np.int32(self._nodes.first_block), 0)
-        live = reached
-        while not result[block[live]].all():
-            result[block[live]] = True
-            live = reached | below & result[of_block]
+        order = np.flatnonzero(below)
+        order = order[np.argsort(of_block[order], kind="stable")]
+        holders = of_block[order]
+        fresh = distinct(block[reached])
+        while len(fresh):  # each block once, however many levels lie one below another
+            result[fresh] = True
+            low = np.searchsorted(holders, fresh)
+            high = np.searchsorted(holders, fresh, side="right")
+            led = block[order[spread(low, high)]]
+            fresh = distinct(led[~result[led]])
+        live = reached | below & result[of_block]
         return WeaklyHeld(result, block[live], where[live])
 
     def _of_tables(

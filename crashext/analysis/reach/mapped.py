@@ -22,11 +22,14 @@ def mapped_blocks(nodes: Nodes) -> tuple[Nodes32, Nodes32]:
     areas, view = nodes.areas, nodes.view
     page = np.uint64(view.space.page_size)
     number = np.flatnonzero(areas.flags[nodes.area_row] & np.uint32(VM_MAP) != 0)
-    number = number[areas.pages[nodes.area_row[number]] == 0]
+    row = nodes.area_row[number]
+    number = number[(areas.pages[row] == 0) & (areas.start[row] < areas.end[row])]
     row = nodes.area_row[number]
     pages = ((areas.end[row] - areas.start[row]) // page).astype(np.int64)
-    kept = np.cumsum(pages) <= _MOST
-    number, row, pages = number[kept], row[kept], pages[kept]
+    # The small ones first: one that is huge, or whose end is damaged, costs the others nothing.
+    order = np.argsort(pages, kind="stable")
+    order = order[np.cumsum(np.minimum(pages[order], _MOST + 1)) <= _MOST]
+    number, row, pages = number[order], row[order], pages[order]
     which = np.repeat(np.arange(len(row)), pages)
     inside = np.arange(len(which)) - np.repeat(np.cumsum(pages) - pages, pages)
     address = areas.start[row][which] + inside.astype(np.uint64) * page

@@ -153,6 +153,7 @@ def test_single_pages_in_a_row_that_goes_on_past_the_order_are_leaked(
         (20, 64, False),  # goes on past two halves
         (20, 30, False),
         (40, 80, False),  # past the order
+        (1, 3, False),  # two pages in use and a leaked one
     ],
 )
 def test_of_two_tables_in_one_allocation_the_middle_is_known_too(
@@ -215,6 +216,15 @@ def test_what_an_area_maps_is_held_where_nobody_else_lists_it(kernel: Kernel) ->
     marked = kernel.marked()
     assert reached(marked, buffer, array, *pages) == [True] * 5
     assert reached(marked, lost, *others) == [False] * 3
+
+
+@pytest.mark.parametrize("bit", [40, 63])
+def test_an_area_whose_end_is_damaged_costs_the_others_nothing(kernel: Kernel, bit: int) -> None:
+    one, two = ([kernel.page() for _ in range(2)] for _ in range(2))
+    areas = [kernel.vmap(pages) for pages in (one, two)]
+    kernel.variable("maps", *areas)
+    kernel.write(kernel.cache("vmap_area").slabs[0] + 8, areas[0] + 3 * PAGE ^ 1 << bit)
+    assert reached(kernel.marked(), *two) == [True] * 2
 
 
 def test_physical_addresses_hold_weakly(kernel: Kernel) -> None:
@@ -287,6 +297,14 @@ def test_each_level_of_an_iommus_tables_holds_the_next(kernel: Kernel) -> None:
     kernel.variable("domain", top)
     found = reached(kernel.marked(), context, second, third, empty, data)
     assert found == [True, True, True, True, False]
+
+
+def test_levels_of_tables_may_be_many(kernel: Kernel) -> None:
+    pages = [kernel.page() for _ in range(100)]
+    for above, below in pairwise(pages):
+        kernel.write(above, *[below - DIRECT | 1] * 4)
+    kernel.variable("first", pages[0])
+    assert reached(kernel.marked(), *pages) == [True] * 100
 
 
 def test_what_lies_behind_the_objects_of_a_slab_holds_nothing(kernel: Kernel) -> None:
