@@ -37,6 +37,10 @@ class Range:
         return (values >= np.uint64(self.start)) & (values < np.uint64(self.end))
 
 
+_LAST_CODE = (1 << 64) - (1 << 24)
+"""MODULES_END of x86-64, the highest there is: arch/x86/include/asm/pgtable_64_types.h."""
+
+
 @dataclass(frozen=True)
 class AddressSpace:
     """Virtual ranges of one kernel."""
@@ -58,11 +62,13 @@ class AddressSpace:
 
     @property
     def code(self) -> Range:
-        """Where functions are, of the kernel and of modules, and little else."""
+        """Where functions are, of the kernel and of modules, and little else: no -1 and no -EINVAL
+        among them."""
         ranges = [r for r in (self.image, self.modules) if r.start < r.end]
         if not ranges:
             return Range(0, 0)
-        return Range(min(r.start for r in ranges), max(r.end for r in ranges))
+        end = min(max(r.end for r in ranges), _LAST_CODE)
+        return Range(min(r.start for r in ranges), end)
 
     @property
     def page_size(self) -> int:

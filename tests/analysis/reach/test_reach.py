@@ -253,13 +253,15 @@ def test_words_that_what_stands_beside_them_gives_away_hold_nothing(kernel: Kern
 def test_what_stands_before_a_timer_that_ran_out_holds(kernel: Kernel) -> None:
     """detach_timer() poisons `next`, the first word of a timer: inet6_dev.stats.icmpv6msgdev stands
     before rs_timer, and every network card's had been an orphan."""
-    device, unlinked, other = (kernel.object() for _ in range(3))
+    device, unlinked, other, failed = (kernel.object() for _ in range(4))
     timer = (POISON, 0, 4_294_957_353, TEXT + 0x40, 0x29400000)
     holder = kernel.object("kmalloc-96", device, *timer)
     node = kernel.object("kmalloc-96", unlinked, POISON, 0, 7, other)
-    kernel.variable("holders", holder, node)
-    found = class_of(kernel.marked(), device, unlinked, other)
-    assert found == [HELD, ORPHAN, HELD]
+    einval = (1 << 64) - 22
+    with_error = kernel.object("kmalloc-96", failed, POISON, 0, 7, einval)
+    kernel.variable("holders", holder, node, with_error)
+    found = class_of(kernel.marked(), device, unlinked, other, failed)
+    assert found == [HELD, ORPHAN, HELD, ORPHAN]
 
 
 def test_a_tagged_pointer_is_held_whatever_its_neighbour_begins_with(kernel: Kernel) -> None:
