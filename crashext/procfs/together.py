@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from crashext.hosts.base import HostError
 from crashext.procfs.folder import Problem
 from crashext.procfs.saved import NothingRecognised, Saved, saved
 
@@ -29,6 +30,7 @@ def moments(paths: Sequence[Path]) -> list[Saved]:
         return saved(paths[0])
     each: list[list[Saved]] = []
     unknown: list[NothingRecognised] = []
+    unread: list[tuple[Path, HostError]] = []
     files = any(path.is_file() for path in paths)
     for path in paths:
         try:
@@ -37,13 +39,20 @@ def moments(paths: Sequence[Path]) -> list[Saved]:
             if not files:
                 raise
             unknown.append(error)
+        except HostError as error:  # no text, or damaged
+            if not path.is_file():
+                raise
+            unread.append((path, error))
     found: list[Saved] = []
     for these in _in_turn(each):
         if found and len(these) == 1 and _belong_together(found[-1], these[0]):
             these = [_joined(found.pop(), these[0])]
         found += these
     if not found:
-        raise unknown[0]
+        raise [*unknown, *(why for _, why in unread)][0]
+    for path, why in unread[:_SHOWN]:
+        reason = str(why).partition(f"{path}: ")[2] or str(why)
+        found[-1].problems.append(Problem(path.name, 1, f"not read: {reason}"))
     if unknown:
         names = [Path(error.what).name for error in unknown]
         shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from crashext.hosts.base import HostError
 from crashext.procfs.saved import NothingRecognised
 from crashext.procfs.together import moments
 
@@ -94,6 +95,16 @@ def test_files_of_no_known_kind_are_named_and_left(tmp_path: Path) -> None:
     (moment,) = moments([tmp_path / "bus", *paths])
     (problem,) = moment.problems
     assert (problem.count, problem.effect) == (3, "not recognised: bus, cmdline, notes")
+
+
+def test_a_picture_among_them_is_not_read(tmp_path: Path) -> None:
+    paths = written(tmp_path, meminfo=MEMINFO.format(1))
+    (tmp_path / "graph.png").write_bytes(bytes(range(256)) * 16)
+    (moment,) = moments([tmp_path / "graph.png", *paths])
+    (problem,) = moment.problems
+    assert (problem.what, problem.effect) == ("graph.png", "not read: it is no text")
+    with pytest.raises(HostError, match="No such file"):
+        moments([tmp_path / "slabinof", *paths])
 
 
 def test_nothing_but_such_files_is_an_error_that_names_one(tmp_path: Path) -> None:
