@@ -90,15 +90,20 @@ class PageFields:
         elif "mem_cgroup" in self.page:
             self.tables = {0xFFFFFBFF, 0xFFFFF9FF}
         # Huge pages are a page type since d99e3140a4d3 (6.9, 6.8.9). From 9c5ccf2db04b (6.6) on a
-        # flag of the second page told, which is PG_active in all others; before, its destructor.
+        # flag of the second page told, which is PG_active in all others; before, its destructor: by
+        # number since f1e61557f023 (4.4), before that by address, in place of its lru.
         hugetlb = host.enumerator("PGTY_hugetlb")
         self.hugetlb_type = _type_value(
             notes.get("NUMBER(PAGE_HUGETLB_MAPCOUNT_VALUE)"),
             None if hugetlb is None else hugetlb << 24,
         )
-        self.dtor = self.page.first_of("compound_dtor")
+        self.dtor, self.huge_dtor = self.page.first_of("compound_dtor"), _HUGETLB_DTOR
         if self.hugetlb_type is not None or (self.bits["hugetlb"] or 0) > _LAST_FLAG:
             self.bits["hugetlb"] = None
+        if self.dtor is None and self.hugetlb_type is None and self.bits["hugetlb"] is None:
+            lru, frees = self.page.first_of("lru"), host.address_of("free_huge_page")
+            if lru is not None and frees is not None:
+                self.dtor, self.huge_dtor = lru, frees
         # "Frozen" pages count no references, and are in use all the same: large kmalloc()s since
         # 7.0; their page type came in 6.15.
         kinds = (table, host.enumerator("PGTY_large_kmalloc"))
@@ -131,7 +136,7 @@ class PageFields:
     def second_of_huge(self, rows: Bytes) -> Mask:
         """Which of these second pages of compound pages say that those are huge pages."""
         if self.dtor is not None:
-            return np.asarray(column(rows, self.dtor) == _HUGETLB_DTOR, np.bool_)
+            return np.asarray(column(rows, self.dtor) == np.uint64(self.huge_dtor), np.bool_)
         return self.flag(column(rows, self.page["flags"]), "hugetlb")
 
 

@@ -281,6 +281,28 @@ def test_a_huge_page_is_one_in_use_or_waiting_in_its_pool(
     assert np.flatnonzero(use == FrameUse.HUGETLB).tolist() == list(range(16, 24))
 
 
+TAIL = 7
+FREES_HUGE_PAGE = 0xFFFFFFFF81166D30
+
+
+def test_a_huge_page_is_one_whose_destructor_frees_huge_pages() -> None:
+    """As before 4.4: its address is in place of the second page's lru."""
+    members = {k: (m.offset, m.size) for k, m in FULL_PAGE.members.items() if k != "compound_head"}
+    made = Machine(64, page=layout("struct page", 64, **members, first_page=(32, 8)))
+    made.host.enumerators |= {"PG_head": HEAD, "PG_tail": TAIL}
+    made.host.symbols["free_huge_page"] = FREES_HUGE_PAGE
+    for pfn in range(64):
+        made.put(pfn, 48, 0x1_FFFFFFFF)
+    for head, destructor in ((16, FREES_HUGE_PAGE), (32, FREES_HUGE_PAGE + 0x40)):
+        made.put(head, 0, 1 << HEAD)
+        for pfn in range(head + 1, head + 8):
+            made.put(pfn, 0, 1 << TAIL)
+            made.put(pfn, 32, VMEMMAP + 64 * head)
+        made.put(head + 1, 8, destructor)
+    use = classified(made).use[:]
+    assert np.flatnonzero(use == FrameUse.HUGETLB).tolist() == list(range(16, 24))
+
+
 @pytest.mark.parametrize("references", [0, 1])
 def test_what_looks_like_a_head_amid_a_huge_page_is_of_it(references: int) -> None:
     """hugetlb_free_vmemmap: each page of its struct pages is the first one again. 168 pages of
