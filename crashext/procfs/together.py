@@ -53,6 +53,8 @@ def moments(paths: Sequence[Path]) -> list[Saved]:
     for path, why in unread[:_SHOWN]:
         reason = str(why).partition(f"{path}: ")[2] or str(why)
         found[-1].problems.append(Problem(path.name, 1, f"not read: {reason}"))
+    if len(unread) > _SHOWN:
+        found[-1].problems.append(Problem("files", len(unread) - _SHOWN, "not read either"))
     if unknown:
         names = [Path(error.what).name for error in unknown]
         shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")

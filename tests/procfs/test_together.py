@@ -111,3 +111,12 @@ def test_nothing_but_such_files_is_an_error_that_names_one(tmp_path: Path) -> No
     paths = written(tmp_path, cmdline="ro quiet\n", notes="call the customer\n")
     with pytest.raises(NothingRecognised, match=r"nothing in .*/cmdline is recognised"):
         moments(paths)
+
+
+def test_of_many_files_that_are_no_text_all_are_counted(tmp_path: Path) -> None:
+    pictures = [tmp_path / f"picture{i}.png" for i in range(8)]
+    for picture in pictures:
+        picture.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(64))
+    (moment,) = moments([*written(tmp_path, meminfo=MEMINFO.format(1)), *pictures])
+    assert sum(problem.count for problem in moment.problems) == len(pictures)
+    assert len(moment.problems) < len(pictures)

@@ -1,6 +1,6 @@
 """What each struct page says of its page: a block of the memory map at a time.
 
-Sources: include/linux/page-flags.h, mm_types.h (4.19 to 7.2).
+Sources: include/linux/page-flags.h, mm_types.h (3.10 to 7.2).
 """
 
 from __future__ import annotations

@@ -105,14 +105,14 @@ def _page_by_page(
     they were. Of several struct pages in one place the first is noted."""
     page, shift = view.space.page_size, np.uint64(view.space.page_shift)
     form = table_format(view.host)
+    if form is None:
+        return np.zeros((0, 3), np.int64)
     data, ok = view.host.read_many(tables, page)
     entries = np.ascontiguousarray(data).view("<u8").reshape(len(tables), -1)
     index = np.arange(page // 8, dtype=np.uint64)
     base = maps >> (shift + shift - np.uint64(3)) << (shift + shift - np.uint64(3))
     where = base[:, None] + (index << shift)[None]
     good = (where >= maps[:, None]) & (where < (maps + sizes)[:, None]) & ok[:, None]
-    if form is None:
-        return np.zeros((0, 3), np.int64)
     good &= form.present(entries)
     inside = where - maps[:, None]
     struct = np.uint64(view.memory.page_size)
